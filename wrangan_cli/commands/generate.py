@@ -1,0 +1,61 @@
+"""`wrangan generate`: images of random latents."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wrangan_cli.commands.shell import Results
+from wrangan_cli.engine.errors import UsageError
+
+
+def generate(
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9; one image each.")] = "0-15",
+    out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image a seed.")] = Path("grid.png"),
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
+    truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 not at all, 0 fully.")] = 1.0,
+    epsilon: Annotated[float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")] = 0.0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Draw images of random latents from a model, as a grid or one file a seed."""
+    import torch
+
+    from wrangan_cli.engine.images import image_grid, save_image
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.models.randomized import draw_epsilon
+    from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
+
+    numbers = parse_seeds(seeds)
+    loaded = load_model(model, resolve_device(device))
+    generator = loaded.generator
+    results = Results(as_json)
+    with torch.no_grad():
+        w = generator.mapping(seeded_latents(numbers, generator.config.style_dim).to(loaded.device))
+        w = torch.lerp(loaded.w_mean, w, truncation)
+        images = []
+        for seed, row in zip(numbers, w, strict=True):
+            offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
+            images.append(generator.synthesis(row[None], epsilon=offsets)[0])
+    if out.suffix:
+        save_image(out, image_grid(torch.stack(images)))
+        results.wrote(out, seeds=numbers)
+    else:
+        for seed, image in zip(numbers, images, strict=True):
+            path = out / f"seed-{seed}.png"
+            save_image(path, image)
+            results.wrote(path, seed=seed)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
+    numbers: list[int] = []
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            numbers += range(int(first), int(last or first) + 1)
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise UsageError(f"seeds {text!r}: expected numbers and ranges such as 0-15 or 1,4,9")
+    return numbers

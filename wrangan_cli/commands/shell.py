@@ -1,0 +1,180 @@
+"""How every command speaks: results on stdout, the rest on stderr, exit codes 0, 1, 2."""
+
+import ast
+import dataclasses
+import functools
+import inspect
+import json
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
+
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """A remark for the person at the terminal (stderr)."""
+    console.print(message, markup=False)
+
+
+class Shell(TyperGroup):
+    """Turns the errors that a user can act on into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            say(f"wrangan: {error}")
+            ctx.exit(2)
+        except WranganError as error:
+            say(f"wrangan: {error}")
+            ctx.exit(1)
+        except BrokenPipeError:
+            # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
+            sys.stdout = None  # type: ignore[assignment]
+            ctx.exit(1)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            say(f"wrangan: {where}{error.strerror or error}")
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            say("wrangan: interrupted; what was finished is kept, run again to go on")
+            ctx.exit(130)
+
+
+class Results:
+    """Prints what a command made, and remembers what failed.
+
+    Plain: one path a line. With `as_json`: one object a line.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.failures = 0
+
+    def wrote(self, path: Path, **record: Any) -> None:
+        """A file was written (or was there already)."""
+        self._print(json.dumps({"path": str(path), **record}) if self.as_json else str(path))
+
+    def record(self, text: str, **record: Any) -> None:
+        """A result that is not a file."""
+        self._print(json.dumps(record) if self.as_json else text)
+
+    def failed(self, error: Exception | str, path: Path | None = None) -> None:
+        """One input failed; the others go on. The line names the file."""
+        self.failures += 1
+        if path is not None and not (isinstance(error, FileError) and error.path == path):
+            say(f"wrangan: {path}: {_cause(error)}")
+        else:
+            say(f"wrangan: {_cause(error)}")
+
+    def finish(self) -> None:
+        """Exit with 1 if anything failed."""
+        if self.failures:
+            raise typer.Exit(1)
+
+    def _print(self, line: str) -> None:
+        print(line, flush=True)
+
+
+def _cause(error: Exception | str) -> str:
+    if isinstance(error, OSError) and not isinstance(error, WranganError):
+        return error.strerror or str(error)
+    return str(error)
+
+
+def progress(description: str, total: int | None) -> Progress:
+    """A progress bar on stderr with rate and estimate; hidden where stderr is no terminal."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    bar.add_task(description, total=total, rate="")
+    return bar
+
+
+def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
+    """Paths given as arguments or, where there are none (or `-`), one a line on stdin."""
+    given = list(arguments or [])
+    if given and given != [Path("-")]:
+        yield from given
+        return
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError("no input: give files or a folder, or paths on stdin")
+    for line in sys.stdin:
+        if line.strip():
+            yield Path(line.rstrip("\n"))
+
+
+def settings_options(settings: type, parameter: str = "settings") -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: the fields of a frozen dataclass become options of the command.
+
+    Names, types, defaults and help (the docstring under each field) come from the
+    dataclass; the command gets one instance of it as `parameter`. A ValueError from the
+    dataclass's own checks becomes a usage error.
+    """
+    fields = {f.name: f for f in dataclasses.fields(settings) if f.init}
+    helps = field_docstrings(settings)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapper(**kwargs: Any) -> Any:
+            values = {name: kwargs.pop(name) for name in fields}
+            try:
+                instance = settings(**values)
+            except ValueError as error:
+                raise UsageError(str(error)) from error
+            return command(**kwargs, **{parameter: instance})
+
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.name != parameter]
+        made = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=typer.Option(field.default, help=helps.get(name, "")),
+                annotation=field.type,
+            )
+            for name, field in fields.items()
+        ]
+        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        wrapper.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
+        return wrapper
+
+    return decorate
+
+
+def field_docstrings(cls: type) -> dict[str, str]:
+    """The string under each annotated field, over the class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for node, after in zip(tree.body, tree.body[1:], strict=False):
+            if (
+                isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and isinstance(after, ast.Expr)
+                and isinstance(after.value, ast.Constant)
+                and isinstance(after.value.value, str)
+            ):
+                found[node.target.id] = " ".join(after.value.value.split())
+    return found

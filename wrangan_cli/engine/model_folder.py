@@ -1,0 +1,213 @@
+"""A model: a folder with `config.json`, `model.safetensors` and what was trained for it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.files import replaced_atomically, sha256
+from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+
+DEFAULT_MODEL = "faces-64"
+FORMAT = "wrangan-model"
+W_SAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Model:
+    """A generator in evaluation mode with its statistics; weights do not require gradients."""
+
+    name: str
+    """Name of the folder."""
+    path: Path
+    """The folder."""
+    sha256: str
+    """Of `model.safetensors`; codes refer to it."""
+    generator: Generator
+    w_mean: Tensor
+    """Mean of w over many z: float32 (style_dim,), on the generator's device."""
+    w_std: float
+    """Characteristic size of W: root of the summed variance of w's components."""
+    perceptual: str
+    """Name of the model's perceptual distance (engine/perceptual.py)."""
+
+    @property
+    def resolution(self) -> int:
+        """Side of its images in px."""
+        return self.generator.config.resolution
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.w_mean.device
+
+
+def bundled_models() -> dict[str, Path]:
+    """Models that ship with the package, by name."""
+    root = Path(__file__).parent.parent / "bundled"
+    folders = sorted(p for p in root.iterdir() if (p / "config.json").is_file()) if root.is_dir() else []
+    return {folder.name: folder for folder in folders}
+
+
+def find_model(name_or_path: str) -> Path:
+    """The folder of a bundled model's name or of a path; UsageError lists the names if neither."""
+    bundled = bundled_models()
+    if name_or_path in bundled:
+        return bundled[name_or_path]
+    path = Path(name_or_path)
+    if (path / "config.json").is_file():
+        return path
+    if path.is_dir():
+        raise FileError(path, "a folder without config.json: not a model")
+    names = ", ".join(bundled) or "none"
+    raise UsageError(f"model {name_or_path!r}: neither a folder nor a bundled model ({names})")
+
+
+def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
+    """Read a model in float32 onto `device`.
+
+    Raises UsageError for an unknown name, FileError for files that are missing, broken,
+    or do not fit each other.
+    """
+    folder = find_model(name_or_path)
+    record = read_config(folder)
+    try:
+        config = StyleGAN2Config.from_json(record["generator"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(folder / "config.json", f"bad generator settings ({error})") from error
+    weights = folder / "model.safetensors"
+    tensors, _ = read_tensors(weights)
+    generator = Generator(config)
+    load_weights(generator, tensors, weights, prefix="generator.")
+    try:
+        w_mean, w_std = tensors["w_mean"].float(), float(tensors["w_std"])
+    except KeyError as error:
+        raise FileError(weights, f"lacks {error}") from error
+    generator.to(device).eval().requires_grad_(False)
+    return Model(
+        name=folder.resolve().name,
+        path=folder,
+        sha256=sha256(weights),
+        generator=generator,
+        w_mean=w_mean.to(device),
+        w_std=w_std,
+        perceptual=record.get("perceptual", "lpips-vgg"),
+    )
+
+
+def save_model(
+    folder: Path,
+    generator: Generator,
+    discriminator: Discriminator | None = None,
+    w_mean: Tensor | None = None,
+    perceptual: str = "lpips-vgg",
+    source: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
+
+    w_mean is measured if not given. source: where the weights come from, for the
+    record. dtype: storage type of the weights. Other files in the folder stay, but what
+    was trained for the old weights no longer fits them.
+    """
+    measured_mean, w_std = w_statistics(generator)
+    tensors = stored_weights(generator, dtype, prefix="generator.")
+    tensors["w_mean"] = (measured_mean if w_mean is None else w_mean).detach().float().cpu()
+    tensors["w_std"] = torch.tensor(w_std)
+    config = {
+        "format": FORMAT,
+        "version": 1,
+        "generator": generator.config.to_json(),
+        "perceptual": perceptual,
+        "source": dict(source or {}),
+    }
+    write_tensors(folder / "model.safetensors", tensors, {"kind": "generator"})
+    if discriminator is not None:
+        weights = stored_weights(discriminator, dtype)
+        write_tensors(folder / "discriminator.safetensors", weights, {"kind": "discriminator"})
+    with replaced_atomically(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
+    """The discriminator that was trained with a model, in float32 on the CPU."""
+    path = folder / "discriminator.safetensors"
+    tensors, _ = read_tensors(path)
+    discriminator = Discriminator(config)
+    load_weights(discriminator, tensors, path)
+    return discriminator
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json`, checked to be a model's; FileError otherwise."""
+    path = folder / "config.json"
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FileError(path, f"not readable as JSON ({error})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise FileError(path, f"not a model's settings (no format {FORMAT!r})")
+    return record
+
+
+def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:
+    """State dict for storage: without FIR kernels, which the settings determine."""
+    return {
+        prefix + name: tensor.to(dtype)
+        for name, tensor in network.state_dict().items()
+        if not name.endswith(".kernel")
+    }
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, prefix: str = "") -> None:
+    """Copy tensors into `network`; FileError names the first key that is missing,
+    superfluous, misshapen or not finite."""
+    given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = network.state_dict()
+    for name, tensor in own.items():
+        if name.endswith(".kernel") and name not in given:
+            continue
+        if name not in given:
+            raise FileError(path, f"lacks the tensor {prefix}{name}")
+        if given[name].shape != tensor.shape:
+            shapes = f"{tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+            raise FileError(path, f"{prefix}{name} has shape {shapes}")
+        if not given[name].isfinite().all():
+            raise FileError(path, f"{prefix}{name} has values that are not finite")
+    if prefix == "":
+        extra = sorted(set(given) - set(own))
+        if extra:
+            raise FileError(path, f"has a tensor that does not belong here: {extra[0]}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if name in given:
+                tensor.copy_(given[name])
+
+
+@torch.no_grad()
+def w_statistics(generator: Generator, samples: int = W_SAMPLES) -> tuple[Tensor, float]:
+    """Mean of w (style_dim,) and the root of its summed variance, over z of a fixed seed."""
+    w = sample_w(generator, samples, seed=0)
+    mean = w.mean(dim=0)
+    std = (w - mean).square().sum(dim=1).mean().sqrt()
+    if not (mean.isfinite().all() and std.isfinite()):
+        raise WranganError("the mapping network gives values that are not finite")
+    return mean, float(std)
+
+
+@torch.no_grad()
+def sample_w(generator: Generator, samples: int, seed: int) -> Tensor:
+    """w of `samples` random z: (samples, style_dim) on the generator's device."""
+    z = torch.randn(samples, generator.config.style_dim, generator=random_generator(seed))
+    device = generator.conv1.conv.weight.device
+    return torch.cat([generator.mapping(part.to(device)) for part in z.split(4096)])

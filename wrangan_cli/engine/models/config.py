@@ -1,0 +1,77 @@
+"""Settings of the two StyleGAN2 networks, as stored in a model's `config.json`."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StyleGAN2Config:
+    """Shape of a generator and of its discriminator."""
+
+    resolution: int
+    """Side of the square image in px: a power of two from 8 to 1024."""
+    channels: dict[int, int]
+    """Feature maps at each resolution 4, 8 … `resolution`."""
+    style_dim: int = 512
+    """Length of z and w."""
+    mapping_layers: int = 8
+    """Fully connected layers between z and w."""
+    mapping_lr_multiplier: float = 0.01
+    """Learning-rate multiplier of the mapping network."""
+    randomized_layers: int = 0
+    """N: the last N styled convolutions have random 3×3 weights (paper, section 3.4)."""
+    conv_clamp: float | None = None
+    """Clamp of every layer's output (NVIDIA's fp16 models); none in rosinality's."""
+    fir_taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+    """1-D filter of all up- and down-sampling."""
+    image_channels: int = 3
+    """Colour channels."""
+
+    def __post_init__(self) -> None:
+        sizes = self.resolutions
+        if not 8 <= self.resolution <= 1024 or sizes[-1] != self.resolution:
+            raise ValueError(f"resolution {self.resolution} is not a power of two in 8…1024")
+        missing = [size for size in sizes if size not in self.channels]
+        if missing:
+            raise ValueError(f"no channel count for resolutions {missing}")
+        if not 0 <= self.randomized_layers <= self.num_styled_convs:
+            raise ValueError(
+                f"randomized_layers {self.randomized_layers} is outside 0…{self.num_styled_convs}"
+            )
+
+    @property
+    def resolutions(self) -> list[int]:
+        """[4, 8, …, resolution]."""
+        return [2**i for i in range(2, self.resolution.bit_length())]
+
+    @property
+    def num_styled_convs(self) -> int:
+        """Styled 3×3 convolutions: one at 4 px, two at each larger size."""
+        return 2 * len(self.resolutions) - 1
+
+    @property
+    def num_latents(self) -> int:
+        """Rows of a W+ code: one more than the styled convolutions."""
+        return 2 * len(self.resolutions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `config.json`."""
+        data = asdict(self)
+        data["channels"] = {str(size): width for size, width in sorted(self.channels.items())}
+        data["fir_taps"] = list(self.fir_taps)
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "StyleGAN2Config":
+        """The inverse of `to_json`; raises TypeError or ValueError on a bad field."""
+        fields = dict(data)
+        fields["channels"] = {int(size): int(width) for size, width in fields["channels"].items()}
+        fields["fir_taps"] = tuple(fields.get("fir_taps", cls.fir_taps))
+        return cls(**fields)
+
+
+def rosinality_channels(resolution: int, multiplier: float = 2.0) -> dict[int, int]:
+    """The channel table of rosinality's `channel_multiplier` (2 is "config-f")."""
+    table = {4: 512, 8: 512, 16: 512, 32: 512}
+    table |= {size: int(16384 // size * multiplier) for size in (64, 128, 256, 512, 1024)}
+    return {size: width for size, width in table.items() if size <= resolution}

@@ -1,0 +1,81 @@
+"""Building blocks shared by the generator, the discriminator and the encoders.
+
+Attribute names follow rosinality's state-dict keys, so that his checkpoints load
+without a map (docs/conversion.md).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, bias_act
+from wrangan_cli.engine.ops.fir import down_conv_padding, fir_kernel, upfirdn2d
+
+
+class EqualLinear(nn.Module):
+    """Linear layer with equalised learning rate: weight (out, in) ~ N(0, 1) / lr."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,
+        activate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
+        self.scale = lr_multiplier / math.sqrt(in_features)
+        self.lr_multiplier = lr_multiplier
+        self.activate = activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, in) → (B, out)."""
+        x = F.linear(x, self.weight.to(x.dtype) * self.scale)
+        return bias_act(x, self.bias * self.lr_multiplier, activate=self.activate)
+
+
+class EqualConv2d(nn.Module):
+    """Convolution without bias, equalised learning rate: weight (O, I, k, k) ~ N(0, 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, size, size))
+        self.scale = 1.0 / math.sqrt(in_channels * size**2)
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, I, H, W) → (B, O, H / stride, W / stride); padded only at stride 1."""
+        padding = self.weight.shape[-1] // 2 if self.stride == 1 else 0
+        weight = self.weight.to(x.dtype) * self.scale
+        return F.conv2d(x, weight, stride=self.stride, padding=padding)
+
+
+class BiasLeakyReLU(nn.Module):
+    """Bias, leaky ReLU 0.2, gain √2, optional clamp."""
+
+    def __init__(self, channels: int, clamp: float | None = None) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.clamp = clamp
+
+    def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+        """x: (B, C, …), same shape out; `gain` multiplies the result and the clamp."""
+        clamp = None if self.clamp is None else self.clamp * gain
+        return bias_act(x, self.bias, gain=LEAKY_GAIN * gain, clamp=clamp)
+
+
+class Blur(nn.Module):
+    """The FIR filter before a strided convolution; the kernel is a fixed buffer."""
+
+    def __init__(self, taps: tuple[float, ...], conv_size: int) -> None:
+        super().__init__()
+        self.register_buffer("kernel", fir_kernel(taps))
+        self.kernel: Tensor
+        self.pad = down_conv_padding(len(taps), conv_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upfirdn2d(x, self.kernel, pad=self.pad)

@@ -1,0 +1,243 @@
+"""The StyleGAN2 generator, with random weights in its last layers.
+
+Keys of the state dict are rosinality's; a layer with random weights has one more,
+`….conv.std` (σ), beside `….conv.weight` (μ).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
+from wrangan_cli.engine.ops.bias_act import bias_act
+from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d, upsample_padding
+from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d
+
+NoiseMode = Literal["const", "random", "none"]
+LayerWeights = Mapping[str, Tensor]
+
+
+class PixelNorm(nn.Module):
+    """z / √(mean z² + 1e-8)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
+class _Kernel(nn.Module):
+    """Holds one FIR kernel as a buffer, under the key that rosinality gives it."""
+
+    def __init__(self, taps: Sequence[float], gain: float) -> None:
+        super().__init__()
+        self.register_buffer("kernel", fir_kernel(taps, gain))
+        self.kernel: Tensor
+
+
+class ModulatedConv2d(nn.Module):
+    """μ (and σ, if random), the affine map from w to styles, and the convolution."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        size: int,
+        style_dim: int,
+        demodulate: bool = True,
+        up: bool = False,
+        fir_taps: Sequence[float] = (1.0, 3.0, 3.0, 1.0),
+        randomized: bool = False,
+    ) -> None:
+        super().__init__()
+        shape = (out_channels, in_channels, size, size)
+        self.weight = nn.Parameter(torch.randn(1, *shape))
+        self.std = nn.Parameter(torch.ones(shape)) if randomized else None
+        self.modulation = EqualLinear(style_dim, in_channels, bias_init=1.0)
+        self.blur = _Kernel(fir_taps, gain=4.0) if up else None
+        self.scale = 1.0 / math.sqrt(in_channels * size**2)
+        self.demodulate = demodulate
+
+    def kernel(self, epsilon: Tensor | None = None, delta: Tensor | None = None) -> Tensor:
+        """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
+        weight = self.weight[0]
+        if epsilon is not None:
+            if self.std is None:
+                raise ValueError("this layer has no σ: epsilon does not apply to it")
+            weight = weight + self.std * epsilon.to(weight.dtype)
+        if delta is not None:
+            weight = weight + delta.to(weight.dtype)
+        return weight
+
+    def forward(
+        self, x: Tensor, w: Tensor, epsilon: Tensor | None = None, delta: Tensor | None = None
+    ) -> Tensor:
+        """x: (B, I, H, W), w: (B, style_dim) → (B, O, H', W')."""
+        return modulated_conv2d(
+            x,
+            self.kernel(epsilon, delta),
+            self.modulation(w),
+            self.scale,
+            demodulate=self.demodulate,
+            up=self.blur is not None,
+            fir=None if self.blur is None else self.blur.kernel,
+        )
+
+
+class _NoiseStrength(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class StyledConv(nn.Module):
+    """Modulated 3×3 convolution, noise, bias, leaky ReLU."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, config: StyleGAN2Config, up: bool, randomized: bool
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(
+            in_channels,
+            out_channels,
+            3,
+            config.style_dim,
+            up=up,
+            fir_taps=config.fir_taps,
+            randomized=randomized,
+        )
+        self.noise = _NoiseStrength()
+        self.activate = BiasLeakyReLU(out_channels, clamp=config.conv_clamp)
+
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        noise: Tensor | None,
+        epsilon: Tensor | None = None,
+        delta: Tensor | None = None,
+    ) -> Tensor:
+        x = self.conv(x, w, epsilon, delta)
+        if noise is not None:
+            x = x + (self.noise.weight * noise).to(x.dtype)
+        return self.activate(x)
+
+
+class ToRGB(nn.Module):
+    """1×1 modulated convolution without demodulation; the skip image is up-sampled by FIR."""
+
+    def __init__(self, in_channels: int, config: StyleGAN2Config, up: bool) -> None:
+        super().__init__()
+        colours = config.image_channels
+        self.conv = ModulatedConv2d(in_channels, colours, 1, config.style_dim, demodulate=False)
+        self.bias = nn.Parameter(torch.zeros(1, colours, 1, 1))
+        self.upsample = _Kernel(config.fir_taps, gain=4.0) if up else None
+        self.clamp = config.conv_clamp
+
+    def forward(self, x: Tensor, w: Tensor, skip: Tensor | None) -> Tensor:
+        y = bias_act(self.conv(x, w), self.bias.flatten(), activate=False, clamp=self.clamp)
+        if skip is not None:
+            assert self.upsample is not None
+            kernel = self.upsample.kernel
+            y = y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))
+        return y
+
+
+class _Constant(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class Generator(nn.Module):
+    """StyleGAN2 generator: `mapping` z → w, `synthesis` w → image."""
+
+    def __init__(self, config: StyleGAN2Config) -> None:
+        super().__init__()
+        self.config = config
+        widths = config.channels
+        mapping = [
+            EqualLinear(
+                config.style_dim,
+                config.style_dim,
+                lr_multiplier=config.mapping_lr_multiplier,
+                activate=True,
+            )
+            for _ in range(config.mapping_layers)
+        ]
+        self.style = nn.Sequential(PixelNorm(), *mapping)
+        self.input = _Constant(widths[4])
+        first_random = config.num_styled_convs - config.randomized_layers
+        self.conv1 = StyledConv(widths[4], widths[4], config, False, first_random == 0)
+        self.to_rgb1 = ToRGB(widths[4], config, up=False)
+        self.convs = nn.ModuleList()
+        self.to_rgbs = nn.ModuleList()
+        for size in config.resolutions[1:]:
+            for up in (True, False):
+                index = len(self.convs) + 1
+                inputs = widths[size // 2] if up else widths[size]
+                layer = StyledConv(inputs, widths[size], config, up, index >= first_random)
+                self.convs.append(layer)
+            self.to_rgbs.append(ToRGB(widths[size], config, up=True))
+        self.noises = nn.Module()
+        for index in range(config.num_styled_convs):
+            side = 2 ** ((index + 5) // 2)
+            self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """z: (B, style_dim) ~ N(0, 1) → w: (B, style_dim)."""
+        return self.style(z)
+
+    def styled_convs(self) -> dict[str, StyledConv]:
+        """All styled convolutions by name (`conv1`, `convs.0`, …), in order of use."""
+        layers = {"conv1": self.conv1}
+        layers |= {f"convs.{i}": layer for i, layer in enumerate(self.convs)}
+        return layers
+
+    def synthesis(
+        self,
+        w: Tensor,
+        epsilon: LayerWeights | None = None,
+        delta: LayerWeights | None = None,
+        noise: NoiseMode = "const",
+    ) -> Tensor:
+        """Images (B, 3, R, R), nominally in [-1, 1] and not clipped.
+
+        w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta:
+        by layer name, ε (in units of σ) and a plain offset of the weights, each
+        (O, I, 3, 3) for the whole batch or (B, O, I, 3, 3) per image. Without ε a
+        random layer uses its mean. noise: the stored maps, fresh ones, or none.
+        """
+        if w.ndim == 2:
+            w = w[:, None].expand(-1, self.config.num_latents, -1)
+        if w.shape[1:] != (self.config.num_latents, self.config.style_dim):
+            raise ValueError(
+                f"w has shape {tuple(w.shape)}; expected (B, {self.config.style_dim}) or "
+                f"(B, {self.config.num_latents}, {self.config.style_dim})"
+            )
+        epsilon, delta = epsilon or {}, delta or {}
+        # Every later activation follows this layout.
+        x = self.input.input.repeat(w.shape[0], 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        image: Tensor | None = None
+        for index, (name, layer) in enumerate(self.styled_convs().items()):
+            maps = self._noise(index, x, noise)
+            x = layer(x, w[:, index], maps, epsilon.get(name), delta.get(name))
+            if index % 2 == 0:
+                to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
+                image = to_rgb(x, w[:, index + 1], image)
+        assert image is not None
+        return image
+
+    def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
+        if mode == "none":
+            return None
+        stored: Tensor = getattr(self.noises, f"noise_{index}")
+        if mode == "const":
+            return stored
+        return torch.randn(x.shape[0], *stored.shape[1:], device=stored.device)
+
+    def forward(self, z: Tensor, noise: NoiseMode = "random") -> Tensor:
+        """z: (B, style_dim) → images (B, 3, R, R), ε = 0."""
+        return self.synthesis(self.mapping(z), noise=noise)

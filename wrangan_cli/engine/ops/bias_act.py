@@ -1,0 +1,30 @@
+"""Bias, leaky ReLU, gain and clamp: the tail of every StyleGAN2 layer."""
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAKY_SLOPE = 0.2
+LEAKY_GAIN = math.sqrt(2.0)
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    activate: bool = True,
+    gain: float = LEAKY_GAIN,
+    clamp: float | None = None,
+) -> Tensor:
+    """gain · leaky_relu(x + bias), then clamped to [-clamp, clamp].
+
+    x: (B, C, …). bias: (C,). With activate=False only bias and clamp apply
+    (a linear layer has gain 1).
+    """
+    if bias is not None:
+        x = x + bias.to(x.dtype).reshape(1, -1, *([1] * (x.ndim - 2)))
+    if activate:
+        x = F.leaky_relu(x, LEAKY_SLOPE) * gain
+    if clamp is not None:
+        x = x.clamp(-clamp, clamp)
+    return x

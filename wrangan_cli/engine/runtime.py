@@ -1,0 +1,33 @@
+"""Device and seed: the two things that every command resolves the same way."""
+
+import torch
+
+from wrangan_cli.engine.errors import UsageError
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """`auto` (CUDA, else MPS, else CPU) or any torch device name.
+
+    Raises UsageError for a name that torch does not know or that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def random_generator(seed: int) -> torch.Generator:
+    """A CPU generator: the same draws on every device."""
+    return torch.Generator().manual_seed(seed)
+
+
+def seeded_latents(seeds: list[int], style_dim: int) -> torch.Tensor:
+    """One z ~ N(0, 1) per seed, independent of the other seeds: (len(seeds), style_dim)."""
+    rows = [torch.randn(style_dim, generator=random_generator(seed)) for seed in seeds]
+    return torch.stack(rows)

@@ -1,0 +1,71 @@
+"""Settings of the adversarial trainings; the command line's options are made from them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AdversarialSettings:
+    """What `train generator` and `train randomize` have in common."""
+
+    images: int = 25_000_000
+    """Train until D has seen this many real images."""
+    batch: int = 16
+    """Images per step."""
+    lr: float = 0.002
+    """Adam's learning rate for G and D, before the correction for lazy regularisation."""
+    r1_gamma: float = 10.0
+    """Weight γ of the R1 gradient penalty (γ/2 · ‖∇D‖²)."""
+    r1_interval: int = 16
+    """Steps between two R1 penalties."""
+    path_length_weight: float = 2.0
+    """Weight of path-length regularisation; 0 turns it off."""
+    path_length_interval: int = 4
+    """Steps between two path-length penalties, which take half a batch."""
+    style_mixing: float = 0.9
+    """Probability that an image is made from two w."""
+    ema_images: int = 10_000
+    """Half-life of the generator's moving average, in images."""
+    ema_rampup: float = 0.05
+    """The half-life is at most this share of the images seen; 0 turns the ramp off."""
+    flip: bool = True
+    """Mirror real images at random."""
+    augment: str = "none"
+    """`ada` (strength adapts to D's overfitting), a fixed probability such as `0.2`, or `none`."""
+    augment_target: float = 0.6
+    """Mean sign of D(real) at which adaptive augmentation stops growing."""
+    seed: int = 0
+    """Seed of weights, latents and data order."""
+    snapshot_images: int = 5_000
+    """Images between two snapshots (and sample grids)."""
+    keep_snapshots: int = 2
+    """Snapshots kept; older ones are deleted."""
+
+
+@dataclass(frozen=True)
+class GeneratorSettings(AdversarialSettings):
+    """`train generator`: a StyleGAN2 from scratch."""
+
+    resolution: int = 256
+    """Side of the images in px: a power of two."""
+    channels: str = ""
+    """Widths at 4, 8 … px, such as `256,192,96,64,32`; empty: StyleGAN2's config-f."""
+    style_dim: int = 512
+    """Length of z and w."""
+    mapping_layers: int = 8
+    """Fully connected layers between z and w."""
+
+
+@dataclass(frozen=True)
+class RandomizeSettings(AdversarialSettings):
+    """`train randomize`: μ and σ from a trained generator (paper, Algorithm 2)."""
+
+    images: int = 1_600_000
+    """Train until D has seen this many real images (paper: 200,000 steps of 8)."""
+    batch: int = 8
+    """Images per step."""
+    layers: int = 6
+    """N: how many of the last styled convolutions become random."""
+    initial_std: float = 1.0
+    """σ at the start."""
+    epsilon_per: str = "batch"
+    """Draw ε once per `batch` (Algorithm 2) or once per `image`."""

@@ -1,0 +1,38 @@
+"""Training snapshots: one file each, written atomically, read with weights only."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.files import replaced_atomically
+
+_NAME = re.compile(r"snapshot-(\d+)\.pt")
+
+
+def save_snapshot(folder: Path, images: int, state: dict[str, Any], keep: int) -> Path:
+    """Write `snapshot-<images>.pt` and delete all but the newest `keep`."""
+    path = folder / f"snapshot-{images:010d}.pt"
+    with replaced_atomically(path) as temporary:
+        torch.save(state, temporary)
+    for old in list_snapshots(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def list_snapshots(folder: Path) -> list[Path]:
+    """Snapshots of a run, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
+
+
+def load_snapshot(path: Path) -> dict[str, Any]:
+    """Read tensors and plain values; raises FileError if the file holds anything else."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - torch raises many kinds on broken files
+        cause = str(error).splitlines()[0]
+        raise FileError(path, f"not a readable training snapshot ({cause})") from error

@@ -2,7 +2,9 @@
 
 import typer
 
-from wrangan_cli.commands import generate
+from wrangan_cli.commands import convert_checkpoint, directions, edit, evaluate, generate, interpolate, invert, train
+from wrangan_cli.commands.align import align, paste
+from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.shell import Shell
 
 app = typer.Typer(
@@ -12,7 +14,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Invert photographs into a randomised StyleGAN2 (WRanGAN), edit, interpolate, measure.",
 )
+app.command("invert")(invert.invert)
 app.command("generate")(generate.generate)
+app.add_typer(train.app, name="train")
+app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
+app.command("edit")(edit.edit)
+app.command("interpolate")(interpolate.interpolate)
+app.add_typer(directions.app, name="directions")
+app.command("evaluate")(evaluate.evaluate)
+app.command("align")(align)
+app.command("paste")(paste)
+app.command("doctor")(doctor)
 
 
 def main() -> None:

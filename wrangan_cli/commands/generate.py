@@ -11,10 +11,14 @@ from wrangan_cli.engine.errors import UsageError
 
 def generate(
     seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9; one image each.")] = "0-15",
-    out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image a seed.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image a seed.")] = Path(
+        "grid.png"
+    ),
     model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
     truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 not at all, 0 fully.")] = 1.0,
-    epsilon: Annotated[float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")] = 0.0,
+    epsilon: Annotated[
+        float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")
+    ] = 0.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:

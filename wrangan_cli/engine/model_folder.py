@@ -88,18 +88,19 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
     tensors, _ = read_tensors(weights)
     generator = Generator(config)
     load_weights(generator, tensors, weights, prefix="generator.")
-    try:
-        w_mean, w_std = tensors["w_mean"].float(), float(tensors["w_std"])
-    except KeyError as error:
-        raise FileError(weights, f"lacks {error}") from error
+    for name, shape in (("w_mean", (config.style_dim,)), ("w_std", ())):
+        if name not in tensors:
+            raise FileError(weights, f"lacks the tensor {name}")
+        if tensors[name].shape != shape or not tensors[name].isfinite().all():
+            raise FileError(weights, f"{name} is not a finite tensor of shape {shape}")
     generator.to(device).eval().requires_grad_(False)
     return Model(
         name=folder.resolve().name,
         path=folder,
         sha256=sha256(weights),
         generator=generator,
-        w_mean=w_mean.to(device),
-        w_std=w_std,
+        w_mean=tensors["w_mean"].float().to(device),
+        w_std=float(tensors["w_std"]),
         perceptual=record.get("perceptual", "lpips-vgg"),
     )
 

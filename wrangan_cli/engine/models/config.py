@@ -26,6 +26,8 @@ class StyleGAN2Config:
     """1-D filter of all up- and down-sampling."""
     image_channels: int = 3
     """Colour channels."""
+    stddev_group: int | None = 4
+    """Images that share one standard deviation in the discriminator; none: the whole batch."""
 
     def __post_init__(self) -> None:
         sizes = self.resolutions

@@ -19,7 +19,8 @@ class ResidualBlock(nn.Module):
             EqualConv2d(in_channels, in_channels, 3), BiasLeakyReLU(in_channels, clamp)
         )
         self.conv2 = nn.Sequential(
-            Blur(taps, 3), EqualConv2d(in_channels, out_channels, 3, stride=2),
+            Blur(taps, 3),
+            EqualConv2d(in_channels, out_channels, 3, stride=2),
             BiasLeakyReLU(out_channels, clamp),
         )
         self.skip = nn.Sequential(Blur(taps, 1), EqualConv2d(in_channels, out_channels, 1, stride=2))
@@ -35,18 +36,13 @@ class ResidualBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images → realness logits."""
 
-    stddev_group = 4
-    """Images that share one minibatch standard deviation."""
-
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
         widths = config.channels
         top = widths[config.resolution]
         self.convs = nn.Sequential(
-            nn.Sequential(
-                EqualConv2d(config.image_channels, top, 1), BiasLeakyReLU(top, config.conv_clamp)
-            ),
+            nn.Sequential(EqualConv2d(config.image_channels, top, 1), BiasLeakyReLU(top, config.conv_clamp)),
             *(
                 ResidualBlock(widths[size], widths[size // 2], config)
                 for size in reversed(config.resolutions[1:])
@@ -56,15 +52,13 @@ class Discriminator(nn.Module):
         self.final_conv = nn.Sequential(
             EqualConv2d(last + 1, last, 3), BiasLeakyReLU(last, config.conv_clamp)
         )
-        self.final_linear = nn.Sequential(
-            EqualLinear(last * 16, last, activate=True), EqualLinear(last, 1)
-        )
+        self.final_linear = nn.Sequential(EqualLinear(last * 16, last, activate=True), EqualLinear(last, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, R, R) in [-1, 1] → (B, 1) logits.
 
-        B must be divisible by the group of min(B, 4) images that share a standard
-        deviation (ValueError otherwise).
+        B must be divisible by the group of min(B, config.stddev_group) images that
+        share a standard deviation (ValueError otherwise).
         """
         x = self.convs(images)
         x = torch.cat([x, self.minibatch_stddev(x)], dim=1)
@@ -76,7 +70,7 @@ class Discriminator(nn.Module):
         Image i belongs to group i mod (B / group), as in the published models.
         """
         batch, channels, height, width = x.shape
-        group = min(batch, self.stddev_group)
+        group = min(batch, self.config.stddev_group or batch)
         if batch % group:
             raise ValueError(f"batch {batch} is not a multiple of the group of {group}")
         y = x.reshape(group, batch // group, channels, height, width).float()

@@ -14,9 +14,7 @@ SMALL_STD = 1e-3
 def randomized_layers(generator: Generator) -> dict[str, ModulatedConv2d]:
     """The convolutions that have a σ, by layer name, in order of use."""
     return {
-        name: layer.conv
-        for name, layer in generator.styled_convs().items()
-        if layer.conv.std is not None
+        name: layer.conv for name, layer in generator.styled_convs().items() if layer.conv.std is not None
     }
 
 

@@ -193,7 +193,9 @@ class Generator(nn.Module):
     def styled_convs(self) -> dict[str, StyledConv]:
         """All styled convolutions by name (`conv1`, `convs.0`, …), in order of use."""
         layers = {"conv1": self.conv1}
-        layers |= {f"convs.{i}": layer for i, layer in enumerate(self.convs)}
+        for i, layer in enumerate(self.convs):
+            assert isinstance(layer, StyledConv)
+            layers[f"convs.{i}"] = layer
         return layers
 
     def synthesis(

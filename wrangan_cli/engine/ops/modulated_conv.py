@@ -22,10 +22,7 @@ def demodulation(weight: Tensor, style: Tensor, scale: float) -> Tensor:
     """
     energy = weight.square().sum(dim=(-1, -2))
     square = style.square()
-    if energy.ndim == 2:
-        total = square @ energy.t()
-    else:
-        total = torch.einsum("boi,bi->bo", energy, square)
+    total = square @ energy.t() if energy.ndim == 2 else torch.einsum("boi,bi->bo", energy, square)
     return (total * scale**2 + DEMODULATION_EPSILON).rsqrt()
 
 

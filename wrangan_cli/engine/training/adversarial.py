@@ -2,31 +2,26 @@
 
 import copy
 import math
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.training.augment import AdaptiveAugment, augment
-from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.losses import (
     discriminator_loss,
     generator_loss,
     path_lengths,
     r1_penalty,
 )
+from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeSettings
-from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
-
-Report = dict[str, float]
 
 
 class AdversarialTrainer:
@@ -45,7 +40,7 @@ class AdversarialTrainer:
         self.settings = settings
         self.device = torch.device(device)
         self.generator = generator.to(self.device).train()
-        self.discriminator = discriminator.to(self.device, memory_format=torch.channels_last).train()
+        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
@@ -151,8 +146,8 @@ class AdversarialTrainer:
         decay = 0.5 ** (batch / max(half_life, 1e-8))
         for average, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
-        for average, current in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(current)
+        for kept, newest in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
+            kept.copy_(newest)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as tensors and plain values."""
@@ -173,7 +168,7 @@ class AdversarialTrainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`; networks must have the shapes that it was saved with."""
-        if state["config"] != self.generator.config.to_json():
+        if StyleGAN2Config.from_json(state["config"]) != self.generator.config:
             raise UsageError("the snapshot's network differs from the one asked for")
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
@@ -192,42 +187,6 @@ class AdversarialTrainer:
         if self.adaptive and state["augment"]:
             self.adaptive.restore(state["augment"])
         torch.set_rng_state(state["rng"])
-
-
-def train_adversarial(
-    trainer: AdversarialTrainer,
-    images: ImageSet,
-    run: Path,
-    on_step: Callable[[AdversarialTrainer, Report], None],
-    on_snapshot: Callable[[AdversarialTrainer], None],
-) -> None:
-    """Train until `settings.images`, resuming from the newest snapshot in `run`.
-
-    `on_step` gets the losses of every step, `on_snapshot` is called after each snapshot
-    and at the end. KeyboardInterrupt saves a snapshot first.
-    """
-    settings = trainer.settings
-    snapshots = list_snapshots(run)
-    if snapshots:
-        trainer.restore(load_snapshot(snapshots[-1]))
-    stream: Iterator[Tensor] = batches(
-        images, settings.batch, settings.seed, start=trainer.images, flip=settings.flip
-    )
-    due = trainer.images + settings.snapshot_images
-    try:
-        while trainer.images < settings.images:
-            started = time.perf_counter()
-            report = trainer.step(next(stream))
-            report["images_per_second"] = settings.batch / (time.perf_counter() - started)
-            on_step(trainer, report)
-            if trainer.images >= due:
-                due = trainer.images + settings.snapshot_images
-                save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
-                on_snapshot(trainer)
-    finally:
-        # Also on Ctrl-C: the step in progress is lost, no more.
-        save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
-    on_snapshot(trainer)
 
 
 def _lazy_ratio(interval: int) -> float:

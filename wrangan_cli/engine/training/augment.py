@@ -129,11 +129,7 @@ def _colour(images: Tensor, p: float) -> Tensor:
     saturation = _gate(torch.exp2(torch.randn(batch) * 1.0), 1.0, p)
     mirror = eye - 2 * along * flip[:, None, None]
     cross = torch.linalg.cross(axis.expand(3, 3), eye, dim=1).t()
-    turn = (
-        along
-        + (eye - along) * hue.cos()[:, None, None]
-        + cross * hue.sin()[:, None, None]
-    )
+    turn = along + (eye - along) * hue.cos()[:, None, None] + cross * hue.sin()[:, None, None]
     fade = along + (eye - along) * saturation[:, None, None]
     matrix = (fade @ turn @ mirror * contrast[:, None, None]).to(images)
     offset = (brightness * contrast)[:, None].to(images)

@@ -60,7 +60,7 @@ def load_image_set(
     entries = [entry for path in paths for entry in _entries(path)]
     if not entries:
         raise WranganError(f"no images in {', '.join(map(str, paths))}")
-    key = _cache_key(paths, resolution)
+    key = _cache_key(entries, resolution)
     pixel_file, name_file = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     if not (pixel_file.exists() and name_file.exists()):
         cache_dir.mkdir(parents=True, exist_ok=True)
@@ -124,13 +124,13 @@ def _entries(path: Path) -> list[tuple[Path, str | None]]:
     raise FileError(path, "neither a folder nor a zip of images")
 
 
-def _cache_key(paths: Sequence[Path], resolution: int) -> str:
-    marks = []
-    for path in paths:
+def _cache_key(entries: Sequence[tuple[Path, str | None]], resolution: int) -> str:
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(path for path, _ in entries):
+        # Every file of a folder: the folder's own time says nothing of a picture changed in place.
         stat = path.stat()
-        marks.append(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}")
-    digest = hashlib.sha256("|".join(marks).encode()).hexdigest()[:16]
-    return f"{digest}-{resolution}"
+        digest.update(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}|".encode())
+    return f"{digest.hexdigest()[:16]}-{resolution}"
 
 
 def _decode(
@@ -164,9 +164,8 @@ def _decode(
     finally:
         for archive in archives.values():
             archive.close()
-    with replaced_atomically(pixel_file) as temporary:
-        with open(temporary, "wb") as stream:
-            np.save(stream, pixels[: len(names)])
+    with replaced_atomically(pixel_file) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, pixels[: len(names)])
     with replaced_atomically(name_file) as temporary:
         temporary.write_text(json.dumps({"names": names, "broken": broken}))
 

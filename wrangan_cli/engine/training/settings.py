@@ -69,3 +69,39 @@ class RandomizeSettings(AdversarialSettings):
     """σ at the start."""
     epsilon_per: str = "batch"
     """Draw ε once per `batch` (Algorithm 2) or once per `image`."""
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """`train encoder`: photographs into W (e4e's losses, anchored by generated images)."""
+
+    images: int = 1_600_000
+    """Train until this many real images were seen (e4e: 200,000 steps of 8)."""
+    batch: int = 8
+    """Real images per step; as many generated ones go with them."""
+    lr: float = 1e-4
+    """Adam's learning rate, falling to a tenth over the last half by a cosine."""
+    l2_weight: float = 1.0
+    """Weight of the squared error of reconstructed real images on [-1, 1]."""
+    perceptual_weight: float = 0.8
+    """Weight of their perceptual distance."""
+    w_weight: float = 1.0
+    """Weight of the squared error of w on generated images, in units of the variance of W."""
+    perceptual: str = ""
+    """Perceptual distance; empty: the model's own."""
+    widths: str = "64,128,256,512"
+    """Feature maps of the encoder's stages."""
+    blocks: str = "3,4,14,3"
+    """Residual blocks of the stages (IR-SE50: 3,4,14,3)."""
+    input_side: int = 256
+    """The encoder sees images of this side."""
+    ema_images: int = 10_000
+    """Half-life of the encoder's moving average, in images."""
+    flip: bool = True
+    """Mirror real images at random."""
+    seed: int = 0
+    """Seed of weights, latents and data order."""
+    snapshot_images: int = 5_000
+    """Images between two snapshots (and sample grids)."""
+    keep_snapshots: int = 2
+    """Snapshots kept; older ones are deleted."""

@@ -33,6 +33,6 @@ def load_snapshot(path: Path) -> dict[str, Any]:
     """Read tensors and plain values; raises FileError if the file holds anything else."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - torch raises many kinds on broken files
-        cause = str(error).splitlines()[0]
+    except Exception as error:  # torch raises many kinds on broken files
+        cause = (str(error) or type(error).__name__).splitlines()[0]
         raise FileError(path, f"not a readable training snapshot ({cause})") from error

@@ -1,0 +1,130 @@
+"""Forward and backward of the 256 px generator on the CPU: ours against rosinality's.
+
+    python -m tests.benchmarks.generator_speed --rosinality PATH
+
+PATH: a checkout of rosinality/stylegan2-pytorch, whose CPU path is run (its compiled
+operations replaced by stubs). Both draw one image from the same w with the stored noise
+and take the gradient of the mean square with respect to w and to all parameters. The two
+alternate within one process, so that both see the same machine; medians and their
+ratio are printed, and the same for the bare convolutions of those shapes, which is what
+no implementation on these convolutions can beat.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.benchmarks.conversion_parity import peer_modules
+from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
+from wrangan_cli.engine.models.stylegan2 import Generator
+
+Step = Callable[[], Any]
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rosinality", type=Path, required=True)
+    parser.add_argument("--resolution", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    config = StyleGAN2Config(options.resolution, rosinality_channels(options.resolution))
+    ours = Generator(config)
+    theirs = rosinality_generator(options.rosinality, ours)
+    w = torch.randn(options.batch, config.style_dim)
+    steps = {
+        "wrangan": backward_step(lambda v: ours.synthesis(v), ours, w),
+        "rosinality": backward_step(
+            lambda v: theirs([v], input_is_latent=True, randomize_noise=False)[0], theirs, w
+        ),
+        "bare convolutions": convolution_step(config, options.batch),
+    }
+    difference = float((steps["wrangan"]() - steps["rosinality"]()).abs().max())
+    print(f"{options.resolution} px, batch {options.batch}, {torch.get_num_threads()} threads, "
+          f"torch {torch.__version__}; images differ by at most {difference:.1e}")  # fmt: skip
+    times = alternate(steps, options.repeats)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print("| forward + backward | median s | fastest s | rosinality / this |\n|---|---|---|---|")
+    for name, median in medians.items():
+        print(f"| {name} | {median:.2f} | {min(times[name]):.2f} | {medians['rosinality'] / median:.2f} |")
+    pairs = [theirs / mine for theirs, mine in zip(times["rosinality"], times["wrangan"], strict=True)]
+    print(f"median of the {len(pairs)} ratios of neighbours: {statistics.median(pairs):.2f}")
+
+
+def rosinality_generator(checkout: Path, ours: Generator) -> Any:
+    """His class with our weights (the keys are the same)."""
+    with peer_modules(checkout):
+        import model
+
+        config = ours.config
+        theirs = model.Generator(config.resolution, config.style_dim, config.mapping_layers)
+    theirs.load_state_dict(ours.state_dict())
+    return theirs
+
+
+def backward_step(draw: Callable[[Tensor], Tensor], network: torch.nn.Module, w: Tensor) -> Step:
+    """One forward and backward over w and all parameters; returns the image."""
+    leaf = w.clone().requires_grad_()
+
+    def step() -> Tensor:
+        network.zero_grad(set_to_none=True)
+        leaf.grad = None
+        image = draw(leaf)
+        image.square().mean().backward()
+        return image.detach()
+
+    return step
+
+
+def convolution_step(config: StyleGAN2Config, batch: int) -> Step:
+    """The generator's 3×3 convolutions alone, forward and backward, contiguous float32."""
+    widths = config.channels
+    layers: list[tuple[Tensor, Tensor, bool]] = []
+    for size in config.resolutions:
+        shapes = [(widths[size], size, False)]
+        if size > 4:
+            shapes.insert(0, (widths[size // 2], size // 2, True))
+        for inputs, side, up in shapes:
+            x = torch.randn(batch, inputs, side, side, requires_grad=True)
+            weight = torch.randn(widths[size], inputs, 3, 3, requires_grad=True)
+            layers.append((x, weight, up))
+
+    def step() -> None:
+        for x, weight, up in layers:
+            x.grad = weight.grad = None
+            if up:
+                y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            else:
+                y = F.conv2d(x, weight, padding=1)
+            y.backward(torch.ones_like(y))
+
+    return step
+
+
+def alternate(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, taken in turn: A B C A B C …, after one warm-up of each."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()
+    for _ in range(repeats):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+if __name__ == "__main__":
+    main()

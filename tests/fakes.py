@@ -1,0 +1,22 @@
+"""Stand-ins for what tests must not depend on: a perceptual distance without weight files."""
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.perceptual import PerceptualDistance
+
+
+def fake_perceptual() -> PerceptualDistance:
+    """Two random convolutions under the real class: per-image, frozen, differentiable."""
+    torch.manual_seed(7)
+    taps = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, 8, 3)])
+    return PerceptualDistance("fake", taps, [torch.rand(8), torch.rand(8)])
+
+
+def make_inverter(model: Model, **settings: object) -> Inverter:
+    """An Inverter that starts from the mean of W and uses `fake_perceptual`."""
+    chosen = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
+    return Inverter(model, chosen, None, fake_perceptual() if chosen.perceptual_weight else None)

@@ -1,0 +1,203 @@
+"""The inversion loop against its formulas, and its independence of the batch."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import random_generator_network
+from tests.fakes import fake_perceptual, make_inverter
+from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.inversion.loop import Inverter, squared_norm
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Variables
+from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder
+from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.perceptual import for_loss
+from wrangan_cli.engine.training.encoder import save_encoder
+
+
+def targets(count: int = 4) -> torch.Tensor:
+    """Images (count, 3, 16, 16) that no code of the tiny model gives exactly."""
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
+
+
+def codes_of(results: list[Code | WranganError]) -> list[Code]:
+    assert all(isinstance(result, Code) for result in results)
+    return [result for result in results if isinstance(result, Code)]
+
+
+def test_defaults_are_the_papers() -> None:
+    settings = InversionSettings()
+    assert (settings.method, settings.steps, settings.lr) == ("wrangan", 500, 1e-3)
+    assert (settings.l2_weight, settings.perceptual_weight) == (2.0, 1.0)
+    assert (settings.alpha, settings.epsilon_init) == (1e-4, 1e-4)
+
+
+def test_loss_is_algorithm_1(tiny_model: Model) -> None:
+    inverter = make_inverter(tiny_model, alpha=0.3, penalty="sum", epsilon_init=0.5)
+    images = targets(2)
+    variables = METHOD_TABLE["wrangan"].start(tiny_model, inverter.initial_w(images), inverter.settings)
+    loss = inverter._loss(variables, images, inverter._features(images))
+    drawn = tiny_model.generator.synthesis(variables.w, epsilon=variables.epsilon)
+    distance = fake_perceptual()
+    for index in range(2):
+        error = (drawn[index] - images[index]).double().pow(2).mean()
+        lpips = distance(for_loss(drawn[index : index + 1]), for_loss(images[index : index + 1]))[0]
+        penalty = sum(value[index].double().pow(2).sum() for value in variables.epsilon.values())
+        assert loss[index].item() == pytest.approx((2 * error + lpips + 0.3 * penalty).item(), rel=1e-5)
+
+
+def test_penalty_reductions() -> None:
+    epsilon = {"convs.0": torch.full((2, 3, 2, 3, 3), 2.0), "convs.1": torch.full((2, 1, 1, 3, 3), 1.0)}
+    variables = Variables(torch.zeros(2, 4), epsilon=epsilon)
+    assert squared_norm(variables, "sum").tolist() == [54 * 4 + 9, 54 * 4 + 9]
+    assert squared_norm(variables, "mean").tolist() == pytest.approx([225 / 63, 225 / 63])
+    assert squared_norm(Variables(torch.zeros(2, 4)), "sum").tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w"])
+def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -> None:
+    """Adam's first step is lr · sign(gradient): an independent check of what is free."""
+    inverter = make_inverter(tiny_model, method=method, steps=1, lr=1e-3, epsilon_init=0.0)
+    (code,) = codes_of(inverter.invert(targets(1)))
+    moved = (code.w - tiny_model.w_mean).abs()
+    if method == "sg2-w":
+        assert moved.max() == 0  # its schedule ramps up from 0
+        assert not code.epsilon
+        assert not code.delta
+        return
+    assert moved.median().item() == pytest.approx(1e-3, rel=1e-2)
+    offsets = code.epsilon if method == "wrangan" else code.delta
+    assert set(offsets) == set(randomized_layers(tiny_model.generator))
+    for value in offsets.values():
+        assert value.abs().median().item() == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
+    """Alone and in a batch of 4 an image gets the same code, up to float noise."""
+    images = targets(4)
+    inverter = make_inverter(tiny_model, steps=20, lr=1e-2)
+    together = codes_of(inverter.invert(images))
+    for index in (0, 3):
+        (alone,) = codes_of(inverter.invert(images[index : index + 1]))
+        assert torch.allclose(alone.w, together[index].w, atol=1e-4)
+        for name, value in alone.epsilon.items():
+            assert torch.allclose(value.float(), together[index].epsilon[name].float(), atol=2e-3)
+        mse = alone.info["distortion"]["after"]["mse"]
+        assert mse == pytest.approx(together[index].info["distortion"]["after"]["mse"], rel=1e-3)
+    w = [code.w for code in together]
+    assert not torch.allclose(w[0], w[1], atol=1e-3)
+
+
+def test_wrangan_beats_w_alone_and_states_what_it_reached(tiny_model: Model) -> None:
+    images = targets(2)
+    reached = {}
+    for method in ("encoder", "sg2-w", "wrangan"):
+        inverter = make_inverter(tiny_model, method=method, steps=60, lr=5e-2, perceptual_weight=0.0)
+        codes = codes_of(inverter.invert(images))
+        reached[method] = [code.info["distortion"]["after"]["mse"] for code in codes]
+        drawn = (render(tiny_model, codes) - images).square().mean(dim=(1, 2, 3))
+        assert drawn.tolist() == pytest.approx(reached[method], rel=1e-4)
+        assert codes[0].info["steps"] == (0 if method == "encoder" else 60)
+    for index in range(2):
+        assert reached["wrangan"][index] < reached["sg2-w"][index] < reached["encoder"][index]
+
+
+def test_alpha_holds_epsilon_back(tiny_model: Model) -> None:
+    norms = []
+    for alpha in (0.0, 1.0):
+        inverter = make_inverter(tiny_model, steps=40, lr=1e-2, alpha=alpha, penalty="sum")
+        (code,) = codes_of(inverter.invert(targets(1)))
+        norms.append(sum(value.float().square().sum().item() for value in code.epsilon.values()))
+    assert norms[1] < norms[0] / 4
+
+
+def test_sigma_scales_the_reach(tiny_model: Model) -> None:
+    """A weight with σ = 0 cannot move, whatever ε does."""
+    layers = randomized_layers(tiny_model.generator)
+    name, conv = next(iter(layers.items()))
+    assert conv.std is not None
+    conv.std.zero_()
+    (code,) = codes_of(make_inverter(tiny_model, steps=10, lr=1e-2).invert(targets(1)))
+    kernel = conv.kernel(code.epsilon[name].float())
+    assert torch.equal(kernel, conv.weight[0])
+    # Without a data gradient only the penalty acts on it.
+    assert code.epsilon[name].abs().max() < 2e-3
+
+
+def test_diverging_image_fails_alone(tiny_model: Model) -> None:
+    images = targets(3)
+    images[1] = float("nan")
+    results = make_inverter(tiny_model, steps=3).invert(images)
+    assert isinstance(results[1], WranganError)
+    assert isinstance(results[0], Code)
+    assert isinstance(results[2], Code)
+
+
+def test_same_seed_same_code(tiny_model: Model) -> None:
+    first, second = (codes_of(make_inverter(tiny_model).invert(targets(1)))[0] for _ in range(2))
+    assert torch.equal(first.w, second.w)
+    other = codes_of(make_inverter(tiny_model, seed=1).invert(targets(1)))[0]
+    name = next(iter(first.epsilon))
+    assert torch.equal(first.epsilon[name], second.epsilon[name])
+    assert not torch.equal(first.epsilon[name], other.epsilon[name])
+
+
+def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:  # noqa: ANN001
+    plain = load_model(str(save_model(tmp_path / "plain", random_generator_network(plain_config))))
+    with pytest.raises(UsageError, match="no random layers"):
+        make_inverter(plain).invert(targets(1))
+    (code,) = codes_of(make_inverter(plain, method="weight-tuning", steps=1).invert(targets(1)))
+    assert set(code.delta) == set(plain.generator.styled_convs())
+
+
+def test_weights_of_the_model_stay(tiny_model: Model) -> None:
+    before = {k: v.clone() for k, v in tiny_model.generator.state_dict().items()}
+    make_inverter(tiny_model).invert(targets(1))
+    assert all(torch.equal(before[k], v) for k, v in tiny_model.generator.state_dict().items())
+    assert all(p.grad is None for p in tiny_model.generator.parameters())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("method", "magic"), ("penalty", "max"), ("lr", float("nan")), ("alpha", -1.0), ("steps", -1)],
+)
+def test_bad_settings(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(InversionSettings(), **{field: value})
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert tuple(METHOD_TABLE) == METHODS
+
+
+def test_encoder_of_another_model_is_refused(tiny_folder: Path, other_folder: Path) -> None:
+    model, other = load_model(str(tiny_folder)), load_model(str(other_folder))
+    config = EncoderConfig(16, widths=(8, 16), blocks=(1, 1), input_side=16)
+    save_encoder(tiny_folder, Encoder(config), other, {})
+    with pytest.raises(WranganError, match="trained for another model"):
+        load_encoder(model)
+    save_encoder(tiny_folder, Encoder(config), model, {})
+    inverter = Inverter.load(model, InversionSettings(method="encoder", perceptual_weight=0))
+    (code,) = codes_of(inverter.invert(targets(1)))
+    assert code.w.shape == (16,)
+
+
+def test_no_encoder_names_the_way_out(tiny_model: Model) -> None:
+    with pytest.raises(UsageError, match="--init mean"):
+        load_encoder(tiny_model)
+
+
+def test_code_file_is_small_and_complete(tiny_model: Model, tmp_path: Path) -> None:
+    (code,) = codes_of(make_inverter(tiny_model, steps=3).invert(targets(1)))
+    save_code(tmp_path / "a.st", code)
+    loaded = load_code(tmp_path / "a.st", tiny_model)
+    numbers = sum(conv.weight.numel() for conv in randomized_layers(tiny_model.generator).values())
+    assert (tmp_path / "a.st").stat().st_size < 2 * numbers + 4 * 16 + 4096
+    assert torch.equal(render(tiny_model, [loaded]), render(tiny_model, [code]))
+    assert loaded.info["model_sha256"] == tiny_model.sha256
+    assert loaded.info["distortion"]["before"]["mse"] > 0

@@ -1,0 +1,177 @@
+"""Models on disk: written, read, and refused when they are broken."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import TINY, random_generator_network
+from wrangan_cli.engine import model_folder
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.model_folder import (
+    Model,
+    bundled_models,
+    load_discriminator,
+    load_model,
+    save_model,
+    w_statistics,
+)
+from wrangan_cli.engine.models.discriminator import Discriminator
+
+
+def edit_weights(folder: Path, key: str, value: torch.Tensor | None) -> None:
+    path = folder / "model.safetensors"
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata()
+    tensors = load_file(path)
+    if value is None:
+        del tensors[key]
+    else:
+        tensors[key] = value
+    save_file(tensors, path, metadata=metadata)
+
+
+def test_a_saved_model_draws_the_same_images(tiny_folder: Path) -> None:
+    model, original = load_model(str(tiny_folder)), random_generator_network()
+    w = torch.randn(2, TINY.style_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(model.generator.synthesis(w), original.synthesis(w), rtol=0, atol=0)
+    assert model.name == "tiny"
+    assert model.resolution == 16
+    assert model.perceptual == "st-lpips-alex"
+    assert model.sha256 == sha256(tiny_folder / "model.safetensors")
+    assert not model.generator.training
+    assert not any(p.requires_grad for p in model.generator.parameters())
+
+
+def test_half_precision_storage(tmp_path: Path) -> None:
+    generator = random_generator_network()
+    save_model(tmp_path / "half", generator, dtype=torch.float16)
+    stored = load_file(tmp_path / "half" / "model.safetensors")
+    assert stored["generator.conv1.conv.weight"].dtype == torch.float16
+    assert not any(name.endswith(".kernel") for name in stored)
+    loaded = load_model(str(tmp_path / "half")).generator
+    assert loaded.conv1.conv.weight.dtype == torch.float32
+    torch.testing.assert_close(loaded.conv1.conv.weight, generator.conv1.conv.weight, atol=0, rtol=2**-11)
+
+
+def test_statistics_of_w(tiny_model: Model) -> None:
+    z = torch.randn(10_000, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        w = tiny_model.generator.mapping(z).double()
+    torch.testing.assert_close(tiny_model.w_mean.double(), w.mean(dim=0), atol=1e-5, rtol=1e-4)
+    expected = w.var(dim=0, unbiased=False).sum().sqrt().item()
+    assert tiny_model.w_std == pytest.approx(expected, rel=1e-4)
+    assert w_statistics(tiny_model.generator)[1] == pytest.approx(tiny_model.w_std)
+
+
+def test_a_given_w_mean_is_kept(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", random_generator_network(), w_mean=torch.arange(16.0))
+    torch.testing.assert_close(load_model(str(tmp_path / "m")).w_mean, torch.arange(16.0))
+
+
+def test_the_discriminator_comes_back(tiny_folder: Path) -> None:
+    torch.manual_seed(1)
+    random_generator_network()
+    images = torch.randn(4, 3, 16, 16)
+    loaded = load_discriminator(tiny_folder, TINY)
+    stored = load_file(tiny_folder / "discriminator.safetensors")
+    other = Discriminator(TINY)
+    other.load_state_dict(stored, strict=False)
+    torch.testing.assert_close(loaded(images), other(images))
+
+
+@pytest.mark.parametrize(
+    ("value", "cause"),
+    [
+        (None, "lacks the tensor"),
+        (torch.zeros(1, 2, 3), "has shape (1, 2, 3), expected"),
+        (torch.full((1, 16, 16, 3, 3), float("nan")), "not finite"),
+    ],
+)
+def test_a_broken_tensor_is_named(tiny_folder: Path, value: torch.Tensor | None, cause: str) -> None:
+    edit_weights(tiny_folder, "generator.conv1.conv.weight", value)
+    with pytest.raises(FileError) as caught:
+        load_model(str(tiny_folder))
+    message = str(caught.value)
+    assert cause in message
+    assert "generator.conv1.conv.weight" in message
+    assert message.startswith(str(tiny_folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["w_mean", "w_std"])
+@pytest.mark.parametrize(
+    "value", [None, torch.zeros(3), torch.full((16,), float("nan")), torch.tensor(torch.inf)]
+)
+def test_bad_statistics_are_named(tiny_folder: Path, name: str, value: torch.Tensor | None) -> None:
+    edit_weights(tiny_folder, name, value)
+    with pytest.raises(FileError, match=name):
+        load_model(str(tiny_folder))
+
+
+def test_a_superfluous_tensor_is_refused(tiny_folder: Path) -> None:
+    path = tiny_folder / "discriminator.safetensors"
+    with safe_open(path, framework="pt") as stream:
+        metadata = stream.metadata()
+    save_file({**load_file(path), "extra": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(FileError, match="extra"):
+        load_discriminator(tiny_folder, TINY)
+
+
+def test_missing_and_truncated_weights(tiny_folder: Path) -> None:
+    path = tiny_folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(FileError, match="not a readable safetensors file"):
+        load_model(str(tiny_folder))
+    path.unlink()
+    with pytest.raises(FileError, match="no such file"):
+        load_model(str(tiny_folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("{", "not readable as JSON"),
+        ("[]", "not a model's settings"),
+        ('{"format": "other"}', "not a model's settings"),
+        ('{"format": "wrangan-model"}', "bad generator settings"),
+        ('{"format": "wrangan-model", "generator": {"resolution": 17, "channels": {}}}', "power of two"),
+        ('{"format": "wrangan-model", "generator": 3}', "bad generator settings"),
+    ],
+)
+def test_bad_settings_are_named(tiny_folder: Path, text: str, cause: str) -> None:
+    (tiny_folder / "config.json").write_text(text)
+    with pytest.raises(FileError, match=cause) as caught:
+        load_model(str(tiny_folder))
+    assert caught.value.path == tiny_folder / "config.json"
+
+
+def test_an_unknown_model_lists_the_bundled_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"faces-64": Path("a"), "churches-64": Path("b")}
+    monkeypatch.setattr(model_folder, "bundled_models", lambda: known)
+    with pytest.raises(UsageError, match=r"'nosuch'.*faces-64, churches-64"):
+        load_model("nosuch")
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match=r"without config\.json"):
+        load_model(str(tmp_path))
+
+
+def test_bundled_models_can_be_read() -> None:
+    for name, folder in bundled_models().items():
+        assert json.loads((folder / "config.json").read_text())["format"] == "wrangan-model"
+        assert load_model(name).name == name
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    generator = random_generator_network()
+    with torch.no_grad():
+        generator.style[1].weight[0, 0] = float("nan")
+    with pytest.raises(WranganError, match="not finite"):
+        save_model(tmp_path / "m", generator)
+    assert not (tmp_path / "m").exists()

@@ -1,0 +1,70 @@
+"""μ, σ, ε: which layers are random, how ε is drawn, and what `randomize` keeps."""
+
+import pytest
+import torch
+
+from tests.conftest import TINY
+from wrangan_cli.engine.models.randomized import (
+    draw_epsilon,
+    num_randomized,
+    randomize,
+    randomized_layers,
+    small_std_share,
+    tunable_layers,
+)
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.runtime import random_generator
+
+
+def test_the_last_layers_are_random(tiny_generator: Generator) -> None:
+    assert list(randomized_layers(tiny_generator)) == ["convs.1", "convs.2", "convs.3"]
+    assert num_randomized(tiny_generator) == 9 * (12 * 12 + 12 * 8 + 8 * 8)
+
+
+def test_draws_are_standard_normal_and_seeded(tiny_generator: Generator) -> None:
+    one = draw_epsilon(tiny_generator, batch=50, rng=random_generator(3))
+    values = torch.cat([value.flatten() for value in one.values()])
+    assert abs(values.mean().item()) < 0.01
+    assert values.std().item() == pytest.approx(1.0, abs=0.01)
+    again = draw_epsilon(tiny_generator, batch=50, rng=random_generator(3))
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert one["convs.2"].shape == (50, 8, 12, 3, 3)
+    half = draw_epsilon(tiny_generator, scale=0.5, rng=random_generator(3))
+    whole = draw_epsilon(tiny_generator, rng=random_generator(3))
+    torch.testing.assert_close(half["convs.1"], whole["convs.1"] * 0.5)
+    assert half["convs.1"].shape == (12, 12, 3, 3)
+
+
+@pytest.mark.parametrize("layers", [0, 2, 5])
+def test_randomize_keeps_the_mean_image(tiny_generator: Generator, layers: int) -> None:
+    copy = randomize(tiny_generator, layers, std=0.3)
+    assert copy.config.randomized_layers == layers
+    assert all((conv.std == 0.3).all() for conv in randomized_layers(copy).values())
+    assert len(randomized_layers(copy)) == layers
+    w = torch.randn(2, TINY.style_dim)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.synthesis(w), tiny_generator.synthesis(w))
+    # A copy: training it leaves the original alone.
+    with torch.no_grad():
+        copy.conv1.conv.weight.zero_()
+    assert tiny_generator.conv1.conv.weight.abs().sum() > 0
+
+
+def test_too_many_layers_are_refused(tiny_generator: Generator) -> None:
+    with pytest.raises(ValueError, match="randomized_layers"):
+        randomize(tiny_generator, 6)
+
+
+def test_tunable_layers_are_the_random_ones_or_all(tiny_generator: Generator) -> None:
+    assert list(tunable_layers(tiny_generator)) == list(randomized_layers(tiny_generator))
+    plain = randomize(tiny_generator, 0)
+    assert list(tunable_layers(plain)) == ["conv1", "convs.0", "convs.1", "convs.2", "convs.3"]
+
+
+def test_share_of_small_std(tiny_generator: Generator) -> None:
+    std = tiny_generator.get_parameter("convs.3.conv.std")
+    with torch.no_grad():
+        std.fill_(0.5)
+        std[:2] = -0.0005
+        std[2] = -0.002
+    assert small_std_share(tiny_generator)["convs.3"] == 2 / 8

@@ -1,0 +1,235 @@
+"""How every command speaks: options from settings, exit codes, results on stdout alone."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from wrangan_cli import __version__
+from wrangan_cli.app import app
+from wrangan_cli.commands import shell
+from wrangan_cli.commands.generate import parse_seeds
+from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+
+
+@dataclass(frozen=True)
+class Base:
+    """Settings that others add to."""
+
+    steps: int = 10
+    """Steps of the loop,
+    in all."""
+    rate: float = 0.5
+    """Learning rate."""
+
+
+@dataclass(frozen=True)
+class Special(Base):
+    """One more field, and another default."""
+
+    steps: int = 20
+    """Steps of this loop."""
+    flip: bool = True
+    """Mirror at random."""
+    name: str = "none"
+    """A word."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps {self.steps} is not positive")
+
+
+def app_that(error: BaseException | None = None) -> typer.Typer:
+    made = typer.Typer(cls=Shell)
+
+    @made.command("work")
+    @settings_options(Special)
+    def work(
+        path: Annotated[Path, typer.Argument(help="A file.")],
+        settings: Special,
+        as_json: Annotated[bool, typer.Option("--json")] = False,
+    ) -> None:
+        """Do it."""
+        if error:
+            raise error
+        results = Results(as_json)
+        results.wrote(path, steps=settings.steps, rate=settings.rate, flip=settings.flip)
+
+    @made.command("other")
+    def other() -> None:
+        """A second command makes a group of it."""
+
+    return made
+
+
+runner = CliRunner()
+
+
+def test_options_come_from_the_settings() -> None:
+    shown = runner.invoke(app_that(), ["work", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).stdout
+    assert "--steps" in shown
+    assert "Steps of this loop." in shown
+    assert "default: 20" in shown
+    assert "Learning rate." in shown
+    assert "--no-flip" in shown
+    plain = runner.invoke(app_that(), ["work", "a.png", "--json"])
+    assert json.loads(plain.stdout) == {"path": "a.png", "steps": 20, "rate": 0.5, "flip": True}
+    changed = runner.invoke(
+        app_that(), ["work", "a", "--steps", "3", "--rate", "1e-2", "--no-flip", "--json"]
+    )
+    assert json.loads(changed.stdout) == {"path": "a", "steps": 3, "rate": 0.01, "flip": False}
+
+
+def test_docstrings_of_fields_over_base_classes() -> None:
+    assert field_docstrings(Base) == {"steps": "Steps of the loop, in all.", "rate": "Learning rate."}
+    assert field_docstrings(Special)["steps"] == "Steps of this loop."
+    assert field_docstrings(Special)["rate"] == "Learning rate."
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("strength nan: not finite"), 2, "wrangan: strength nan: not finite"),
+        (WranganError("training diverged"), 1, "wrangan: training diverged"),
+        (FileError("a.st", "not a code"), 1, "wrangan: a.st: not a code"),
+        (OSError(28, "No space left on device", "out/a.st"), 1, "wrangan: out/a.st: No space left on device"),
+        (PermissionError(13, "Permission denied", "x"), 1, "wrangan: x: Permission denied"),
+        (KeyboardInterrupt(), 130, "wrangan: interrupted"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "file", heard)
+    result = runner.invoke(app_that(error), ["work", "a.png"])
+    assert result.exit_code == code
+    assert result.stdout == ""
+    assert heard.getvalue().startswith(line)
+    assert heard.getvalue().count("\n") == 1
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    code = """
+import typer
+from wrangan_cli.commands.shell import Results, Shell
+app = typer.Typer(cls=Shell)
+@app.command()
+def count() -> None:
+    for i in range(100_000):
+        Results().record(str(i))
+app.command("other")(lambda: None)
+app()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "count"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == b"0\n"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(timeout=60) == 1
+    process.stderr.close()
+
+
+def test_a_bug_is_not_hidden() -> None:
+    assert isinstance(
+        runner.invoke(app_that(ZeroDivisionError()), ["work", "a"]).exception, ZeroDivisionError
+    )
+
+
+@pytest.mark.parametrize(
+    "line", [["work"], ["work", "a", "--steps", "x"], ["work", "a", "--nosuch"], ["nosuch"]]
+)
+def test_wrong_usage_is_exit_code_2(line: list[str]) -> None:
+    assert runner.invoke(app_that(), line).exit_code == 2
+
+
+def test_settings_that_refuse_themselves_are_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "file", heard)
+    assert runner.invoke(app_that(), ["work", "a", "--steps", "0"]).exit_code == 2
+    assert heard.getvalue() == "wrangan: steps 0 is not positive\n"
+
+
+def test_long_names_stay_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "file", heard)
+    name = "a [very] long/" * 30 + "name.png"
+    assert runner.invoke(app_that(FileError(name, "broken")), ["work", "a"]).exit_code == 1
+    assert heard.getvalue() == f"wrangan: {name}: broken\n"
+
+
+def test_results_as_lines_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    plain, machine = Results(), Results(as_json=True)
+    for results in (plain, machine):
+        results.wrote(Path("out/ä b.png"), seed=3)
+        results.record("mse 0.5", metric="mse", value=0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["out/ä b.png", "mse 0.5"]
+    assert [json.loads(line) for line in lines[2:]] == [
+        {"path": "out/ä b.png", "seed": 3},
+        {"metric": "mse", "value": 0.5},
+    ]
+
+
+def test_failures_name_the_file_once_and_end_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "file", heard)
+    results = Results()
+    results.finish()
+    results.failed(FileError("a.png", "truncated"), Path("a.png"))
+    results.failed(OSError(13, "Permission denied", "b.png"), Path("b.png"))
+    results.failed(WranganError("no face found"), Path("c.png"))
+    results.failed("something else")
+    assert heard.getvalue().splitlines() == [
+        "wrangan: a.png: truncated",
+        "wrangan: b.png: Permission denied",
+        "wrangan: c.png: no face found",
+        "wrangan: something else",
+    ]
+    assert capsys.readouterr().out == ""
+    with pytest.raises(typer.Exit) as caught:
+        results.finish()
+    assert caught.value.exit_code == 1
+
+
+def test_inputs_from_arguments_or_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(shell.inputs([Path("a"), Path("b")])) == [Path("a"), Path("b")]
+    for arguments in (None, [], [Path("-")]):
+        monkeypatch.setattr("sys.stdin", io.StringIO("x.png\n\n y z.png\n"))
+        assert list(shell.inputs(arguments)) == [Path("x.png"), Path(" y z.png")]
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+    with pytest.raises(UsageError, match="no input"):
+        list(shell.inputs(None))
+
+
+def test_the_app_shows_its_commands() -> None:
+    result = runner.invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "generate" in result.stdout
+    assert __version__.count(".") == 2
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("0-3,7", [0, 1, 2, 3, 7]), ("5", [5]), ("2-2", [2])])
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-5"])
+def test_bad_seeds(text: str) -> None:
+    with pytest.raises(UsageError, match="seeds"):
+        parse_seeds(text)

@@ -1,0 +1,79 @@
+"""`wrangan align`: faces cut out of photographs as FFHQ's are; `wrangan paste`: put back."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wrangan_cli.commands.shell import Results, inputs, progress
+from wrangan_cli.engine.errors import FileError, WranganError
+
+
+def align(
+    photos: Annotated[
+        list[Path] | None, typer.Argument(help="Photographs or folders; none: paths on stdin.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the aligned faces.")] = Path("photos"),
+    size: Annotated[int, typer.Option(help="Side of an aligned face in px.")] = 256,
+    max_faces: Annotated[
+        int | None, typer.Option(help="At most so many faces a photograph, the largest.", show_default="all")
+    ] = None,
+    min_confidence: Annotated[float, typer.Option(help="Leave out faces less certain than this.")] = 0.9,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Cut the faces out of photographs, framed as in FFHQ; one PNG a face.
+
+    photo.jpg gives photo.png (the largest face), photo-2.png and so on.
+    Beside each stands photo.align.json, which `wrangan paste` needs.
+    Photographs without a face are named, and the exit code is 1.
+    Needs the optional part "align" (see `wrangan doctor`).
+    """
+    from wrangan_cli.engine.align_photos import PhotoAligner
+    from wrangan_cli.engine.images import find_images
+
+    results = Results(as_json)
+    aligner = PhotoAligner(out, size, max_faces, min_confidence, overwrite)
+    found: dict[Path, None] = {}
+    for path in inputs(photos):
+        try:
+            found.update(dict.fromkeys(find_images([path])))
+        except (FileError, OSError) as error:
+            results.failed(error, path)
+    refused = aligner.reserve(found)
+    with progress("align", len(found)) as bar:
+        for photo in found:
+            try:
+                if photo in refused:
+                    raise refused[photo]
+                faces = aligner.align(photo)
+                if not faces:
+                    raise FileError(photo, "no face found")
+            except (WranganError, OSError) as error:
+                results.failed(error, photo)
+            else:
+                for face in faces:
+                    results.wrote(face.image, **face.record)
+            bar.advance(bar.task_ids[0])
+    results.finish()
+
+
+def paste(
+    edited: Annotated[Path, typer.Argument(help="The aligned face after editing, of any size.")],
+    photo: Annotated[Path, typer.Option(help="The photograph that it was cut out of.")],
+    transform: Annotated[Path, typer.Option(help="The .align.json that `wrangan align` wrote.")],
+    out: Annotated[Path, typer.Option(help="The result: .png, .jpg or .webp.")],
+    feather: Annotated[
+        float, typer.Option(help="Share of the frame's side over which the edit fades in.")
+    ] = 0.1,
+    keep_detail: Annotated[
+        bool,
+        typer.Option("--keep-detail", help="Add the change only; the photograph's fine structure stays."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Put an edited aligned face back into its photograph, with a soft border."""
+    from wrangan_cli.engine import align_photos
+
+    align_photos.paste(edited, transform, photo, out, feather, keep_detail)
+    Results(as_json).wrote(out, photo=str(photo), edited=str(edited), transform=str(transform))

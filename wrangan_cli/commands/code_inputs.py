@@ -1,0 +1,70 @@
+"""Codes as inputs of commands: folders to files, and the model that goes with each."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wrangan_cli.engine.errors import FileError
+
+if TYPE_CHECKING:
+    import torch
+
+    from wrangan_cli.engine.codes import Code
+    from wrangan_cli.engine.model_folder import Model
+
+
+def code_files(paths: Iterable[Path]) -> Iterator[Path | FileError]:
+    """Files as they are, folders as their `.st` files sorted by name; an error for a folder without."""
+    for path in paths:
+        if not path.is_dir():
+            yield path
+            continue
+        inside = sorted(p for p in path.iterdir() if p.suffix == ".st" and not p.name.startswith("."))
+        if not inside:
+            yield FileError(path, "a folder without codes (.st)")
+        yield from inside
+
+
+class CodeModels:
+    """Loads codes with their models, each model once.
+
+    The model is the one given; else the bundled model that the code names; else the
+    default model, if the code is of that one.
+    """
+
+    def __init__(self, given: str | None, device: "torch.device") -> None:
+        from wrangan_cli.engine.model_folder import load_model
+
+        self._device = device
+        self._loaded: dict[str, Model] = {}
+        self._given = load_model(given, device) if given is not None else None
+
+    def load(self, path: Path) -> "tuple[Code, Model]":
+        """A code, checked against its model; FileError if there is no such code or model."""
+        from wrangan_cli.engine.codes import load_code
+
+        model = self._given or self._named_by(path)
+        return load_code(path, model), model
+
+    def _named_by(self, path: Path) -> "Model":
+        from wrangan_cli.engine.codes import read_info
+        from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models
+
+        info = read_info(path)
+        name, bundled = str(info.get("model", "unknown")), bundled_models()
+        if name in bundled:
+            return self._bundled(name)
+        if DEFAULT_MODEL in bundled:
+            model = self._bundled(DEFAULT_MODEL)
+            if model.sha256 == info.get("model_sha256"):
+                return model
+        raise FileError(
+            path, f"made with the model {name!r}, which is not bundled: give its folder as --model"
+        )
+
+    def _bundled(self, name: str) -> "Model":
+        from wrangan_cli.engine.model_folder import load_model
+
+        if name not in self._loaded:
+            self._loaded[name] = load_model(name, self._device)
+        return self._loaded[name]

@@ -1,0 +1,182 @@
+"""`wrangan directions`: list, learn, pca."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrangan_cli.commands.shell import Results, progress, say, settings_options
+from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
+from wrangan_cli.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.editing.directions import Direction
+    from wrangan_cli.engine.model_folder import Model
+
+app = typer.Typer(no_args_is_help=True, help="Directions in W: list those of a model, learn new ones.")
+
+ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="File to put them in, beside those it holds; default: the model's own.")
+]
+
+
+@app.command("list")
+def list_directions(
+    model: ModelOption = "faces-64",
+    directions: Annotated[
+        Path | None, typer.Option(help="File of directions; default: the model's own.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name, sensible strengths, size and origin of each direction."""
+    from wrangan_cli.engine.editing.directions import load_directions
+    from wrangan_cli.engine.model_folder import load_model
+
+    loaded = load_model(model)
+    results = Results(as_json)
+    found = load_directions(loaded, directions)
+    if not found:
+        say(f"wrangan: {loaded.name} has no directions (make some: `wrangan directions learn`, `… pca`)")
+    for item in found.values():
+        low, high = item.range
+        layers = "all layers" if item.layers is None else "layers " + ",".join(map(str, item.layers))
+        text = f"{item.name}\t{low:g}…{high:g}\tstd {item.std:.3g}\t{layers}\t{_origin(item)}"
+        results.record(text, **_record(item))
+
+
+@app.command("learn")
+@settings_options(LearnSettings)
+def learn(
+    settings: LearnSettings,
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open know their attribute."),
+    ],
+    attribute: Annotated[
+        str | None, typer.Option(help="Attribute of the net that + raises; with a leading - it lowers it.")
+    ] = None,
+    orthogonal_to: Annotated[
+        list[str] | None, typer.Option(help="Direction that must not be moved along; may be repeated.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
+    net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
+    model: ModelOption = "faces-64",
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn directions from scored samples of W (InterFaceGAN).
+
+    Known names: + on gender is more male, + on age is older.
+    """
+    from wrangan_cli.engine.editing import directions as engine
+    from wrangan_cli.engine.editing.svm import learn_direction, score_samples
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.models.attributes import load_attributes
+    from wrangan_cli.engine.runtime import resolve_device
+
+    if attribute is not None and len(names) > 1:
+        raise UsageError("--attribute goes with one name")
+    wanted: dict[str, tuple[str, float]] = {}
+    for name in names:
+        engine.check_name(name)
+        if attribute is not None:
+            wanted[name] = (attribute.removeprefix("-"), -1.0 if attribute.startswith("-") else 1.0)
+        elif name in KNOWN_ATTRIBUTES:
+            wanted[name] = KNOWN_ATTRIBUTES[name]
+        else:
+            known = ", ".join(KNOWN_ATTRIBUTES)
+            raise UsageError(f"direction {name!r}: say which --attribute ({known} need none)")
+    where = resolve_device(device)
+    loaded = load_model(model, where)
+    rows = engine.parse_layers(layers, loaded.generator.config.num_latents)
+    scorer = load_attributes(net or loaded, where)
+    columns = {name: scorer.index(attribute) for name, (attribute, _) in wanted.items()}
+    target = out or engine.directions_file(loaded)
+    held = engine.load_directions(loaded, target) if target.exists() else {}
+    missing = [name for name in orthogonal_to or [] if name not in held and name not in wanted]
+    for name in missing:
+        engine.find_direction(held, name, target)
+    with _bar("scoring samples", settings.samples) as advance:
+        w, logits = score_samples(loaded, scorer, settings, advance)
+    learnt: dict[str, Direction] = {}
+    for name, (attribute_name, sign) in wanted.items():
+        available = held | learnt
+        others = [engine.find_direction(available, n, target) for n in orthogonal_to or [] if n != name]
+        scores = logits[:, columns[name]] * sign
+        described = attribute_name if sign > 0 else f"-{attribute_name}"
+        learnt[name] = learn_direction(name, w, scores, settings, described, others, rows)
+        say(f"{name}: {_origin(learnt[name])}")
+    _store(target, loaded, learnt.values(), as_json)
+
+
+@app.command("pca")
+def pca(
+    components: Annotated[int, typer.Option(help="How many, from the largest variance down.")] = 10,
+    samples: Annotated[int, typer.Option(help="Random w that the covariance is taken over.")] = 100_000,
+    seed: Annotated[int, typer.Option(help="Seed of the latents.")] = 0,
+    model: ModelOption = "faces-64",
+    out: OutOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Principal components of W as directions pca-0, pca-1 … (GANSpace)."""
+    from wrangan_cli.engine.editing.directions import directions_file
+    from wrangan_cli.engine.editing.pca import pca_directions
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.runtime import resolve_device
+
+    loaded = load_model(model, resolve_device(device))
+    with _bar("sampling w", samples) as advance:
+        found = pca_directions(loaded, components, samples, seed, advance)
+    _store(out or directions_file(loaded), loaded, found, as_json)
+
+
+def _store(path: Path, model: "Model", found: "Iterable[Direction]", as_json: bool) -> None:
+    from wrangan_cli.engine.editing.directions import add_directions
+
+    new = list(found)
+    add_directions(path, model, new)
+    Results(as_json).wrote(path, directions=[_record(item) for item in new])
+
+
+def _record(item: "Direction") -> dict[str, object]:
+    return {
+        "name": item.name,
+        "std": item.std,
+        "range": list(item.range),
+        "layers": None if item.layers is None else list(item.layers),
+        "source": item.source,
+    }
+
+
+def _origin(item: "Direction") -> str:
+    """Where a direction came from, in a few words."""
+    source = item.source
+    words = [str(source.get("method", "origin unknown"))]
+    if source.get("attribute"):
+        words.append(f"of {source['attribute']}")
+    if "accuracy_test" in source:
+        words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
+    if "variance_share" in source:
+        words.append(f"({source['variance_share']:.1%} of the variance)")
+    return " ".join(words)
+
+
+@contextmanager
+def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with a rate; yields the function that takes what is done so far."""
+    started = time.perf_counter()
+    with progress(description, total) as bar:
+
+        def advance(done: int) -> None:
+            rate = done / max(time.perf_counter() - started, 1e-9)
+            bar.update(bar.task_ids[0], completed=done, rate=f"{rate:.0f}/s")
+
+        yield advance

@@ -1,0 +1,50 @@
+"""`wrangan doctor`: what this installation has, lacks and can do."""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Show versions, devices, optional parts, models and weights, and run a self-test.
+
+    Missing optional parts are no failure; exit code 1 means that the self-test failed.
+    """
+    from wrangan_cli.engine.diagnosis import diagnose
+
+    report = diagnose()
+    print(json.dumps(report) if as_json else "\n".join(_lines(report)))
+    if not report["passed"]:
+        raise typer.Exit(1)
+
+
+def _lines(report: dict[str, Any]) -> Iterator[str]:
+    yield "versions"
+    for name, version in report["versions"].items():
+        yield f"  {name:<16}{version}"
+    devices = report["devices"]
+    yield f"device auto is {devices['auto']}; there are {', '.join(devices['available'])}"
+    yield f"threads {devices['threads']}"
+    yield f"kernels {report['kernels']}"
+    yield "optional parts"
+    for extra in report["extras"]:
+        state = "present" if extra["present"] else f"missing: {extra['install']}"
+        yield f"  {extra['name']:<12}{extra['purpose']:<36}{state}"
+    yield "bundled models" if report["models"] else "bundled models: none"
+    for model in report["models"]:
+        size = f"{model['bytes'] / 2**20:.1f} MiB"
+        yield f"  {model['name']:<16}{size:<12}" + (
+            f"BROKEN: {model['problem']}"
+            if model["problem"]
+            else f"{model['resolution']} px, {model['perceptual']}, sha256 {model['sha256'][:12]}…"
+        )
+    yield "weights of others"
+    for file in report["weights"]:
+        yield f"  {file['name']:<28}{file['path'] or file['problem']}"
+    yield "self-test"
+    for check in report["self_test"]:
+        yield f"  {'ok  ' if check['passed'] else 'FAIL'}  {check['name']}: {check['detail']}"

@@ -1,0 +1,186 @@
+"""`wrangan train generator|randomize|encoder|attributes`."""
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wrangan_cli.commands.shell import Results, Shell, progress, say, settings_options
+from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+    from wrangan_cli.engine.training.data import ImageSet
+    from wrangan_cli.engine.training.settings import AdversarialSettings
+
+app = typer.Typer(cls=Shell, no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
+
+Data = Annotated[list[Path], typer.Option(help="Folder or zip of images; may be given several times.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
+ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+
+
+@app.command("generator")
+@settings_options(GeneratorSettings)
+def generator(
+    data: Data, out: Out, settings: GeneratorSettings, device: Device = "auto", perceptual: Annotated[
+        str, typer.Option(help="Perceptual distance that the finished model names as its own.")
+    ] = "lpips-vgg",
+) -> None:
+    """Train a StyleGAN2 from scratch; the finished model is RUN/model."""
+    import torch
+
+    from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
+    from wrangan_cli.engine.models.discriminator import Discriminator
+    from wrangan_cli.engine.models.stylegan2 import Generator
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+    from wrangan_cli.engine.training.encoder import numbers
+
+    sizes = [2**i for i in range(2, settings.resolution.bit_length())]
+    channels = rosinality_channels(settings.resolution)
+    if settings.channels:
+        widths = numbers(settings.channels, "channels")
+        if len(widths) != len(sizes):
+            raise UsageError(f"channels: {len(widths)} widths for the sizes {sizes}")
+        channels = dict(zip(sizes, widths, strict=True))
+    try:
+        config = StyleGAN2Config(
+            resolution=settings.resolution,
+            channels=channels,
+            style_dim=settings.style_dim,
+            mapping_layers=settings.mapping_layers,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    images = _load(data, settings.resolution)
+    torch.manual_seed(settings.seed)
+    trainer = AdversarialTrainer(Generator(config), Discriminator(config), settings, resolve_device(device))
+    _adversarial(trainer, images, out, settings, perceptual)
+
+
+@app.command("randomize")
+@settings_options(RandomizeSettings)
+def randomize(
+    data: Data, out: Out, settings: RandomizeSettings, model: ModelOption = "faces-64", device: Device = "auto"
+) -> None:
+    """Make the last layers random and train μ and σ (Algorithm 2); the result is RUN/model.
+
+    The model needs its discriminator (discriminator.safetensors).
+    """
+    import torch
+
+    from wrangan_cli.engine.model_folder import load_discriminator, load_model
+    from wrangan_cli.engine.models.randomized import randomize as make_random
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+
+    if settings.epsilon_per not in ("batch", "image"):
+        raise UsageError(f"epsilon-per {settings.epsilon_per!r}: expected batch or image")
+    start = load_model(model)
+    discriminator = load_discriminator(start.path, start.generator.config)
+    images = _load(data, start.resolution)
+    torch.manual_seed(settings.seed)
+    random = make_random(start.generator, settings.layers, settings.initial_std).requires_grad_(True)
+    trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
+    _adversarial(trainer, images, out, settings, start.perceptual)
+
+
+@app.command("encoder")
+@settings_options(EncoderSettings)
+def encoder(
+    data: Data,
+    out: Out,
+    settings: EncoderSettings,
+    model: ModelOption = "faces-64",
+    device: Device = "auto",
+    install: Annotated[bool, typer.Option(help="Put the finished encoder into the model's folder.")] = False,
+) -> None:
+    """Train an encoder from photographs into W; the result is RUN/encoder.safetensors."""
+    import torch
+
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.perceptual import load_perceptual
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.encoder import EncoderTrainer, save_encoder
+    from wrangan_cli.engine.training.record import RunRecord
+    from wrangan_cli.engine.training.run import Report, train
+
+    loaded = load_model(model, resolve_device(device))
+    images = _load(data, loaded.resolution)
+    perceptual = load_perceptual(settings.perceptual or loaded.perceptual, loaded.device)
+    trainer = EncoderTrainer(loaded, settings, perceptual)
+    record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path)})
+    bar = progress("encoder", settings.images)
+    examples = images.batch(range(min(16, len(images))))
+
+    def on_step(trainer: EncoderTrainer, report: Report) -> None:
+        record.step(trainer.images, report)
+        _advance(bar, trainer.images, report)
+
+    def on_snapshot(trainer: EncoderTrainer) -> None:
+        with torch.no_grad():
+            drawn = loaded.generator.synthesis(trainer.ema(examples.to(loaded.device))).cpu()
+        record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
+        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
+        save_encoder(out, trainer.ema, loaded, about)
+
+    with bar:
+        train(trainer, images, out, on_step, on_snapshot)
+    record.close()
+    results = Results()
+    if install:
+        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
+        results.wrote(save_encoder(loaded.path, trainer.ema, loaded, about))
+    results.wrote(out / "encoder.safetensors")
+
+
+def _load(data: list[Path], resolution: int) -> "ImageSet":
+    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+
+    bar = progress("decoding", None)
+    with bar:
+        images = load_image_set(
+            data, resolution, default_cache_dir(), lambda n, total: bar.update(bar.task_ids[0], completed=n, total=total)
+        )
+    for name in images.broken:
+        say(f"wrangan: {name}: cannot be read, left out")
+    say(f"{len(images)} images of {resolution} px")
+    return images
+
+
+def _adversarial(
+    trainer: "AdversarialTrainer", images: "ImageSet", out: Path, settings: "AdversarialSettings", perceptual: str
+) -> None:
+    from wrangan_cli.engine.model_folder import save_model
+    from wrangan_cli.engine.models.randomized import small_std_share
+    from wrangan_cli.engine.training.record import RunRecord, fixed_samples
+    from wrangan_cli.engine.training.run import Report, train
+
+    config = trainer.generator.config.to_json()
+    record = RunRecord(out, {"settings": dataclasses.asdict(settings), "network": config})
+    bar = progress("training", settings.images)
+
+    def on_step(trainer: "AdversarialTrainer", report: Report) -> None:
+        record.step(trainer.images, report)
+        _advance(bar, trainer.images, report)
+
+    def on_snapshot(trainer: "AdversarialTrainer") -> None:
+        record.grid(trainer.images, fixed_samples(trainer), columns=8)
+        source = {"trained_by": "wrangan train", "images": trainer.images, "settings": dataclasses.asdict(settings)}
+        save_model(out / "model", trainer.ema, trainer.discriminator, perceptual=perceptual, source=source)
+
+    with bar:
+        train(trainer, images, out, on_step, on_snapshot)
+    record.close()
+    for name, share in small_std_share(trainer.ema).items():
+        say(f"{name}: {share:.2%} of |σ| below 0.001")
+    Results().wrote(out / "model")
+
+
+def _advance(bar: Any, images: int, report: dict[str, float]) -> None:
+    rate = f"{report['images_per_second']:.1f} images/s"
+    bar.update(bar.task_ids[0], completed=images, rate=rate)

@@ -1,0 +1,190 @@
+"""Checkpoints of rosinality/stylegan2-pytorch (`.pt`), in both directions.
+
+Training files hold `g`, `d`, `g_ema`, optimisers and `args`; converted files `g_ema`,
+`latent_avg` and sometimes `d`. His state-dict keys are this suite's own.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.checkpoints.records import (
+    Checkpoint,
+    NotConvertible,
+    brief,
+    collect,
+    make_config,
+    shape_of,
+    shapes,
+    taps_of_kernel,
+)
+from wrangan_cli.engine.checkpoints.restricted_unpickler import load_weights_only
+from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
+from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.runtime import random_generator
+
+KIND = "rosinality"
+LR_MULTIPLIER = 0.01
+"""Of the mapping network: a constant of his class, not in the file."""
+STD_KEY = "wrangan_std"
+"""Extra entry of files written here: σ of the random layers, which he has no place for."""
+
+
+def load(path: Path) -> Any:
+    """The contents of a torch file: tensors, plain values and `argparse.Namespace` alone.
+
+    Raises what `restricted_unpickler.load_weights_only` raises.
+    """
+    with torch.serialization.safe_globals([Namespace]):
+        return load_weights_only(path)
+
+
+def from_contents(data: object, raw: bool = False) -> Checkpoint:
+    """The moving average `g_ema` (or with `raw` the trained `g`) and `d`.
+
+    Raises NotConvertible: not such a file, tensors that are missing, another network.
+    """
+    if not isinstance(data, dict):
+        raise NotConvertible("a PyTorch file, but not a checkpoint with g_ema")
+    label = "g" if raw else "g_ema"
+    if label not in data:
+        keys = ", ".join(str(key) for key in list(data)[:6]) or "nothing"
+        raise NotConvertible(f"lacks {label}; the file has {keys}")
+    arch = getattr(data.get("args"), "arch", "stylegan2")
+    if arch != "stylegan2":
+        raise NotConvertible(f"its architecture is {brief(arch)}, not 'stylegan2'")
+    tensors = _tensors(label, data[label])
+    if any(".iwt." in name or ".dwt." in name for name in tensors):
+        raise NotConvertible("its architecture is 'swagan', not 'stylegan2'")
+    std = _tensors(STD_KEY, data[STD_KEY]) if STD_KEY in data else {}
+    tensors |= {f"{layer}.conv.std": value for layer, value in std.items()}
+    config = _config(label, tensors, len(std))
+    wanted = shapes(Generator, config)
+    notes = _complete_noise_maps(tensors, wanted)
+    weights = collect(label, tensors, {name: name for name in wanted}, wanted, _is_kernel)
+
+    w_mean = _mean(data.get("latent_avg"), config.style_dim)
+    if w_mean is None:
+        notes.append("the file has no mean of w (latent_avg): it was measured")
+    found = None
+    if "d" in data:
+        try:
+            found = _discriminator(_tensors("d", data["d"]), config)
+        except NotConvertible as reason:
+            notes.append(f"discriminator left out: {reason}")
+    else:
+        notes.append("the file has no discriminator")
+    return Checkpoint(KIND, config, weights, found, w_mean, notes)
+
+
+def to_contents(
+    generator: Generator, w_mean: Tensor, discriminator: Discriminator | None
+) -> tuple[dict[str, Any], list[str]]:
+    """What to `torch.save` for rosinality's classes, and notes on what they cannot hold.
+
+    The clamp is left out: whether that matters is for the caller to say.
+    """
+    config, notes = generator.config, []
+    state = {name: tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
+    std = {k.removesuffix(".conv.std"): state.pop(k) for k in list(state) if k.endswith(".conv.std")}
+    if config.mapping_lr_multiplier != LR_MULTIPLIER:
+        # The multiplier only scales the stored numbers: store them at his scale.
+        for name in state:
+            if name.startswith("style."):
+                state[name] = state[name] * (config.mapping_lr_multiplier / LR_MULTIPLIER)
+        notes.append("the mapping network was rescaled to rosinality's learning-rate multiplier 0.01")
+    contents: dict[str, Any] = {"g_ema": state, "latent_avg": w_mean.detach().cpu().clone()}
+    if std:
+        contents[STD_KEY] = std
+        notes.append(f"σ of {len(std)} layers stands in {STD_KEY!r}, which rosinality's code does not read")
+    if config.channels not in [rosinality_channels(config.resolution, m) for m in (0.5, 1, 2, 4)]:
+        notes.append(
+            "the channel counts follow no channel_multiplier: his table has to be changed to load it"
+        )
+    if discriminator is not None and config.stddev_group == 4:
+        contents["d"] = {k: v.detach().cpu().clone() for k, v in discriminator.state_dict().items()}
+    elif discriminator is not None:
+        notes.append(
+            f"discriminator left out: its groups are of {config.stddev_group or 'all'} images, his of 4"
+        )
+    return contents, notes
+
+
+def without_clamp(generator: Generator) -> Generator:
+    """A copy whose layers do not clamp, as rosinality's do not."""
+    copy = Generator(replace(generator.config, conv_clamp=None))
+    copy.load_state_dict(generator.state_dict())
+    return copy.eval().requires_grad_(False)
+
+
+def _config(label: str, tensors: Mapping[str, Tensor], randomized: int) -> StyleGAN2Config:
+    channels = {4: shape_of(label, tensors, "conv1.conv.weight", 5)[1]}
+    size = 8
+    while any(name.startswith(f"convs.{2 * int(math.log2(size)) - 6}.") for name in tensors):
+        index = 2 * int(math.log2(size)) - 5
+        channels[size] = shape_of(label, tensors, f"convs.{index}.conv.weight", 5)[1]
+        size *= 2
+    kernels = [tensor for name, tensor in tensors.items() if _is_kernel(name)]
+    taps = {taps_of_kernel(kernel) for kernel in kernels} or {(1.0, 3.0, 3.0, 1.0)}
+    if len(taps) > 1:
+        raise NotConvertible(f"{label}: its resampling filters differ")
+    layers = {name.split(".")[1] for name in tensors if name.startswith("style.")}
+    return make_config(
+        size // 2,
+        channels,
+        shape_of(label, tensors, "conv1.conv.modulation.weight", 2)[1],
+        len(layers),
+        LR_MULTIPLIER,
+        taps=taps.pop(),
+        randomized_layers=randomized,
+    )
+
+
+def _discriminator(tensors: Mapping[str, Tensor], config: StyleGAN2Config) -> dict[str, Tensor]:
+    kernels = [tensor for name, tensor in tensors.items() if _is_kernel(name)]
+    if {taps_of_kernel(kernel) for kernel in kernels} - {config.fir_taps}:
+        raise NotConvertible("d has another resampling filter than the generator")
+    wanted = shapes(Discriminator, config)
+    return collect("d", tensors, {name: name for name in wanted}, wanted, _is_kernel)
+
+
+def _complete_noise_maps(tensors: dict[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
+    """The first files of his repository had no noise maps: draw them, in their order."""
+    maps = [name for name in wanted if name.startswith("noises.")]
+    if any(name in tensors for name in maps):
+        return []
+    rng = random_generator(0)
+    tensors |= {name: torch.randn(wanted[name], generator=rng) for name in maps}
+    return ["the file has no noise maps: they were drawn from seed 0"]
+
+
+def _mean(value: object, style_dim: int) -> Tensor | None:
+    """`latent_avg`: (style_dim,), or rows of it that are all the same."""
+    if value is None:
+        return None
+    if not isinstance(value, Tensor) or value.shape[-1:] != (style_dim,) or not value.isfinite().all():
+        raise NotConvertible(f"latent_avg is not {style_dim} finite numbers")
+    rows = value.reshape(-1, style_dim).float()
+    if not torch.equal(rows, rows[:1].expand_as(rows)):
+        raise NotConvertible("latent_avg differs from layer to layer")
+    return rows[0].contiguous()
+
+
+def _tensors(label: str, state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict):
+        raise NotConvertible(f"{label} is not a state dict")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise NotConvertible(f"{label}: {name} is no tensor")
+    return dict(state)
+
+
+def _is_kernel(name: str) -> bool:
+    return name.endswith(".kernel")

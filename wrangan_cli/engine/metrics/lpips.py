@@ -1,0 +1,33 @@
+"""The four perceptual distances as metrics: LPIPS and shift-tolerant LPIPS.
+
+Protocol: images in [-1, 1]; a side below 161 px is enlarged bilinearly to 256, other sizes
+stay. Lower is better. `lpips-*` (version 0.1) and `st-lpips-*` are different metrics:
+their figures are not comparable.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.metrics.base import PairMetric
+from wrangan_cli.engine.perceptual import PERCEPTUAL_NAMES, for_metric, load_perceptual
+
+_FULL_NAMES = {
+    "lpips-vgg": "LPIPS 0.1 with VGG16",
+    "lpips-alex": "LPIPS 0.1 with AlexNet",
+    "st-lpips-vgg": "shift-tolerant LPIPS with VGG16",
+    "st-lpips-alex": "shift-tolerant LPIPS with AlexNet",
+}
+
+
+def _metric(name: str) -> PairMetric:
+    def load(device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+        net = load_perceptual(name, device)
+        return lambda x, y: net(for_metric(x), for_metric(y))
+
+    protocol = f"{_FULL_NAMES[name]} on [-1, 1]; images below 161 px enlarged bilinearly to 256"
+    return PairMetric(name, False, protocol, load)
+
+
+METRICS = tuple(_metric(name) for name in PERCEPTUAL_NAMES)

@@ -1,0 +1,138 @@
+"""Photographs against the images of their codes."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.codes import SUFFIX, Code, load_code, render
+from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.images import find_images, load_image
+from wrangan_cli.engine.metrics.base import PairMetric
+from wrangan_cli.engine.model_folder import Model
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Two batches (B, 3, H, W) in [-1, 1] → (B,)."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A photograph and its code, of the same stem."""
+
+    photo: Path
+    code: Path
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the metrics say of a pair: values by metric name, or why there are none."""
+
+    pair: Pair
+    values: Mapping[str, float] = field(default_factory=dict)
+    error: WranganError | OSError | None = None
+
+
+def find_codes(path: Path) -> list[Path]:
+    """The codes of a folder, by name, or the one file; FileError if there are none."""
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and not p.name.startswith("."))
+        if not found:
+            raise FileError(path, f"no codes ({SUFFIX}) in it")
+        return found
+    if not path.exists():
+        raise FileError(path, "no such file or folder")
+    return [path]
+
+
+def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]]:
+    """Photographs and codes of the same stem, and what has no partner or too many.
+
+    Raises FileError for a folder without photographs or codes.
+    """
+    by_stem: dict[str, list[Path]] = {}
+    for photo in find_images([photos]):
+        by_stem.setdefault(photo.stem, []).append(photo)
+    code_of = {code.stem: code for code in find_codes(codes)}
+    pairs: list[Pair] = []
+    left: list[FileError] = []
+    for stem, candidates in by_stem.items():
+        if len(candidates) > 1:
+            left += [
+                FileError(photo, f"shares its name with {_rest(photo, candidates)}") for photo in candidates
+            ]
+        elif stem in code_of:
+            pairs.append(Pair(candidates[0], code_of[stem]))
+        else:
+            left.append(FileError(candidates[0], f"no code {stem}{SUFFIX} in {codes}"))
+    left += [
+        FileError(code, f"no photograph {stem}.* in {photos}")
+        for stem, code in code_of.items()
+        if stem not in by_stem
+    ]
+    return pairs, left
+
+
+def load_metrics(
+    metrics: Sequence[PairMetric], device: torch.device
+) -> tuple[dict[str, Measure], list[WranganError]]:
+    """The functions of `metrics` by name, and why the others cannot be had."""
+    measures: dict[str, Measure] = {}
+    missing: list[WranganError] = []
+    for metric in metrics:
+        try:
+            measures[metric.name] = metric.load(device)
+        except WranganError as error:
+            missing.append(error)
+    return measures, missing
+
+
+def compare_pairs(
+    model: Model, pairs: Sequence[Pair], measures: Mapping[str, Measure], batch: int = 8
+) -> Iterator[Compared]:
+    """Apply `measures` to each pair at the model's resolution, in the order of `pairs`.
+
+    The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
+    loaded as for inversion (central square, box filter). A pair that cannot be read or
+    drawn has an error and no values.
+    """
+    for start in range(0, len(pairs), batch):
+        part = pairs[start : start + batch]
+        outcome: list[Compared | None] = []
+        photos: list[Tensor] = []
+        codes: list[Code] = []
+        for pair in part:
+            try:
+                code, photo = load_code(pair.code, model), load_image(pair.photo, model.resolution)
+            except (WranganError, OSError) as error:
+                outcome.append(Compared(pair, error=error))
+            else:
+                codes.append(code)
+                photos.append(photo)
+                outcome.append(None)
+        rows = iter(_values(model, photos, codes, measures) if codes else [])
+        for pair, failed in zip(part, outcome, strict=True):
+            yield failed or _checked(pair, next(rows))
+
+
+@torch.no_grad()
+def _values(
+    model: Model, photos: list[Tensor], codes: list[Code], measures: Mapping[str, Measure]
+) -> list[dict[str, float]]:
+    drawn = render(model, codes).clamp(-1, 1)
+    targets = torch.stack(photos).to(model.device)
+    columns = {name: measure(drawn, targets).tolist() for name, measure in measures.items()}
+    return [{name: column[i] for name, column in columns.items()} for i in range(len(codes))]
+
+
+def _checked(pair: Pair, values: dict[str, float]) -> Compared:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            return Compared(pair, error=FileError(pair.code, f"{name} is {value}"))
+    return Compared(pair, values)
+
+
+def _rest(photo: Path, candidates: Sequence[Path]) -> str:
+    return ", ".join(other.name for other in candidates if other != photo)

@@ -1,0 +1,60 @@
+"""Settings of `train attributes`; the command line's options are made from them."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.models.attributes import AttributeConfig
+
+
+@dataclass(frozen=True)
+class AttributeSettings:
+    """`train attributes`: one small net for several yes/no attributes."""
+
+    attributes: str = "Smiling,Eyeglasses,Male,Young,Mouth_Slightly_Open"
+    """Columns of the CSV to learn, separated by commas."""
+    resolution: int = 64
+    """Side in px at which the net looks at images."""
+    widths: str = "24,32,64,96,128"
+    """Feature maps, multiples of 8; each layer of the list halves the side."""
+    images: int = 200_000
+    """Train until the net has seen this many images."""
+    batch: int = 64
+    """Images per step."""
+    lr: float = 0.002
+    """AdamW's learning rate after a short warm-up; it falls to 0 along a cosine."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    balance: bool = True
+    """Weigh yes and no equally, also where one of them is rare (eyeglasses)."""
+    flip: bool = True
+    """Mirror images at random."""
+    augment: float = 1.0
+    """Strength of the shifts, scales, colour changes, blur and noise; 0 turns them off."""
+    young_until: int = 30
+    """Rows with an age but no `Young`: up to this age they count as young …"""
+    old_from: int = 45
+    """… from this age as not young, and in between as unknown."""
+    seed: int = 0
+    """Seed of weights, data order and augmentation."""
+    snapshot_images: int = 50_000
+    """Images between two snapshots."""
+    keep_snapshots: int = 1
+    """Snapshots kept; older ones are deleted."""
+
+    def __post_init__(self) -> None:
+        self.config()
+        if self.images < 1 or self.batch < 1 or self.snapshot_images < 1 or self.keep_snapshots < 1:
+            raise ValueError("images, batch, snapshot_images and keep_snapshots must be at least 1")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise ValueError(f"lr {self.lr}: expected a number above 0")
+        if not 0 <= self.augment <= 2:
+            raise ValueError(f"augment {self.augment}: expected a number in 0…2")
+
+    def config(self) -> "AttributeConfig":
+        """Shape of the net; ValueError if a setting is not usable."""
+        from wrangan_cli.engine.models.attributes import AttributeConfig
+
+        names = tuple(name.strip() for name in self.attributes.split(",") if name.strip())
+        return AttributeConfig(names, self.resolution, tuple(int(width) for width in self.widths.split(",")))

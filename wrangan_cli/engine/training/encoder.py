@@ -1,0 +1,143 @@
+"""Training of an encoder into W (paper, section 4: e4e's architecture and losses)."""
+
+import copy
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.model_folder import Model, stored_weights
+from wrangan_cli.engine.models.encoders import FILE, Encoder, EncoderConfig
+from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
+from wrangan_cli.engine.tensorfile import write_tensors
+from wrangan_cli.engine.training.run import Report
+from wrangan_cli.engine.training.settings import EncoderSettings
+
+
+class EncoderTrainer:
+    """Encoder, its moving average and its optimiser; the generator stays as it is.
+
+    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; generated ones by the
+    distance of E(G(w)) to their known w, which keeps the codes inside W.
+    """
+
+    def __init__(self, model: Model, settings: EncoderSettings, perceptual: PerceptualDistance) -> None:
+        torch.manual_seed(settings.seed)
+        self.model, self.settings, self.perceptual = model, settings, perceptual
+        config = EncoderConfig(
+            style_dim=model.generator.config.style_dim,
+            widths=numbers(settings.widths, "widths"),
+            blocks=numbers(settings.blocks, "blocks"),
+            input_side=settings.input_side,
+        )
+        if len(config.widths) != len(config.blocks):
+            raise UsageError(f"{len(config.widths)} widths for {len(config.blocks)} stages of blocks")
+        self.encoder = Encoder(config).to(model.device).train()
+        self.encoder.w_mean.copy_(model.w_mean)
+        self.ema = copy.deepcopy(self.encoder).eval().requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.lr)
+        self.images = 0
+
+    def step(self, real: Tensor) -> Report:
+        """One update from real images (B, 3, R, R) and as many generated ones."""
+        settings, model = self.settings, self.model
+        real = real.to(model.device)
+        with torch.no_grad():
+            z = torch.randn(real.shape[0], model.generator.config.style_dim, device=model.device)
+            true_w = model.generator.mapping(z)
+            generated = model.generator.synthesis(true_w)
+        w = self.encoder(torch.cat([real, generated.clamp(-1, 1)]))
+        real_w, generated_w = w.chunk(2)
+        variance = model.w_std**2
+        loss_w = (generated_w - true_w).square().sum(dim=1).mean() / variance
+        drawn = model.generator.synthesis(real_w)
+        loss_l2 = (drawn - real).square().mean()
+        with torch.no_grad():
+            target = self.perceptual.features(for_loss(real))
+        features = self.perceptual.features(for_loss(drawn))
+        loss_perceptual = self.perceptual.distance(features, target).mean()
+        loss = (
+            settings.l2_weight * loss_l2
+            + settings.perceptual_weight * loss_perceptual
+            + settings.w_weight * loss_w
+        )
+        self.optimizer.param_groups[0]["lr"] = self._lr()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.images += real.shape[0]
+        self._average(real.shape[0])
+        report = {
+            "loss/total": loss.item(),
+            "loss/mse": loss_l2.item(),
+            f"loss/{self.perceptual.name}": loss_perceptual.item(),
+            "loss/w": loss_w.item(),
+        }
+        if not math.isfinite(report["loss/total"]):
+            raise WranganError(f"encoder training diverged at image {self.images}: {report}")
+        return report
+
+    def _lr(self) -> float:
+        share = min(1.0, self.images / self.settings.images)
+        fall = 0.5 - 0.5 * math.cos(math.pi * max(0.0, share - 0.5) / 0.5)
+        return self.settings.lr * (1 - 0.9 * fall)
+
+    @torch.no_grad()
+    def _average(self, batch: int) -> None:
+        half_life = min(self.settings.ema_images, self.images * 0.05)
+        decay = 0.5 ** (batch / max(half_life, 1e-8))
+        for average, current in zip(self.ema.parameters(), self.encoder.parameters(), strict=True):
+            average.lerp_(current, 1 - decay)
+        for average, current in zip(self.ema.buffers(), self.encoder.buffers(), strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, 1 - decay)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "settings": asdict(self.settings),
+            "model_sha256": self.model.sha256,
+            "images": self.images,
+            "encoder": self.encoder.state_dict(),
+            "ema": self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; UsageError if it belongs to another model."""
+        if state["model_sha256"] != self.model.sha256:
+            raise UsageError("the snapshot's encoder was trained for another model")
+        self.encoder.load_state_dict(state["encoder"])
+        self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.images = state["images"]
+        torch.set_rng_state(state["rng"])
+
+
+def save_encoder(folder: Path, encoder: Encoder, model: Model, record: dict[str, Any]) -> Path:
+    """Write `encoder.safetensors` (fp16) for `model` into `folder`."""
+    tensors = {
+        name: tensor
+        for name, tensor in stored_weights(encoder, torch.float16).items()
+        if not name.endswith("num_batches_tracked")
+    }
+    path = folder / FILE
+    about = {"kind": "encoder", "encoder": encoder.config.to_json(), "model_sha256": model.sha256}
+    write_tensors(path, tensors, {**record, **about})
+    return path
+
+
+def numbers(text: str, name: str) -> tuple[int, ...]:
+    """`64,128` → (64, 128); UsageError names the option if it is not that."""
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise UsageError(f"{name} {text!r}: expected positive whole numbers such as 64,128,256")
+    return values

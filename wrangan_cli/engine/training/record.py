@@ -1,0 +1,76 @@
+"""What a training leaves for its reader: settings, losses, sample grids."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.images import image_grid, save_image
+from wrangan_cli.engine.training.run import Report
+
+
+class RunRecord:
+    """Writes `settings.json`, `stats.jsonl`, TensorBoard scalars and `grid-*.png` of one run.
+
+    Losses are averaged over `every` steps before they are written.
+    """
+
+    def __init__(self, run: Path, settings: dict[str, Any], every: int = 50) -> None:
+        run.mkdir(parents=True, exist_ok=True)
+        self.run, self.every = run, every
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._steps = 0
+        with replaced_atomically(run / "settings.json") as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n")
+        self._stats = open(run / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - open for the run
+        self._board = _summary_writer(run)
+
+    def step(self, images: int, report: Report) -> None:
+        """Take note of one step's losses at `images` seen."""
+        for name, value in report.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+            self._counts[name] = self._counts.get(name, 0) + 1
+        self._steps += 1
+        if self._steps % self.every:
+            return
+        means = {name: self._sums[name] / self._counts[name] for name in self._sums}
+        self._sums, self._counts = {}, {}
+        print(json.dumps({"images": images, "time": time.time(), **means}), file=self._stats, flush=True)
+        for name, value in means.items():
+            self._board.add_scalar(name, value, images)
+
+    def grid(self, images: int, samples: Tensor, columns: int) -> Path:
+        """Save samples (B, 3, R, R) in [-1, 1] as `grid-<images>.png`."""
+        picture = image_grid(samples, columns=columns)
+        path = self.run / f"grid-{images:010d}.png"
+        save_image(path, picture)
+        self._board.add_image("samples", (picture.clamp(-1, 1) + 1) / 2, images)
+        return path
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._stats.close()
+        self._board.close()
+
+
+def _summary_writer(run: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise WranganError("TensorBoard is missing: pip install 'wrangan[train]'") from error
+    return SummaryWriter(str(run))
+
+
+@torch.no_grad()
+def fixed_samples(trainer: Any, count: int = 64, seed: int = 1) -> Tensor:
+    """Images of the averaged generator at latents that stay the same over a run."""
+    ema = trainer.ema
+    rng = torch.Generator().manual_seed(seed)
+    z = torch.randn(count, ema.config.style_dim, generator=rng).to(trainer.device)
+    return torch.cat([ema.synthesis(ema.mapping(part)) for part in z.split(16)]).cpu()

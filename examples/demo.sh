@@ -14,7 +14,7 @@ run() {
     "$@"
 }
 
-rm -rf "$out"
+rm -rf "$out"/snapshots "$out"/photos "$out"/codes "$out"/edited
 mkdir -p "$out"
 
 run python "$here/photograph.py" "$out/snapshots/astronaut.png"

@@ -1,7 +1,7 @@
 """Stand-ins for what tests must not depend on: a perceptual distance without weight files."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings

@@ -15,13 +15,19 @@ from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.data import ImageSet
+from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.run import Report, train
 from wrangan_cli.engine.training.settings import AdversarialSettings, GeneratorSettings, RandomizeSettings
 from wrangan_cli.engine.training.snapshots import list_snapshots
 
 PLAIN = dataclasses.replace(TINY, randomized_layers=0)
 BRISK = {"batch": 4, "r1_interval": 3, "path_length_interval": 2, "snapshot_images": 8, "ema_images": 20}
+
+
+def stream(trainer):
+    """Batches of `data()` in the order of the trainer's settings."""
+    settings = trainer.settings
+    return lambda start: batches(data(), settings.batch, settings.seed, start, settings.flip)
 
 
 def data() -> ImageSet:
@@ -45,7 +51,7 @@ def run_to(
         if on_step:
             on_step(running)
 
-    train(trainer, data(), folder, note, lambda _: None)
+    train(trainer, stream(trainer), folder, note, lambda _: None)
     return trainer, reports
 
 
@@ -116,7 +122,13 @@ def test_divergence_is_an_error_and_spoils_no_snapshot(tmp_path: Path) -> None:
 
 def test_snapshots_and_calls_come_when_due(tmp_path: Path) -> None:
     trainer, steps, calls = trainer_for(GeneratorSettings(images=20, **BRISK)), [], []
-    train(trainer, data(), tmp_path, lambda t, _r: steps.append(t.images), lambda t: calls.append(t.images))
+    train(
+        trainer,
+        stream(trainer),
+        tmp_path,
+        lambda t, _r: steps.append(t.images),
+        lambda t: calls.append(t.images),
+    )
     assert steps == [4, 8, 12, 16, 20]
     assert calls == [8, 16, 20]
     assert [p.name for p in list_snapshots(tmp_path)] == ["snapshot-0000000016.pt", "snapshot-0000000020.pt"]

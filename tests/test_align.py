@@ -99,7 +99,7 @@ def test_unedited_face_pastes_back_to_the_photograph(tmp_path: Path, keep_detail
     pasted = paste_back(photo, crop_quad(photo, quad, 256), quad, keep_detail=keep_detail)
     difference = np.abs(np.asarray(pasted, dtype=float) - np.asarray(photo, dtype=float))
     assert difference.max() <= (1 if keep_detail else 4)
-    assert difference.mean() < 0.3
+    assert difference.mean() < 0.5
 
 
 def test_paste_back_changes_the_frame_alone_and_fades(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_astronaut_upright_mirrored_and_large() -> None:
     photo, detector = astronaut(), FaceDetector()
     (face,) = detector.detect(photo)
     eyes = face.landmarks[:2]
-    assert eyes == pytest.approx(np.array([[207, 114], [246, 113]]), abs=5)
+    assert eyes == pytest.approx(np.array([[204, 104], [246, 106]]), abs=5)
     assert quad_side(face.quad) == pytest.approx(168, abs=8)
     (mirrored,) = detector.detect(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
     middle = face.quad.mean(axis=0)

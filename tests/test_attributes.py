@@ -115,7 +115,7 @@ def csv_file(path: Path, *rows: str) -> Path:
 
 
 def test_labels_from_csv(tmp_path: Path) -> None:
-    settings = AttributeSettings(attributes="Young,Smiling", young_until=30, old_from=45)
+    settings = AttributeSettings(attributes="Young,Smiling", use_ages=True, young_until=30, old_from=45)
     rows = ["c/1.webp,,1,0", "c/2.webp,,-1,1", "a/3.webp,12,,", "a/4.webp,70,,", "a/5.webp,40,,"]
     path = csv_file(tmp_path / "labels.csv", *rows)
     # A folder gives names without their path; the last image has no row.
@@ -125,6 +125,10 @@ def test_labels_from_csv(tmp_path: Path) -> None:
     expected = [[0, 1], [1, 0], [1, nan], [0, nan], [nan, nan], [nan, nan]]
     np.testing.assert_array_equal(found.values, np.array(expected, dtype=np.float32))
     assert found.names == ("Young", "Smiling")
+    without = read_labels(path, names, AttributeSettings(attributes="Young,Smiling"))
+    np.testing.assert_array_equal(
+        without.values[:, 0], np.array([0, 1, nan, nan, nan, nan], dtype=np.float32)
+    )
 
 
 def test_bad_labels(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_alpha_is_laid_over_white(tmp_path: Path) -> None:
     Image.fromarray(array).save(tmp_path / "a.png")
     got = load_image(tmp_path / "a.png")
     alpha = array[..., 3:] / 255
-    expected = as_image((array[..., :3] * alpha + 255 * (1 - alpha)))
+    expected = as_image(array[..., :3] * alpha + 255 * (1 - alpha))
     assert (got - expected).abs().max() < 1.1 / 127.5
     assert (got[:, :8] == 1).all()
 
@@ -232,7 +232,7 @@ def test_save_and_load(tmp_path: Path, name: str, tolerance: float) -> None:
 def test_save_refuses(tmp_path: Path) -> None:
     image = torch.zeros(3, 16, 16)
     for name in ("a.bmp", "a"):
-        with pytest.raises(UsageError, match="written as .png"):
+        with pytest.raises(UsageError, match=r"written as \.png"):
             save_image(tmp_path / name, image)
     with pytest.raises(WranganError, match="not finite"):
         save_image(tmp_path / "a.png", image / 0)

@@ -147,7 +147,7 @@ def test_same_seed_same_code(tiny_model: Model) -> None:
     assert not torch.equal(first.epsilon[name], other.epsilon[name])
 
 
-def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:  # noqa: ANN001
+def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:
     plain = load_model(str(save_model(tmp_path / "plain", random_generator_network(plain_config))))
     with pytest.raises(UsageError, match="no random layers"):
         make_inverter(plain).invert(targets(1))

@@ -24,7 +24,7 @@ runner = CliRunner()
 QUICK = ["--init", "mean", "--steps", "2", "--perceptual-weight", "0", "--device", "cpu"]
 
 
-def invert(*arguments: object, model: Path, **kwargs: object):  # noqa: ANN201
+def invert(*arguments: object, model: Path, **kwargs: object):
     return runner.invoke(app, ["invert", "--model", str(model), *QUICK, *map(str, arguments)], **kwargs)  # type: ignore[arg-type]
 
 
@@ -153,9 +153,7 @@ def test_output_cannot_be_written(photos: Path, tiny_folder: Path, tmp_path: Pat
     assert "Not a directory" in result.stderr
 
 
-def test_full_disk(
-    photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk(photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "codes"))
 
@@ -221,7 +219,7 @@ def test_ctrl_c_keeps_what_is_done(
 ) -> None:
     whole, calls = loop.Inverter.invert, []
 
-    def interrupted(self, images: torch.Tensor, on_step=None):  # noqa: ANN001, ANN202
+    def interrupted(self, images: torch.Tensor, on_step=None):
         calls.append(images.shape[0])
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -2,7 +2,16 @@
 
 import typer
 
-from wrangan_cli.commands import convert_checkpoint, directions, edit, evaluate, generate, interpolate, invert, train
+from wrangan_cli.commands import (
+    convert_checkpoint,
+    directions,
+    edit,
+    evaluate,
+    generate,
+    interpolate,
+    invert,
+    train,
+)
 from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.shell import Shell

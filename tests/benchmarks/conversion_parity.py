@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.fixtures.checkpoint_files import CASES, OUTPUTS, Case, inputs, weights, write_case
-from wrangan_cli.engine.checkpoints.convert import build
+from wrangan_cli.engine.checkpoints.convert import build, convert_to_model, export_rosinality
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 
 _PEER_MODULES = ("model", "op", "torch_utils", "dnnlib", "training", "legacy", "metrics")
@@ -62,10 +62,12 @@ def main() -> None:
         theirs, ours = compare(case, checkouts[case.peer])
         columns = [f"{float((ours.w - theirs.w).abs().max()):.1e}"]
         for mine, his in ((ours.image, theirs.image), (ours.logits, theirs.logits)):
-            columns.append(f"{float((mine - his).abs().max()):.1e} ({float(his.std()):.2f})")
+            columns.append(f"{float((mine - his).abs().max()):.1e} ({float(his.std()):.2g})")
         print(f"| {name} | {' | '.join(columns)} |", flush=True)
         if name in CASES:
             stored |= {f"{name}/{key}": getattr(theirs, key).numpy() for key in ("w", "image", "logits")}
+    if options.rosinality:
+        print(f"\n`--to rosinality`, drawn by his classes: max difference {way_back(options.rosinality):.1e}")
     if options.write_fixtures:
         np.savez_compressed(OUTPUTS, **stored)
 
@@ -99,11 +101,38 @@ def compare(case: Case, checkout: Path) -> tuple[Outputs, Outputs]:
     return theirs, Outputs(w, generator.synthesis(w), discriminator(images))
 
 
-def _rosinality(case: Case, path: Path, z: Tensor, images: Tensor) -> Outputs:
+@torch.no_grad()
+def way_back(checkout: Path) -> float:
+    """Difference between a narrow NVIDIA network here and, exported, in rosinality's classes."""
+    case = Case("ada", depth=3, channel_base=0)
+    z, images = inputs(case)
+    with tempfile.TemporaryDirectory() as name, peer_modules(checkout):
+        folder = Path(name)
+        convert_to_model(write_case(folder / "in.pkl", case), folder / "model")
+        export_rosinality(str(folder / "model"), folder / "out.pt")
+        contents = torch.load(folder / "out.pt", weights_only=True)
+        generator, discriminator = build(read_checkpoint(folder / "in.pkl"))
+        module = _rosinality_module(case)
+        theirs = module.Generator(case.resolution, case.style_dim, case.depth)
+        theirs.load_state_dict(contents["g_ema"])
+        judge = module.Discriminator(case.resolution)
+        judge.load_state_dict(contents["d"])
+        assert discriminator is not None
+        drawn = theirs([z], randomize_noise=False)[0] - generator.synthesis(generator.mapping(z))
+        judged = judge(images) - discriminator(images)
+    return max(float(drawn.abs().max()), float(judged.abs().max()))
+
+
+def _rosinality_module(case: Case) -> Any:
     source = (Path(sys.path[0]) / "model.py").read_text()
     # His table is fixed; a narrow network needs other numbers in it.
     module = types.ModuleType("model")
     exec(source.replace(": 512,", f": {case.width},"), module.__dict__)
+    return module
+
+
+def _rosinality(case: Case, path: Path, z: Tensor, images: Tensor) -> Outputs:
+    module = _rosinality_module(case)
     size, dim = case.resolution, case.style_dim
     made = {
         "g": module.Generator(size, dim, case.depth),

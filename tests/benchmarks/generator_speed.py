@@ -5,9 +5,10 @@
 PATH: a checkout of rosinality/stylegan2-pytorch, whose CPU path is run (its compiled
 operations replaced by stubs). Both draw one image from the same w with the stored noise
 and take the gradient of the mean square with respect to w and to all parameters. The two
-alternate within one process, so that both see the same machine; medians and their
-ratio are printed, and the same for the bare convolutions of those shapes, which is what
-no implementation on these convolutions can beat.
+alternate within one process, so that both see the same machine; medians of wall time and
+of processor time (all threads; steadier on a busy machine) and their ratios are printed, and
+the same for the bare convolutions of those shapes, which no implementation on these
+convolutions can beat.
 """
 
 import argparse
@@ -55,12 +56,17 @@ def main() -> None:
     print(f"{options.resolution} px, batch {options.batch}, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}; images differ by at most {difference:.1e}")  # fmt: skip
     times = alternate(steps, options.repeats)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    print("| forward + backward | median s | fastest s | rosinality / this |\n|---|---|---|---|")
-    for name, median in medians.items():
-        print(f"| {name} | {median:.2f} | {min(times[name]):.2f} | {medians['rosinality'] / median:.2f} |")
-    pairs = [theirs / mine for theirs, mine in zip(times["rosinality"], times["wrangan"], strict=True)]
-    print(f"median of the {len(pairs)} ratios of neighbours: {statistics.median(pairs):.2f}")
+    print("| forward + backward | wall s | processor s | rosinality / this, wall | processor |")
+    print("|---|---|---|---|---|")
+    medians = {
+        name: [statistics.median(column) for column in zip(*rows, strict=True)]
+        for name, rows in times.items()
+    }
+    for name, (wall, processor) in medians.items():
+        ratios = f"{medians['rosinality'][0] / wall:.2f} | {medians['rosinality'][1] / processor:.2f}"
+        print(f"| {name} | {wall:.2f} | {processor:.2f} | {ratios} |")
+    pairs = [his[0] / mine[0] for his, mine in zip(times["rosinality"], times["wrangan"], strict=True)]
+    print(f"median of the {len(pairs)} wall ratios of neighbours: {statistics.median(pairs):.2f}")
 
 
 def rosinality_generator(checkout: Path, ours: Generator) -> Any:
@@ -113,16 +119,16 @@ def convolution_step(config: StyleGAN2Config, batch: int) -> Step:
     return step
 
 
-def alternate(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, taken in turn: A B C A B C …, after one warm-up of each."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
+def alternate(steps: dict[str, Step], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """(wall, processor) seconds of each step, in turn: A B C A B C …, after a warm-up of each."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
         step()
     for _ in range(repeats):
         for name, step in steps.items():
-            start = time.perf_counter()
+            wall, processor = time.perf_counter(), time.process_time()
             step()
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - wall, time.process_time() - processor))
     return times
 
 

@@ -47,7 +47,9 @@ def main() -> None:
         codes = [load_code(arguments.codes / method / f"{stem}.st", model) for method in COLUMNS]
         latents = model.generator.config.num_latents
         codes += [edit_code(codes[-1], [move], latents) for move in moves]
-        images = torch.stack([load_image(pair.photo, model.resolution), *(render(model, [c])[0] for c in codes)])
+        images = torch.stack(
+            [load_image(pair.photo, model.resolution), *(render(model, [c])[0] for c in codes)]
+        )
         rows.append(F.interpolate(images.clamp(-1, 1), scale_factor=arguments.scale))
     titles = ["photograph", *COLUMNS.values(), *(f"{m.direction.name} {m.strength:+g}" for m in moves)]
     save_image(arguments.out, labelled_grid(rows, (), titles))

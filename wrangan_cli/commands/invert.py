@@ -21,7 +21,9 @@ def invert(
     photos: Annotated[
         list[Path] | None, typer.Argument(help="Aligned photographs or folders; none or -: paths on stdin.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the codes, one .st for each photograph.")] = Path("codes"),
+    out: Annotated[Path, typer.Option(help="Folder of the codes, one .st for each photograph.")] = Path(
+        "codes"
+    ),
     model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
     batch: Annotated[int, typer.Option(min=1, help="Photographs inverted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
@@ -49,8 +51,8 @@ def invert(
     if not found and not results.failures:
         raise UsageError("no photographs given")
     jobs, clashes = plan(found, out)
-    for error in clashes:
-        results.failed(error)
+    for clash in clashes:
+        results.failed(clash)
     loaded = load_model(model, resolve_device(device))
     todo: list[Job] = []
     for job in jobs:
@@ -58,7 +60,9 @@ def invert(
         if isinstance(done, WranganError):
             results.failed(done, job.code)
         elif done is not None:
-            results.wrote(job.code, photo=str(job.photo), skipped=True, distortion=done.info["distortion"])
+            results.wrote(
+                job.code, photo=str(job.photo), skipped=True, distortion=done.info.get("distortion")
+            )
         else:
             todo.append(job)
     if todo:
@@ -93,7 +97,9 @@ def _invert_all(inverter: "Inverter", todo: list, batch: int, results: Results) 
                 continue
             started = time.perf_counter()
 
-            def on_step(step: int, count: int = len(jobs), base: int = done_steps, began: float = started) -> None:
+            def on_step(
+                step: int, count: int = len(jobs), base: int = done_steps, began: float = started
+            ) -> None:
                 rate = step * count / (time.perf_counter() - began) / steps
                 bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
 
@@ -108,5 +114,9 @@ def _invert_all(inverter: "Inverter", todo: list, batch: int, results: Results) 
                 code = described(code, job, seconds, len(jobs))
                 save_code(job.code, code)
                 results.wrote(
-                    job.code, photo=str(job.photo), skipped=False, seconds=seconds, distortion=code.info["distortion"]
+                    job.code,
+                    photo=str(job.photo),
+                    skipped=False,
+                    seconds=seconds,
+                    distortion=code.info["distortion"],
                 )

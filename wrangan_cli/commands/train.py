@@ -1,6 +1,8 @@
 """`wrangan train generator|randomize|encoder|attributes`."""
 
 import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,14 +10,19 @@ import typer
 
 from wrangan_cli.commands.shell import Results, Shell, progress, say, settings_options
 from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
     from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.settings import AdversarialSettings
 
-app = typer.Typer(cls=Shell, no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
+app = typer.Typer(
+    cls=Shell, no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net."
+)
 
 Data = Annotated[list[Path], typer.Option(help="Folder or zip of images; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
@@ -26,7 +33,11 @@ ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model
 @app.command("generator")
 @settings_options(GeneratorSettings)
 def generator(
-    data: Data, out: Out, settings: GeneratorSettings, device: Device = "auto", perceptual: Annotated[
+    data: Data,
+    out: Out,
+    settings: GeneratorSettings,
+    device: Device = "auto",
+    perceptual: Annotated[
         str, typer.Option(help="Perceptual distance that the finished model names as its own.")
     ] = "lpips-vgg",
 ) -> None:
@@ -65,7 +76,11 @@ def generator(
 @app.command("randomize")
 @settings_options(RandomizeSettings)
 def randomize(
-    data: Data, out: Out, settings: RandomizeSettings, model: ModelOption = "faces-64", device: Device = "auto"
+    data: Data,
+    out: Out,
+    settings: RandomizeSettings,
+    model: ModelOption = "faces-64",
+    device: Device = "auto",
 ) -> None:
     """Make the last layers random and train μ and σ (Algorithm 2); the result is RUN/model.
 
@@ -129,7 +144,7 @@ def encoder(
         save_encoder(out, trainer.ema, loaded, about)
 
     with bar:
-        train(trainer, images, out, on_step, on_snapshot)
+        train(trainer, _stream(images, settings), out, on_step, on_snapshot)
     record.close()
     results = Results()
     if install:
@@ -138,13 +153,73 @@ def encoder(
     results.wrote(out / "encoder.safetensors")
 
 
+@app.command("attributes")
+@settings_options(AttributeSettings)
+def attributes(
+    data: Data,
+    out: Out,
+    settings: AttributeSettings,
+    labels: Annotated[
+        Path, typer.Option(help="CSV with a column `file` and one of 0, 1 or nothing per attribute.")
+    ],
+    held_out: Annotated[Path | None, typer.Option(help="Images to measure on.")] = None,
+    held_out_labels: Annotated[Path | None, typer.Option(help="CSV of the held-out images.")] = None,
+    model: ModelOption = "faces-64",
+    device: Device = "auto",
+    install: Annotated[bool, typer.Option(help="Put the finished net into the model's folder.")] = False,
+) -> None:
+    """Train a small net for yes/no attributes; the result is RUN/attributes.safetensors.
+
+    With --held-out and its labels the accuracy on them is printed, one line an attribute.
+    """
+    from wrangan_cli.engine.files import replaced_atomically
+    from wrangan_cli.engine.model_folder import find_model
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.tensorfile import read_tensors
+    from wrangan_cli.engine.training.attributes import read_labels, train_attributes
+    from wrangan_cli.engine.training.record import RunRecord
+
+    if (held_out is None) != (held_out_labels is None):
+        raise UsageError("--held-out and --held-out-labels go together")
+    images = _load(data, settings.resolution)
+    known = read_labels(labels, images.names, settings)
+    measured = None
+    if held_out is not None and held_out_labels is not None:
+        others = _load([held_out], settings.resolution)
+        measured = (others, read_labels(held_out_labels, others.names, settings))
+    target = find_model(model) if install else None
+    record = RunRecord(out, dataclasses.asdict(settings))
+    bar = progress("attributes", settings.images)
+
+    def on_step(seen: int, report: dict[str, float]) -> None:
+        record.step(seen, report)
+        _advance(bar, seen, report)
+
+    with bar:
+        train_attributes(settings, images, known, out, on_step, measured, resolve_device(device))
+    record.close()
+    finished = out / "attributes.safetensors"
+    _, about = read_tensors(finished)
+    for name, figures in about.get("held_out", {}).items():
+        say(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in figures.items()))
+    results = Results()
+    if target is not None:
+        with replaced_atomically(target / finished.name) as temporary:
+            shutil.copyfile(finished, temporary)
+        results.wrote(target / finished.name)
+    results.wrote(finished)
+
+
 def _load(data: list[Path], resolution: int) -> "ImageSet":
     from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
 
     bar = progress("decoding", None)
     with bar:
         images = load_image_set(
-            data, resolution, default_cache_dir(), lambda n, total: bar.update(bar.task_ids[0], completed=n, total=total)
+            data,
+            resolution,
+            default_cache_dir(),
+            lambda n, total: bar.update(bar.task_ids[0], completed=n, total=total),
         )
     for name in images.broken:
         say(f"wrangan: {name}: cannot be read, left out")
@@ -152,8 +227,20 @@ def _load(data: list[Path], resolution: int) -> "ImageSet":
     return images
 
 
+def _stream(
+    images: "ImageSet", settings: "AdversarialSettings | EncoderSettings"
+) -> "Callable[[int], Iterator[Tensor]]":
+    from wrangan_cli.engine.training.data import batches
+
+    return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip)
+
+
 def _adversarial(
-    trainer: "AdversarialTrainer", images: "ImageSet", out: Path, settings: "AdversarialSettings", perceptual: str
+    trainer: "AdversarialTrainer",
+    images: "ImageSet",
+    out: Path,
+    settings: "AdversarialSettings",
+    perceptual: str,
 ) -> None:
     from wrangan_cli.engine.model_folder import save_model
     from wrangan_cli.engine.models.randomized import small_std_share
@@ -170,11 +257,15 @@ def _adversarial(
 
     def on_snapshot(trainer: "AdversarialTrainer") -> None:
         record.grid(trainer.images, fixed_samples(trainer), columns=8)
-        source = {"trained_by": "wrangan train", "images": trainer.images, "settings": dataclasses.asdict(settings)}
+        source = {
+            "trained_by": "wrangan train",
+            "images": trainer.images,
+            "settings": dataclasses.asdict(settings),
+        }
         save_model(out / "model", trainer.ema, trainer.discriminator, perceptual=perceptual, source=source)
 
     with bar:
-        train(trainer, images, out, on_step, on_snapshot)
+        train(trainer, _stream(images, settings), out, on_step, on_snapshot)
     record.close()
     for name, share in small_std_share(trainer.ema).items():
         say(f"{name}: {share:.2%} of |σ| below 0.001")

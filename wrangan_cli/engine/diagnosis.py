@@ -157,7 +157,7 @@ def _checked(name: str, test: Callable[[], tuple[bool, str]]) -> Check:
     try:
         passed, detail = test()
     # Whatever breaks here is the finding.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         line = (str(error).splitlines() or [""])[0]
         return Check(name, False, f"{type(error).__name__}: {line}")
     return Check(name, passed, detail)

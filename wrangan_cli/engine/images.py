@@ -6,6 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -72,15 +73,19 @@ def load_image(path: Path, resolution: int | None = None) -> Tensor:
     return to_tensor(open_image(path, resolution))
 
 
-def open_image(path: Path, resolution: int | None = None, max_side: int | None = None) -> Image.Image:
+def open_image(
+    path: Path, resolution: int | None = None, max_side: int | None = None, data: bytes | None = None
+) -> Image.Image:
     """`load_image` as an 8-bit RGB Pillow image; `max_side` reduces it without cropping.
 
-    max_side: the longer side is brought to it by a box filter if it is longer.
+    max_side: the longer side is brought to it by a box filter if it is longer. data: the
+    file's bytes where they do not stand at `path` (in a zip); `path` then only names them.
     """
-    if path.is_dir():
+    if data is None and path.is_dir():
         raise FileError(path, "a folder, not an image")
     try:
-        with _pillow_without_remarks(), Image.open(path) as image:
+        source = path if data is None else BytesIO(data)
+        with _pillow_without_remarks(), Image.open(source) as image:
             _check_size(path, image)
             turn = _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
             target = resolution or max_side
@@ -96,7 +101,8 @@ def open_image(path: Path, resolution: int | None = None, max_side: int | None =
     except FileNotFoundError as error:
         raise FileError(path, "no such file") from error
     except UnidentifiedImageError as error:
-        cause = "empty file (0 bytes)" if path.stat().st_size == 0 else "not an image of a known format"
+        size = path.stat().st_size if data is None else len(data)
+        cause = "empty file (0 bytes)" if size == 0 else "not an image of a known format"
         raise FileError(path, cause) from error
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error

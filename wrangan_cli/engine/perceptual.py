@@ -139,7 +139,8 @@ def _lpips(name: str, others: str) -> PerceptualDistance:
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
-    taps = nn.ModuleList(getattr(package.net, f"slice{index}") for index in range(1, 6)).to_empty(device="cpu")
+    taps = nn.ModuleList(getattr(package.net, f"slice{index}") for index in range(1, 6))
+    taps = taps.to_empty(device="cpu")
     own = {f"features.{key.split('.', 1)[1]}": value for key, value in taps.state_dict().items()}
     _fill(own, state, path)
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"

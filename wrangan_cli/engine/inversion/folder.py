@@ -31,7 +31,9 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
         key = code.with_name(code.name.casefold())
         if key in jobs:
             if jobs[key].photo.absolute() != photo.absolute():
-                clashes.append(FileError(photo, f"would write {code}, as {jobs[key].photo} does; not inverted"))
+                clashes.append(
+                    FileError(photo, f"would write {code}, as {jobs[key].photo} does; not inverted")
+                )
             continue
         jobs[key] = Job(photo, code)
     return list(jobs.values()), clashes

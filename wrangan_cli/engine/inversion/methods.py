@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.randomized import randomized_layers, tunable_layers
-from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.runtime import random_generator
 
 

@@ -35,7 +35,12 @@ class EncoderConfig:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "EncoderConfig":
         """The inverse of `to_json`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        return cls(
+            style_dim=data["style_dim"],
+            widths=tuple(data["widths"]),
+            blocks=tuple(data["blocks"]),
+            input_side=data["input_side"],
+        )
 
 
 class SqueezeExcite(nn.Module):

@@ -18,7 +18,7 @@ class AttributeSettings:
     """Side in px at which the net looks at images."""
     widths: str = "24,32,64,96,128"
     """Feature maps, multiples of 8; each layer of the list halves the side."""
-    images: int = 200_000
+    images: int = 300_000
     """Train until the net has seen this many images."""
     batch: int = 64
     """Images per step."""
@@ -30,10 +30,12 @@ class AttributeSettings:
     """Weigh yes and no equally, also where one of them is rare (eyeglasses)."""
     flip: bool = True
     """Mirror images at random."""
-    augment: float = 1.0
+    augment: float = 0.6
     """Strength of the shifts, scales, colour changes, blur and noise; 0 turns them off."""
+    use_ages: bool = False
+    """Give rows with an age but no `Young` that label by their age, as the next two say."""
     young_until: int = 30
-    """Rows with an age but no `Young`: up to this age they count as young …"""
+    """Up to this age a face counts as young …"""
     old_from: int = 45
     """… from this age as not young, and in between as unknown."""
     seed: int = 0

@@ -2,8 +2,7 @@
 
 import csv
 import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from wrangan_cli.engine.models.attributes import (
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.data import ImageSet, epoch_order
-from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
+from wrangan_cli.engine.training.run import Report, train
 
 YOUNG = "Young"
 AGE_COLUMN = "age"
@@ -77,10 +76,11 @@ def read_labels(
 
 def _cell(path: Path, row: Mapping[str, str], name: str, settings: AttributeSettings) -> float:
     text = (row[name] or "").strip()
+    by_age = name == YOUNG and settings.use_ages
     try:
         if text:
             return {1.0: 1.0, 0.0: 0.0, -1.0: 0.0}[float(text)]
-        age = float(row.get(AGE_COLUMN) or "nan") if name == YOUNG else math.nan
+        age = float(row.get(AGE_COLUMN) or "nan") if by_age else math.nan
     except (ValueError, KeyError) as error:
         raise FileError(path, f"{row['file']}: {name} is {text!r}, expected 1, 0 or nothing") from error
     if age <= settings.young_until:
@@ -105,24 +105,17 @@ def train_attributes(
     was stored. Raises WranganError when an attribute has only one kind of label, or
     the loss is no longer finite.
     """
-    trainer = _Trainer(settings, images, labels, torch.device(device))
-    snapshots = list_snapshots(run)
-    if snapshots:
-        trainer.restore(load_snapshot(snapshots[-1]))
-    due = trainer.seen + settings.snapshot_images
-    try:
-        while trainer.seen < settings.images:
-            started = time.perf_counter()
-            report = trainer.step()
-            report["images_per_second"] = settings.batch / (time.perf_counter() - started)
-            on_step(trainer.seen, report)
-            if trainer.seen >= due:
-                due = trainer.seen + settings.snapshot_images
-                save_snapshot(run, trainer.seen, trainer.state(), settings.keep_snapshots)
-    finally:
-        save_snapshot(run, trainer.seen, trainer.state(), settings.keep_snapshots)
+    trainer = _Trainer(settings, labels, torch.device(device))
+
+    def stream(start: int) -> Iterator[tuple[Tensor, np.ndarray, int]]:
+        while True:
+            indices = _places(len(images), start, settings)
+            yield images.batch(indices), indices, start
+            start += settings.batch
+
+    train(trainer, stream, run, lambda trainer, report: on_step(trainer.images, report), lambda _: None)
     net = trainer.net.eval().requires_grad_(False)
-    record: dict[str, Any] = {"images_seen": trainer.seen, "settings": asdict(settings)}
+    record: dict[str, Any] = {"images_seen": trainer.images, "settings": asdict(settings)}
     if held_out is not None:
         record["held_out"] = evaluate_attributes(net, *held_out)
     save_attributes(run / FILE_NAME, net, record)
@@ -132,10 +125,8 @@ def train_attributes(
 class _Trainer:
     """The net, its optimiser and the position in the stream of images."""
 
-    def __init__(
-        self, settings: AttributeSettings, images: ImageSet, labels: Labels, device: torch.device
-    ) -> None:
-        self.settings, self.images, self.device = settings, images, device
+    def __init__(self, settings: AttributeSettings, labels: Labels, device: torch.device) -> None:
+        self.settings, self.device = settings, device
         self.values = torch.from_numpy(labels.values)
         self.weights = _label_weights(labels, settings.balance).to(device)
         with torch.random.fork_rng(devices=[]):
@@ -145,15 +136,15 @@ class _Trainer:
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=settings.lr, weight_decay=settings.weight_decay
         )
-        self.seen = 0
+        self.images = 0
 
-    def step(self) -> dict[str, float]:
+    def step(self, batch: tuple[Tensor, np.ndarray, int]) -> Report:
         settings = self.settings
-        indices = _stream(len(self.images), self.seen, settings)
+        images, indices, seen = batch
         # All randomness is a function of seed and position, so resuming needs no state.
-        rng = random_generator(settings.seed * 1_000_003 + self.seen)
-        block = augment_photos(self.images.batch(indices), settings.augment, settings.flip, rng)
-        lr = settings.lr * _schedule(self.seen, settings)
+        rng = random_generator(settings.seed * 1_000_003 + seen)
+        block = augment_photos(images, settings.augment, settings.flip, rng)
+        lr = settings.lr * _schedule(seen, settings)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         target = self.values[torch.from_numpy(indices)].to(self.device)
@@ -161,16 +152,16 @@ class _Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        self.seen += settings.batch
+        self.images += settings.batch
         value = loss.item()
         if not math.isfinite(value):
-            raise WranganError(f"training of the attribute net diverged at image {self.seen}")
+            raise WranganError(f"training of the attribute net diverged at image {self.images}")
         return {"loss": value, "lr": lr}
 
     def state(self) -> dict[str, Any]:
         return {
             "config": self.net.config.to_json(),
-            "seen": self.seen,
+            "images": self.images,
             "net": self.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
@@ -180,10 +171,10 @@ class _Trainer:
             raise UsageError("the run's snapshot is of another net: choose another folder or its settings")
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.seen = state["seen"]
+        self.images = state["images"]
 
 
-def _stream(count: int, start: int, settings: AttributeSettings) -> np.ndarray:
+def _places(count: int, start: int, settings: AttributeSettings) -> np.ndarray:
     places = np.arange(start, start + settings.batch)
     epochs = {
         int(epoch): epoch_order(count, settings.seed, int(epoch)) for epoch in np.unique(places // count)

@@ -1,26 +1,22 @@
 """Training images: folders and zips, decoded once, box-filtered to one size, cached."""
 
+import contextlib
 import hashlib
 import json
-import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
-
-logger = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+from wrangan_cli.engine.images import IMAGE_SUFFIXES, open_image
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def load_image_set(
     and reduced to `resolution` px by a box filter.
 
     The result is cached in `cache_dir` under a key of paths, sizes and times. A broken
-    image is logged and left out. Raises FileError for a path that is neither folder nor
+    image is left out and named in `broken`. Raises FileError for a path that is neither folder nor
     zip, WranganError when no image is left.
     """
     entries = [entry for path in paths for entry in _entries(path)]
@@ -66,7 +62,7 @@ def load_image_set(
         cache_dir.mkdir(parents=True, exist_ok=True)
         _decode(entries, resolution, pixel_file, name_file, progress)
     listing = json.loads(name_file.read_text())
-    pixels = np.load(pixel_file, mmap_mode="r")
+    pixels = np.load(pixel_file, mmap_mode="r")[: len(listing["names"])]
     if not listing["names"]:
         raise WranganError(f"every image in {', '.join(map(str, paths))} is broken")
     return ImageSet(pixels, listing["names"], listing["broken"])
@@ -113,11 +109,11 @@ def _coin(seed: int, offset: int) -> bool:
 
 def _entries(path: Path) -> list[tuple[Path, str | None]]:
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         return [(file, None) for file in files]
     if path.is_file() and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.lower().endswith(SUFFIXES))
+            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
         return [(path, name) for name in names]
     if not path.exists():
         raise FileError(path, "no such file or folder")
@@ -143,40 +139,29 @@ def _decode(
     archives: dict[Path, zipfile.ZipFile] = {}
     names: list[str] = []
     broken: list[str] = []
-    pixels = np.empty((len(entries), resolution, resolution, 3), dtype=np.uint8)
-    try:
+    with contextlib.ExitStack() as stack:
+        temporary = stack.enter_context(replaced_atomically(pixel_file))
+        # Mapped, not held: a set may be larger than memory. Broken images leave rows at the end.
+        shape = (len(entries), resolution, resolution, 3)
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         for done, (path, member) in enumerate(entries):
-            if member is None:
-                name = path.name
-            else:
-                name = member
-                if path not in archives:
-                    archives[path] = zipfile.ZipFile(path)
+            name, data = path.name, None
             try:
-                data = path.read_bytes() if member is None else archives[path].read(member)
-                pixels[len(names)] = _square(data, resolution)
+                if member is not None:
+                    name = member
+                    if path not in archives:
+                        archives[path] = stack.enter_context(zipfile.ZipFile(path))
+                    data = archives[path].read(member)
+                image = open_image(path if member is None else Path(member), resolution, data=data)
+                pixels[len(names)] = np.asarray(image)
                 names.append(name)
-            except Exception as error:  # noqa: BLE001 - Pillow raises many kinds on broken data
-                logger.warning("%s: skipped, cannot be read (%s)", name, error)
+            except (WranganError, OSError, zipfile.BadZipFile, zlib.error):
                 broken.append(name)
             if progress:
                 progress(done + 1, len(entries))
-    finally:
-        for archive in archives.values():
-            archive.close()
-    with replaced_atomically(pixel_file) as temporary, open(temporary, "wb") as stream:
-        np.save(stream, pixels[: len(names)])
+        pixels.flush()
     with replaced_atomically(name_file) as temporary:
         temporary.write_text(json.dumps({"names": names, "broken": broken}))
-
-
-def _square(data: bytes, resolution: int) -> np.ndarray:
-    with Image.open(BytesIO(data)) as opened:
-        image = opened.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((resolution, resolution), Image.Resampling.BOX, box=box))
 
 
 def default_cache_dir() -> Path:

@@ -92,9 +92,9 @@ class EncoderTrainer:
         decay = 0.5 ** (batch / max(half_life, 1e-8))
         for average, current in zip(self.ema.parameters(), self.encoder.parameters(), strict=True):
             average.lerp_(current, 1 - decay)
-        for average, current in zip(self.ema.buffers(), self.encoder.buffers(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, 1 - decay)
+        for kept, now in zip(self.ema.buffers(), self.encoder.buffers(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(now, 1 - decay)
 
     def state(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

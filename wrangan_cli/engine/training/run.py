@@ -1,13 +1,10 @@
 """The loop around every training: data in order, snapshots, resume."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
-
-from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
 
 Report = dict[str, float]
@@ -20,10 +17,6 @@ class RunSettings(Protocol):
     def images(self) -> int: ...
     @property
     def batch(self) -> int: ...
-    @property
-    def flip(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
     @property
     def snapshot_images(self) -> int: ...
     @property
@@ -38,8 +31,8 @@ class Trainer(Protocol):
     @property
     def settings(self) -> RunSettings: ...
 
-    def step(self, real: Tensor) -> Report:
-        """One step on real images (B, 3, R, R) in [-1, 1]; returns losses."""
+    def step(self, batch: Any) -> Report:
+        """One step on a batch of the stream; returns losses."""
 
     def state(self) -> dict[str, Any]:
         """Tensors and plain values from which `restore` goes on exactly."""
@@ -53,31 +46,31 @@ T = TypeVar("T", bound=Trainer)
 
 def train(
     trainer: T,
-    images: ImageSet,
+    stream: Callable[[int], Iterator[Any]],
     run: Path,
     on_step: Callable[[T, Report], None],
     on_snapshot: Callable[[T], None],
 ) -> None:
     """Train until `settings.images`, resuming from the newest snapshot in the folder `run`.
 
-    `on_step` gets the losses of every step (and `images_per_second`); `on_snapshot` is
-    called after each snapshot and at the end. Whatever ends the loop, Ctrl-C too, a
-    snapshot is saved first.
+    stream: from the count of images seen so far to the batches that follow. `on_step` gets
+    the losses of every step (and `images_per_second`); `on_snapshot` is called after each
+    snapshot and at the end. Whatever ends the loop, Ctrl-C too, a snapshot is saved first.
     """
     settings = trainer.settings
     snapshots = list_snapshots(run)
     if snapshots:
         trainer.restore(load_snapshot(snapshots[-1]))
-    stream = batches(images, settings.batch, settings.seed, start=trainer.images, flip=settings.flip)
+    following = stream(trainer.images)
     due = trainer.images + settings.snapshot_images
-    safe: dict[str, Any] | None = None
+    whole = True
     try:
         while trainer.images < settings.images:
-            real = next(stream)
+            batch = next(following)
             started = time.perf_counter()
-            safe = None
-            report = trainer.step(real)
-            safe = {}
+            whole = False
+            report = trainer.step(batch)
+            whole = True
             report["images_per_second"] = settings.batch / (time.perf_counter() - started)
             on_step(trainer, report)
             if trainer.images >= due:
@@ -85,7 +78,7 @@ def train(
                 save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
                 on_snapshot(trainer)
     finally:
-        # In the middle of a step G and D disagree about what was done: keep the last snapshot then.
-        if safe is not None:
+        # In the middle of a step the parts disagree about what was done: keep the last snapshot then.
+        if whole:
             save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
     on_snapshot(trainer)

@@ -220,8 +220,7 @@ class Generator(nn.Module):
                 f"(B, {self.config.num_latents}, {self.config.style_dim})"
             )
         epsilon, delta = epsilon or {}, delta or {}
-        # Every later activation follows this layout.
-        x = self.input.input.repeat(w.shape[0], 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        x = self.input.input.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for index, (name, layer) in enumerate(self.styled_convs().items()):
             maps = self._noise(index, x, noise)

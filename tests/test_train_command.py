@@ -1,0 +1,153 @@
+"""`wrangan train …` end to end on a handful of tiny pictures: from nothing to an edited photograph."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.conftest import write_photo
+from wrangan_cli.app import app
+from wrangan_cli.engine.model_folder import load_discriminator, load_model
+from wrangan_cli.engine.models.encoders import load_encoder
+from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.training.snapshots import list_snapshots
+
+runner = CliRunner()
+SHORT = ["--images", "16", "--batch", "4", "--snapshot-images", "8", "--device", "cpu"]
+
+
+@pytest.fixture
+def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight pictures and a text file named .jpg; the cache of decoded images is kept apart."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for seed in range(8):
+        write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)
+    (tmp_path / "faces" / "broken.jpg").write_text("no image")
+    return tmp_path / "faces"
+
+
+def run(*arguments: object) -> list[str]:
+    result = runner.invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_generator_then_randomize(faces: Path, tmp_path: Path) -> None:
+    shape = ["--resolution", "16", "--channels", "8,8,8", "--style-dim", "8", "--mapping-layers", "2"]
+    out = tmp_path / "g"
+    assert run("train", "generator", "--data", faces, "--out", out, *shape, *SHORT) == [str(out / "model")]
+    model = load_model(str(out / "model"))
+    assert model.resolution == 16
+    assert not randomized_layers(model.generator)
+    for name in ("settings.json", "stats.jsonl", "grid-0000000016.png"):
+        assert (out / name).is_file()
+    assert list(out.glob("events.out.tfevents.*"))
+    assert len(list_snapshots(out)) == 2
+    # A longer run goes on from the snapshot.
+    run("train", "generator", "--data", faces, "--out", out, *shape, *SHORT, "--images", "24")
+    assert list_snapshots(out)[-1].name == "snapshot-0000000024.pt"
+
+    random = tmp_path / "r"
+    run(
+        "train",
+        "randomize",
+        "--data",
+        faces,
+        "--out",
+        random,
+        "--model",
+        out / "model",
+        "--layers",
+        "2",
+        *SHORT,
+    )
+    randomized = load_model(str(random / "model"))
+    layers = randomized_layers(randomized.generator)
+    assert list(layers) == ["convs.2", "convs.3"]
+    assert all(conv.std is not None and not torch.all(conv.std == 1) for conv in layers.values())
+    load_discriminator(random / "model", randomized.generator.config)
+
+
+def test_broken_picture_is_named(faces: Path, tmp_path: Path) -> None:
+    arguments = ["train", "generator", "--data", faces, "--out", tmp_path / "g", "--resolution", "16"]
+    arguments += ["--channels", "8,8,8", "--style-dim", "8", *SHORT, "--images", "4"]
+    result = runner.invoke(app, list(map(str, arguments)))
+    assert result.exit_code == 0
+    assert "broken.jpg: cannot be read, left out" in result.stderr
+
+
+def test_encoder_is_installed_and_used(
+    faces: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.fakes import fake_perceptual
+
+    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    body = ["--widths", "8,8", "--blocks", "1,1", "--input-side", "16"]
+    out = tmp_path / "e"
+    lines = run(
+        "train", "encoder", "--data", faces, "--out", out, "--model", tiny_folder, *body, *SHORT, "--install"
+    )
+    assert lines == [str(tiny_folder / "encoder.safetensors"), str(out / "encoder.safetensors")]
+    encoder = load_encoder(load_model(str(tiny_folder)))
+    assert encoder(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
+    (code,) = run(
+        "invert", faces / "0.png", "--model", tiny_folder, "--out", tmp_path / "codes", "--steps", "2"
+    )
+    assert Path(code).is_file()
+    losses = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["loss/total"]) for row in losses)
+
+
+def test_attributes(faces: Path, tmp_path: Path) -> None:
+    with open(tmp_path / "labels.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["file", "Smiling"])
+        writer.writerows([f"{seed}.png", seed % 2] for seed in range(8))
+    out = tmp_path / "a"
+    labels = tmp_path / "labels.csv"
+    result = runner.invoke(
+        app,
+        [
+            *("train", "attributes", "--data", str(faces), "--labels", str(labels), "--out", str(out)),
+            *("--attributes", "Smiling", "--resolution", "16", "--widths", "8,8", *SHORT),
+            *("--held-out", str(faces), "--held-out-labels", str(labels)),
+        ],
+    )
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == [str(out / "attributes.safetensors")]
+    assert "Smiling: " in result.stderr
+    assert "balanced_accuracy" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resolution", "20"], "not a power of two"),
+        (["--channels", "8,8"], "2 widths for the sizes"),
+        (["--channels", "a,b"], "expected positive whole numbers"),
+        (["--augment", "much"], "expected ada, none, or a probability"),
+    ],
+)
+def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Path) -> None:
+    base = ["train", "generator", "--data", str(faces), "--out", str(tmp_path / "g"), "--resolution", "16"]
+    result = runner.invoke(app, [*base, *options])
+    assert result.exit_code == 2, result.stderr
+    assert words in result.stderr
+
+
+def test_no_data(tmp_path: Path, tiny_folder: Path) -> None:
+    result = runner.invoke(
+        app, ["train", "generator", "--data", str(tmp_path / "no.zip"), "--out", str(tmp_path)]
+    )
+    assert result.exit_code == 1
+    assert "no.zip: no such file or folder" in result.stderr
+    (tiny_folder / "discriminator.safetensors").unlink()
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "r"), "--model", str(tiny_folder)]
+    result = runner.invoke(app, ["train", "randomize", *arguments])
+    assert result.exit_code == 1
+    assert "discriminator.safetensors: no such file" in result.stderr

@@ -52,8 +52,9 @@ def main() -> None:
         attribute = direction.source.get("attribute")
         if attribute is None:
             continue
-        column = net.index(attribute)
-        sign = -1.0 if direction.source.get("inverted") else 1.0
+        # `-Young`: the direction lowers the attribute.
+        column = net.index(attribute.removeprefix("-"))
+        sign = -1.0 if attribute.startswith("-") else 1.0
         lacking = [i for i in range(len(codes)) if sign * photo_logits[i, column] < 0][: arguments.limit]
         chosen = [codes[i] for i in lacking]
         edited = [edit_code(code, [Move(direction, arguments.strength)], latents) for code in chosen]

@@ -13,9 +13,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
-from wrangan_cli.engine.perceptual import load_perceptual
 from wrangan_cli.engine.training.augment import AdaptiveAugment, augment
-from wrangan_cli.engine.training.feature_discriminator import FeatureDiscriminator
 from wrangan_cli.engine.training.losses import (
     discriminator_loss,
     generator_loss,
@@ -52,12 +50,6 @@ class AdversarialTrainer:
         self.path_mean = torch.zeros([], device=self.device)
         self.adaptive = AdaptiveAugment(settings.augment_target) if settings.augment == "ada" else None
         self.fixed_augment = _fixed_augment(settings.augment)
-        self.features: FeatureDiscriminator | None = None
-        if settings.feature_discriminator:
-            backbone = load_perceptual(settings.feature_discriminator, self.device)
-            resolution = generator.config.resolution
-            self.features = FeatureDiscriminator(backbone, resolution).to(self.device)
-            self.optimizer_features = _adam(self.features, settings.feature_lr, 0)
 
     def step(self, real: Tensor) -> Report:
         """One update of D, one of G and one of the average; returns the losses as floats.
@@ -94,14 +86,7 @@ class AdversarialTrainer:
         _minimise(self.optimizer_d, loss)
         if self.adaptive:
             self.adaptive.observe(real_logits)
-        report = {}
-        if self.features is not None:
-            self.features.requires_grad_(True)
-            feature_loss = discriminator_loss(self.features(real), self.features(fake))
-            _minimise(self.optimizer_features, feature_loss)
-            self.features.requires_grad_(False)
-            report["loss/feature_discriminator"] = feature_loss.detach()
-        return report | {
+        return {
             "loss/discriminator": loss.detach(),
             "logits/real": real_logits.detach().mean(),
             "logits/fake": fake_logits.detach().mean(),
@@ -120,13 +105,8 @@ class AdversarialTrainer:
         self.discriminator.requires_grad_(False)
         fake, _ = self._generate(batch)
         loss = generator_loss(self.discriminator(self._augment(fake)))
-        report = {"loss/generator": loss.detach()}
-        if self.features is not None:
-            feature_loss = generator_loss(self.features(fake))
-            report["loss/feature_generator"] = feature_loss.detach()
-            loss = loss + self.settings.feature_weight * feature_loss
         _minimise(self.optimizer_g, loss)
-        return report
+        return {"loss/generator": loss.detach()}
 
     def _penalise_path_length(self, batch: int) -> dict[str, Tensor]:
         images, w = self._generate(batch)
@@ -181,8 +161,6 @@ class AdversarialTrainer:
             "ema": self.ema.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
-            "features": self.features.state_dict() if self.features is not None else None,
-            "optimizer_features": self.optimizer_features.state_dict() if self.features is not None else None,
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
             "rng": torch.get_rng_state(),
@@ -197,9 +175,6 @@ class AdversarialTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
-        if self.features is not None and state.get("features"):
-            self.features.load_state_dict(state["features"])
-            self.optimizer_features.load_state_dict(state["optimizer_features"])
         # Settings may be changed between two runs: the new learning rate counts.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
         for optimizer, interval in (

@@ -33,12 +33,6 @@ class AdversarialSettings:
     """`ada` (strength adapts to D's overfitting), a fixed probability such as `0.2`, or `none`."""
     augment_target: float = 0.6
     """Mean sign of D(real) at which adaptive augmentation stops growing."""
-    feature_discriminator: str = ""
-    """Perceptual distance whose backbone feeds a second discriminator; empty: none (the paper)."""
-    feature_weight: float = 1.0
-    """Weight of the second discriminator in G's loss."""
-    feature_lr: float = 0.0005
-    """Adam's learning rate of the second discriminator."""
     seed: int = 0
     """Seed of weights, latents and data order."""
     snapshot_images: int = 5_000

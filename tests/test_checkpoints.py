@@ -335,6 +335,15 @@ class TestCommand:
         assert self.run(tmp_path / "f.pt", "--out", tiny_folder, "--overwrite").exit_code == 0
         assert not (tiny_folder / "discriminator.safetensors").exists()
 
+    def test_failed_overwrite_keeps_the_old_discriminator(self, tiny_folder, tmp_path, monkeypatch):
+        def full(*_, **__):
+            raise FileError("model.safetensors", "not written (No space left on device)")
+
+        path = write_case(tmp_path / "net.pkl", ADA)
+        monkeypatch.setattr("wrangan_cli.engine.checkpoints.convert.save_model", full)
+        assert self.run(path, "--out", tiny_folder, "--overwrite").exit_code == 1
+        assert (tiny_folder / "discriminator.safetensors").exists()
+
     def test_unknown_perceptual_distance(self, tmp_path):
         path = write_case(tmp_path / "net.pkl", ADA)
         assert self.run(path, "--out", tmp_path / "m", "--perceptual", "nonsense").exit_code == 2

@@ -277,6 +277,22 @@ def test_learn_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> 
     assert found["old"].layers == (0, 1)
 
 
+def test_learnt_together_and_orthogonal_to_one_of_them(
+    tiny_folder: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    save_attributes(tiny_folder / "attributes.safetensors", small_net())
+    out = tmp_path / "mine.safetensors"
+    # An `age` that stands there already is replaced, and must not be what `smile` is held against.
+    save_directions(out, tiny_model, [direction("age")])
+    base = ["--model", str(tiny_folder), "--samples", "200", "--share", "0.2", "--out", str(out)]
+    result = run.invoke(app, ["directions", "learn", "smile", "age", "--orthogonal-to", "age", *base])
+    assert result.exit_code == 0, result.stderr
+    found = load_directions(tiny_model, out)
+    assert found["smile"].source["orthogonal_to"] == ["age"]
+    assert found["age"].source["orthogonal_to"] == []
+    assert abs(found["smile"].vector @ found["age"].vector) < 1e-6
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -317,7 +317,7 @@ def test_bad_codes_are_named_and_the_others_done(
         "a3.st": "another model (other",
         "a4.st": "not a code",
         "gone.st": "no such file",
-        "empty": "without codes",
+        "empty": "no codes (.st) in it",
         "b.st": "already the edit of",
     }
     assert len(lines) == len(causes)

@@ -2,15 +2,18 @@
 
 import hashlib
 import os
+import resource
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.files import replaced_atomically, sha256
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors, write_torch
 
 
 def test_a_new_file_gets_the_content_and_usual_rights(tmp_path: Path) -> None:
@@ -67,3 +70,49 @@ def test_unreadable_tensor_files_are_named(tmp_path: Path, content: bytes | None
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.path == path
+
+
+@pytest.mark.parametrize(
+    ("record", "tensor", "cause"),
+    [
+        ("[1, 2]", torch.zeros(2), "not one that wrangan wrote"),
+        ("{nonsense", torch.zeros(2), "not a readable safetensors file"),
+        ("{}", torch.zeros(2, dtype=torch.complex64), "a holds no real numbers"),
+        ("{}", torch.zeros(2, dtype=torch.bool), "a holds no real numbers"),
+    ],
+)
+def test_odd_safetensors_files_are_refused(
+    tmp_path: Path, record: str, tensor: torch.Tensor, cause: str
+) -> None:
+    save_file({"a": tensor}, tmp_path / "x.st", metadata={"wrangan": record})
+    with pytest.raises(FileError, match=cause):
+        read_tensors(tmp_path / "x.st")
+
+
+def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("ä" * 125 + ".st")
+    write_tensors(path, {"a": torch.zeros(2)}, {})
+    assert read_tensors(path)[1] == {}
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of more than 1 MB cannot be written (the system says so, as when a disk is full)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.usefixtures("small_disk")
+@pytest.mark.parametrize("suffix", [".st", ".pt"])
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_text("old")
+    large = {"a": torch.randn(500_000)}
+    with pytest.raises(FileError, match=r"not written .*File too large") as caught:
+        write_tensors(path, large, {}) if suffix == ".st" else write_torch(path, large)
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == path
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

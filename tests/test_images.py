@@ -293,3 +293,16 @@ def test_labelled_grid_shows_images_and_titles() -> None:
 
 def test_to_tensor_takes_any_mode() -> None:
     assert to_tensor(Image.new("L", (5, 4), 255)).tolist() == torch.ones(3, 4, 5).tolist()
+
+
+def test_a_decoder_that_raises_runtime_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's AVIF decoder does on some broken files."""
+    write_photo(tmp_path / "a.png")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("Failed to decode image: Not implemented")
+
+    monkeypatch.setattr(Image.Image, "load", broken)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    with pytest.raises(FileError, match=r"broken image .Failed to decode"):
+        load_image(tmp_path / "a.png")

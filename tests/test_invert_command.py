@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 from tests.conftest import write_photo
@@ -153,16 +154,34 @@ def test_output_cannot_be_written(photos: Path, tiny_folder: Path, tmp_path: Pat
     assert "Not a directory" in result.stderr
 
 
-def test_full_disk(photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device")]
+)
+def test_full_disk(
+    photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", str(tmp_path / "codes"))
+        raise error
 
     monkeypatch.setattr("wrangan_cli.engine.tensorfile.save_file", full)
     result = invert(photos, "--out", tmp_path / "codes", model=tiny_folder)
     assert result.exit_code == 1
-    assert "No space left on device" in result.stderr
-    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert [name in line for name, line in zip("abc", lines, strict=True)] == [True] * 3
+    assert all("not written" in line and "No space left on device" in line for line in lines)
     assert list((tmp_path / "codes").iterdir()) == []
+
+
+def test_a_code_or_path_that_cannot_be_is_no_end(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "codes"
+    (out / "b.st").mkdir(parents=True)
+    result = invert("x" * 300, photos, "--out", out, "--overwrite", model=tiny_folder)
+    assert result.exit_code == 1
+    assert [Path(line).name for line in result.stdout.splitlines()] == ["a.st", "c.st"]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 2
+    assert "File name too long" in lines[0]
+    assert "b.st: not written (Is a directory)" in lines[1]
 
 
 @pytest.mark.parametrize(

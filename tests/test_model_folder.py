@@ -21,6 +21,7 @@ from wrangan_cli.engine.model_folder import (
     w_statistics,
 )
 from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 
 def edit_weights(folder: Path, key: str, value: torch.Tensor | None) -> None:
@@ -148,6 +149,37 @@ def test_bad_settings_are_named(tiny_folder: Path, text: str, cause: str) -> Non
     with pytest.raises(FileError, match=cause) as caught:
         load_model(str(tiny_folder))
     assert caught.value.path == tiny_folder / "config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("channels", {"4": -3, "8": 2, "16": 2}),
+        ("style_dim", 0),
+        ("style_dim", "x"),
+        ("mapping_layers", -1),
+        ("stddev_group", 0),
+        ("fir_taps", []),
+        ("fir_taps", "ab"),
+        ("fir_taps", [1, -1]),
+        ("conv_clamp", "q"),
+        ("resolution", 16.5),
+    ],
+)
+def test_settings_that_no_network_can_have(tiny_folder: Path, name: str, value: object) -> None:
+    record = json.loads((tiny_folder / "config.json").read_text())
+    record["generator"][name] = value
+    (tiny_folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(FileError, match="bad generator settings"):
+        load_model(str(tiny_folder))
+
+
+def test_a_superfluous_tensor_of_the_generator_is_named(tiny_folder: Path) -> None:
+    path = tiny_folder / "model.safetensors"
+    tensors, record = read_tensors(path)
+    write_tensors(path, {**tensors, "generator.extra": torch.zeros(1)}, record)
+    with pytest.raises(FileError, match=r"does not belong here: generator\.extra"):
+        load_model(str(tiny_folder))
 
 
 def test_an_unknown_model_lists_the_bundled_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY
+from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import (
     draw_epsilon,
     num_randomized,
@@ -68,3 +70,8 @@ def test_share_of_small_std(tiny_generator: Generator) -> None:
         std[:2] = -0.0005
         std[2] = -0.002
     assert small_std_share(tiny_generator)["convs.3"] == 2 / 8
+
+
+def test_no_random_weights_to_draw_for(plain_config: StyleGAN2Config) -> None:
+    with pytest.raises(UsageError, match="no random weights"):
+        draw_epsilon(Generator(plain_config))

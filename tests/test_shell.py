@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -229,7 +230,46 @@ def test_seeds(text: str, seeds: list[int]) -> None:
     assert parse_seeds(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["", "a", "3-1", "1,,2", "-5"])
+@pytest.mark.parametrize("text", ["", "a", "3-1", "5,3-1", "1,,2", "-5"])
 def test_bad_seeds(text: str) -> None:
     with pytest.raises(UsageError, match="seeds"):
         parse_seeds(text)
+
+
+def test_an_error_is_one_line_and_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "file", heard)
+    Results().failed("two\nlines", Path(":smile:.png"))
+    assert runner.invoke(app_that(WranganError("also\ntwo")), ["work", "a"]).exit_code == 1
+    assert heard.getvalue() == "wrangan: :smile:.png: two lines\nwrangan: also two\n"
+
+
+def test_names_that_are_no_text_go_out_as_they_came_in() -> None:
+    code = """
+import typer
+from wrangan_cli.commands.shell import Results, Shell, inputs
+app = typer.Typer(cls=Shell)
+@app.command()
+def echo() -> None:
+    for path in inputs(None):
+        Results().wrote(path)
+app.command("other")(lambda: None)
+app()
+"""
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code, "echo"],
+        input=b"caf\xe9.png\n",
+        capture_output=True,
+        timeout=60,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stdout == b"caf\xe9.png\n", done.stderr
+
+
+def test_one_image_or_a_folder(tmp_path: Path) -> None:
+    assert shell.one_image(tmp_path / "a.png")
+    assert not shell.one_image(tmp_path / "new")
+    (tmp_path / "old.d").mkdir()
+    assert not shell.one_image(tmp_path / "old.d")
+    with pytest.raises(UsageError, match="images are written as"):
+        shell.one_image(tmp_path / "a.tiff")

@@ -2,13 +2,12 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
 
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.training import snapshots
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
 
 
@@ -45,13 +44,13 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = save_snapshot(tmp_path, 5, {"x": 1}, keep=1)
 
-    def full(_state: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def full(_state: object, stream: BinaryIO) -> None:
+        stream.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(snapshots.torch, "save", full)
+    monkeypatch.setattr(torch, "save", full)
     for images in (5, 6):
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(FileError, match=r"not written .No space"):
             save_snapshot(tmp_path, images, {"x": 2}, keep=1)
     assert list(tmp_path.iterdir()) == [old]
     assert load_snapshot(old) == {"x": 1}

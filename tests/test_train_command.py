@@ -10,11 +10,12 @@ import torch
 from typer.testing import CliRunner
 
 from tests.conftest import write_photo
+from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
 from wrangan_cli.engine.model_folder import load_discriminator, load_model
 from wrangan_cli.engine.models.encoders import load_encoder
 from wrangan_cli.engine.models.randomized import randomized_layers
-from wrangan_cli.engine.training.snapshots import list_snapshots
+from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
 
 runner = CliRunner()
 SHORT = ["--images", "16", "--batch", "4", "--snapshot-images", "8", "--device", "cpu"]
@@ -124,6 +125,17 @@ def test_attributes(faces: Path, tmp_path: Path) -> None:
     assert "balanced_accuracy" in result.stderr
 
 
+def test_attributes_take_the_labels_that_stand_beside_the_data(faces: Path, tmp_path: Path) -> None:
+    options = ["--attributes", "Smiling", "--resolution", "16", "--widths", "8,8", *SHORT]
+    arguments = ["train", "attributes", "--data", str(faces), "--out", str(tmp_path / "a"), *options]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert f"there is no {tmp_path / 'faces.csv'}" in result.stderr
+    rows = "".join(f"{seed}.png,{seed % 2}\n" for seed in range(8))
+    (tmp_path / "faces.csv").write_text(f"file,Smiling\n{rows}")
+    assert run(*arguments) == [str(tmp_path / "a" / "attributes.safetensors")]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -131,6 +143,13 @@ def test_attributes(faces: Path, tmp_path: Path) -> None:
         (["--channels", "8,8"], "2 widths for the sizes"),
         (["--channels", "a,b"], "expected positive whole numbers"),
         (["--augment", "much"], "expected ada, none, or a probability"),
+        (["--channels", "8,8,8", "--batch", "6"], "batch 6: expected a multiple of 4"),
+        (["--batch", "0"], "batch 0: expected 1 or more"),
+        (["--r1-interval", "0"], "r1_interval 0"),
+        (["--seed", "-1"], "seed -1"),
+        (["--lr", "nan"], "lr nan"),
+        (["--style-dim", "0"], "whole numbers from 1 up"),
+        (["--perceptual", "nonsense"], "expected one of lpips-vgg"),
     ],
 )
 def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Path) -> None:
@@ -138,6 +157,37 @@ def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Pat
     result = runner.invoke(app, [*base, *options])
     assert result.exit_code == 2, result.stderr
     assert words in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--layers", "99"], "layers 99: model tiny has 5 styled convolutions"),
+        (["--layers", "0"], "layers 0: expected 1 or more"),
+        (["--initial-std", "nan"], "initial_std nan"),
+        (["--epsilon-per", "day"], "expected batch or image"),
+    ],
+)
+def test_randomize_usage_errors(
+    options: list[str], words: str, faces: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    base = ["train", "randomize", "--data", faces, "--out", tmp_path / "r", "--model", tiny_folder]
+    result = runner.invoke(app, [*map(str, base), *options])
+    assert result.exit_code == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def test_an_encoder_in_the_folder_of_another_training(
+    faces: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    save_snapshot(tmp_path / "run", 8, {"images": 8, "generator": {}}, keep=1)
+    options = ["--data", faces, "--out", tmp_path / "run", "--model", tiny_folder, "--device", "cpu"]
+    small = ["--widths", "8", "--blocks", "1", "--input-side", "16"]
+    result = runner.invoke(app, ["train", "encoder", *map(str, options), *small])
+    assert result.exit_code == 2, result.stderr
+    assert "another kind of training" in result.stderr
 
 
 def test_no_data(tmp_path: Path, tiny_folder: Path) -> None:

@@ -164,3 +164,25 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_dir() == tmp_path / ".cache" / "wrangan"
+
+
+def test_a_damaged_zip_is_named(photos: Path, tmp_path: Path) -> None:
+    archive = zip_of(photos, tmp_path / "p.zip")
+    data = bytearray(archive.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")
+    data[entry : entry + 4] = b"XXXX"
+    archive.write_bytes(data)
+    with pytest.raises(FileError, match=r"p\.zip: a damaged zip"):
+        load_image_set([archive], 16, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])
+def test_encrypted_and_oddly_compressed_members_are_left_out(
+    photos: Path, tmp_path: Path, offset: int, value: int
+) -> None:
+    archive = zip_of(photos, tmp_path / "p.zip")
+    data = bytearray(archive.read_bytes())
+    data[data.rfind(b"PK\x01\x02") + offset] = value
+    archive.write_bytes(data)
+    images = load_image_set([archive], 16, tmp_path / "cache")
+    assert (len(images.names), len(images.broken)) == (2, 1)

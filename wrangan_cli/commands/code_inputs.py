@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
 def code_files(paths: Iterable[Path]) -> Iterator[Path | FileError]:
     """Files as they are, folders as their `.st` files sorted by name; an error for a folder without."""
+    from wrangan_cli.engine.codes import find_codes
+
     for path in paths:
-        if not path.is_dir():
-            yield path
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix == ".st" and not p.name.startswith("."))
-        if not inside:
-            yield FileError(path, "a folder without codes (.st)")
-        yield from inside
+        try:
+            yield from find_codes(path)
+        except FileError as error:
+            yield error
+        except OSError as error:
+            yield FileError(path, error.strerror or str(error))
 
 
 class CodeModels:

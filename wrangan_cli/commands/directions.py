@@ -106,14 +106,17 @@ def learn(
     with _bar("scoring samples", settings.samples) as advance:
         w, logits = score_samples(loaded, scorer, settings, advance)
     learnt: dict[str, Direction] = {}
-    for name, (attribute_name, sign) in wanted.items():
-        available = held | learnt
-        others = [engine.find_direction(available, n, target) for n in orthogonal_to or [] if n != name]
+    # What others are made orthogonal to comes first, and never in the form that it replaces.
+    available = {name: item for name, item in held.items() if name not in wanted}
+    for name in sorted(wanted, key=lambda name: name not in (orthogonal_to or [])):
+        attribute_name, sign = wanted[name]
+        others = [available[n] for n in orthogonal_to or [] if n != name and n in available]
         scores = logits[:, columns[name]] * sign
         described = attribute_name if sign > 0 else f"-{attribute_name}"
         learnt[name] = learn_direction(name, w, scores, settings, described, others, rows)
+        available[name] = learnt[name]
         say(f"{name}: {_origin(learnt[name])}")
-    _store(target, loaded, learnt.values(), as_json)
+    _store(target, loaded, [learnt[name] for name in wanted], as_json)
 
 
 @app.command("pca")

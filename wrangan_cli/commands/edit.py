@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
-from wrangan_cli.commands.shell import Results, inputs, say
+from wrangan_cli.commands.shell import Results, inputs, one_image, say
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
@@ -47,14 +47,12 @@ def edit(
     from wrangan_cli.engine.codes import SUFFIX, render
     from wrangan_cli.engine.codes import save_code as write_code
     from wrangan_cli.engine.editing.directions import check_requests, edit_code
-    from wrangan_cli.engine.images import save_image, written_format
+    from wrangan_cli.engine.images import save_image
     from wrangan_cli.engine.runtime import resolve_device
 
     names, strengths = direction or [], strength or []
     check_requests(names, strengths)
-    one_file = bool(out.suffix) and not out.is_dir()
-    if one_file:
-        written_format(out)
+    one_file = one_image(out)
     files = code_files(inputs(codes))
     if one_file:
         listed = list(files)

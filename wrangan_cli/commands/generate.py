@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results
+from wrangan_cli.commands.shell import Results, one_image
 from wrangan_cli.engine.errors import UsageError
 
 
@@ -31,6 +31,7 @@ def generate(
     from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
 
     numbers = parse_seeds(seeds)
+    one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     generator = loaded.generator
     results = Results(as_json)
@@ -41,7 +42,7 @@ def generate(
         for seed, row in zip(numbers, w, strict=True):
             offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
             images.append(generator.synthesis(row[None], epsilon=offsets)[0])
-    if out.suffix:
+    if one_file:
         save_image(out, image_grid(torch.stack(images)))
         results.wrote(out, seeds=numbers)
     else:
@@ -57,9 +58,10 @@ def parse_seeds(text: str) -> list[int]:
     try:
         for part in text.split(","):
             first, _, last = part.partition("-")
-            numbers += range(int(first), int(last or first) + 1)
+            some = range(int(first), int(last or first) + 1)
+            if not some:
+                raise ValueError(part)
+            numbers += some
     except ValueError:
-        numbers = []
-    if not numbers:
-        raise UsageError(f"seeds {text!r}: expected numbers and ranges such as 0-15 or 1,4,9")
+        raise UsageError(f"seeds {text!r}: expected numbers and ranges such as 0-15 or 1,4,9") from None
     return numbers

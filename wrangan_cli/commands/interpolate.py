@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels
-from wrangan_cli.commands.shell import Results
+from wrangan_cli.commands.shell import Results, one_image
 from wrangan_cli.engine.errors import FileError
 
 
@@ -29,16 +29,14 @@ def interpolate(
     from wrangan_cli.engine.codes import load_code
     from wrangan_cli.engine.editing.animation import SUFFIXES, check_fps, save_animation
     from wrangan_cli.engine.editing.interpolation import check_steps, draw_way
-    from wrangan_cli.engine.images import image_grid, save_image, written_format
+    from wrangan_cli.engine.images import image_grid, save_image
     from wrangan_cli.engine.runtime import resolve_device
 
     check_steps(steps)
     moving = out.suffix.lower() in SUFFIXES
-    one_file = bool(out.suffix) and not out.is_dir()
+    one_file = False if moving else one_image(out)
     if moving:
         check_fps(fps)
-    elif one_file:
-        written_format(out)
     models = CodeModels(model, resolve_device(device))
     start, loaded = models.load(first)
     end = load_code(second, loaded)

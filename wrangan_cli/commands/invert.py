@@ -27,7 +27,9 @@ def invert(
     model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
     batch: Annotated[int, typer.Option(min=1, help="Photographs inverted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    overwrite: Annotated[bool, typer.Option(help="Invert again what is done already.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Invert again what is done already.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Invert photographs into (w, ε); paths of the codes go to stdout, one a line.
@@ -46,7 +48,7 @@ def invert(
     for path in inputs(photos):
         try:
             found += find_images([path])
-        except WranganError as error:
+        except (WranganError, OSError) as error:
             results.failed(error, path)
     if not found and not results.failures:
         raise UsageError("no photographs given")
@@ -111,8 +113,12 @@ def _invert_all(inverter: "Inverter", todo: list, batch: int, results: Results) 
                 if isinstance(code, WranganError):
                     results.failed(code, job.photo)
                     continue
-                code = described(code, job, seconds, len(jobs))
-                save_code(job.code, code)
+                try:
+                    code = described(code, job, seconds, len(jobs))
+                    save_code(job.code, code)
+                except (WranganError, OSError) as error:
+                    results.failed(error, job.photo)
+                    continue
                 results.wrote(
                     job.code,
                     photo=str(job.photo),

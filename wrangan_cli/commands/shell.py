@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import io
 import json
 import sys
 import textwrap
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:
@@ -26,17 +27,26 @@ def say(message: str) -> None:
     console.print(message, markup=False)
 
 
+def complain(error: Exception | str) -> None:
+    """Say what went wrong, in one line."""
+    say("wrangan: " + " ".join(str(error).splitlines()))
+
+
 class Shell(TyperGroup):
     """Turns the errors that a user can act on into one line and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdin, sys.stdout):
+            # Names of files are bytes, and need not be text: they go out as they came in.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")
         try:
             return super().invoke(ctx)
         except UsageError as error:
-            say(f"wrangan: {error}")
+            complain(error)
             ctx.exit(2)
         except WranganError as error:
-            say(f"wrangan: {error}")
+            complain(error)
             ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
@@ -44,7 +54,7 @@ class Shell(TyperGroup):
             ctx.exit(1)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            say(f"wrangan: {where}{error.strerror or error}")
+            complain(f"{where}{error.strerror or error}")
             ctx.exit(1)
         except KeyboardInterrupt:
             say("wrangan: interrupted; what was finished is kept, run again to go on")
@@ -73,9 +83,9 @@ class Results:
         """One input failed; the others go on. The line names the file."""
         self.failures += 1
         if path is not None and not (isinstance(error, FileError) and error.path == path):
-            say(f"wrangan: {path}: {_cause(error)}")
+            complain(f"{path}: {_cause(error)}")
         else:
-            say(f"wrangan: {_cause(error)}")
+            complain(_cause(error))
 
     def finish(self) -> None:
         """Exit with 1 if anything failed."""
@@ -119,6 +129,16 @@ def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
     for line in sys.stdin:
         if line.strip():
             yield Path(line.rstrip("\n"))
+
+
+def one_image(out: Path) -> bool:
+    """Whether --out is an image file, and not a folder; UsageError for another kind of file."""
+    from wrangan_cli.engine.images import written_format
+
+    if out.is_dir() or not out.suffix:
+        return False
+    written_format(out)
+    return True
 
 
 def settings_options(settings: type, parameter: str = "settings") -> Callable[[Callable[..., Any]], Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrangan_cli.commands.shell import Results, Shell, progress, say, settings_options
+from wrangan_cli.commands.shell import Results, progress, say, settings_options
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.settings import AdversarialSettings
 
-app = typer.Typer(
-    cls=Shell, no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net."
-)
+app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
 Data = Annotated[list[Path], typer.Option(help="Folder or zip of images; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
@@ -47,10 +45,12 @@ def generator(
     from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
     from wrangan_cli.engine.models.discriminator import Discriminator
     from wrangan_cli.engine.models.stylegan2 import Generator
+    from wrangan_cli.engine.perceptual import check_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
     from wrangan_cli.engine.training.encoder import numbers
 
+    check_perceptual(perceptual)
     sizes = [2**i for i in range(2, settings.resolution.bit_length())]
     channels = rosinality_channels(settings.resolution)
     if settings.channels:
@@ -93,10 +93,11 @@ def randomize(
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
-    if settings.epsilon_per not in ("batch", "image"):
-        raise UsageError(f"epsilon-per {settings.epsilon_per!r}: expected batch or image")
     start = load_model(model)
     discriminator = load_discriminator(start.path, start.generator.config)
+    most = start.generator.config.num_styled_convs
+    if settings.layers > most:
+        raise UsageError(f"layers {settings.layers}: model {start.name} has {most} styled convolutions")
     images = _load(data, start.resolution)
     torch.manual_seed(settings.seed)
     random = make_random(start.generator, settings.layers, settings.initial_std).requires_grad_(True)
@@ -112,7 +113,9 @@ def encoder(
     settings: EncoderSettings,
     model: ModelOption = "faces-64",
     device: Device = "auto",
-    install: Annotated[bool, typer.Option(help="Put the finished encoder into the model's folder.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the finished encoder into the model's folder.")
+    ] = False,
 ) -> None:
     """Train an encoder from photographs into W; the result is RUN/encoder.safetensors."""
     import torch
@@ -160,13 +163,19 @@ def attributes(
     out: Out,
     settings: AttributeSettings,
     labels: Annotated[
-        Path, typer.Option(help="CSV with a column `file` and one of 0, 1 or nothing per attribute.")
-    ],
+        Path | None,
+        typer.Option(
+            help="CSV with a column `file` and one of 0, 1 or nothing per attribute; "
+            "default: of the name of the first --data, with .csv."
+        ),
+    ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Images to measure on.")] = None,
     held_out_labels: Annotated[Path | None, typer.Option(help="CSV of the held-out images.")] = None,
     model: ModelOption = "faces-64",
     device: Device = "auto",
-    install: Annotated[bool, typer.Option(help="Put the finished net into the model's folder.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Put the finished net into the model's folder.")
+    ] = False,
 ) -> None:
     """Train a small net for yes/no attributes; the result is RUN/attributes.safetensors.
 
@@ -181,6 +190,8 @@ def attributes(
 
     if (held_out is None) != (held_out_labels is None):
         raise UsageError("--held-out and --held-out-labels go together")
+    if labels is None and not (labels := data[0].with_suffix(".csv")).is_file():
+        raise UsageError(f"no --labels given, and there is no {labels} to take them from")
     images = _load(data, settings.resolution)
     known = read_labels(labels, images.names, settings)
     measured = None
@@ -247,6 +258,9 @@ def _adversarial(
     from wrangan_cli.engine.training.record import RunRecord, fixed_samples
     from wrangan_cli.engine.training.run import Report, train
 
+    group = trainer.discriminator.config.stddev_group
+    if group and settings.batch % min(group, settings.batch):
+        raise UsageError(f"batch {settings.batch}: expected a multiple of {group}, which D looks at together")
     config = trainer.generator.config.to_json()
     record = RunRecord(out, {"settings": dataclasses.asdict(settings), "network": config})
     bar = progress("training", settings.images)

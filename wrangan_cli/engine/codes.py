@@ -51,6 +51,9 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     tensors, info = read_tensors(path)
     if info.get("kind") != "code" or "w" not in tensors:
         raise FileError(path, "not a code (made by `wrangan invert`)")
+    for name, kind in (("settings", dict), ("edits", list)):
+        if not isinstance(info.get(name, kind()), kind):
+            raise FileError(path, f"its record is broken: {name} is no {kind.__name__}")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FileError(path, f"{name} has values that are not finite")
@@ -63,6 +66,16 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     if model is not None:
         _check_fit(path, code, model)
     return code
+
+
+def find_codes(path: Path) -> list[Path]:
+    """The codes of a folder, by name, or the one file; FileError if there are none."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and not p.name.startswith("."))
+    if not found:
+        raise FileError(path, f"no codes ({SUFFIX}) in it")
+    return found
 
 
 def read_info(path: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
     On an exception the temporary file is removed and what stood at `path` stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    # Only the start of the name: it must not become too long where `path` itself is not.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:

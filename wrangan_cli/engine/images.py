@@ -48,6 +48,7 @@ _DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
+    RuntimeError,
     EOFError,
     TypeError,
     IndexError,

@@ -185,10 +185,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, 
             raise FileError(path, f"{prefix}{name} has shape {shapes}")
         if not given[name].isfinite().all():
             raise FileError(path, f"{prefix}{name} has values that are not finite")
-    if prefix == "":
-        extra = sorted(set(given) - set(own))
-        if extra:
-            raise FileError(path, f"has a tensor that does not belong here: {extra[0]}")
+    extra = sorted(set(given) - set(own))
+    if extra:
+        raise FileError(path, f"has a tensor that does not belong here: {prefix}{extra[0]}")
     with torch.no_grad():
         for name, tensor in own.items():
             if name in given:

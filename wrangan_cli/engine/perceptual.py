@@ -81,14 +81,19 @@ class PerceptualDistance(nn.Module):
         return self.distance(self.features(x), self.features(y))
 
 
+def check_perceptual(name: str) -> None:
+    """UsageError for a name that is none of PERCEPTUAL_NAMES."""
+    if name not in PERCEPTUAL_NAMES:
+        raise UsageError(f"perceptual distance {name!r}: expected one of {', '.join(PERCEPTUAL_NAMES)}")
+
+
 def load_perceptual(name: str, device: torch.device | str = "cpu") -> PerceptualDistance:
     """The distance `name`, one of PERCEPTUAL_NAMES, on `device`.
 
     Raises UsageError for another name, WranganError when its weights are not there
     (naming the other choices), FileError when they are not what they should be.
     """
-    if name not in PERCEPTUAL_NAMES:
-        raise UsageError(f"perceptual distance {name!r}: expected one of {', '.join(PERCEPTUAL_NAMES)}")
+    check_perceptual(name)
     others = ", ".join(other for other in PERCEPTUAL_NAMES if other != name)
     build = _shift_tolerant if name.startswith("st-") else _lpips
     net = build(name, others).to(device)
@@ -216,7 +221,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise FileError(path, f"not readable as weights ({str(error).splitlines()[0]})") from error
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise FileError(path, f"not readable as weights ({cause})") from error
     if not isinstance(state, dict):
         raise FileError(path, "not a state dict")
     return state

@@ -16,15 +16,18 @@ def resolve_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r}: {str(error).splitlines()[0]}") from error
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UsageError(f"device {name!r}: {str(error).splitlines()[0][:200]}") from error
     return device
 
 
 def random_generator(seed: int) -> torch.Generator:
-    """A CPU generator: the same draws on every device."""
-    return torch.Generator().manual_seed(seed)
+    """A CPU generator: the same draws on every device. UsageError for a seed beyond 64 bits."""
+    try:
+        return torch.Generator().manual_seed(seed)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"seed {seed}: expected a number of 64 bits") from error
 
 
 def seeded_latents(seeds: list[int], style_dim: int) -> torch.Tensor:

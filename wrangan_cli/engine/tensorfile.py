@@ -1,10 +1,11 @@
-"""Safetensors files with one JSON record in their metadata."""
+"""Tensors on disk: safetensors files with one JSON record in their metadata, and torch files."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -16,10 +17,24 @@ _KEY = "wrangan"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Write tensors and `record` (JSON values) atomically."""
+    """Write tensors and `record` (JSON values) atomically; FileError if that fails (disk full …)."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replaced_atomically(path) as temporary:
-        save_file(plain, temporary, metadata={_KEY: json.dumps(dict(record), sort_keys=True)})
+    try:
+        with replaced_atomically(path) as temporary:
+            save_file(plain, temporary, metadata={_KEY: json.dumps(dict(record), sort_keys=True)})
+    except (SafetensorError, OSError) as error:
+        raise FileError(path, f"not written ({_cause(error)})") from error
+
+
+def write_torch(path: Path, contents: Mapping[str, Any]) -> None:
+    """`torch.save` tensors and plain values atomically; FileError if that fails (disk full …)."""
+    try:
+        with replaced_atomically(path) as temporary, open(temporary, "wb") as stream:
+            torch.save(dict(contents), stream)
+    except (RuntimeError, OSError) as error:
+        # torch puts an error of its own in front of what the system said.
+        said = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise FileError(path, f"not written ({_cause(said)})") from error
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,8 +48,19 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as stream:
             record = json.loads((stream.metadata() or {})[_KEY])
-            return {name: stream.get_tensor(name) for name in stream.keys()}, record  # noqa: SIM118
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except KeyError as error:
         raise FileError(path, "a safetensors file, but not one that wrangan wrote") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise FileError(path, f"not a readable safetensors file ({error})") from error
+    if not isinstance(record, dict):
+        raise FileError(path, "a safetensors file, but not one that wrangan wrote")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise FileError(path, f"{name} holds no real numbers but {tensor.dtype}")
+    return tensors, record
+
+
+def _cause(error: Exception) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or (str(error) or type(error).__name__).splitlines()[0]

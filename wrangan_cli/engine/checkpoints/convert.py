@@ -11,7 +11,7 @@ from wrangan_cli.engine.checkpoints import rosinality
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.checkpoints.records import Checkpoint
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import replaced_atomically, sha256
+from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import (
     find_model,
     load_discriminator,
@@ -22,8 +22,9 @@ from wrangan_cli.engine.model_folder import (
 )
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
-from wrangan_cli.engine.perceptual import PERCEPTUAL_NAMES
+from wrangan_cli.engine.perceptual import check_perceptual
 from wrangan_cli.engine.runtime import seeded_latents
+from wrangan_cli.engine.tensorfile import write_torch
 
 CHECK_SEEDS = [0, 1, 2, 3]
 SENSIBLE_STD = (0.05, 3.0)
@@ -90,8 +91,7 @@ def convert_to_model(
     UsageError where `folder` holds something and `overwrite` is not set.
     """
     refuse_existing(folder, overwrite)
-    if perceptual not in PERCEPTUAL_NAMES:
-        raise UsageError(f"perceptual distance {perceptual!r}: expected one of {', '.join(PERCEPTUAL_NAMES)}")
+    check_perceptual(perceptual)
     checkpoint = read_checkpoint(source, raw)
     generator, discriminator = build(checkpoint)
     try:
@@ -102,8 +102,6 @@ def convert_to_model(
     distance = None
     if checkpoint.w_mean is not None:
         distance = float((checkpoint.w_mean - measured).norm() / max(size, 1e-12))
-    if overwrite and discriminator is None:
-        (folder / "discriminator.safetensors").unlink(missing_ok=True)
     save_model(
         folder,
         generator,
@@ -118,6 +116,9 @@ def convert_to_model(
             "w_mean": "measured" if checkpoint.w_mean is None else "file",
         },
     )
+    if discriminator is None:
+        # Of the model that stood here before; only now, as writing may have failed.
+        (folder / "discriminator.safetensors").unlink(missing_ok=True)
     stored = load_model(str(folder))
     equal = torch.equal(draw(stored.generator), images) and _same(stored.generator, generator)
     if discriminator is not None:
@@ -149,8 +150,7 @@ def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report
     if (find_model(model) / "discriminator.safetensors").is_file():
         discriminator = load_discriminator(loaded.path, generator.config)
     contents, more = rosinality.to_contents(generator, loaded.w_mean, discriminator)
-    with replaced_atomically(path) as temporary:
-        torch.save(contents, temporary)
+    write_torch(path, contents)
     again = build(read_checkpoint(path))[0]
     # Rescaling the mapping network rounds its numbers; otherwise nothing may change.
     tolerance = 1e-4 if generator.config.mapping_lr_multiplier != rosinality.LR_MULTIPLIER else 0.0

@@ -29,7 +29,7 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
         raise FileError(path, "the file is empty")
     try:
         if start.startswith(b"PK") or start == _TORCH_LEGACY:
-            return _read_torch(path, raw)
+            return _read_torch(path, raw, is_zip=start.startswith(b"PK"))
         # Every pickle of protocol 2 or newer starts with the PROTO instruction.
         if start[0] != 0x80:
             raise FileError(path, "not a checkpoint: neither a PyTorch file nor a pickle")
@@ -46,10 +46,11 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
     raise FileError(path, "a pickle, but not one of NVIDIA's StyleGAN2 networks")
 
 
-def _read_torch(path: Path, raw: bool) -> Checkpoint:
+def _read_torch(path: Path, raw: bool, is_zip: bool) -> Checkpoint:
     try:
         data = rosinality.load(path)
     except READ_ERRORS as error:
-        cut = path.read_bytes()[:2] == b"PK" and not zipfile.is_zipfile(path)
+        # A zip's table of contents stands at its end.
+        cut = is_zip and not zipfile.is_zipfile(path)
         raise FileError(path, "the file is truncated" if cut else one_line(error)) from error
     return rosinality.from_contents(data, raw)

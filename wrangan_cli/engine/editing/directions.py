@@ -178,10 +178,7 @@ def save_directions(path: Path, model: Model, directions: Iterable[Direction]) -
         "model_sha256": model.sha256,
         "directions": [_to_json(direction) for direction in listed],
     }
-    try:
-        write_tensors(path, {d.name: d.vector.float() for d in listed}, record)
-    except OSError as error:
-        raise FileError(path, f"not written ({error.strerror or error})") from error
+    write_tensors(path, {d.name: d.vector.float() for d in listed}, record)
 
 
 def add_directions(path: Path, model: Model, directions: Iterable[Direction]) -> dict[str, Direction]:
@@ -204,7 +201,10 @@ def parse_layers(text: str, num_latents: int) -> tuple[int, ...] | None:
     try:
         for part in text.split(","):
             first, _, last = part.strip().partition("-")
-            numbers |= set(range(int(first), int(last or first) + 1))
+            some = range(int(first), int(last or first) + 1)
+            if not some:
+                raise ValueError(part)
+            numbers |= set(some)
     except ValueError:
         numbers = set()
     if not numbers or max(numbers) >= num_latents:

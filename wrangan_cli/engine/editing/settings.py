@@ -33,6 +33,8 @@ class LearnSettings:
     def __post_init__(self) -> None:
         if self.samples < 20 or self.batch < 1:
             raise ValueError("samples must be at least 20, batch at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: expected 0 or more")
         if not 0 < self.share <= 0.5:
             raise ValueError(f"share {self.share}: expected a number above 0 and up to 0.5")
         if not (math.isfinite(self.svm_c) and self.svm_c > 0):

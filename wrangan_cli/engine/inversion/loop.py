@@ -4,6 +4,7 @@ All images of a batch advance together, and none feels the others: losses are su
 over the batch, Adam acts on each number alone, and ε starts from the same draw.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -130,7 +131,8 @@ class Inverter:
             epsilon = {name: value[index].cpu() for name, value in stored.epsilon.items()}
             delta = {name: value[index].cpu() for name, value in stored.delta.items()}
             parts = [stored.w[index], *epsilon.values(), *delta.values()]
-            if not all(bool(part.isfinite().all()) for part in parts):
+            finite = all(bool(part.isfinite().all()) for part in parts)
+            if not finite or not all(map(math.isfinite, after[index].values())):
                 codes.append(WranganError("the optimisation diverged (values that are not finite)"))
                 continue
             info = {

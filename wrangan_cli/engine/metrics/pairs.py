@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import SUFFIX, Code, load_code, render
+from wrangan_cli.engine.codes import SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.images import find_images, load_image
 from wrangan_cli.engine.metrics.base import PairMetric
@@ -35,23 +35,13 @@ class Compared:
     error: WranganError | OSError | None = None
 
 
-def find_codes(path: Path) -> list[Path]:
-    """The codes of a folder, by name, or the one file; FileError if there are none."""
-    if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and not p.name.startswith("."))
-        if not found:
-            raise FileError(path, f"no codes ({SUFFIX}) in it")
-        return found
-    if not path.exists():
-        raise FileError(path, "no such file or folder")
-    return [path]
-
-
 def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]]:
     """Photographs and codes of the same stem, and what has no partner or too many.
 
-    Raises FileError for a folder without photographs or codes.
+    Raises FileError for a folder without photographs or codes, and for a path that is not there.
     """
+    if not codes.exists():
+        raise FileError(codes, "no such file or folder")
     by_stem: dict[str, list[Path]] = {}
     for photo in find_images([photos]):
         by_stem.setdefault(photo.stem, []).append(photo)

@@ -12,7 +12,7 @@ from torch import Tensor
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.metrics.inception import FEATURES, extract_features
 from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
+from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.training.data import ImageSet
@@ -41,10 +41,8 @@ def generated_images(
     epsilon: scale of ε ~ N(0, 1), drawn anew for each image; 0 is the mean weights.
     The images do not depend on `batch`.
 
-    Raises WranganError for ε of a model without random weights.
+    Raises UsageError for ε of a model without random weights.
     """
-    if epsilon and not randomized_layers(model.generator):
-        raise WranganError(f"model {model.name} has no random weights: nothing that epsilon could scale")
     w = sample_w(model.generator, count, seed)
     rng = random_generator(seed + 1)
     for rows in w.split(batch):

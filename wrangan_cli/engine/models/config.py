@@ -30,6 +30,15 @@ class StyleGAN2Config:
     """Images that share one standard deviation in the discriminator; none: the whole batch."""
 
     def __post_init__(self) -> None:
+        counts = [self.style_dim, self.image_channels, self.mapping_layers, *self.channels.values()]
+        if self.stddev_group is not None:
+            counts.append(self.stddev_group)
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
+            raise ValueError("style_dim, layers, channels and stddev_group must be whole numbers from 1 up")
+        if len(self.fir_taps) < 2 or not 0 < abs(sum(self.fir_taps)) < float("inf"):
+            raise ValueError(f"fir_taps {self.fir_taps}: expected two or more numbers whose sum is not 0")
+        if not self.mapping_lr_multiplier > 0 or not (self.conv_clamp is None or self.conv_clamp > 0):
+            raise ValueError("mapping_lr_multiplier and conv_clamp must be above 0")
         sizes = self.resolutions
         if not 8 <= self.resolution <= 1024 or sizes[-1] != self.resolution:
             raise ValueError(f"resolution {self.resolution} is not a power of two in 8…1024")

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.stylegan2 import Generator, ModulatedConv2d
 
 SMALL_STD = 1e-3
@@ -40,7 +41,10 @@ def draw_epsilon(
 
     batch=None: (O, I, 3, 3), one draw for all images of a call (Algorithm 2);
     batch=B: (B, O, I, 3, 3), one draw per image.
+    Raises UsageError for a generator without random weights.
     """
+    if not randomized_layers(generator):
+        raise UsageError("the model has no random weights: there is nothing that epsilon could scale")
     leading = () if batch is None else (batch,)
     drawn = {}
     for name, conv in randomized_layers(generator).items():

@@ -49,6 +49,8 @@ class AttributeSettings:
         self.config()
         if self.images < 1 or self.batch < 1 or self.snapshot_images < 1 or self.keep_snapshots < 1:
             raise ValueError("images, batch, snapshot_images and keep_snapshots must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed}: expected 0 or more")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise ValueError(f"lr {self.lr}: expected a number above 0")
         if not 0 <= self.augment <= 2:

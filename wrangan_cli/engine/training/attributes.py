@@ -22,7 +22,7 @@ from wrangan_cli.engine.models.attributes import (
 )
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
-from wrangan_cli.engine.training.data import ImageSet, epoch_order
+from wrangan_cli.engine.training.data import ImageSet, batch_indices
 from wrangan_cli.engine.training.run import Report, train
 
 YOUNG = "Young"
@@ -109,7 +109,7 @@ def train_attributes(
 
     def stream(start: int) -> Iterator[tuple[Tensor, np.ndarray, int]]:
         while True:
-            indices = _places(len(images), start, settings)
+            indices = batch_indices(len(images), settings.batch, settings.seed, start)
             yield images.batch(indices), indices, start
             start += settings.batch
 
@@ -172,14 +172,6 @@ class _Trainer:
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images = state["images"]
-
-
-def _places(count: int, start: int, settings: AttributeSettings) -> np.ndarray:
-    places = np.arange(start, start + settings.batch)
-    epochs = {
-        int(epoch): epoch_order(count, settings.seed, int(epoch)) for epoch in np.unique(places // count)
-    }
-    return np.array([epochs[int(place // count)][place % count] for place in places])
 
 
 def _schedule(seen: int, settings: AttributeSettings) -> float:

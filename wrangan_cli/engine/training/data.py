@@ -73,20 +73,22 @@ def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def batch_indices(count: int, batch: int, seed: int, start: int) -> np.ndarray:
+    """Which of `count` images come next after `start` of them were seen: (batch,) of range(count)."""
+    offsets = range(start, start + batch)
+    return np.array([_cached_order(count, seed, offset // count)[offset % count] for offset in offsets])
+
+
 def batches(images: ImageSet, batch: int, seed: int, start: int = 0, flip: bool = True) -> Iterator[Tensor]:
     """Endless batches (B, 3, R, R) in [-1, 1], starting after `start` images.
 
     Each epoch is shuffled anew; a batch may span two epochs, so none is dropped.
     Flips are drawn per image and epoch from `seed`.
     """
-    count, position = len(images), start
+    position = start
     while True:
-        indices, mirrored = [], []
-        for offset in range(position, position + batch):
-            epoch, place = divmod(offset, count)
-            indices.append(_cached_order(count, seed, epoch)[place])
-            mirrored.append(flip and _coin(seed, offset))
-        block = images.batch(np.array(indices))
+        block = images.batch(batch_indices(len(images), batch, seed, position))
+        mirrored = [flip and _coin(seed, offset) for offset in range(position, position + batch)]
         mask = torch.tensor(mirrored)[:, None, None, None]
         yield torch.where(mask, block.flip(3), block)
         position += batch
@@ -112,8 +114,11 @@ def _entries(path: Path) -> list[tuple[Path, str | None]]:
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         return [(file, None) for file in files]
     if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise FileError(path, f"a damaged zip ({error})") from error
         return [(path, name) for name in names]
     if not path.exists():
         raise FileError(path, "no such file or folder")
@@ -155,7 +160,8 @@ def _decode(
                 image = open_image(path if member is None else Path(member), resolution, data=data)
                 pixels[len(names)] = np.asarray(image)
                 names.append(name)
-            except (WranganError, OSError, zipfile.BadZipFile, zlib.error):
+            # RuntimeError: encrypted, or compressed in a way that is not known here.
+            except (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
                 broken.append(name)
             if progress:
                 progress(done + 1, len(entries))

@@ -110,6 +110,8 @@ class EncoderTrainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`; UsageError if it belongs to another model."""
+        if "encoder" not in state:
+            raise UsageError("the run's snapshot is of another kind of training: choose another folder")
         if state["model_sha256"] != self.model.sha256:
             raise UsageError("the snapshot's encoder was trained for another model")
         self.encoder.load_state_dict(state["encoder"])

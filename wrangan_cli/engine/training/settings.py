@@ -1,6 +1,22 @@
 """Settings of the adversarial trainings; the command line's options are made from them."""
 
 from dataclasses import dataclass
+from typing import Any
+
+
+def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> None:
+    """ValueError where a count is below 1, a number negative or not finite, or the seed negative."""
+    for name in counts:
+        if getattr(settings, name) < 1:
+            raise ValueError(f"{name} {getattr(settings, name)}: expected 1 or more")
+    for name in numbers:
+        if not 0 <= getattr(settings, name) < float("inf"):
+            raise ValueError(f"{name} {getattr(settings, name)}: expected a number that is not negative")
+    if settings.seed < 0:
+        raise ValueError(f"seed {settings.seed}: expected 0 or more")
+
+
+_COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,13 @@ class AdversarialSettings:
     keep_snapshots: int = 2
     """Snapshots kept; older ones are deleted."""
 
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            (*_COUNTS, "r1_interval", "path_length_interval"),
+            ("lr", "r1_gamma", "path_length_weight", "style_mixing", "ema_rampup"),
+        )
+
 
 @dataclass(frozen=True)
 class GeneratorSettings(AdversarialSettings):
@@ -69,6 +92,12 @@ class RandomizeSettings(AdversarialSettings):
     """σ at the start."""
     epsilon_per: str = "batch"
     """Draw ε once per `batch` (Algorithm 2) or once per `image`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self, ("layers",), ("initial_std",))
+        if self.epsilon_per not in ("batch", "image"):
+            raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
 
 
 @dataclass(frozen=True)
@@ -105,3 +134,6 @@ class EncoderSettings:
     """Images between two snapshots (and sample grids)."""
     keep_snapshots: int = 2
     """Snapshots kept; older ones are deleted."""
+
+    def __post_init__(self) -> None:
+        _check(self, (*_COUNTS, "input_side"), ("lr", "l2_weight", "perceptual_weight", "w_weight"))

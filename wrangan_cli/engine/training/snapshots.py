@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.tensorfile import write_torch
 
 _NAME = re.compile(r"snapshot-(\d+)\.pt")
 
@@ -15,8 +15,7 @@ _NAME = re.compile(r"snapshot-(\d+)\.pt")
 def save_snapshot(folder: Path, images: int, state: dict[str, Any], keep: int) -> Path:
     """Write `snapshot-<images>.pt` and delete all but the newest `keep`."""
     path = folder / f"snapshot-{images:010d}.pt"
-    with replaced_atomically(path) as temporary:
-        torch.save(state, temporary)
+    write_torch(path, state)
     for old in list_snapshots(folder)[:-keep]:
         old.unlink()
     return path

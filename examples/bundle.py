@@ -1,0 +1,37 @@
+"""Write a trained model as it ships: fp16 weights, discriminator included.
+
+    python examples/bundle.py runs/r/model wrangan_cli/bundled/faces-64 --perceptual st-lpips-alex
+
+Rounding changes the sha256 that encoders, directions and codes refer to, so this comes
+before they are made.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from wrangan_cli.engine.model_folder import load_discriminator, load_model, read_config, save_model
+
+
+def main() -> None:
+    """Copy the model to the other folder in half precision."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--perceptual", required=True)
+    options = parser.parse_args()
+    model = load_model(str(options.model))
+    save_model(
+        options.out,
+        model.generator,
+        load_discriminator(options.model, model.generator.config),
+        perceptual=options.perceptual,
+        source=read_config(options.model)["source"],
+        dtype=torch.float16,
+    )
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -190,10 +190,11 @@ def attributes(
 
     if (held_out is None) != (held_out_labels is None):
         raise UsageError("--held-out and --held-out-labels go together")
-    if labels is None and not (labels := data[0].with_suffix(".csv")).is_file():
-        raise UsageError(f"no --labels given, and there is no {labels} to take them from")
+    beside = data[0].with_suffix(".csv")
+    if labels is None and not beside.is_file():
+        raise UsageError(f"no --labels given, and there is no {beside} to take them from")
     images = _load(data, settings.resolution)
-    known = read_labels(labels, images.names, settings)
+    known = read_labels(labels or beside, images.names, settings)
     measured = None
     if held_out is not None and held_out_labels is not None:
         others = _load([held_out], settings.resolution)

@@ -1,6 +1,7 @@
 """Adversarial training: exact resume, what moves, the average, refusal of bad settings."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.run import Report, train
 from wrangan_cli.engine.training.settings import AdversarialSettings, GeneratorSettings, RandomizeSettings
-from wrangan_cli.engine.training.snapshots import list_snapshots
+from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
 
 PLAIN = dataclasses.replace(TINY, randomized_layers=0)
 BRISK = {"batch": 4, "r1_interval": 3, "path_length_interval": 2, "snapshot_images": 8, "ema_images": 20}
@@ -103,6 +104,32 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
     resumed, _ = run_to(settings, tmp_path / "parts", seed=99)
     for one, two in zip(whole.ema.parameters(), resumed.ema.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_inside_a_step_saves_after_it(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = GeneratorSettings(images=40, **BRISK)
+    whole = AdversarialTrainer._update_generator
+
+    def signalled(self: AdversarialTrainer, batch: int) -> dict[str, torch.Tensor]:
+        if self.steps == 2:
+            signal.raise_signal(number)
+        return whole(self, batch)
+
+    monkeypatch.setattr(AdversarialTrainer, "_update_generator", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt):
+        run_to(settings, tmp_path)
+    assert list_snapshots(tmp_path)[-1].name == "snapshot-0000000012.pt"
+    assert signal.getsignal(number) is before
+
+
+def test_the_folder_of_another_training_is_refused(tmp_path: Path) -> None:
+    save_snapshot(tmp_path, 4, {"encoder": {}, "images": 4}, keep=1)
+    with pytest.raises(UsageError, match="another kind of training"):
+        run_to(GeneratorSettings(images=40, **BRISK), tmp_path)
 
 
 def test_divergence_is_an_error_and_spoils_no_snapshot(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_errors_are_one_line_and_an_exit_code(
     error: BaseException, code: int, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = io.StringIO()
-    monkeypatch.setattr(shell.console, "file", heard)
+    monkeypatch.setattr(shell.console, "_file", heard)
     result = runner.invoke(app_that(error), ["work", "a.png"])
     assert result.exit_code == code
     assert result.stdout == ""
@@ -157,14 +157,14 @@ def test_wrong_usage_is_exit_code_2(line: list[str]) -> None:
 
 def test_settings_that_refuse_themselves_are_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = io.StringIO()
-    monkeypatch.setattr(shell.console, "file", heard)
+    monkeypatch.setattr(shell.console, "_file", heard)
     assert runner.invoke(app_that(), ["work", "a", "--steps", "0"]).exit_code == 2
     assert heard.getvalue() == "wrangan: steps 0 is not positive\n"
 
 
 def test_long_names_stay_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = io.StringIO()
-    monkeypatch.setattr(shell.console, "file", heard)
+    monkeypatch.setattr(shell.console, "_file", heard)
     name = "a [very] long/" * 30 + "name.png"
     assert runner.invoke(app_that(FileError(name, "broken")), ["work", "a"]).exit_code == 1
     assert heard.getvalue() == f"wrangan: {name}: broken\n"
@@ -187,7 +187,7 @@ def test_failures_name_the_file_once_and_end_with_1(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = io.StringIO()
-    monkeypatch.setattr(shell.console, "file", heard)
+    monkeypatch.setattr(shell.console, "_file", heard)
     results = Results()
     results.finish()
     results.failed(FileError("a.png", "truncated"), Path("a.png"))
@@ -238,7 +238,7 @@ def test_bad_seeds(text: str) -> None:
 
 def test_an_error_is_one_line_and_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = io.StringIO()
-    monkeypatch.setattr(shell.console, "file", heard)
+    monkeypatch.setattr(shell.console, "_file", heard)
     Results().failed("two\nlines", Path(":smile:.png"))
     assert runner.invoke(app_that(WranganError("also\ntwo")), ["work", "a"]).exit_code == 1
     assert heard.getvalue() == "wrangan: :smile:.png: two lines\nwrangan: also two\n"

@@ -168,6 +168,8 @@ class AdversarialTrainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`; networks must have the shapes that it was saved with."""
+        if "discriminator" not in state:
+            raise UsageError("the folder holds another kind of training: choose another --out")
         if StyleGAN2Config.from_json(state["config"]) != self.generator.config:
             raise UsageError("the snapshot's network differs from the one asked for")
         self.generator.load_state_dict(state["generator"])

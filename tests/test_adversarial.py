@@ -106,6 +106,15 @@ def test_ctrl_c_keeps_what_was_done(tmp_path: Path) -> None:
         assert torch.equal(one, two)
 
 
+def test_without_noise_the_strengths_are_zero_and_stay(tmp_path: Path) -> None:
+    run_to(GeneratorSettings(images=16, **BRISK), tmp_path)
+    trainer, _ = run_to(GeneratorSettings(images=32, noise=False, **BRISK), tmp_path)
+    for network in (trainer.generator, trainer.ema):
+        assert all(layer.noise.weight.item() == 0 for layer in network.styled_convs().values())
+    w = torch.randn(2, trainer.ema.config.style_dim)
+    assert torch.equal(trainer.ema.synthesis(w), trainer.ema.synthesis(w, noise="none"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_inside_a_step_saves_after_it(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,4 +1,4 @@
-"""The figure photograph | encoder | w only | (w, ε) | edits, for docs/.
+"""The figure photograph | encoder | w only | (w, eps) | edits, for docs/.
 
     python -m tests.benchmarks.method_figure --photos photos/ --codes codes/ --out figure.png \
         --names a b c --edit smile=3 --edit age=3
@@ -18,7 +18,7 @@ from wrangan_cli.engine.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
 from wrangan_cli.engine.model_folder import load_model
 
-COLUMNS = {"encoder": "encoder", "sg2-w": "w only", "wrangan": "(w, ε)"}
+COLUMNS = {"encoder": "encoder", "sg2-w": "w only", "wrangan": "(w, eps)"}
 
 
 def main() -> None:

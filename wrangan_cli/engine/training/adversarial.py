@@ -12,7 +12,7 @@ from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
 from wrangan_cli.engine.training.augment import AdaptiveAugment, augment
 from wrangan_cli.engine.training.losses import (
     discriminator_loss,
@@ -45,6 +45,7 @@ class AdversarialTrainer:
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
+        self._silence()
         self.images = 0
         self.steps = 0
         self.path_mean = torch.zeros([], device=self.device)
@@ -131,12 +132,21 @@ class AdversarialTrainer:
         if randomized_layers(self.generator):
             per_image = isinstance(self.settings, RandomizeSettings) and self.settings.epsilon_per == "image"
             epsilon = draw_epsilon(self.generator, batch if per_image else None)
-        return self.generator.synthesis(w, epsilon=epsilon, noise="random"), w
+        noise: NoiseMode = "random" if self.settings.noise else "none"
+        return self.generator.synthesis(w, epsilon=epsilon, noise=noise), w
 
     def _augment(self, images: Tensor) -> Tensor:
         if self.adaptive:
             return self.adaptive(images)
         return augment(images, self.fixed_augment) if self.fixed_augment else images
+
+    @torch.no_grad()
+    def _silence(self) -> None:
+        """Without noise inputs their strengths are 0, so that the stored maps change nothing either."""
+        if not self.settings.noise:
+            for network in (self.generator, self.ema):
+                for layer in network.styled_convs().values():
+                    layer.noise.weight.zero_()
 
     @torch.no_grad()
     def _average(self, batch: int) -> None:
@@ -177,6 +187,7 @@ class AdversarialTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        self._silence()
         # Settings may be changed between two runs: the new learning rate counts.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
         for optimizer, interval in (

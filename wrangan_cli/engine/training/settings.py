@@ -43,6 +43,8 @@ class AdversarialSettings:
     """Half-life of the generator's moving average, in images."""
     ema_rampup: float = 0.05
     """The half-life is at most this share of the images seen; 0 turns the ramp off."""
+    noise: bool = True
+    """Noise inputs in every layer; without them their strengths are set to 0 and stay there."""
     flip: bool = True
     """Mirror real images at random."""
     augment: str = "none"

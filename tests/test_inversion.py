@@ -77,6 +77,17 @@ def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -
         assert value.abs().median().item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("method", ["wrangan", "weight-tuning"])
+def test_epsilon_may_have_a_learning_rate_of_its_own(tiny_model: Model, method: str) -> None:
+    inverter = make_inverter(tiny_model, method=method, steps=1, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0)
+    (code,) = codes_of(inverter.invert(targets(1)))
+    assert (code.w - tiny_model.w_mean).abs().median().item() == pytest.approx(1e-3, rel=1e-2)
+    for value in (code.epsilon or code.delta).values():
+        assert value.abs().median().item() == pytest.approx(2e-2, rel=1e-2)
+    with pytest.raises(ValueError, match="epsilon_lr"):
+        InversionSettings(epsilon_lr=float("nan"))
+
+
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
     """Alone and in a batch of 4 an image gets the same code, up to float noise."""
     images = targets(4)

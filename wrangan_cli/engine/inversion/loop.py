@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ class Inverter:
         before = self._distortion(Variables(w=start), images, target)
         steps = settings.steps if variables.free else 0
         with _only_gradients_of(variables):
-            optimizer = torch.optim.Adam(variables.free, lr=settings.lr) if steps else None
+            optimizer = _adam(variables, settings) if steps else None
             for step in range(steps):
                 assert optimizer is not None
                 optimizer.param_groups[0]["lr"] = method.learning_rate(settings, step / steps)
@@ -147,6 +148,15 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), epsilon, delta, info))
         return codes
+
+
+def _adam(variables: Variables, settings: InversionSettings) -> torch.optim.Adam:
+    """Adam over the free variables: w in the first group, ε or δ in the second, if there are any."""
+    groups: list[dict[str, Any]] = [{"params": variables.free[:1]}]
+    if variables.free[1:]:
+        lr = settings.lr if settings.epsilon_lr is None else settings.epsilon_lr
+        groups.append({"params": variables.free[1:], "lr": lr})
+    return torch.optim.Adam(groups, lr=settings.lr)
 
 
 def squared_norm(variables: Variables, reduction: str) -> Tensor:

@@ -17,7 +17,9 @@ class InversionSettings:
     steps: int = 500
     """Adam steps."""
     lr: float = 1e-3
-    """Adam's learning rate for w and ε (or the weights)."""
+    """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
+    epsilon_lr: float | None = None
+    """Adam's learning rate for ε (or the weights); a model whose σ is small needs a larger one."""
     projection_lr: float = 0.05
     """Learning rate of w in sg2-w, ramped up over the first 5 % and down over the last 25 %."""
     l2_weight: float = 2.0
@@ -46,6 +48,8 @@ class InversionSettings:
         for name in ("l2_weight", "perceptual_weight", "alpha", "epsilon_init", "lr", "projection_lr"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}: expected a number that is not negative")
+        if self.epsilon_lr is not None and not 0 <= self.epsilon_lr < float("inf"):
+            raise ValueError(f"epsilon_lr {self.epsilon_lr}: expected a number that is not negative")
         if self.steps < 0 or self.loss_side < 1:
             raise ValueError("steps must be 0 or more and loss_side positive")
         if self.l2_weight == self.perceptual_weight == 0:

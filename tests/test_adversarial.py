@@ -48,11 +48,11 @@ def run_to(
     trainer, reports = trainer_for(settings, seed), []
 
     def note(running: AdversarialTrainer, report: Report) -> None:
-        reports.append({k: v for k, v in report.items() if k != "images_per_second"})
+        reports.append({k: v for k, v in report.items() if k not in ("images_per_second", "seconds/data")})
         if on_step:
             on_step(running)
 
-    train(trainer, stream(trainer), folder, note, lambda _: None)
+    train(trainer, stream(trainer), folder, note, lambda _: None, pytest.fail)
     return trainer, reports
 
 
@@ -120,14 +120,14 @@ def test_a_signal_inside_a_step_saves_after_it(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = GeneratorSettings(images=40, **BRISK)
-    whole = AdversarialTrainer._update_generator
+    whole = AdversarialTrainer._generator_losses
 
-    def signalled(self: AdversarialTrainer, batch: int) -> dict[str, torch.Tensor]:
+    def signalled(self: AdversarialTrainer) -> Any:
         if self.steps == 2:
             signal.raise_signal(number)
-        return whole(self, batch)
+        return whole(self)
 
-    monkeypatch.setattr(AdversarialTrainer, "_update_generator", signalled)
+    monkeypatch.setattr(AdversarialTrainer, "_generator_losses", signalled)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run_to(settings, tmp_path)
@@ -164,6 +164,7 @@ def test_snapshots_and_calls_come_when_due(tmp_path: Path) -> None:
         tmp_path,
         lambda t, _r: steps.append(t.images),
         lambda t: calls.append(t.images),
+        pytest.fail,
     )
     assert steps == [4, 8, 12, 16, 20]
     assert calls == [8, 16, 20]
@@ -196,9 +197,9 @@ def test_ada_raises_the_strength_while_d_overfits() -> None:
     settings = GeneratorSettings(augment="ada", augment_target=-1.5, **BRISK)
     trainer = trainer_for(settings)
     assert trainer.adaptive is not None
-    trainer.adaptive.interval = 8
+    trainer.adaptive.interval = 2
     reports = [trainer.step(data().batch(range(4))) for _ in range(4)]
-    # 16 images above the target, adjusted every 8.
+    # 16 images above the target, adjusted every two batches of 4.
     assert trainer.adaptive.probability == pytest.approx(16 / 500_000)
     assert reports[-1]["augment/probability"] == trainer.adaptive.probability
 

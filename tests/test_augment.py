@@ -9,15 +9,35 @@ from torch import Tensor
 
 from wrangan_cli.engine.training.augment import (
     AdaptiveAugment,
-    _colour,
-    _geometry,
+    Transforms,
     _rotation,
     _scaling,
     _translation,
-    augment,
+    apply_transforms,
+    draw_transforms,
 )
+from wrangan_cli.engine.training.settings import GeneratorSettings
 
 GREY = torch.full((3,), 1 / math.sqrt(3))
+
+
+def draw(images: Tensor, probability: float, seed: int = 0) -> Transforms:
+    rng = torch.Generator().manual_seed(seed)
+    return draw_transforms(images.shape[0], probability, images.shape[-1], rng)
+
+
+def augment(images: Tensor, probability: float, seed: int = 0) -> Tensor:
+    return apply_transforms(images, draw(images, probability, seed))
+
+
+def geometry(images: Tensor, probability: float) -> Tensor:
+    colour = torch.eye(3, 4).expand(images.shape[0], -1, -1)
+    return apply_transforms(images, Transforms(draw(images, probability).geometry, colour))
+
+
+def colour(images: Tensor, probability: float, seed: int = 0) -> Tensor:
+    still = torch.eye(3).expand(images.shape[0], -1, -1)
+    return apply_transforms(images, Transforms(still, draw(images, probability, seed).colour))
 
 
 def luma_and_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,7 +49,6 @@ def luma_and_chroma(images: Tensor) -> tuple[Tensor, Tensor]:
 def test_probability_zero_changes_nothing() -> None:
     images = torch.randn(4, 3, 16, 16)
     torch.testing.assert_close(augment(images, 0.0), images, atol=1e-6, rtol=1e-6)
-    assert AdaptiveAugment()(images) is images
 
 
 @pytest.mark.parametrize("size", [(16, 16), (17, 17)])
@@ -47,6 +66,13 @@ def test_images_are_transformed_independently() -> None:
     assert (torch.pdist(changed) > 0.1).all()
 
 
+def test_some_rows_are_changed_as_in_the_whole_batch() -> None:
+    images = torch.rand(8, 3, 16, 16)
+    drawn, rows = draw(images, 0.8), torch.tensor([5, 0, 6])
+    part = apply_transforms(images[rows], drawn.rows(rows))
+    torch.testing.assert_close(part, apply_transforms(images, drawn)[rows])
+
+
 def test_a_small_probability_leaves_most_images_alone() -> None:
     images = torch.rand(400, 3, 8, 8)
     same = (augment(images, 0.02) - images).abs().amax(dim=(1, 2, 3)) < 1e-4
@@ -58,8 +84,7 @@ def test_gradients_of_second_order() -> None:
     images = torch.rand(2, 3, 6, 6, dtype=torch.float64, requires_grad=True)
 
     def function(value: Tensor) -> Tensor:
-        torch.manual_seed(11)
-        return augment(value, 1.0).square()
+        return augment(value, 1.0, seed=11).square()
 
     assert torch.autograd.gradcheck(function, (images,), fast_mode=True)
     assert torch.autograd.gradgradcheck(function, (images,), fast_mode=True)
@@ -67,9 +92,9 @@ def test_gradients_of_second_order() -> None:
 
 def test_geometry_keeps_flat_images_and_the_range() -> None:
     flat = torch.tensor([0.1, -0.4, 0.9])[None, :, None, None].expand(6, -1, 12, 12)
-    torch.testing.assert_close(_geometry(flat, 1.0), flat, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(geometry(flat, 1.0), flat, atol=1e-5, rtol=1e-5)
     images = torch.rand(6, 3, 12, 12)
-    moved = _geometry(images, 1.0)
+    moved = geometry(images, 1.0)
     assert moved.min() >= images.min() - 1e-5
     assert moved.max() <= images.max() + 1e-5
 
@@ -91,7 +116,7 @@ def test_matrices_are_mirror_turn_and_shift() -> None:
 
 def test_colour_keeps_grey_pixels_grey() -> None:
     grey = torch.rand(16, 1, 5, 5).expand(-1, 3, -1, -1) * 2 - 1
-    _, chroma = luma_and_chroma(_colour(grey, 1.0))
+    _, chroma = luma_and_chroma(colour(grey, 1.0))
     assert chroma.max() < 1e-5
 
 
@@ -100,10 +125,8 @@ def test_colour_treats_luma_apart_from_chroma() -> None:
     images = torch.rand(16, 3, 5, 5) * 2 - 1
     luma_in, chroma_in = luma_and_chroma(images)
     grey = luma_in[:, None] * GREY[None, :, None, None]
-    torch.manual_seed(4)
-    luma_out, chroma_out = luma_and_chroma(_colour(images, 1.0))
-    torch.manual_seed(4)
-    luma_of_grey, _ = luma_and_chroma(_colour(grey, 1.0))
+    luma_out, chroma_out = luma_and_chroma(colour(images, 1.0, seed=4))
+    luma_of_grey, _ = luma_and_chroma(colour(grey, 1.0, seed=4))
     torch.testing.assert_close(luma_out, luma_of_grey, atol=1e-4, rtol=1e-4)
     factor = chroma_out / chroma_in
     torch.testing.assert_close(factor, factor[:, :1, :1].expand_as(factor), atol=1e-3, rtol=1e-3)
@@ -111,28 +134,45 @@ def test_colour_treats_luma_apart_from_chroma() -> None:
 
 
 def test_the_controller_follows_the_sign_of_real_logits() -> None:
-    adaptive = AdaptiveAugment(target=0.6, horizon=1000, interval=64)
+    adaptive = AdaptiveAugment(target=0.6, horizon=1000, interval=2)
     for _ in range(3):
-        adaptive.observe(torch.ones(32, 1))
-    # 64 images, then 32 of the next interval that do not count yet.
+        adaptive.observe(1.0, 32)
+    # 2 batches, then one of the next interval that does not count yet.
     assert adaptive.probability == pytest.approx(0.064)
-    adaptive.observe(torch.ones(32, 1))
+    adaptive.observe(1.0, 32)
     assert adaptive.probability == pytest.approx(0.128)
-    adaptive.observe(torch.cat([torch.ones(40, 1), -torch.ones(24, 1)]))
+    for sign in (0.5, 0.6):
+        adaptive.observe(sign, 32)
     assert adaptive.probability == pytest.approx(0.064)
-    for _ in range(5):
-        adaptive.observe(-torch.ones(64, 1))
+    for _ in range(10):
+        adaptive.observe(-1.0, 32)
     assert adaptive.probability == 0.0
-    for _ in range(40):
-        adaptive.observe(torch.ones(64, 1))
+    for _ in range(80):
+        adaptive.observe(1.0, 32)
     assert adaptive.probability == 1.0
 
 
+def test_the_controller_has_the_published_numbers() -> None:
+    """Karras et al. 2020b: p adjusted every 4 batches, from 0 to 1 in 500,000 images at most, target 0.6."""
+    adaptive = AdaptiveAugment(GeneratorSettings().augment_target)
+    seen = 0
+    while adaptive.probability < 1.0:
+        for _ in range(4):
+            adaptive.observe(0.6001, 16)
+        seen += 64
+        assert adaptive.probability == pytest.approx(min(1.0, seen / 500_000), abs=1e-6)
+    for _ in range(4):
+        adaptive.observe(0.5999, 16)
+    assert adaptive.probability == pytest.approx(1 - 64 / 500_000)
+
+
 def test_the_controller_can_be_saved_in_mid_interval() -> None:
-    one, two = AdaptiveAugment(interval=64), AdaptiveAugment(interval=64)
-    one.observe(torch.ones(40, 1))
+    one, two = AdaptiveAugment(), AdaptiveAugment()
+    for _ in range(2):
+        one.observe(1.0, 10)
     two.restore(one.state())
     for adaptive in (one, two):
-        adaptive.observe(torch.ones(40, 1))
+        for _ in range(2):
+            adaptive.observe(1.0, 10)
     assert one.probability == two.probability > 0
     assert one.state() == two.state()

@@ -1,9 +1,12 @@
 """Files appear whole or not at all."""
 
+import contextlib
 import hashlib
 import os
 import resource
 import stat
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,13 @@ import torch
 from safetensors.torch import save_file
 
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import replaced_atomically, sha256
+from wrangan_cli.engine.files import (
+    check_can_be_made,
+    exclusive,
+    replaced_atomically,
+    replaced_together,
+    sha256,
+)
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors, write_torch
 
 
@@ -44,6 +53,62 @@ def test_an_exception_leaves_the_old_file(tmp_path: Path, error: type[BaseExcept
         fail()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_belong_together_are_replaced_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_text("old")
+    rename, order = os.replace, []
+
+    def noted(source: Path, target: Path) -> None:
+        # All are written and on the disk when the first one is renamed.
+        assert all(p.read_text() == "new" for p in tmp_path.iterdir() if p.name.startswith("."))
+        order.append(target.name)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", noted)
+    with contextlib.suppress(ZeroDivisionError), replaced_together(paths) as temporaries:
+        temporaries[0].write_text("new")
+        raise ZeroDivisionError
+    assert [path.read_text() for path in paths] == ["old"] * 3
+    with replaced_together(paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text("new")
+    assert order == ["a", "b", "c"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_an_exclusive_block_waits_for_the_other(tmp_path: Path) -> None:
+    inside, longest = [], []
+
+    def work() -> None:
+        with exclusive(tmp_path / "lock"):
+            inside.append(1)
+            longest.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert longest == [1] * 4
+    assert not (tmp_path / "lock").exists()
+
+
+def test_whether_a_folder_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_can_be_made(tmp_path / "new" / "deep")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="Not a directory"):
+        check_can_be_made(tmp_path / "file" / "deep")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(FileError, match="Permission denied"):
+        check_can_be_made(tmp_path / "new")
 
 
 def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:

@@ -180,6 +180,29 @@ def test_bad_files_give_one_line_with_name_and_cause(tmp_path: Path) -> None:
             assert "\n" not in line
 
 
+def test_a_broken_tiff_is_not_commented_on_by_its_library(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.tif"
+    Image.fromarray(pixels(64, 64)).save(path, compression="tiff_lzw")
+    data = bytearray(path.read_bytes())
+    data[200:6000] = bytes(5800)
+    path.write_bytes(data)
+    with pytest.raises(FileError, match=r"a\.tif: broken image"):
+        load_image(path)
+    # libtiff writes to the terminal by itself, past Python.
+    assert capfd.readouterr().err == ""
+
+
+def test_remarks_stay_off_while_any_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12345)
+    with images.pillow_without_remarks():
+        with images.pillow_without_remarks():
+            pass
+        assert Image.MAX_IMAGE_PIXELS is None
+    assert Image.MAX_IMAGE_PIXELS == 12345
+
+
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(FileError, match="too large: 40 × 40 px"):

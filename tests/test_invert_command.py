@@ -255,6 +255,65 @@ def test_ctrl_c_keeps_what_is_done(
     assert [json.loads(line)["skipped"] for line in again.stdout.splitlines()] == [True, False, False]
 
 
+def test_nothing_is_made_where_every_input_fails(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"no image")
+    result = invert(tmp_path / "photos", "--out", tmp_path / "deep" / "codes", model=tiny_folder)
+    assert result.exit_code == 1
+    assert not (tmp_path / "deep").exists()
+
+
+def test_out_of_memory_halves_the_batch(
+    photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "aa.png").write_bytes(b"no image")  # named once, although its batch is tried twice
+    write_photo(photos / "d.png", seed=3)
+    whole, sizes = loop.Inverter.invert, []
+
+    def small_memory(self, images: torch.Tensor, on_step=None):
+        sizes.append(len(images))
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+        return whole(self, images, on_step)
+
+    monkeypatch.setattr(loop.Inverter, "invert", small_memory)
+    out = tmp_path / "codes"
+    result = invert(photos, "--out", out, "--batch", "5", model=tiny_folder)
+    assert [Path(line).name for line in result.stdout.splitlines()] == ["a.st", "b.st", "c.st", "d.st"]
+    assert sizes == [4, 2, 1, 1, 1, 1]
+    assert result.exit_code == 1  # for aa.png alone
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    assert "aa.png" in lines[0]
+    assert lines[1] == "wrangan: out of memory with 4 photographs at a time: going on with 2"
+    assert lines[2] == "wrangan: out of memory with 2 photographs at a time: going on with 1"
+
+
+def test_out_of_memory_with_one_photograph(
+    photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    monkeypatch.setattr(loop.Inverter, "invert", no_memory)
+    result = invert(photos, "--out", tmp_path / "codes", "--batch", "1", model=tiny_folder)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("wrangan: out of memory (tried to get another 2.00 GiB): give a smaller --batch")
+    assert not (tmp_path / "codes").exists()
+
+
+def test_a_bug_in_the_loop_is_not_taken_for_lack_of_memory(
+    photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(loop.Inverter, "invert", broken)
+    result = invert(photos, "--out", tmp_path / "codes", model=tiny_folder)
+    assert isinstance(result.exception, RuntimeError)
+
+
 def test_a_real_sigint(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "codes"
     command = [sys.executable, "-m", "wrangan_cli", "invert", str(photos), "--out", str(out)]

@@ -1,6 +1,8 @@
 """Models on disk: written, read, and refused when they are broken."""
 
+import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -198,6 +200,52 @@ def test_bundled_models_can_be_read() -> None:
     for name, folder in bundled_models().items():
         assert json.loads((folder / "config.json").read_text())["format"] == "wrangan-model"
         assert load_model(name).name == name
+
+
+def test_a_crash_while_saving_never_mixes_two_models(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at any of the renames: the old model, the new one, or a clear refusal."""
+    old, rename = load_model(str(tiny_folder)).sha256, os.replace
+    new = random_generator_network(seed=9)
+    outcomes = []
+    for survivors in range(4):
+        renamed: list[Path] = []
+
+        def crashing(source: Path, target: Path, allowed: int = survivors, done: list = renamed) -> None:
+            if len(done) == allowed:
+                raise KeyboardInterrupt
+            done.append(target)
+            rename(source, target)
+
+        save_model(tiny_folder, random_generator_network(), Discriminator(TINY))
+        monkeypatch.setattr(os, "replace", crashing)
+        with contextlib.suppress(KeyboardInterrupt):
+            save_model(tiny_folder, new, Discriminator(TINY))
+        monkeypatch.setattr(os, "replace", rename)
+        assert not list(tiny_folder.glob(".*"))
+        try:
+            load_discriminator(tiny_folder, TINY)
+            outcomes.append("old" if load_model(str(tiny_folder)).sha256 == old else "new")
+        except FileError as error:
+            outcomes.append(error.cause.rpartition(": ")[2])
+    refused = "the saving was interrupted; save, train or convert the model again"
+    assert outcomes == ["old", refused, refused, "new"]
+
+
+def test_models_of_before_name_no_sha256(tiny_folder: Path) -> None:
+    record = json.loads((tiny_folder / "config.json").read_text())
+    assert record["sha256"]["model.safetensors"] == sha256(tiny_folder / "model.safetensors")
+    del record["sha256"]
+    (tiny_folder / "config.json").write_text(json.dumps(record))
+    load_model(str(tiny_folder))
+    load_discriminator(tiny_folder, TINY)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileError, match="not written"):
+        save_model(tmp_path / "file" / "m", random_generator_network())
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import io
 import json
+import logging
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -18,7 +22,7 @@ from wrangan_cli.app import app
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
 from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,20 @@ def test_docstrings_of_fields_over_base_classes() -> None:
         (OSError(28, "No space left on device", "out/a.st"), 1, "wrangan: out/a.st: No space left on device"),
         (PermissionError(13, "Permission denied", "x"), 1, "wrangan: x: Permission denied"),
         (KeyboardInterrupt(), 130, "wrangan: interrupted"),
+        (MemoryError(), 1, "wrangan: out of memory: give a smaller --batch"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"
+            ),
+            1,
+            "wrangan: out of memory: give a smaller --batch",
+        ),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 20.50 MiB. GPU 0 has …\nmore"),
+            1,
+            "wrangan: out of memory (tried to get another 20.50 MiB): give a smaller --batch",
+        ),
+        (RuntimeError("MPS backend out of memory"), 1, "wrangan: out of memory: give"),
     ],
 )
 def test_errors_are_one_line_and_an_exit_code(
@@ -140,6 +158,33 @@ app()
     assert process.stderr.read() == b""
     assert process.wait(timeout=60) == 1
     process.stderr.close()
+
+
+def test_what_the_allocator_really_says_is_understood() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(MemoryError) as refused:
+        np.empty(2**60, dtype=np.uint8)
+    assert is_out_of_memory(refused.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(typer.Exit(1))
+
+
+def test_remarks_of_the_engine_are_said_while_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "_file", heard)
+    made = typer.Typer(cls=Shell)
+    made.command("work")(lambda: logging.getLogger("wrangan").warning("%s: odd", "a.png"))
+    made.command("other")(lambda: None)
+    assert runner.invoke(made, ["work"]).exit_code == 0
+    assert heard.getvalue() == "wrangan: a.png: odd\n"
+    assert not logging.getLogger("wrangan").handlers
+
+
+def test_an_error_about_a_file_can_travel_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(FileError("a.png", "truncated")))
+    assert (str(error), error.path, error.cause) == ("a.png: truncated", Path("a.png"), "truncated")
 
 
 def test_a_bug_is_not_hidden() -> None:

@@ -4,12 +4,13 @@ import csv
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrangan_cli.commands.shell import Results, progress
+from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import UsageError, WranganError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def evaluate(
     reference: Annotated[
         Path | None,
         typer.Option(
-            help="Zip or folder of real images; without it the features that travel with the model."
+            help="Zip, folder or LMDB of real images; without it the features that travel with the model."
         ),
     ] = None,
     save_reference: Annotated[
@@ -61,8 +62,10 @@ def evaluate(
     """Measure codes against their photographs, or a model's samples against real images.
 
     With --codes and --photos: each photograph is compared with the image of its code, and
-    the mean is printed with its 95 % bootstrap interval. Without: generated samples.
+    the mean is printed with its 95 % bootstrap interval. Without: generated samples. Under
+    torchrun each process does its share, and the first one prints.
     """
+    from wrangan_cli.engine.distributed import process_group
     from wrangan_cli.engine.metrics.registry import pair_metrics, sample_metrics
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
@@ -71,25 +74,29 @@ def evaluate(
     names = metric or []
     _ = pair_metrics(names) if paired else sample_metrics(names)
     _check_options(codes, photos, csv_file, reference, save_reference, epsilon)
-    results = Results(as_json)
-    loaded = load_model(model, resolve_device(device))
-    if codes is not None and photos is not None:
-        names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
-        _evaluate_pairs(results, loaded, names, photos, codes, csv_file, batch)
-    else:
-        names = names or ([] if save_reference else ["fid"])
-        _evaluate_samples(
-            results,
-            loaded,
-            names,
-            reference,
-            save_reference,
-            samples,
-            seed=seed,
-            batch=batch,
-            epsilon=epsilon,
-        )
-    results.finish()
+    with process_group():
+        place = resolve_device(device)
+        results = Results(as_json)
+        load = cache(lambda: load_model(model, place))
+        by_main(lambda: bool(load()))  # so that what is wrong with it is said once
+        loaded = load()
+        if codes is not None and photos is not None:
+            names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
+            _evaluate_pairs(results, loaded, names, photos, codes, csv_file, batch)
+        else:
+            names = names or ([] if save_reference else ["fid"])
+            _evaluate_samples(
+                results,
+                loaded,
+                names,
+                reference,
+                save_reference,
+                samples,
+                seed=seed,
+                batch=batch,
+                epsilon=epsilon,
+            )
+        results.finish()
 
 
 def _check_options(
@@ -122,27 +129,31 @@ def _evaluate_pairs(
     csv_file: Path | None,
     batch: int,
 ) -> None:
+    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
     from wrangan_cli.engine.metrics.base import mean_interval
     from wrangan_cli.engine.metrics.pairs import compare_pairs, load_metrics, pair_by_stem
     from wrangan_cli.engine.metrics.registry import pair_metrics
 
     metrics = pair_metrics(names)
-    pairs, left = pair_by_stem(photos, codes)
-    for error in left:
-        results.failed(error)
+    pairs, left = by_main(lambda: pair_by_stem(photos, codes))
     measures, missing = load_metrics(metrics, model.device)
-    for lacking in missing:
-        results.failed(lacking)
-    done: list[Compared] = []
+    own: list[Compared] = []
     if measures:
-        with progress("comparing", len(pairs)) as bar:
+        share = own_share(pairs)
+        with progress("comparing", len(share)) as bar:
             advance = _rated(bar)
-            for count, compared in enumerate(compare_pairs(model, pairs, measures, batch), 1):
-                if compared.error is None:
-                    done.append(compared)
-                else:
-                    results.failed(compared.error, compared.pair.photo)
+            for count, compared in enumerate(compare_pairs(model, share, measures, batch), 1):
+                own.append(compared)
                 advance(count)
+    whole = gather_shares(own)
+    if not is_main():
+        return
+    for error in [*left, *missing]:
+        results.failed(error)
+    for compared in whole:
+        if compared.error is not None:
+            results.failed(compared.error, compared.pair.photo)
+    done = [compared for compared in whole if compared.error is None]
     if not done:
         return
     for metric in metrics:
@@ -188,25 +199,30 @@ def _evaluate_samples(
     batch: int,
     epsilon: float,
 ) -> None:
-    from wrangan_cli.engine.metrics.inception import extract_features, load_inception
+    from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import sample_metrics
-    from wrangan_cli.engine.metrics.samples import generated_images, model_reference
+    from wrangan_cli.engine.metrics.samples import generated_features, model_reference
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
     metrics = sample_metrics(names)
-    inception = load_inception(model.device, wanted_by=", ".join(names) or "reference features")
+    load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
+    by_main(lambda: bool(load()))
+    inception = load()
     if reference is None:
-        real = model_reference(model)
+        real = by_main(lambda: model_reference(model))
     else:
         real = _reference_of(results, model, reference, inception, batch)
         if save_reference is not None:
-            save(save_reference, real)
-            results.wrote(save_reference, count=len(real.features), resolution=real.resolution)
+            by_main(lambda: save(save_reference, real))
+            if is_main():
+                results.wrote(save_reference, count=len(real.features), resolution=real.resolution)
     if not metrics:
         return
-    with progress("sampling", samples) as bar:
-        images = generated_images(model, samples, seed, batch, epsilon)
-        generated = extract_features(inception, images, _rated(bar))
+    with progress("sampling", len(own_share(range(samples)))) as bar:
+        generated = generated_features(model, inception, samples, seed, batch, epsilon, _rated(bar))
+    if not is_main():
+        return
     for metric in metrics:
         try:
             estimate = metric.compute(generated, real.features)
@@ -233,14 +249,18 @@ def _evaluate_samples(
 
 
 def _reference_of(results: Results, model: "Model", path: Path, inception: Any, batch: int) -> "Reference":
+    from wrangan_cli.engine.distributed import is_main, own_share
     from wrangan_cli.engine.metrics.samples import Reference, image_set_features
     from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
 
-    images = load_image_set([path], model.resolution, default_cache_dir())
-    for name in images.broken:
-        results.failed(f"{name}: cannot be read, left out of the reference", path)
-    with progress("reference", len(images)) as bar:
-        features = image_set_features(images, inception, batch, default_cache_dir(), _rated(bar))
+    load = cache(lambda: load_image_set([path], model.resolution, default_cache_dir()))
+    by_main(lambda: bool(load()))
+    images = load()
+    if is_main():
+        for name in images.broken:
+            results.failed(f"{name}: cannot be read, left out of the reference", path)
+    with progress("reference", len(own_share(images.names))) as bar:
+        features = image_set_features(images, inception, batch, default_cache_dir(), _rated(bar), shared=True)
     return Reference(features, path.name, model.resolution)
 
 

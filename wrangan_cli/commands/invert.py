@@ -1,18 +1,24 @@
 """`wrangan invert`: photographs → codes."""
 
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, inputs, progress, settings_options
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.commands.shell import Results, by_main, inputs, progress, say, settings_options
+from wrangan_cli.engine.errors import UsageError, WranganError, is_out_of_memory
 from wrangan_cli.engine.inversion.settings import InversionSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wrangan_cli.engine.codes import Code
+    from wrangan_cli.engine.inversion.folder import Job
     from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.model_folder import Model
 
 
 @settings_options(InversionSettings)
@@ -35,15 +41,45 @@ def invert(
     """Invert photographs into (w, ε); paths of the codes go to stdout, one a line.
 
     Photographs whose code stands in the output folder are skipped, so an interrupted
-    run goes on where it stopped.
+    run goes on where it stopped. Under torchrun each process inverts its share.
     """
-    from wrangan_cli.engine.images import find_images
-    from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
+    from wrangan_cli.engine.distributed import own_share, process_group
     from wrangan_cli.engine.inversion.loop import Inverter
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
 
-    results = Results(as_json)
+    with process_group():
+        place = resolve_device(device)
+        results = Results(as_json)
+        loaded = cache(lambda: load_model(model, place))
+        inverter = cache(lambda: Inverter.load(loaded(), settings))
+
+        def whole_list() -> "list[Job]":
+            todo = _todo(photos, out, overwrite, settings, loaded, results)
+            if todo:
+                inverter()  # so that what is wrong with it is said once
+            return todo
+
+        # One process looks at the whole list, before any code is written: all see the same work.
+        share = own_share(by_main(whole_list))
+        if share:
+            _invert_all(inverter(), share, batch, results)
+        results.finish()
+
+
+def _todo(
+    photos: list[Path] | None,
+    out: Path,
+    overwrite: bool,
+    settings: InversionSettings,
+    model: "Callable[[], Model]",
+    results: Results,
+) -> "list[Job]":
+    """The photographs that have no code yet; what has one, and what cannot be done, is said."""
+    from wrangan_cli.engine.files import check_can_be_made
+    from wrangan_cli.engine.images import find_images
+    from wrangan_cli.engine.inversion.folder import plan, stored_code
+
     found: list[Path] = []
     for path in inputs(photos):
         try:
@@ -55,10 +91,9 @@ def invert(
     jobs, clashes = plan(found, out)
     for clash in clashes:
         results.failed(clash)
-    loaded = load_model(model, resolve_device(device))
     todo: list[Job] = []
     for job in jobs:
-        done = None if overwrite else stored_code(job, loaded, settings)
+        done = None if overwrite else stored_code(job, model(), settings)
         if isinstance(done, WranganError):
             results.failed(done, job.code)
         elif done is not None:
@@ -68,33 +103,51 @@ def invert(
         else:
             todo.append(job)
     if todo:
-        out.mkdir(parents=True, exist_ok=True)
-        _invert_all(Inverter.load(loaded, settings), todo, batch, results)
-    results.finish()
+        # Said now, and not after the first hour; the folder is made with the first code.
+        check_can_be_made(out)
+    return todo
 
 
-def _invert_all(inverter: "Inverter", todo: list, batch: int, results: Results) -> None:
+def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results) -> None:
+    from wrangan_cli.engine.codes import save_code
+    from wrangan_cli.engine.inversion.folder import described
+
+    for job, code, seconds, together in _inverted(inverter, todo, batch, results):
+        try:
+            if isinstance(code, WranganError):
+                raise code
+            code = described(code, job, seconds, together)
+            save_code(job.code, code)
+        except (WranganError, OSError) as error:
+            results.failed(error, job.photo)
+            continue
+        results.wrote(
+            job.code,
+            photo=str(job.photo),
+            skipped=False,
+            seconds=seconds,
+            distortion=code.info["distortion"],
+        )
+
+
+def _inverted(
+    inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results
+) -> "Iterator[tuple[Job, Code | WranganError, float, int]]":
+    """Each job with its code, the seconds it took and how many were done together.
+
+    Where the memory does not suffice, half as many go on.
+    """
     import time
 
     import torch
 
-    from wrangan_cli.engine.codes import save_code
-    from wrangan_cli.engine.images import load_image
-    from wrangan_cli.engine.inversion.folder import described
-
     steps = max(1, inverter.settings.steps)
+    waiting = deque(todo)
     bar = progress("inverting", len(todo) * steps)
     task, done_steps = bar.task_ids[0], 0
     with bar:
-        for first in range(0, len(todo), batch):
-            images: list[Tensor] = []
-            jobs = []
-            for job in todo[first : first + batch]:
-                try:
-                    images.append(load_image(job.photo, inverter.model.resolution))
-                    jobs.append(job)
-                except (WranganError, OSError) as error:
-                    results.failed(error, job.photo)
+        while waiting:
+            jobs, images = _read(waiting, batch, inverter.model.resolution, results)
             if not jobs:
                 continue
             started = time.perf_counter()
@@ -105,24 +158,40 @@ def _invert_all(inverter: "Inverter", todo: list, batch: int, results: Results) 
                 rate = step * count / (time.perf_counter() - began) / steps
                 bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
 
-            codes = inverter.invert(torch.stack(images), on_step)
+            try:
+                codes = inverter.invert(torch.stack(images), on_step)
+            except (RuntimeError, MemoryError) as error:
+                if len(jobs) == 1 or not is_out_of_memory(error):
+                    raise
+                codes = None
+            if codes is None:
+                # Outside of `except`: the error held on to what the attempt had in memory.
+                batch = len(jobs) // 2
+                waiting.extendleft(reversed(jobs))
+                say(f"wrangan: out of memory with {len(jobs)} photographs at a time: going on with {batch}")
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                continue
             seconds = (time.perf_counter() - started) / len(jobs)
             done_steps += steps * len(jobs)
             bar.update(task, completed=done_steps)
             for job, code in zip(jobs, codes, strict=True):
-                if isinstance(code, WranganError):
-                    results.failed(code, job.photo)
-                    continue
-                try:
-                    code = described(code, job, seconds, len(jobs))
-                    save_code(job.code, code)
-                except (WranganError, OSError) as error:
-                    results.failed(error, job.photo)
-                    continue
-                results.wrote(
-                    job.code,
-                    photo=str(job.photo),
-                    skipped=False,
-                    seconds=seconds,
-                    distortion=code.info["distortion"],
-                )
+                yield job, code, seconds, len(jobs)
+
+
+def _read(
+    waiting: "deque[Job]", batch: int, resolution: int, results: Results
+) -> "tuple[list[Job], list[Tensor]]":
+    """The next photographs, `batch` at most; what cannot be read is said."""
+    from wrangan_cli.engine.images import load_image
+
+    jobs: list[Job] = []
+    images: list[Tensor] = []
+    for _ in range(min(batch, len(waiting))):
+        job = waiting.popleft()
+        try:
+            images.append(load_image(job.photo, resolution))
+            jobs.append(job)
+        except (WranganError, OSError) as error:
+            results.failed(error, job.photo)
+    return jobs, images

@@ -1,23 +1,33 @@
 """How every command speaks: results on stdout, the rest on stderr, exit codes 0, 1, 2."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
 import io
 import json
+import logging
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.errors import (
+    FileError,
+    UsageError,
+    WranganError,
+    is_out_of_memory,
+    out_of_memory_line,
+)
+
+T = TypeVar("T")
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -32,6 +42,23 @@ def complain(error: Exception | str) -> None:
     say("wrangan: " + " ".join(str(error).splitlines()))
 
 
+class _Said(logging.Handler):
+    """What the engine remarks goes to the person at the terminal, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+@contextlib.contextmanager
+def _remarks_said() -> Iterator[None]:
+    log, handler = logging.getLogger("wrangan"), _Said()
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 class Shell(TyperGroup):
     """Turns the errors that a user can act on into one line and an exit code."""
 
@@ -41,12 +68,18 @@ class Shell(TyperGroup):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="surrogateescape")
         try:
-            return super().invoke(ctx)
+            with _remarks_said():
+                return super().invoke(ctx)
         except UsageError as error:
             complain(error)
             ctx.exit(2)
         except WranganError as error:
             complain(error)
+            ctx.exit(1)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            complain(out_of_memory_line(error))
             ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
@@ -88,8 +121,13 @@ class Results:
             complain(_cause(error))
 
     def finish(self) -> None:
-        """Exit with 1 if anything failed."""
-        if self.failures:
+        """Exit with 1 if anything failed; of several processes: in any of them, and together.
+
+        (torchrun ends the others as soon as one exits with an error.)
+        """
+        from wrangan_cli.engine.distributed import any_rank
+
+        if any_rank(self.failures > 0):
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
@@ -102,8 +140,33 @@ def _cause(error: Exception | str) -> str:
     return str(error)
 
 
+def by_main(work: Callable[[], T]) -> T:
+    """Do `work` in the main process; every process of a torchrun gets the result.
+
+    An error is raised, and so said, in the main process; the others exit with its code.
+    """
+    from wrangan_cli.engine.distributed import from_main, is_main
+
+    result: Any = None
+    error: WranganError | OSError | None = None
+    if is_main():
+        try:
+            result = work()
+        except (WranganError, OSError) as caught:
+            error = caught
+    result, code = from_main((result, 0 if error is None else 2 if isinstance(error, UsageError) else 1))
+    if error is not None:
+        raise error
+    if code:
+        raise typer.Exit(code)
+    return result
+
+
 def progress(description: str, total: int | None) -> Progress:
-    """A progress bar on stderr with rate and estimate; hidden where stderr is no terminal."""
+    """A progress bar on stderr with rate and estimate; hidden where stderr is no terminal, and
+    in all processes of a torchrun but the first."""
+    from wrangan_cli.engine.distributed import is_main
+
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -112,7 +175,7 @@ def progress(description: str, total: int | None) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_terminal or not is_main(),
     )
     bar.add_task(description, total=total, rate="")
     return bar

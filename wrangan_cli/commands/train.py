@@ -2,30 +2,32 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from wrangan_cli.commands.shell import Results, progress, say, settings_options
+from wrangan_cli.commands.training_runs import (
+    Data,
+    Device,
+    DryRun,
+    ModelOption,
+    Out,
+    advance,
+    join_processes,
+    load_images,
+    print_plan,
+    run_adversarial,
+    stream,
+)
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-    from wrangan_cli.engine.training.data import ImageSet
-    from wrangan_cli.engine.training.settings import AdversarialSettings
-
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
-Data = Annotated[list[Path], typer.Option(help="Folder or zip of images; may be given several times.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
-ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+app.callback()(join_processes)
 
 
 @app.command("generator")
@@ -38,12 +40,14 @@ def generator(
     perceptual: Annotated[
         str, typer.Option(help="Perceptual distance that the finished model names as its own.")
     ] = "lpips-vgg",
+    dry_run: DryRun = False,
 ) -> None:
     """Train a StyleGAN2 from scratch; the finished model is RUN/model."""
     import torch
 
     from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
     from wrangan_cli.engine.models.discriminator import Discriminator
+    from wrangan_cli.engine.models.precision import FP16_CLAMP
     from wrangan_cli.engine.models.stylegan2 import Generator
     from wrangan_cli.engine.perceptual import check_perceptual
     from wrangan_cli.engine.runtime import resolve_device
@@ -64,13 +68,13 @@ def generator(
             channels=channels,
             style_dim=settings.style_dim,
             mapping_layers=settings.mapping_layers,
+            conv_clamp=FP16_CLAMP if settings.precision == "fp16" else None,
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    images = _load(data, settings.resolution)
     torch.manual_seed(settings.seed)
     trainer = AdversarialTrainer(Generator(config), Discriminator(config), settings, resolve_device(device))
-    _adversarial(trainer, images, out, settings, perceptual)
+    run_adversarial(trainer, data, out, settings, perceptual, dry_run)
 
 
 @app.command("randomize")
@@ -81,6 +85,7 @@ def randomize(
     settings: RandomizeSettings,
     model: ModelOption = "faces-64",
     device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Make the last layers random and train μ and σ (Algorithm 2); the result is RUN/model.
 
@@ -98,11 +103,10 @@ def randomize(
     most = start.generator.config.num_styled_convs
     if settings.layers > most:
         raise UsageError(f"layers {settings.layers}: model {start.name} has {most} styled convolutions")
-    images = _load(data, start.resolution)
     torch.manual_seed(settings.seed)
     random = make_random(start.generator, settings.layers, settings.initial_std).requires_grad_(True)
     trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
-    _adversarial(trainer, images, out, settings, start.perceptual)
+    run_adversarial(trainer, data, out, settings, start.perceptual, dry_run)
 
 
 @app.command("encoder")
@@ -116,43 +120,55 @@ def encoder(
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished encoder into the model's folder.")
     ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Train an encoder from photographs into W; the result is RUN/encoder.safetensors."""
     import torch
 
+    from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.encoder import EncoderTrainer, save_encoder
+    from wrangan_cli.engine.training.memory import encoder_memory
     from wrangan_cli.engine.training.record import RunRecord
     from wrangan_cli.engine.training.run import Report, train
 
     loaded = load_model(model, resolve_device(device))
-    images = _load(data, loaded.resolution)
     perceptual = load_perceptual(settings.perceptual or loaded.perceptual, loaded.device)
     trainer = EncoderTrainer(loaded, settings, perceptual)
+    if dry_run:
+        print_plan(settings, loaded.device, {"encoder": trainer.encoder}, encoder_memory(trainer))
+        return
+    images = load_images(data, loaded.resolution, settings.resize_filter)
     record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path)})
     bar = progress("encoder", settings.images)
     examples = images.batch(range(min(16, len(images))))
 
+    def save(folder: Path) -> Path:
+        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
+        return save_encoder(folder, trainer.ema, loaded, about)
+
     def on_step(trainer: EncoderTrainer, report: Report) -> None:
         record.step(trainer.images, report)
-        _advance(bar, trainer.images, report)
+        advance(bar, trainer.images, report)
 
     def on_snapshot(trainer: EncoderTrainer) -> None:
+        if not is_main():
+            return
         with torch.no_grad():
             drawn = loaded.generator.synthesis(trainer.ema(examples.to(loaded.device))).cpu()
         record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
-        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
-        save_encoder(out, trainer.ema, loaded, about)
+        save(out)
 
     with bar:
-        train(trainer, _stream(images, settings), out, on_step, on_snapshot)
+        train(trainer, stream(images, settings, trainer.own), out, on_step, on_snapshot, say)
     record.close()
+    if not is_main():
+        return
     results = Results()
     if install:
-        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
-        results.wrote(save_encoder(loaded.path, trainer.ema, loaded, about))
+        results.wrote(save(loaded.path))
     results.wrote(out / "encoder.safetensors")
 
 
@@ -193,11 +209,11 @@ def attributes(
     beside = data[0].with_suffix(".csv")
     if labels is None and not beside.is_file():
         raise UsageError(f"no --labels given, and there is no {beside} to take them from")
-    images = _load(data, settings.resolution)
+    images = load_images(data, settings.resolution, settings.resize_filter)
     known = read_labels(labels or beside, images.names, settings)
     measured = None
     if held_out is not None and held_out_labels is not None:
-        others = _load([held_out], settings.resolution)
+        others = load_images([held_out], settings.resolution, settings.resize_filter)
         measured = (others, read_labels(held_out_labels, others.names, settings))
     target = find_model(model) if install else None
     record = RunRecord(out, dataclasses.asdict(settings))
@@ -205,10 +221,10 @@ def attributes(
 
     def on_step(seen: int, report: dict[str, float]) -> None:
         record.step(seen, report)
-        _advance(bar, seen, report)
+        advance(bar, seen, report)
 
     with bar:
-        train_attributes(settings, images, known, out, on_step, measured, resolve_device(device))
+        train_attributes(settings, images, known, out, on_step, measured, resolve_device(device), say)
     record.close()
     finished = out / "attributes.safetensors"
     _, about = read_tensors(finished)
@@ -220,73 +236,3 @@ def attributes(
             shutil.copyfile(finished, temporary)
         results.wrote(target / finished.name)
     results.wrote(finished)
-
-
-def _load(data: list[Path], resolution: int) -> "ImageSet":
-    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
-
-    bar = progress("decoding", None)
-    with bar:
-        images = load_image_set(
-            data,
-            resolution,
-            default_cache_dir(),
-            lambda n, total: bar.update(bar.task_ids[0], completed=n, total=total),
-        )
-    for name in images.broken:
-        say(f"wrangan: {name}: cannot be read, left out")
-    say(f"{len(images)} images of {resolution} px")
-    return images
-
-
-def _stream(
-    images: "ImageSet", settings: "AdversarialSettings | EncoderSettings"
-) -> "Callable[[int], Iterator[Tensor]]":
-    from wrangan_cli.engine.training.data import batches
-
-    return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip)
-
-
-def _adversarial(
-    trainer: "AdversarialTrainer",
-    images: "ImageSet",
-    out: Path,
-    settings: "AdversarialSettings",
-    perceptual: str,
-) -> None:
-    from wrangan_cli.engine.model_folder import save_model
-    from wrangan_cli.engine.models.randomized import small_std_share
-    from wrangan_cli.engine.training.record import RunRecord, fixed_samples
-    from wrangan_cli.engine.training.run import Report, train
-
-    group = trainer.discriminator.config.stddev_group
-    if group and settings.batch % min(group, settings.batch):
-        raise UsageError(f"batch {settings.batch}: expected a multiple of {group}, which D looks at together")
-    config = trainer.generator.config.to_json()
-    record = RunRecord(out, {"settings": dataclasses.asdict(settings), "network": config})
-    bar = progress("training", settings.images)
-
-    def on_step(trainer: "AdversarialTrainer", report: Report) -> None:
-        record.step(trainer.images, report)
-        _advance(bar, trainer.images, report)
-
-    def on_snapshot(trainer: "AdversarialTrainer") -> None:
-        record.grid(trainer.images, fixed_samples(trainer), columns=8)
-        source = {
-            "trained_by": "wrangan train",
-            "images": trainer.images,
-            "settings": dataclasses.asdict(settings),
-        }
-        save_model(out / "model", trainer.ema, trainer.discriminator, perceptual=perceptual, source=source)
-
-    with bar:
-        train(trainer, _stream(images, settings), out, on_step, on_snapshot)
-    record.close()
-    for name, share in small_std_share(trainer.ema).items():
-        say(f"{name}: {share:.2%} of |σ| below 0.001")
-    Results().wrote(out / "model")
-
-
-def _advance(bar: Any, images: int, report: dict[str, float]) -> None:
-    rate = f"{report['images_per_second']:.1f} images/s"
-    bar.update(bar.task_ids[0], completed=images, rate=rate)

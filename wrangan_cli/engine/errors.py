@@ -1,5 +1,6 @@
 """Errors that a user can act on. Everything else is a bug and may show a traceback."""
 
+import re
 from pathlib import Path
 
 
@@ -18,3 +19,28 @@ class FileError(WranganError):
         super().__init__(f"{path}: {cause}")
         self.path = Path(path)
         self.cause = cause
+
+    def __reduce__(self) -> tuple[type, tuple[Path | str, str]]:
+        # An exception is otherwise made again from its one line, which is not how this one is made.
+        return type(self), (self.path, self.cause)
+
+
+_NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|not enough memory|_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, torch's CPU allocator or a GPU ran out of memory."""
+    # By name: this module does not need torch for the rest.
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    return (
+        named
+        or isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+    )
+
+
+def out_of_memory_line(error: BaseException) -> str:
+    """What to say of it, and what to lower."""
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ [A-Za-z]+)", str(error))
+    amount = f" (tried to get another {wanted[1]})" if wanted else ""
+    return f"out of memory{amount}: give a smaller --batch (or a higher --accumulate in training)"

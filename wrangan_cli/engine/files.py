@@ -1,11 +1,14 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from wrangan_cli.engine.errors import FileError
 
 
 @contextlib.contextmanager
@@ -14,22 +17,86 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
 
     On an exception the temporary file is removed and what stood at `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Only the start of the name: it must not become too long where `path` itself is not.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with replaced_together([path]) as (temporary,):
         yield temporary
+
+
+@contextlib.contextmanager
+def replaced_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """`replaced_atomically` for files that belong together: one temporary path for each.
+
+    They are renamed one right after the other, in the given order, when all are on the
+    disk: a crash before leaves all the old ones, and only one in between (no system renames
+    several files at once) the first ones new. The last one is the place to say what the
+    others must be.
+    """
+    temporaries: list[Path] = []
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Only the start of the name: it must not become too long where `path` itself is not.
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
+            os.close(handle)
+            temporaries.append(Path(name))
+        yield temporaries
         # mkstemp makes files private; give them what the user's umask would.
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        for temporary in temporaries:
+            temporary.chmod(0o666 & ~umask)
+            with open(temporary, "rb") as stream:
+                os.fsync(stream.fileno())
+        for temporary, path in zip(temporaries, paths, strict=True):
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Only one process (or thread) at a time is in this block; the others wait.
+
+    The lock is the operating system's, on the file `path`, and goes with the process that
+    holds it. Where there is none (Windows, some network file systems) nobody waits: what
+    is done in the block must then be harmless when done twice.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with open(path, "w") as stream:
+            with contextlib.suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            # Whoever held the lock has removed its file: then another one counts by now.
+            if not _is_file_at(path, stream.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def check_can_be_made(folder: Path) -> None:
+    """FileError if files cannot be written to `folder`, which is not made for it."""
+    there = folder.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise FileError(folder, f"{os.strerror(errno.ENOTDIR)}: {there}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise FileError(folder, f"{os.strerror(errno.EACCES)}: {there}")
 
 
 def sha256(path: Path) -> str:

@@ -3,9 +3,11 @@
 import contextlib
 import math
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from torch import Tensor
 
+from wrangan_cli.engine.colour import to_srgb
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
 
@@ -23,6 +26,14 @@ IMAGE_SUFFIXES = frozenset(
 """What counts as an image in a folder; a file that is named outright may have any suffix."""
 
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+RESIZE_FILTERS = {
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+"""How pictures are reduced, by name; each is widened to the scale, so none aliases."""
 
 MIN_SIDE = 16
 """Smallest side of a photograph in px."""
@@ -65,8 +76,8 @@ def load_image(path: Path, resolution: int | None = None) -> Tensor:
     With `resolution` R: the central square, brought to (3, R, R) by a box (area) filter if
     it is larger and by bicubic interpolation if it is smaller. Grey, palette, 16-bit
     (scaled, not clipped) and CMYK pictures become RGB, transparent ones are laid over
-    white, EXIF orientation is applied, of an animation the first frame is taken. Colour
-    profiles are not applied.
+    white, EXIF orientation is applied, of an animation the first frame is taken. An embedded
+    colour profile (Adobe RGB, Display P3 …) is converted to sRGB (engine/colour.py).
 
     Raises FileError: missing, empty, not an image, truncated, a side below MIN_SIDE px, or
     more than MAX_PIXELS px.
@@ -75,19 +86,36 @@ def load_image(path: Path, resolution: int | None = None) -> Tensor:
 
 
 def open_image(
-    path: Path, resolution: int | None = None, max_side: int | None = None, data: bytes | None = None
+    path: Path,
+    resolution: int | None = None,
+    max_side: int | None = None,
+    data: bytes | None = None,
+    resize_filter: str = "box",
 ) -> Image.Image:
     """`load_image` as an 8-bit RGB Pillow image; `max_side` reduces it without cropping.
 
     max_side: the longer side is brought to it by a box filter if it is longer. data: the
     file's bytes where they do not stand at `path` (in a zip); `path` then only names them.
+    resize_filter: of RESIZE_FILTERS, for pictures larger than `resolution`.
     """
+    return open_with_size(path, resolution, max_side, data, resize_filter)[0]
+
+
+def open_with_size(
+    path: Path,
+    resolution: int | None = None,
+    max_side: int | None = None,
+    data: bytes | None = None,
+    resize_filter: str = "box",
+) -> tuple[Image.Image, tuple[int, int]]:
+    """`open_image`, and width and height in px of the picture in the file."""
     if data is None and path.is_dir():
         raise FileError(path, "a folder, not an image")
     try:
         source = path if data is None else BytesIO(data)
-        with _pillow_without_remarks(), Image.open(source) as image:
+        with pillow_without_remarks(), Image.open(source) as image:
             _check_size(path, image)
+            size = image.size
             turn = _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
             target = resolution or max_side
             if target and image.width * image.height > DRAFT_PIXELS:
@@ -96,14 +124,14 @@ def open_image(
                 least = math.ceil(2 * (target if resolution else shorter))
                 image.draft(None, (least, least))
             image.load()
-            picture = _to_rgb(_resized(_eight_bit(path, image), resolution, max_side))
+            picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter))
     except FileError:
         raise
     except FileNotFoundError as error:
         raise FileError(path, "no such file") from error
     except UnidentifiedImageError as error:
-        size = path.stat().st_size if data is None else len(data)
-        cause = "empty file (0 bytes)" if size == 0 else "not an image of a known format"
+        length = path.stat().st_size if data is None else len(data)
+        cause = "empty file (0 bytes)" if length == 0 else "not an image of a known format"
         raise FileError(path, cause) from error
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error
@@ -111,7 +139,7 @@ def open_image(
         if isinstance(error, OSError) and error.strerror:
             raise FileError(path, error.strerror) from error
         raise FileError(path, f"broken image ({_one_line(error)})") from error
-    return picture if turn is None else picture.transpose(turn)
+    return (picture if turn is None else picture.transpose(turn)), size
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -240,17 +268,47 @@ def labelled_grid(
     return to_tensor(canvas)
 
 
+_quiet_lock = threading.Lock()
+_quiet_blocks = contextlib.ExitStack()
+_quiet_depth = 0
+
+
 @contextlib.contextmanager
-def _pillow_without_remarks() -> Iterator[None]:
-    """Our own size limit instead of Pillow's, and no warnings about odd metadata."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
-    try:
-        with warnings.catch_warnings():
+def pillow_without_remarks() -> Iterator[None]:
+    """Our own size limit instead of Pillow's, and no warnings about odd metadata.
+
+    Blocks may overlap in several threads: what the first one changed the last one restores.
+    """
+    global _quiet_depth
+    with _quiet_lock:
+        if _quiet_depth == 0:
+            _silence_libtiff()
+            _quiet_blocks.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+            Image.MAX_IMAGE_PIXELS = None
+            _quiet_blocks.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            yield
+        _quiet_depth += 1
+    try:
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _quiet_lock:
+            _quiet_depth -= 1
+            if _quiet_depth == 0:
+                _quiet_blocks.close()
+
+
+@cache
+def _silence_libtiff() -> None:
+    """libtiff prints lines of its own about a broken file, before Pillow raises; not any more.
+
+    The library is the one that Pillow has loaded. Where it cannot be reached it goes on printing.
+    """
+    import ctypes
+
+    from PIL import _imaging
+
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _check_size(path: Path, image: Image.Image) -> None:
@@ -259,6 +317,15 @@ def _check_size(path: Path, image: Image.Image) -> None:
         raise FileError(path, f"too small: {size}, at least {MIN_SIDE} a side")
     if image.width * image.height > MAX_PIXELS:
         raise FileError(path, f"too large: {size}, at most {MAX_PIXELS // 10**6} million pixels")
+
+
+def _in_srgb(path: Path, image: Image.Image) -> Image.Image:
+    """`_eight_bit`, with the colours that the file's profile gives them."""
+    profile = image.info.get("icc_profile")
+    if profile and image.mode == "CMYK":  # before the plain way to RGB, which knows no inks
+        converted = to_srgb(path, image, profile)
+        return _eight_bit(path, converted)
+    return to_srgb(path, _eight_bit(path, image), profile)
 
 
 def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
@@ -278,12 +345,14 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def _resized(image: Image.Image, resolution: int | None, max_side: int | None) -> Image.Image:
+def _resized(
+    image: Image.Image, resolution: int | None, max_side: int | None, resize_filter: str
+) -> Image.Image:
     if resolution is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         larger = side >= resolution
-        how = Image.Resampling.BOX if larger else Image.Resampling.BICUBIC
+        how = RESIZE_FILTERS[resize_filter] if larger else Image.Resampling.BICUBIC
         return image.resize((resolution, resolution), how, box=(left, top, left + side, top + side))
     if max_side is not None and max(image.size) > max_side:
         factor = max_side / max(image.size)

@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import replaced_atomically, sha256
+from wrangan_cli.engine.files import replaced_together, sha256
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors
 
 DEFAULT_MODEL = "faces-64"
 FORMAT = "wrangan-model"
 W_SAMPLES = 10_000
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+DISCRIMINATOR = "discriminator.safetensors"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Model:
 def bundled_models() -> dict[str, Path]:
     """Models that ship with the package, by name."""
     root = Path(__file__).parent.parent / "bundled"
-    folders = sorted(p for p in root.iterdir() if (p / "config.json").is_file()) if root.is_dir() else []
+    folders = sorted(p for p in root.iterdir() if (p / CONFIG).is_file()) if root.is_dir() else []
     return {folder.name: folder for folder in folders}
 
 
@@ -64,7 +68,7 @@ def find_model(name_or_path: str) -> Path:
     if name_or_path in bundled:
         return bundled[name_or_path]
     path = Path(name_or_path)
-    if (path / "config.json").is_file():
+    if (path / CONFIG).is_file():
         return path
     if path.is_dir():
         raise FileError(path, "a folder without config.json: not a model")
@@ -83,8 +87,8 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
     try:
         config = StyleGAN2Config.from_json(record["generator"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(folder / "config.json", f"bad generator settings ({error})") from error
-    weights = folder / "model.safetensors"
+        raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
+    weights = folder / WEIGHTS
     tensors, _ = read_tensors(weights)
     generator = Generator(config)
     load_weights(generator, tensors, weights, prefix="generator.")
@@ -93,11 +97,12 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
             raise FileError(weights, f"lacks the tensor {name}")
         if tensors[name].shape != shape or not tensors[name].isfinite().all():
             raise FileError(weights, f"{name} is not a finite tensor of shape {shape}")
+    digest = _check_sha(weights, record)
     generator.to(device).eval().requires_grad_(False)
     return Model(
         name=folder.resolve().name,
         path=folder,
-        sha256=sha256(weights),
+        sha256=digest,
         generator=generator,
         w_mean=tensors["w_mean"].float().to(device),
         w_std=float(tensors["w_std"]),
@@ -119,6 +124,10 @@ def save_model(
     w_mean is measured if not given. source: where the weights come from, for the
     record. dtype: storage type of the weights. Other files in the folder stay, but what
     was trained for the old weights no longer fits them.
+
+    The files are replaced together, `config.json` last, with the sha256 of the others: a
+    crash between two renames leaves a folder that `load_model` refuses, and no model that is
+    made of two. Raises FileError where they cannot be written.
     """
     measured_mean, w_std = w_statistics(generator)
     tensors = stored_weights(generator, dtype, prefix="generator.")
@@ -131,27 +140,31 @@ def save_model(
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
-    write_tensors(folder / "model.safetensors", tensors, {"kind": "generator"})
+    contents = {WEIGHTS: (tensors, {"kind": "generator"})}
     if discriminator is not None:
-        weights = stored_weights(discriminator, dtype)
-        write_tensors(folder / "discriminator.safetensors", weights, {"kind": "discriminator"})
-    with replaced_atomically(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(config, indent=2) + "\n")
+        contents[DISCRIMINATOR] = (stored_weights(discriminator, dtype), {"kind": "discriminator"})
+    names = [*contents, CONFIG]
+    with clear_write_errors(folder), replaced_together([folder / name for name in names]) as temporaries:
+        for temporary, (weights, about) in zip(temporaries, contents.values(), strict=False):
+            store_tensors(temporary, weights, about)
+        stored = {name: sha256(path) for name, path in zip(contents, temporaries, strict=False)}
+        temporaries[-1].write_text(json.dumps({**config, "sha256": stored}, indent=2) + "\n")
     return folder
 
 
 def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
     """The discriminator that was trained with a model, in float32 on the CPU."""
-    path = folder / "discriminator.safetensors"
+    path = folder / DISCRIMINATOR
     tensors, _ = read_tensors(path)
     discriminator = Discriminator(config)
     load_weights(discriminator, tensors, path)
+    _check_sha(path, read_config(folder))
     return discriminator
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, checked to be a model's; FileError otherwise."""
-    path = folder / "config.json"
+    path = folder / CONFIG
     try:
         record = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -159,6 +172,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FileError(path, f"not a model's settings (no format {FORMAT!r})")
     return record
+
+
+def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
+    """The file's sha256; FileError if `config.json` says another. Models of before say none."""
+    digest, known = sha256(weights), record.get("sha256")
+    named = known.get(weights.name) if isinstance(known, dict) else None
+    if named not in (None, digest):
+        raise FileError(
+            weights,
+            f"sha256 {digest[:12]}…, and {CONFIG} was written with {str(named)[:12]}…: "
+            "the saving was interrupted; save, train or convert the model again",
+        )
+    return digest
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

@@ -2,20 +2,22 @@
 
 import torch
 
+from wrangan_cli.engine.distributed import own_gpu
 from wrangan_cli.engine.errors import UsageError
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """`auto` (CUDA, else MPS, else CPU) or any torch device name.
+    """`auto` (CUDA, else MPS, else CPU) or any torch device name; under torchrun `cuda` is the
+    process's own GPU.
 
     Raises UsageError for a name that torch does not know or that is not there.
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return own_gpu()
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = own_gpu() if name == "cuda" and torch.cuda.is_available() else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(f"device {name!r}: {str(error).splitlines()[0][:200]}") from error

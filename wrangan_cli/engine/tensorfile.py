@@ -1,7 +1,8 @@
 """Tensors on disk: safetensors files with one JSON record in their metadata, and torch files."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,21 @@ _KEY = "wrangan"
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
     """Write tensors and `record` (JSON values) atomically; FileError if that fails (disk full …)."""
+    with clear_write_errors(path), replaced_atomically(path) as temporary:
+        store_tensors(temporary, tensors, record)
+
+
+def store_tensors(temporary: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    """The writing alone, for those who rename the file themselves; SafetensorError or OSError."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, temporary, metadata={_KEY: json.dumps(dict(record), sort_keys=True)})
+
+
+@contextlib.contextmanager
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """What can go wrong in `store_tensors` becomes a FileError about `path`."""
     try:
-        with replaced_atomically(path) as temporary:
-            save_file(plain, temporary, metadata={_KEY: json.dumps(dict(record), sort_keys=True)})
+        yield
     except (SafetensorError, OSError) as error:
         raise FileError(path, f"not written ({_cause(error)})") from error
 

@@ -1,14 +1,17 @@
 """Generated samples, and the reference they are compared with."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.distributed import from_main, gather_shares, is_main, own_share
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.metrics.inception import FEATURES, extract_features
 from wrangan_cli.engine.model_folder import Model, sample_w
@@ -34,24 +37,52 @@ class Reference:
 
 
 def generated_images(
-    model: Model, count: int, seed: int = 0, batch: int = 16, epsilon: float = 0.0
+    model: Model,
+    count: int,
+    seed: int = 0,
+    batch: int = 16,
+    epsilon: float = 0.0,
+    indices: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """Batches (B, 3, R, R) of `count` images of random z, no truncation, stored noise maps.
 
     epsilon: scale of ε ~ N(0, 1), drawn anew for each image; 0 is the mean weights.
-    The images do not depend on `batch`.
+    indices: which of the `count` images are wanted (default: all, in order). An image is a
+    function of `seed` and its index: it does not depend on `batch` or on the others.
 
     Raises UsageError for ε of a model without random weights.
     """
-    w = sample_w(model.generator, count, seed)
-    rng = random_generator(seed + 1)
-    for rows in w.split(batch):
+    chosen = torch.as_tensor(range(count) if indices is None else indices, dtype=torch.long)
+    w = sample_w(model.generator, count, seed)[chosen.to(model.device)]
+    for part, rows in zip(chosen.split(batch), w.split(batch), strict=True):
         offsets = None
         if epsilon:
-            drawn = [draw_epsilon(model.generator, scale=epsilon, rng=rng) for _ in rows]
+            drawn = [
+                draw_epsilon(model.generator, scale=epsilon, rng=_epsilon_source(seed, index))
+                for index in part.tolist()
+            ]
             offsets = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
         with torch.no_grad():
             yield model.generator.synthesis(rows, epsilon=offsets)
+
+
+def generated_features(
+    model: Model,
+    inception: Callable[[Tensor], Tensor],
+    count: int,
+    seed: int = 0,
+    batch: int = 16,
+    epsilon: float = 0.0,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features (count, 2048) of `generated_images`, in their order, in every process.
+
+    Of several processes each generates its share; all of them must call this. progress:
+    called with the number of images that this process has done.
+    """
+    share = own_share(range(count))
+    images = generated_images(model, count, seed, batch, epsilon, share)
+    return _gathered(extract_features(inception, images, progress) if share else torch.empty(0))
 
 
 def image_set_features(
@@ -60,25 +91,52 @@ def image_set_features(
     batch: int = 16,
     cache_dir: Path | None = None,
     progress: Callable[[int], None] | None = None,
+    shared: bool = False,
 ) -> Tensor:
-    """Features (N, 2048) of an image set; kept in `cache_dir` under a digest of its pixels."""
+    """Features (N, 2048) of an image set; kept in `cache_dir` under a digest of its pixels.
+
+    shared: of several processes each does its share, and all of them must call this.
+    """
     cached = None
-    if cache_dir is not None:
+    if cache_dir is not None and (is_main() or not shared):
         digest = hashlib.sha256(str((images.pixels.shape, INCEPTION.sha256)).encode())
         for start in range(0, len(images), 1000):
             digest.update(images.pixels[start : start + 1000].tobytes())
         cached = cache_dir / f"inception-{digest.hexdigest()[:16]}.safetensors"
-        with suppress(FileError, KeyError):  # not there, or broken: made again
-            features = read_tensors(cached)[0]["features"]
-            if progress:
-                progress(len(images))
-            return features
-    starts = range(0, len(images), batch)
-    batches = (images.batch(range(start, min(start + batch, len(images)))) for start in starts)
-    features = extract_features(inception, batches, progress)
+    features = _read_features(cached)
+    if shared:
+        features = from_main(features)
+    whole = range(len(images))
+    if features is not None:
+        if progress:
+            progress(len(own_share(whole) if shared else whole))
+        return features
+    share = own_share(whole) if shared else whole
+    batches = (images.batch(share[start : start + batch]) for start in range(0, len(share), batch))
+    own = extract_features(inception, batches, progress) if share else torch.empty(0)
+    features = _gathered(own) if shared else own
     if cached is not None:
         write_tensors(cached, {"features": features}, {"kind": "features"})
     return features
+
+
+def _gathered(own: Tensor) -> Tensor:
+    """The features of all images from those of this process's share, which may be empty."""
+    # Shares travel whole: a row alone would be pickled with everything that it is a view of.
+    return torch.stack(gather_shares(cast(Sequence[Tensor], own)))
+
+
+def _epsilon_source(seed: int, index: int) -> torch.Generator:
+    """A stream of its own for each image, so that no process has to draw for another."""
+    return random_generator(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
+
+
+def _read_features(path: Path | None) -> Tensor | None:
+    """What the cache holds; None where it is not there, or broken."""
+    if path is not None:
+        with suppress(FileError, KeyError):
+            return read_tensors(path)[0]["features"]
+    return None
 
 
 def save_reference(path: Path, reference: Reference) -> None:

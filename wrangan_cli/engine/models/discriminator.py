@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, Blur, EqualConv2d, EqualLinear
+from wrangan_cli.engine.models.precision import LowPrecision
 
 
 class ResidualBlock(nn.Module):
@@ -39,6 +40,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
+        self.low_precision: LowPrecision | None = None
         widths = config.channels
         top = widths[config.resolution]
         self.convs = nn.Sequential(
@@ -58,9 +60,16 @@ class Discriminator(nn.Module):
         """images: (B, 3, R, R) in [-1, 1] → (B, 1) logits.
 
         B must be divisible by the group of min(B, config.stddev_group) images that
-        share a standard deviation (ValueError otherwise).
+        share a standard deviation (ValueError otherwise). Activations are in
+        `low_precision` where that is set; the logits are not.
         """
-        x = self.convs(images)
+        x = images
+        # The first layer, from RGB, works at the side of the block that follows it.
+        for layer, side in zip(self.convs, [images.shape[-1], *self.config.resolutions[:0:-1]], strict=True):
+            if self.low_precision:
+                x = x.to(self.low_precision.at(side, images.dtype))
+            x = layer(x)
+        x = x.to(images.dtype)
         x = torch.cat([x, self.minibatch_stddev(x)], dim=1)
         return self.final_linear(self.final_conv(x).flatten(1))
 
@@ -73,6 +82,7 @@ class Discriminator(nn.Module):
         group = min(batch, self.config.stddev_group or batch)
         if batch % group:
             raise ValueError(f"batch {batch} is not a multiple of the group of {group}")
-        y = x.reshape(group, batch // group, channels, height, width).float()
+        y = x.reshape(group, batch // group, channels, height, width)
+        y = y.to(torch.promote_types(x.dtype, torch.float32))
         y = (y.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
         return y.to(x.dtype).repeat(group).reshape(batch, 1, 1, 1).expand(-1, 1, height, width)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
+from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d, upsample_padding
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d
@@ -138,11 +139,18 @@ class ToRGB(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, skip: Tensor | None) -> Tensor:
         y = bias_act(self.conv(x, w), self.bias.flatten(), activate=False, clamp=self.clamp)
+        # The image itself is summed in the precision of w, whatever x is in.
+        y = y.to(w.dtype)
         if skip is not None:
             assert self.upsample is not None
             kernel = self.upsample.kernel
             y = y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))
         return y
+
+
+def noise_side(index: int) -> int:
+    """Side in px of the output, and so of the noise map, of the styled convolution `index`."""
+    return 2 ** ((index + 5) // 2)
 
 
 class _Constant(nn.Module):
@@ -157,6 +165,7 @@ class Generator(nn.Module):
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
         self.config = config
+        self.low_precision: LowPrecision | None = None
         widths = config.channels
         mapping = [
             EqualLinear(
@@ -183,7 +192,7 @@ class Generator(nn.Module):
             self.to_rgbs.append(ToRGB(widths[size], config, up=True))
         self.noises = nn.Module()
         for index in range(config.num_styled_convs):
-            side = 2 ** ((index + 5) // 2)
+            side = noise_side(index)
             self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
 
     def mapping(self, z: Tensor) -> Tensor:
@@ -203,14 +212,15 @@ class Generator(nn.Module):
         w: Tensor,
         epsilon: LayerWeights | None = None,
         delta: LayerWeights | None = None,
-        noise: NoiseMode = "const",
+        noise: NoiseMode | Sequence[Tensor] = "const",
     ) -> Tensor:
         """Images (B, 3, R, R), nominally in [-1, 1] and not clipped.
 
         w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta:
         by layer name, ε (in units of σ) and a plain offset of the weights, each
         (O, I, 3, 3) for the whole batch or (B, O, I, 3, 3) per image. Without ε a
-        random layer uses its mean. noise: the stored maps, fresh ones, or none.
+        random layer uses its mean. noise: the stored maps, fresh ones, none, or one given
+        (B, 1, side, side) a layer. Activations are in `low_precision` where that is set.
         """
         if w.ndim == 2:
             w = w[:, None].expand(-1, self.config.num_latents, -1)
@@ -223,7 +233,9 @@ class Generator(nn.Module):
         x = self.input.input.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for index, (name, layer) in enumerate(self.styled_convs().items()):
-            maps = self._noise(index, x, noise)
+            maps = self._noise(index, x, noise) if isinstance(noise, str) else noise[index]
+            if self.low_precision:
+                x = x.to(self.low_precision.at(noise_side(index), w.dtype))
             x = layer(x, w[:, index], maps, epsilon.get(name), delta.get(name))
             if index % 2 == 0:
                 to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]

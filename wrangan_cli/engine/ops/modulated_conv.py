@@ -39,11 +39,16 @@ def modulated_conv2d(
 
     x: (B, I, H, W). weight: (O, I, k, k), shared, or (B, O, I, k, k), one per image.
     style: (B, I), multiplies input channels. fir: the (taps, taps) kernel of gain 4
-    that follows the stride-2 transposed convolution when `up`.
+    that follows the stride-2 transposed convolution when `up`. With x in fp16 and
+    `demodulate`, weight and style are first divided by their largest magnitude, which
+    demodulation undoes: the sums then stay within fp16's range.
     Returns (B, O, H, W), or (B, O, 2H, 2W) when `up`.
     """
     batch, _, height, width = x.shape
     size = weight.shape[-1]
+    if x.dtype == torch.float16 and demodulate:
+        weight = weight / _largest(weight, (-3, -2, -1))
+        style = style / _largest(style, (-1,))
     x = x * (style * scale).to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     groups = 1
@@ -66,3 +71,8 @@ def modulated_conv2d(
         assert fir is not None
         x = upfirdn2d(x, fir, pad=up_conv_padding(fir.shape[0], size))
     return x
+
+
+def _largest(values: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """max |values| over `dims`, kept as axes of length 1; a constant to the gradient, since it cancels."""
+    return values.detach().abs().amax(dim=dims, keepdim=True).clamp(min=1e-8)

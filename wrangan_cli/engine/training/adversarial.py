@@ -2,18 +2,21 @@
 
 import copy
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
+from wrangan_cli.engine.models.precision import low_precision
 from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
-from wrangan_cli.engine.training.augment import AdaptiveAugment, augment
+from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
+from wrangan_cli.engine.training.draws import Draws, Inputs
 from wrangan_cli.engine.training.losses import (
     discriminator_loss,
     generator_loss,
@@ -22,12 +25,18 @@ from wrangan_cli.engine.training.losses import (
 )
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeSettings
+from wrangan_cli.engine.training.shares import Shares
+
+Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
+"""Of one micro-batch after the other: what to minimise, and what to report."""
 
 
 class AdversarialTrainer:
     """Generator, discriminator, moving average, optimisers: everything a step changes.
 
-    The networks are trained in place on `device`; `ema` is the generator to use.
+    The networks are trained in place on `device`; `ema` is the generator to use. Where
+    torchrun started several processes, each works on its share of the batch and all make
+    the same step: gradients are averaged by one explicit sum (docs/training.md says why).
     """
 
     def __init__(
@@ -42,6 +51,9 @@ class AdversarialTrainer:
         self.generator = generator.to(self.device).train()
         self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        low = low_precision(settings.precision, settings.low_precision_resolutions, generator.config)
+        self.generator.low_precision = self.discriminator.low_precision = low
+        self.shares = Shares(settings.batch, discriminator.config.stddev_group, settings.accumulate)
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
@@ -51,94 +63,147 @@ class AdversarialTrainer:
         self.path_mean = torch.zeros([], device=self.device)
         self.adaptive = AdaptiveAugment(settings.augment_target) if settings.augment == "ada" else None
         self.fixed_augment = _fixed_augment(settings.augment)
+        self.draws = Draws(settings.seed, self.device)
+        # Compiled code has no second derivatives: the two penalties use the networks themselves.
+        self._synthesis: Callable[..., Tensor] = self.generator.synthesis
+        self._judge: Callable[..., Tensor] = self.discriminator
+        if settings.compile:
+            self._synthesis = torch.compile(self.generator.synthesis)
+            self._judge = torch.compile(self.discriminator)
 
     def step(self, real: Tensor) -> Report:
         """One update of D, one of G and one of the average; returns the losses as floats.
 
-        real: (B, 3, R, R) in [-1, 1], on any device.
+        real: (B, 3, R, R) in [-1, 1], on any device: the images `shares.own` of the batch.
+        The losses are those of the whole batch, the same in every process.
         """
         settings = self.settings
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
-        report: dict[str, Tensor] = {}
-        report |= self._update_discriminator(real)
+        reals = self.shares.cut(real)
+        report = self._minimise(self.optimizer_d, self._discriminator_losses(reals))
         if self.steps % settings.r1_interval == 0:
-            report |= self._penalise_gradient(real)
-        report |= self._update_generator(real.shape[0])
+            report |= self._minimise(self.optimizer_d, self._gradient_penalties(reals))
+        report |= self._minimise(self.optimizer_g, self._generator_losses())
         if settings.path_length_weight > 0 and self.steps % settings.path_length_interval == 0:
-            report |= self._penalise_path_length(max(1, real.shape[0] // 2))
+            report |= self._minimise(self.optimizer_g, self._path_length_penalties())
+            report["path_length"] = self.path_mean
         self.steps += 1
-        self.images += real.shape[0]
-        self._average(real.shape[0])
-        values = {name: value.item() for name, value in report.items()}
+        self.images += self.shares.batch
+        self._average(self.shares.batch)
+        # One message and one wait for the device, whatever there is to report.
+        means = mean_over_ranks(torch.stack(list(report.values()))).tolist()
+        values = dict(zip(report, means, strict=True))
         if not all(map(math.isfinite, values.values())):
             raise WranganError(f"training diverged at image {self.images}: {values}")
         if self.adaptive:
+            self.adaptive.observe(values["logits/real_sign"], self.shares.batch)
             values["augment/probability"] = self.adaptive.probability
         return values
 
-    def _update_discriminator(self, real: Tensor) -> dict[str, Tensor]:
+    def _minimise(self, optimizer: torch.optim.Adam, losses: Losses) -> dict[str, Tensor]:
+        """One step on the mean of the micro-batches' losses; returns the mean of their reports."""
+        optimizer.zero_grad(set_to_none=True)
+        reports: list[dict[str, Tensor]] = []
+        for loss, report in losses:
+            (loss / len(self.shares.parts)).backward()
+            reports.append(report)
+        parameters = optimizer.param_groups[0]["params"]
+        average_gradients(parameters)
+        if self.settings.precision == "fp16":
+            _bound_gradients(parameters)
+        optimizer.step()
+        return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]}
+
+    def _discriminator_losses(self, reals: Iterable[Tensor]) -> Losses:
         self.generator.requires_grad_(False)
         self.discriminator.requires_grad_(True)
-        with torch.no_grad():
-            fake, _ = self._generate(real.shape[0])
-        real_logits = self.discriminator(self._augment(real))
-        fake_logits = self.discriminator(self._augment(fake))
-        loss = discriminator_loss(real_logits, fake_logits)
-        _minimise(self.optimizer_d, loss)
-        if self.adaptive:
-            self.adaptive.observe(real_logits)
-        return {
-            "loss/discriminator": loss.detach(),
-            "logits/real": real_logits.detach().mean(),
-            "logits/fake": fake_logits.detach().mean(),
-            "logits/real_sign": real_logits.detach().sign().mean(),
-        }
+        inputs = self._inputs(self.shares.batch, self.shares.parts)
+        change_real, change_fake = self._augmentations(), self._augmentations()
+        for part, (real, given) in enumerate(zip(reals, inputs, strict=True)):
+            with torch.no_grad():
+                fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
+            real_logits = self._judge(change_real(real, part))
+            fake_logits = self._judge(change_fake(fake, part))
+            loss = discriminator_loss(real_logits, fake_logits)
+            yield (
+                loss,
+                {
+                    "loss/discriminator": loss.detach(),
+                    "logits/real": real_logits.detach().mean(),
+                    "logits/fake": fake_logits.detach().mean(),
+                    "logits/real_sign": real_logits.detach().sign().mean(),
+                },
+            )
 
-    def _penalise_gradient(self, real: Tensor) -> dict[str, Tensor]:
-        images = real.detach().requires_grad_(True)
-        penalty = r1_penalty(self.discriminator(self._augment(images)), images)
+    def _gradient_penalties(self, reals: Iterable[Tensor]) -> Losses:
         weight = self.settings.r1_gamma / 2 * self.settings.r1_interval
-        _minimise(self.optimizer_d, penalty * weight)
-        return {"loss/r1": penalty.detach()}
+        change = self._augmentations()
+        for part, real in enumerate(reals):
+            images = real.detach().requires_grad_(True)
+            penalty = r1_penalty(self.discriminator(change(images, part)), images)
+            yield penalty * weight, {"loss/r1": penalty.detach()}
 
-    def _update_generator(self, batch: int) -> dict[str, Tensor]:
+    def _generator_losses(self) -> Losses:
         self.generator.requires_grad_(True)
         self.discriminator.requires_grad_(False)
-        fake, _ = self._generate(batch)
-        loss = generator_loss(self.discriminator(self._augment(fake)))
-        _minimise(self.optimizer_g, loss)
-        return {"loss/generator": loss.detach()}
+        change = self._augmentations()
+        for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
+            fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
+            loss = generator_loss(self._judge(change(fake, part)))
+            yield loss, {"loss/generator": loss.detach()}
 
-    def _penalise_path_length(self, batch: int) -> dict[str, Tensor]:
-        images, w = self._generate(batch)
-        lengths = path_lengths(images, w)
-        self.path_mean = self.path_mean.lerp(lengths.mean().detach(), 0.01)
-        penalty = (lengths - self.path_mean).square().mean()
+    def _path_length_penalties(self) -> Losses:
+        parts = self.shares.half_parts
+        side, colours = self.generator.config.resolution, self.generator.config.image_channels
+        inputs = self._inputs(self.shares.half, parts)
+        noise = self.draws.normal(self.shares.half, colours, side, side)
+
+        def lengths(part: int) -> Tensor:
+            given = inputs[part]
+            w = self._styles(given)
+            images = self.generator.synthesis(w, epsilon=given.epsilon, noise=_noise(given))
+            return path_lengths(images, w, noise[parts[part].to(self.device)])
+
+        # The mean that the lengths are pulled to includes all of them. With micro-batches they
+        # are measured once before, since their graphs would not fit into memory together.
+        whole = lengths(0) if len(parts) == 1 else None
+        measured = (
+            [lengths(part).detach() for part in range(len(parts))] if whole is None else [whole.detach()]
+        )
+        mean = mean_over_ranks(torch.cat(measured).mean())
+        self.path_mean = self.path_mean.lerp(mean.to(self.path_mean.dtype), 0.01)
         weight = self.settings.path_length_weight * self.settings.path_length_interval
-        _minimise(self.optimizer_g, penalty * weight)
-        return {"loss/path_length": penalty.detach(), "path_length": self.path_mean}
+        for part in range(len(parts)):
+            current = lengths(part) if whole is None else whole
+            penalty = (current - self.path_mean).square().mean()
+            yield penalty * weight, {"loss/path_length": penalty.detach()}
 
-    def _generate(self, batch: int) -> tuple[Tensor, Tensor]:
-        """Images and their w (B, L, style_dim), styles mixed, ε drawn anew."""
-        config = self.generator.config
-        z = torch.randn(2, batch, config.style_dim, device=self.device)
-        w = self.generator.mapping(z[0])[:, None].repeat(1, config.num_latents, 1)
-        if torch.rand([]) < self.settings.style_mixing:
-            other = self.generator.mapping(z[1])[:, None]
-            start = int(torch.randint(1, config.num_latents, []))
-            rows = torch.arange(config.num_latents, device=self.device)[None, :, None]
-            w = torch.where(rows < start, w, other)
-        epsilon = None
-        if randomized_layers(self.generator):
-            per_image = isinstance(self.settings, RandomizeSettings) and self.settings.epsilon_per == "image"
-            epsilon = draw_epsilon(self.generator, batch if per_image else None)
-        noise: NoiseMode = "random" if self.settings.noise else "none"
-        return self.generator.synthesis(w, epsilon=epsilon, noise=noise), w
+    def _inputs(self, batch: int, parts: list[Tensor]) -> list[Inputs]:
+        settings = self.settings
+        per_image = isinstance(settings, RandomizeSettings) and settings.epsilon_per == "image"
+        return self.draws.inputs(
+            self.generator, batch, parts, settings.style_mixing, settings.noise, per_image
+        )
 
-    def _augment(self, images: Tensor) -> Tensor:
-        if self.adaptive:
-            return self.adaptive(images)
-        return augment(images, self.fixed_augment) if self.fixed_augment else images
+    def _styles(self, given: Inputs) -> Tensor:
+        """w of the inputs: (B, L, style_dim), styles mixed."""
+        layers = self.generator.config.num_latents
+        w = self.generator.mapping(given.z[0])[:, None].repeat(1, layers, 1)
+        if given.crossover is None:
+            return w
+        other = self.generator.mapping(given.z[1])[:, None]
+        rows = torch.arange(layers, device=self.device)[None, :, None]
+        return torch.where(rows < given.crossover, w, other)
+
+    def _augmentations(self) -> Callable[[Tensor, int], Tensor]:
+        """Draws for the whole batch; returns a function of the images of micro-batch k, and k."""
+        probability = self.adaptive.probability if self.adaptive else self.fixed_augment
+        if probability <= 0:
+            return lambda images, _: images
+        side = self.generator.config.resolution
+        drawn = draw_transforms(self.shares.batch, probability, side, self.draws.host)
+        parts = self.shares.parts
+        return lambda images, part: apply_transforms(images, drawn.rows(parts[part]))
 
     @torch.no_grad()
     def _silence(self) -> None:
@@ -173,7 +238,7 @@ class AdversarialTrainer:
             "optimizer_d": self.optimizer_d.state_dict(),
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
-            "rng": torch.get_rng_state(),
+            "draws": self.draws.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -199,7 +264,9 @@ class AdversarialTrainer:
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:
             self.adaptive.restore(state["augment"])
-        torch.set_rng_state(state["rng"])
+        # Early snapshots have the state of PyTorch's own stream, which is not used any more.
+        if "draws" in state:
+            self.draws.restore(state["draws"], self.images)
 
 
 def _lazy_ratio(interval: int) -> float:
@@ -212,10 +279,15 @@ def _adam(network: torch.nn.Module, lr: float, interval: int) -> torch.optim.Ada
     return torch.optim.Adam(network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
 
 
-def _minimise(optimizer: torch.optim.Adam, loss: Tensor) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
+def _bound_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """What overflowed in fp16 becomes a large or no gradient, as in NVIDIA's training."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)
+
+
+def _noise(given: Inputs) -> NoiseMode | list[Tensor]:
+    return "none" if given.noise is None else given.noise
 
 
 def _fixed_augment(text: str) -> float:

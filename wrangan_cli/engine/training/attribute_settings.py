@@ -30,6 +30,8 @@ class AttributeSettings:
     """Weigh yes and no equally, also where one of them is rare (eyeglasses)."""
     flip: bool = True
     """Mirror images at random."""
+    resize_filter: str = "box"
+    """How larger images are reduced: box, bilinear, bicubic or lanczos; the filter alone moves FID."""
     augment: float = 0.6
     """Strength of the shifts, scales, colour changes, blur and noise; 0 turns them off."""
     use_ages: bool = False

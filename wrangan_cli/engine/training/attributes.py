@@ -96,10 +96,12 @@ def train_attributes(
     on_step: Callable[[int, dict[str, float]], None],
     held_out: tuple[ImageSet, Labels] | None = None,
     device: torch.device | str = "cpu",
+    warn: Callable[[str], None] = lambda _: None,
 ) -> AttributeNet:
     """Train until `settings.images`, going on from the newest snapshot in `run`.
 
-    on_step gets the images seen and `loss`, `lr`, `images_per_second` of every step.
+    on_step gets the images seen and `loss`, `lr`, `images_per_second` of every step; warn
+    is told of a snapshot that cannot be read.
     Interrupted, it saves a snapshot first. At the end `run/attributes.safetensors`
     holds the net, with its accuracy on `held_out` in the record. Returns the net as it
     was stored. Raises WranganError when an attribute has only one kind of label, or
@@ -113,7 +115,7 @@ def train_attributes(
             yield images.batch(indices), indices, start
             start += settings.batch
 
-    train(trainer, stream, run, lambda trainer, report: on_step(trainer.images, report), lambda _: None)
+    train(trainer, stream, run, lambda trainer, report: on_step(trainer.images, report), lambda _: None, warn)
     net = trainer.net.eval().requires_grad_(False)
     record: dict[str, Any] = {"images_seen": trainer.images, "settings": asdict(settings)}
     if held_out is not None:

@@ -8,61 +8,107 @@ published pipeline the resampling is bilinear, without its wavelet low-pass filt
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Transforms:
+    """What happens to each image of a batch, drawn once and applied to any rows of it."""
+
+    geometry: Tensor
+    """(B, 3, 3): affine maps of `affine_grid`'s coordinates."""
+    colour: Tensor
+    """(B, 3, 4): matrices of (r, g, b, 1)."""
+
+    def rows(self, indices: Tensor) -> "Transforms":
+        """Those of some of the images."""
+        return Transforms(self.geometry[indices], self.colour[indices])
+
+
 class AdaptiveAugment:
-    """Transforms images with strength p, and steers p by the discriminator's overfitting.
+    """Steers the strength p of the transforms by the discriminator's overfitting.
 
     target: wanted mean sign of D on real images (0.6). horizon: images over which p can
-    go from 0 to 1 (500,000). interval: images between two adjustments.
+    go from 0 to 1 (500,000). interval: batches between two adjustments (4). All three are
+    the published ones.
     """
 
-    def __init__(self, target: float = 0.6, horizon: int = 500_000, interval: int = 64) -> None:
+    def __init__(self, target: float = 0.6, horizon: int = 500_000, interval: int = 4) -> None:
         self.target, self.horizon, self.interval = target, horizon, interval
         self.probability = 0.0
-        self._sign_sum, self._count = 0.0, 0
+        self._sign_sum, self._images, self._batches = 0.0, 0, 0
 
-    def observe(self, real_logits: Tensor) -> None:
-        """Take note of D's logits on real images (B, 1) and adjust p when it is time."""
-        self._sign_sum += real_logits.detach().sign().sum().item()
-        self._count += real_logits.numel()
-        if self._count >= self.interval:
-            direction = math.copysign(1.0, self._sign_sum / self._count - self.target)
-            step = direction * self._count / self.horizon
+    def observe(self, mean_sign: float, images: int) -> None:
+        """Take note of the mean sign of D's logits on a batch of real images; adjust p when it is time."""
+        self._sign_sum += mean_sign * images
+        self._images += images
+        self._batches += 1
+        if self._batches >= self.interval:
+            direction = math.copysign(1.0, self._sign_sum / self._images - self.target)
+            step = direction * self._images / self.horizon
             self.probability = min(1.0, max(0.0, self.probability + step))
-            self._sign_sum, self._count = 0.0, 0
+            self._sign_sum, self._images, self._batches = 0.0, 0, 0
 
     def state(self) -> dict[str, float]:
         """What a snapshot needs."""
-        return {"probability": self.probability, "sign_sum": self._sign_sum, "count": self._count}
+        return {
+            "probability": self.probability,
+            "sign_sum": self._sign_sum,
+            "images": self._images,
+            "batches": self._batches,
+        }
 
     def restore(self, state: dict[str, float]) -> None:
         """The inverse of `state`."""
         self.probability = state["probability"]
-        self._sign_sum, self._count = state["sign_sum"], int(state["count"])
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """images: (B, 3, R, R) in [-1, 1] → the same shape, augmented."""
-        if self.probability <= 0:
-            return images
-        return augment(images, self.probability)
+        self._sign_sum = state["sign_sum"]
+        self._images, self._batches = int(state["images"]), int(state["batches"])
 
 
-def augment(images: Tensor, probability: float) -> Tensor:
-    """Apply each transform to each image with `probability`."""
-    return _colour(_geometry(images, probability), probability)
+def draw_transforms(batch: int, probability: float, width: int, rng: torch.Generator) -> Transforms:
+    """Each transform for each of `batch` images of `width` px with `probability`; rng: on the CPU."""
+    draw = _Chances(batch, probability, rng)
+    return Transforms(_geometry(draw, width), _colour(draw))
 
 
-def _chosen(count: int, probability: float) -> Tensor:
-    return torch.rand(count) < probability
+def apply_transforms(images: Tensor, transforms: Transforms) -> Tensor:
+    """images: (B, 3, R, R) in [-1, 1] → the same shape, image i changed by transform i."""
+    batch, _, height, width = images.shape
+    if (transforms.geometry - torch.eye(3)).abs().max() > 0:
+        theta = transforms.geometry[:, :2].to(images)
+        grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
+        images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    matrix = transforms.colour.to(images)
+    flat = torch.einsum("bij,bjp->bip", matrix[:, :, :3], images.flatten(2))
+    return (flat + matrix[:, :, 3:]).reshape(images.shape)
 
 
-def _gate(value: Tensor, neutral: float, probability: float) -> Tensor:
-    return torch.where(_chosen(value.shape[0], probability), value, torch.full_like(value, neutral))
+class _Chances:
+    """Draws for a batch; what is not chosen (with probability p each) gets its neutral value."""
+
+    def __init__(self, batch: int, probability: float, rng: torch.Generator) -> None:
+        self.batch, self.probability, self.rng = batch, probability, rng
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, self.batch, generator=self.rng)
+
+    def symmetric(self, *shape: int) -> Tensor:
+        """Uniform in [-1, 1)."""
+        return torch.rand(*shape, self.batch, generator=self.rng) * 2 - 1
+
+    def whole(self, below: int) -> Tensor:
+        return torch.randint(0, below, (self.batch,), generator=self.rng).to(torch.get_default_dtype())
+
+    def chosen(self, probability: float | None = None) -> Tensor:
+        p = self.probability if probability is None else probability
+        return torch.rand(self.batch, generator=self.rng) < p
+
+    def gate(self, value: Tensor, neutral: float, probability: float | None = None) -> Tensor:
+        return torch.where(self.chosen(probability), value, torch.full_like(value, neutral))
 
 
 def _affine(a: Tensor, b: Tensor, c: Tensor, d: Tensor, tx: Tensor, ty: Tensor) -> Tensor:
@@ -87,53 +133,41 @@ def _translation(x: Tensor, y: Tensor) -> Tensor:
     return _affine(one, zero, zero, one, x, y)
 
 
-def _geometry(images: Tensor, p: float) -> Tensor:
-    batch, _, height, width = images.shape
-    ones = torch.ones(batch)
-    # Coordinates of `grid_sample`: [-1, 1] over the image, so a shift of 1 px is 2 / width.
+def _geometry(draw: _Chances, width: int) -> Tensor:
+    """(B, 3, 3), in coordinates of `grid_sample`: [-1, 1] over the image, so a shift of 1 px is 2 / width."""
+    batch, p = draw.batch, draw.probability
     matrix = torch.eye(3).expand(batch, 3, 3)
-    flip = _gate(torch.randint(0, 2, (batch,)) * -2.0 + 1.0, 1.0, p)
-    matrix = matrix @ _scaling(flip, ones)
-    matrix = matrix @ _rotation(_gate(torch.randint(0, 4, (batch,)) * (math.pi / 2), 0.0, p))
-    shift = ((torch.rand(2, batch) * 2 - 1) * 0.125 * width).round() * 2 / width
-    keep = _chosen(batch, p).float()
-    matrix = matrix @ _translation(shift[0] * keep, shift[1] * keep)
-    scale = _gate(torch.exp2(torch.randn(batch) * 0.2), 1.0, p)
+    matrix = matrix @ _scaling(draw.gate(1 - 2 * draw.whole(2), 1.0), torch.ones(batch))
+    matrix = matrix @ _rotation(draw.gate(draw.whole(4) * (math.pi / 2), 0.0))
+    shift = (draw.symmetric(2) * 0.125 * width).round() * 2 / width * draw.chosen()
+    matrix = matrix @ _translation(shift[0], shift[1])
+    scale = draw.gate(torch.exp2(draw.normal() * 0.2), 1.0)
     matrix = matrix @ _scaling(scale, scale)
     # Two chances of a free rotation, each so likely that p is the chance of at least one.
     p_rotate = 1 - math.sqrt(1 - p)
-    matrix = matrix @ _rotation(_gate((torch.rand(batch) * 2 - 1) * math.pi, 0.0, p_rotate))
-    stretch = _gate(torch.exp2(torch.randn(batch) * 0.2), 1.0, p)
+    matrix = matrix @ _rotation(draw.gate(draw.symmetric() * math.pi, 0.0, p_rotate))
+    stretch = draw.gate(torch.exp2(draw.normal() * 0.2), 1.0)
     matrix = matrix @ _scaling(stretch, 1 / stretch)
-    matrix = matrix @ _rotation(_gate((torch.rand(batch) * 2 - 1) * math.pi, 0.0, p_rotate))
-    drift = torch.randn(2, batch) * 0.125 * 2
-    keep = _chosen(batch, p).float()
-    matrix = matrix @ _translation(drift[0] * keep, drift[1] * keep)
-    changed = (matrix - torch.eye(3)).abs().amax(dim=(1, 2)) > 0
-    if not changed.any():
-        return images
-    theta = matrix[:, :2].to(images)
-    grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    matrix = matrix @ _rotation(draw.gate(draw.symmetric() * math.pi, 0.0, p_rotate))
+    drift = draw.normal(2) * 0.125 * 2 * draw.chosen()
+    return matrix @ _translation(drift[0], drift[1])
 
 
-def _colour(images: Tensor, p: float) -> Tensor:
-    batch = images.shape[0]
+def _colour(draw: _Chances) -> Tensor:
+    """(B, 3, 4): brightness, contrast, luma flip, hue and saturation as one matrix and offset."""
     axis = torch.full((3,), 1 / math.sqrt(3))
     along = torch.outer(axis, axis)
     eye = torch.eye(3)
-    brightness = _gate(torch.randn(batch) * 0.2, 0.0, p)
-    contrast = _gate(torch.exp2(torch.randn(batch) * 0.5), 1.0, p)
-    flip = _gate(torch.randint(0, 2, (batch,)).float(), 0.0, p)
-    hue = _gate((torch.rand(batch) * 2 - 1) * math.pi, 0.0, p)
-    saturation = _gate(torch.exp2(torch.randn(batch) * 1.0), 1.0, p)
+    brightness = draw.gate(draw.normal() * 0.2, 0.0)
+    contrast = draw.gate(torch.exp2(draw.normal() * 0.5), 1.0)
+    flip = draw.gate(draw.whole(2), 0.0)
+    hue = draw.gate(draw.symmetric() * math.pi, 0.0)
+    saturation = draw.gate(torch.exp2(draw.normal() * 1.0), 1.0)
     mirror = eye - 2 * along * flip[:, None, None]
     cross = torch.linalg.cross(axis.expand(3, 3), eye, dim=1).t()
     turn = along + (eye - along) * hue.cos()[:, None, None] + cross * hue.sin()[:, None, None]
     fade = along + (eye - along) * saturation[:, None, None]
-    matrix = (fade @ turn @ mirror * contrast[:, None, None]).to(images)
-    offset = (brightness * contrast)[:, None].to(images)
+    matrix = fade @ turn @ mirror * contrast[:, None, None]
     # Brightness comes before contrast; mirror, turn and fade fix or flip the grey axis only.
-    sign = (1 - 2 * flip)[:, None].to(images)
-    flat = torch.einsum("bij,bjp->bip", matrix, images.flatten(2))
-    return (flat + (offset * sign)[:, :, None]).reshape(images.shape)
+    offset = brightness * contrast * (1 - 2 * flip)
+    return torch.cat([matrix, offset[:, None, None].expand(-1, 3, 1)], dim=2)

@@ -1,5 +1,6 @@
-"""Training images: folders and zips, decoded once, box-filtered to one size, cached."""
+"""Training images: decoded once, brought to one size by a stated filter, cached."""
 
+import collections
 import contextlib
 import hashlib
 import json
@@ -7,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,25 +16,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import IMAGE_SUFFIXES, open_image
+from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.files import exclusive, replaced_atomically
+from wrangan_cli.engine.images import RESIZE_FILTERS, open_with_size, pillow_without_remarks
+from wrangan_cli.engine.training.sources import Read, Source, find_source
+
+_CACHE_VERSION = 2
+"""Counted up when the same files give other pixels than before (2: colour profiles are applied)."""
 
 
 @dataclass(frozen=True)
 class ImageSet:
     """Decoded images of one size.
 
-    pixels: uint8 (N, R, R, 3), possibly a memory map. names: file name of each
-    inside its folder or zip. broken: names that could not be read.
+    pixels: uint8 (N, R, R, 3), possibly a memory map. names: file name of each inside its
+    folder, zip or LMDB. broken: names that could not be read. enlarged: how many were
+    smaller than R and are blurred for it. resize_filter: by which the others were reduced.
     """
 
     pixels: np.ndarray
     names: list[str]
     broken: list[str]
+    enlarged: int = 0
+    resize_filter: str = "box"
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def summary(self) -> str:
+        """What was read, in one line for the person who started the training."""
+        counted = "1 image" if len(self) == 1 else f"{len(self)} images"
+        parts = [f"{counted} of {self.pixels.shape[1]} px ({self.resize_filter} filter)"]
+        if self.broken:
+            parts.append(f"{len(self.broken)} broken left out (named above)")
+        if self.enlarged:
+            parts.append(f"{self.enlarged} smaller than that and enlarged")
+        return ", ".join(parts)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
         """The images at `indices`: float32 (B, 3, R, R) in [-1, 1]."""
@@ -45,27 +64,36 @@ def load_image_set(
     resolution: int,
     cache_dir: Path,
     progress: Callable[[int, int], None] | None = None,
+    resize_filter: str = "box",
 ) -> ImageSet:
-    """Read every image of the folders and zips in `paths`, centre-cropped to a square
-    and reduced to `resolution` px by a box filter.
+    """Read every image of the folders, zips and LMDBs in `paths`, centre-cropped to a square
+    and reduced to `resolution` px by `resize_filter` (RESIZE_FILTERS).
 
-    The result is cached in `cache_dir` under a key of paths, sizes and times. A broken
-    image is left out and named in `broken`. Raises FileError for a path that is neither folder nor
-    zip, WranganError when no image is left.
+    Smaller images are enlarged (bicubic) and counted in `enlarged`. A broken one is left out
+    and named in `broken`. The result is cached in `cache_dir` under a key of paths, sizes,
+    times, resolution and filter. Of several processes that ask for the same set one decodes,
+    and the others wait for its cache: the operating system's lock on a file says who, so no
+    process group is needed, and a process that dies lets the next one decode.
+
+    Raises UsageError for an unknown filter, FileError for a path that is no folder, zip or
+    LMDB, WranganError when no image is left.
     """
-    entries = [entry for path in paths for entry in _entries(path)]
-    if not entries:
+    if resize_filter not in RESIZE_FILTERS:
+        raise UsageError(f"resize filter {resize_filter!r}: expected one of {', '.join(RESIZE_FILTERS)}")
+    sources = [find_source(path, resolution) for path in paths]
+    if not any(source.names for source in sources):
         raise WranganError(f"no images in {', '.join(map(str, paths))}")
-    key = _cache_key(entries, resolution)
+    key = _cache_key(sources, resolution, resize_filter)
     pixel_file, name_file = cache_dir / f"{key}.npy", cache_dir / f"{key}.json"
     if not (pixel_file.exists() and name_file.exists()):
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        _decode(entries, resolution, pixel_file, name_file, progress)
+        with exclusive(cache_dir / f"{key}.lock"):
+            if not (pixel_file.exists() and name_file.exists()):
+                _decode(sources, resolution, resize_filter, pixel_file, name_file, progress)
     listing = json.loads(name_file.read_text())
     pixels = np.load(pixel_file, mmap_mode="r")[: len(listing["names"])]
     if not listing["names"]:
         raise WranganError(f"every image in {', '.join(map(str, paths))} is broken")
-    return ImageSet(pixels, listing["names"], listing["broken"])
+    return ImageSet(pixels, listing["names"], listing["broken"], listing["enlarged"], resize_filter)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -79,16 +107,25 @@ def batch_indices(count: int, batch: int, seed: int, start: int) -> np.ndarray:
     return np.array([_cached_order(count, seed, offset // count)[offset % count] for offset in offsets])
 
 
-def batches(images: ImageSet, batch: int, seed: int, start: int = 0, flip: bool = True) -> Iterator[Tensor]:
+def batches(
+    images: ImageSet,
+    batch: int,
+    seed: int,
+    start: int = 0,
+    flip: bool = True,
+    rows: Sequence[int] | None = None,
+) -> Iterator[Tensor]:
     """Endless batches (B, 3, R, R) in [-1, 1], starting after `start` images.
 
     Each epoch is shuffled anew; a batch may span two epochs, so none is dropped.
-    Flips are drawn per image and epoch from `seed`.
+    Flips are drawn per image and epoch from `seed`. rows: which images of each batch are
+    wanted, in this order (the share of one process); the others are not read.
     """
     position = start
+    own = np.arange(batch) if rows is None else np.asarray(rows)
     while True:
-        block = images.batch(batch_indices(len(images), batch, seed, position))
-        mirrored = [flip and _coin(seed, offset) for offset in range(position, position + batch)]
+        block = images.batch(batch_indices(len(images), batch, seed, position)[own])
+        mirrored = [flip and _coin(seed, position + int(row)) for row in own]
         mask = torch.tensor(mirrored)[:, None, None, None]
         yield torch.where(mask, block.flip(3), block)
         position += batch
@@ -109,65 +146,86 @@ def _coin(seed: int, offset: int) -> bool:
     return bool(hashlib.blake2b(f"{seed}:{offset}".encode(), digest_size=1).digest()[0] & 1)
 
 
-def _entries(path: Path) -> list[tuple[Path, str | None]]:
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        return [(file, None) for file in files]
-    if path.is_file() and zipfile.is_zipfile(path):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                names = sorted(n for n in archive.namelist() if Path(n).suffix.lower() in IMAGE_SUFFIXES)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise FileError(path, f"a damaged zip ({error})") from error
-        return [(path, name) for name in names]
-    if not path.exists():
-        raise FileError(path, "no such file or folder")
-    raise FileError(path, "neither a folder nor a zip of images")
-
-
-def _cache_key(entries: Sequence[tuple[Path, str | None]], resolution: int) -> str:
-    digest = hashlib.sha256()
-    for path in dict.fromkeys(path for path, _ in entries):
-        # Every file of a folder: the folder's own time says nothing of a picture changed in place.
-        stat = path.stat()
-        digest.update(f"{path.resolve()}:{stat.st_size}:{stat.st_mtime_ns}|".encode())
+def _cache_key(sources: Sequence[Source], resolution: int, resize_filter: str) -> str:
+    digest = hashlib.sha256(f"{_CACHE_VERSION}:{resize_filter}|".encode())
+    for source in sources:
+        for stamp in source.stamps():
+            digest.update(f"{stamp}|".encode())
     return f"{digest.hexdigest()[:16]}-{resolution}"
 
 
 def _decode(
-    entries: list[tuple[Path, str | None]],
+    sources: Sequence[Source],
     resolution: int,
+    resize_filter: str,
     pixel_file: Path,
     name_file: Path,
     progress: Callable[[int, int], None] | None,
+    workers: int | None = None,
 ) -> None:
-    archives: dict[Path, zipfile.ZipFile] = {}
+    """Write the cache. workers: threads (decoders work outside Python's lock); default: one a core."""
+    total = sum(len(source.names) for source in sources)
+    workers = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 0])
     names: list[str] = []
     broken: list[str] = []
+    enlarged = done = 0
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(replaced_atomically(pixel_file))
         # Mapped, not held: a set may be larger than memory. Broken images leave rows at the end.
-        shape = (len(entries), resolution, resolution, 3)
+        shape = (total, resolution, resolution, 3)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        for done, (path, member) in enumerate(entries):
-            name, data = path.name, None
-            try:
-                if member is not None:
-                    name = member
-                    if path not in archives:
-                        archives[path] = stack.enter_context(zipfile.ZipFile(path))
-                    data = archives[path].read(member)
-                image = open_image(path if member is None else Path(member), resolution, data=data)
-                pixels[len(names)] = np.asarray(image)
-                names.append(name)
-            # RuntimeError: encrypted, or compressed in a way that is not known here.
-            except (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-                broken.append(name)
-            if progress:
-                progress(done + 1, len(entries))
+        stack.enter_context(pillow_without_remarks())
+        pool = stack.enter_context(ThreadPoolExecutor(min(workers, 16)))
+        for source in sources:
+            with source.opened() as read:
+                jobs = (
+                    (source, index, read, resolution, resize_filter) for index in range(len(source.names))
+                )
+                for name, image in zip(source.names, _in_order(pool, jobs, 4 * workers), strict=True):
+                    if image is None:
+                        broken.append(name)
+                    else:
+                        pixels[len(names)] = image.pixels
+                        names.append(name)
+                        enlarged += image.enlarged
+                    done += 1
+                    if progress:
+                        progress(done, total)
         pixels.flush()
     with replaced_atomically(name_file) as temporary:
-        temporary.write_text(json.dumps({"names": names, "broken": broken}))
+        temporary.write_text(json.dumps({"names": names, "broken": broken, "enlarged": enlarged}))
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    pixels: np.ndarray
+    enlarged: bool
+
+
+_Job = tuple[Source, int, Read, int, str]
+
+
+def _decoded(source: Source, index: int, read: Read, resolution: int, resize_filter: str) -> _Decoded | None:
+    """One image, uint8 (R, R, 3); None if it is broken."""
+    # What stands at the path is not this image, but its name belongs into a remark.
+    name = Path(source.names[index])
+    try:
+        image, size = open_with_size(name, resolution, data=read(index), resize_filter=resize_filter)
+        return _Decoded(np.asarray(image), min(size) < resolution)
+    # RuntimeError: encrypted, or compressed in a way that is not known here.
+    except (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Iterator[_Decoded | None]:
+    """The results of `_decoded` in the order of `jobs`, at most `ahead` of them waiting in memory."""
+    waiting: collections.deque[Future[_Decoded | None]] = collections.deque()
+    for job in jobs:
+        waiting.append(pool.submit(_decoded, *job))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 def default_cache_dir() -> Path:

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks, own_share, world_size
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.model_folder import Model, stored_weights
 from wrangan_cli.engine.models.encoders import FILE, Encoder, EncoderConfig
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.tensorfile import write_tensors
+from wrangan_cli.engine.training.batch_norm import share_batch_norm
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 
@@ -22,7 +24,8 @@ class EncoderTrainer:
     """Encoder, its moving average and its optimiser; the generator stays as it is.
 
     Real images x are pulled by L2 and LPIPS of G(E(x)) against x; generated ones by the
-    distance of E(G(w)) to their known w, which keeps the codes inside W.
+    distance of E(G(w)) to their known w, which keeps the codes inside W. Under torchrun each
+    process works on its share of the batch, and the normalisation takes all of it together.
     """
 
     def __init__(self, model: Model, settings: EncoderSettings, perceptual: PerceptualDistance) -> None:
@@ -34,20 +37,46 @@ class EncoderTrainer:
             blocks=numbers(settings.blocks, "blocks"),
             input_side=settings.input_side,
         )
+        if settings.batch % world_size():
+            raise UsageError(f"batch {settings.batch}: expected a multiple of the {world_size()} processes")
         if len(config.widths) != len(config.blocks):
             raise UsageError(f"{len(config.widths)} widths for {len(config.blocks)} stages of blocks")
-        self.encoder = Encoder(config).to(model.device).train()
+        self.encoder = Encoder(config)
+        share_batch_norm(self.encoder)
+        self.encoder.to(model.device).train()
         self.encoder.w_mean.copy_(model.w_mean)
         self.ema = copy.deepcopy(self.encoder).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
+        # As in draws.py: every process draws for the whole batch and keeps its own rows.
+        self.rng = torch.Generator().manual_seed(settings.seed)
+        self.own = list(own_share(range(settings.batch)))
 
     def step(self, real: Tensor) -> Report:
-        """One update from real images (B, 3, R, R) and as many generated ones."""
+        """One update from real images (B, 3, R, R), those in `own`, and as many generated ones."""
+        settings = self.settings
+        z = torch.randn(settings.batch, self.model.generator.config.style_dim, generator=self.rng)
+        losses = self.losses(real.to(self.model.device), z[self.own].to(self.model.device))
+        self.optimizer.param_groups[0]["lr"] = self._lr()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses[0].backward()
+        average_gradients(self.encoder.parameters())
+        self.optimizer.step()
+        self.images += settings.batch
+        self._average(settings.batch)
+        names = ("loss/total", "loss/mse", f"loss/{self.perceptual.name}", "loss/w")
+        report = dict(zip(names, mean_over_ranks(losses.detach()).tolist(), strict=True))
+        if not math.isfinite(report["loss/total"]):
+            raise WranganError(f"encoder training diverged at image {self.images}: {report}")
+        return report
+
+    def losses(self, real: Tensor, z: Tensor) -> Tensor:
+        """(4,): what is minimised, and its three parts without their weights.
+
+        real: (B, 3, R, R). z: (B, style_dim), latents of the generated images.
+        """
         settings, model = self.settings, self.model
-        real = real.to(model.device)
         with torch.no_grad():
-            z = torch.randn(real.shape[0], model.generator.config.style_dim, device=model.device)
             true_w = model.generator.mapping(z)
             generated = model.generator.synthesis(true_w)
         w = self.encoder(torch.cat([real, generated.clamp(-1, 1)]))
@@ -65,21 +94,7 @@ class EncoderTrainer:
             + settings.perceptual_weight * loss_perceptual
             + settings.w_weight * loss_w
         )
-        self.optimizer.param_groups[0]["lr"] = self._lr()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.images += real.shape[0]
-        self._average(real.shape[0])
-        report = {
-            "loss/total": loss.item(),
-            "loss/mse": loss_l2.item(),
-            f"loss/{self.perceptual.name}": loss_perceptual.item(),
-            "loss/w": loss_w.item(),
-        }
-        if not math.isfinite(report["loss/total"]):
-            raise WranganError(f"encoder training diverged at image {self.images}: {report}")
-        return report
+        return torch.stack([loss, loss_l2, loss_perceptual, loss_w])
 
     def _lr(self) -> float:
         share = min(1.0, self.images / self.settings.images)
@@ -105,7 +120,7 @@ class EncoderTrainer:
             "encoder": self.encoder.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
+            "rng": self.rng.get_state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -118,7 +133,7 @@ class EncoderTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images = state["images"]
-        torch.set_rng_state(state["rng"])
+        self.rng.set_state(state["rng"])
 
 
 def save_encoder(folder: Path, encoder: Encoder, model: Model, record: dict[str, Any]) -> Path:

@@ -23,11 +23,11 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     return gradient.square().sum(dim=(1, 2, 3)).mean()
 
 
-def path_lengths(images: Tensor, w: Tensor) -> Tensor:
-    """‖Jᵀy‖ per image for y ~ N(0, 1/R²): (B,), differentiable.
+def path_lengths(images: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+    """‖Jᵀy‖ per image for y = noise / R: (B,), differentiable.
 
-    images: (B, 3, R, R) made from w: (B, L, style_dim).
+    images: (B, 3, R, R) made from w: (B, L, style_dim). noise: N(0, 1) of the images' shape.
     """
-    noise = torch.randn_like(images) / math.sqrt(images.shape[2] * images.shape[3])
+    noise = noise / math.sqrt(images.shape[2] * images.shape[3])
     (gradient,) = torch.autograd.grad((images * noise).sum(), w, create_graph=True)
     return gradient.square().sum(dim=2).mean(dim=1).sqrt()

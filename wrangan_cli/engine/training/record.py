@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.distributed import is_main
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import replaced_atomically
 from wrangan_cli.engine.images import image_grid, save_image
@@ -17,15 +18,19 @@ from wrangan_cli.engine.training.run import Report
 class RunRecord:
     """Writes `settings.json`, `stats.jsonl`, TensorBoard scalars and `grid-*.png` of one run.
 
-    Losses are averaged over `every` steps before they are written.
+    Losses are averaged over `every` steps before they are written. In a process that is not
+    the main one nothing is written.
     """
 
     def __init__(self, run: Path, settings: dict[str, Any], every: int = 50) -> None:
-        run.mkdir(parents=True, exist_ok=True)
+        self._writes = is_main()
         self.run, self.every = run, every
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
         self._steps = 0
+        if not self._writes:
+            return
+        run.mkdir(parents=True, exist_ok=True)
         with replaced_atomically(run / "settings.json") as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         self._stats = open(run / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - open for the run
@@ -37,26 +42,34 @@ class RunRecord:
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
         self._steps += 1
-        if self._steps % self.every:
+        if self._steps % self.every or not self._writes:
             return
         means = {name: self._sums[name] / self._counts[name] for name in self._sums}
         self._sums, self._counts = {}, {}
-        print(json.dumps({"images": images, "time": time.time(), **means}), file=self._stats, flush=True)
-        for name, value in means.items():
+        self.note(images, means)
+
+    def note(self, images: int, values: Report) -> None:
+        """Write `values` as a line of their own."""
+        if not self._writes:
+            return
+        print(json.dumps({"images": images, "time": time.time(), **values}), file=self._stats, flush=True)
+        for name, value in values.items():
             self._board.add_scalar(name, value, images)
 
-    def grid(self, images: int, samples: Tensor, columns: int) -> Path:
+    def grid(self, images: int, samples: Tensor, columns: int) -> None:
         """Save samples (B, 3, R, R) in [-1, 1] as `grid-<images>.png`."""
+        if not self._writes:
+            return
         picture = image_grid(samples, columns=columns)
         path = self.run / f"grid-{images:010d}.png"
         save_image(path, picture)
         self._board.add_image("samples", (picture.clamp(-1, 1) + 1) / 2, images)
-        return path
 
     def close(self) -> None:
         """Flush and close the files."""
-        self._stats.close()
-        self._board.close()
+        if self._writes:
+            self._stats.close()
+            self._board.close()
 
 
 def _summary_writer(run: Path) -> Any:

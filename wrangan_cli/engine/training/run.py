@@ -1,14 +1,16 @@
-"""The loop around every training: data in order, snapshots, resume."""
+"""The loop around every training: data in order and in time, snapshots, resume."""
 
 import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
+from wrangan_cli.engine.distributed import any_rank, from_main, is_main, world_size
+from wrangan_cli.engine.training.snapshots import newest_state, save_snapshot
 
 Report = dict[str, float]
 
@@ -45,6 +47,10 @@ class Trainer(Protocol):
 
 
 T = TypeVar("T", bound=Trainer)
+B = TypeVar("B")
+
+TWICE = 2.0
+"""Seconds within which a repeated signal counts as the same: torchrun passes on what the terminal sends."""
 
 
 def train(
@@ -53,61 +59,87 @@ def train(
     run: Path,
     on_step: Callable[[T, Report], None],
     on_snapshot: Callable[[T], None],
+    warn: Callable[[str], None],
 ) -> None:
     """Train until `settings.images`, resuming from the newest snapshot in the folder `run`.
 
     stream: from the count of images seen so far to the batches that follow. `on_step` gets
-    the losses of every step (and `images_per_second`); `on_snapshot` is called after each
-    snapshot and at the end. On Ctrl-C and SIGTERM the step in hand is finished and saved
-    before KeyboardInterrupt is raised; a second signal stops at once. An error inside a
-    step leaves the last snapshot as it was.
+    the losses of every step, `images_per_second`, and `seconds/data`, the time that the step
+    waited for its batch; `on_snapshot` is called after each snapshot and at the end. A
+    snapshot that cannot be read is passed over, and `warn` is told. On Ctrl-C and SIGTERM
+    the step in hand is finished and saved before KeyboardInterrupt is raised; a second
+    signal stops at once. An error inside a step leaves the last snapshot as it was.
+
+    Of several processes all make the same steps and callbacks; only the main one reads and
+    writes snapshots, and a signal to any of them stops all after the same step.
     """
     settings = trainer.settings
-    snapshots = list_snapshots(run)
-    if snapshots:
-        trainer.restore(load_snapshot(snapshots[-1]))
-    following = stream(trainer.images)
+    state = from_main(newest_state(run, warn) if is_main() else None)
+    if state is not None:
+        trainer.restore(state)
+    following = prefetched(stream(trainer.images))
     due = trainer.images + settings.snapshot_images
     whole = True
     try:
         with _signals_after_the_step() as stopped:
-            while trainer.images < settings.images and not stopped():
-                batch = next(following)
+            stop = False
+            while trainer.images < settings.images and not stop:
                 started = time.perf_counter()
+                batch = next(following)
+                waited = time.perf_counter() - started
                 whole = False
                 report = trainer.step(batch)
                 whole = True
                 report["images_per_second"] = settings.batch / (time.perf_counter() - started)
+                report["seconds/data"] = waited
                 on_step(trainer, report)
                 if trainer.images >= due:
                     due = trainer.images + settings.snapshot_images
-                    save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
+                    _save(trainer, run)
                     on_snapshot(trainer)
-            if stopped():
+                stop = any_rank(stopped())
+            if stop:
                 raise KeyboardInterrupt
     finally:
+        following.close()
         # In the middle of a step the parts disagree about what was done: keep the last snapshot then.
         if whole:
-            save_snapshot(run, trainer.images, trainer.state(), settings.keep_snapshots)
+            _save(trainer, run)
     on_snapshot(trainer)
+
+
+def prefetched(batches: Iterator[B]) -> Generator[B, None, None]:
+    """Endless `batches`, the next one read by a thread while the present one is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        coming = reader.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = reader.submit(next, batches)
+            yield batch
+
+
+def _save(trainer: Trainer, run: Path) -> None:
+    if is_main():
+        save_snapshot(run, trainer.images, trainer.state(), trainer.settings.keep_snapshots)
 
 
 @contextlib.contextmanager
 def _signals_after_the_step() -> Iterator[Callable[[], bool]]:
     """Within the block SIGINT and SIGTERM are only noted; yields whether one came.
 
-    The second one acts at once. Outside the main thread, where Python gives no signals,
-    nothing changes.
+    The second one acts at once; under torchrun only if it is not a mere repetition.
+    Outside the main thread, where Python gives no signals, nothing changes.
     """
-    noted: list[int] = []
+    noted: list[float] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
-    def note(number: int, _: object) -> None:
-        if noted:
+    def note(_number: int, _: object) -> None:
+        now = time.monotonic()
+        if noted and (world_size() == 1 or now - noted[0] > TWICE):
             raise KeyboardInterrupt
-        noted.append(number)
+        noted.append(now)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

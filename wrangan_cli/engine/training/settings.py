@@ -26,7 +26,7 @@ class AdversarialSettings:
     images: int = 25_000_000
     """Train until D has seen this many real images."""
     batch: int = 16
-    """Images per step."""
+    """Images per step, over all processes."""
     lr: float = 0.002
     """Adam's learning rate for G and D, before the correction for lazy regularisation."""
     r1_gamma: float = 10.0
@@ -47,10 +47,26 @@ class AdversarialSettings:
     """Noise inputs in every layer; without them their strengths are set to 0 and stay there."""
     flip: bool = True
     """Mirror real images at random."""
+    resize_filter: str = "box"
+    """How larger images are reduced: box, bilinear, bicubic or lanczos; the filter alone moves FID."""
     augment: str = "none"
     """`ada` (strength adapts to D's overfitting), a fixed probability such as `0.2`, or `none`."""
     augment_target: float = 0.6
     """Mean sign of D(real) at which adaptive augmentation stops growing."""
+    precision: str = "float32"
+    """`float32`, or `bf16` or `fp16` in the top resolutions; weights, σ and Adam stay float32."""
+    low_precision_resolutions: int = 4
+    """How many of the top resolutions compute in the lower precision."""
+    accumulate: int = 1
+    """Micro-batches that a process cuts its share of a step into: less memory, the same result."""
+    compile: bool = False
+    """Compile G and D with torch.compile; the two penalties stay as they are."""
+    kid_images: int = 0
+    """Measure KID every so many images, and keep the best snapshot; 0: never."""
+    kid_samples: int = 5_000
+    """Generated images that KID is measured on."""
+    kid_reference: str = ""
+    """Real images for KID: a zip, a folder, or features written by `evaluate --save-reference`."""
     seed: int = 0
     """Seed of weights, latents and data order."""
     snapshot_images: int = 5_000
@@ -61,9 +77,16 @@ class AdversarialSettings:
     def __post_init__(self) -> None:
         _check(
             self,
-            (*_COUNTS, "r1_interval", "path_length_interval"),
-            ("lr", "r1_gamma", "path_length_weight", "style_mixing", "ema_rampup"),
+            (*_COUNTS, "r1_interval", "path_length_interval", "accumulate", "kid_samples"),
+            (
+                *("lr", "r1_gamma", "path_length_weight", "style_mixing", "ema_rampup"),
+                *("low_precision_resolutions", "kid_images"),
+            ),
         )
+        if self.precision not in ("float32", "bf16", "fp16"):
+            raise ValueError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
+        if self.kid_images and not self.kid_reference:
+            raise ValueError("kid_images needs kid_reference, the images to compare with")
 
 
 @dataclass(frozen=True)
@@ -130,6 +153,8 @@ class EncoderSettings:
     """Half-life of the encoder's moving average, in images."""
     flip: bool = True
     """Mirror real images at random."""
+    resize_filter: str = "box"
+    """How larger images are reduced: box, bilinear, bicubic or lanczos; the filter alone moves FID."""
     seed: int = 0
     """Seed of weights, latents and data order."""
     snapshot_images: int = 5_000

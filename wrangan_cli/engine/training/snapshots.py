@@ -1,6 +1,7 @@
 """Training snapshots: one file each, written atomically, read with weights only."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,23 @@ def load_snapshot(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds on broken files
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise FileError(path, f"not a readable training snapshot ({cause})") from error
+
+
+def newest_state(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """State of the newest snapshot that can be read; None where there is none at all.
+
+    Snapshots are written atomically, so a broken one means a broken disk: `warn` is told
+    which it is and which older one is used instead, and it is renamed to `broken-…`, out of
+    the way of the newer ones to come. FileError if no older one is left.
+    """
+    present = list_snapshots(folder)
+    while present:
+        path = present.pop()
+        try:
+            return load_snapshot(path)
+        except FileError as error:
+            if not present:
+                raise
+            aside = path.replace(path.with_name(f"broken-{path.name}"))
+            warn(f"{error}; kept as {aside.name}, going on from {present[-1].name}")
+    return None

@@ -1,0 +1,179 @@
+"""What the trainings' commands share: options, data, the run of G and D, the dry run."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wrangan_cli.commands.shell import Results, progress, say
+from wrangan_cli.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wrangan_cli.engine.models.stylegan2 import Generator
+    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+    from wrangan_cli.engine.training.data import ImageSet
+    from wrangan_cli.engine.training.memory import Memory
+    from wrangan_cli.engine.training.quality import KidMonitor
+    from wrangan_cli.engine.training.settings import AdversarialSettings
+
+Data = Annotated[list[Path], typer.Option(help="Folder, zip or LMDB of images; may be given several times.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
+ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the settings, the networks' sizes and the memory needed; do nothing."
+    ),
+]
+
+
+def join_processes(context: typer.Context) -> None:
+    """Under torchrun, become one of its processes until the command ends."""
+    import os
+
+    if "WORLD_SIZE" not in os.environ:  # spares `--help` the import of torch
+        return
+    from wrangan_cli.engine.distributed import process_group, world_size
+
+    context.with_resource(process_group())
+    if world_size() > 1 and context.invoked_subcommand == "attributes":
+        raise UsageError("train attributes is the work of one process: start it without torchrun")
+
+
+def remark(message: str) -> None:
+    """`say`, once where several processes run."""
+    from wrangan_cli.engine.distributed import is_main
+
+    if is_main():
+        say(message)
+
+
+def load_images(data: list[Path], resolution: int, resize_filter: str) -> "ImageSet":
+    """The training images; what is broken is named."""
+    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+
+    bar = progress("decoding", None)
+    with bar:
+        images = load_image_set(data, resolution, default_cache_dir(), _moves(bar), resize_filter)
+    for name in images.broken:
+        remark(f"wrangan: {name}: cannot be read, left out")
+    remark(images.summary())
+    return images
+
+
+def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int], Iterator[Tensor]]":
+    """From the count of images seen to the batches that follow; of each the given rows."""
+    from wrangan_cli.engine.training.data import batches
+
+    return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip, rows)
+
+
+def run_adversarial(
+    trainer: "AdversarialTrainer",
+    data: list[Path],
+    out: Path,
+    settings: "AdversarialSettings",
+    perceptual: str,
+    dry_run: bool,
+) -> None:
+    """Train G and D into `out`, and print the finished model's folder."""
+    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.model_folder import save_model
+    from wrangan_cli.engine.training.memory import adversarial_memory
+    from wrangan_cli.engine.training.quality import BEST_MODEL, best_kid, kid_monitor, save_best
+    from wrangan_cli.engine.training.record import RunRecord, fixed_samples
+    from wrangan_cli.engine.training.run import Report, train
+
+    if dry_run:
+        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+        print_plan(settings, trainer.device, networks, adversarial_memory(trainer))
+        return
+    images = load_images(data, trainer.generator.config.resolution, settings.resize_filter)
+    waiting = progress("reference", None)
+    with waiting:
+        monitor = kid_monitor(settings, trainer.generator.config.resolution, trainer.device, _moves(waiting))
+    config = trainer.generator.config.to_json()
+    record = RunRecord(out, {"settings": dataclasses.asdict(settings), "network": config})
+    bar = progress("training", settings.images)
+
+    def save(folder: str, **measured: float) -> None:
+        about = {"trained_by": "wrangan train", "images": trainer.images, **measured}
+        source = about | {"settings": dataclasses.asdict(settings)}
+        save_model(out / folder, trainer.ema, trainer.discriminator, perceptual=perceptual, source=source)
+
+    def measure(monitor: "KidMonitor") -> None:
+        found = monitor.measure(trainer.ema)
+        error = found.standard_error or 0.0
+        record.note(trainer.images, {"kid": found.value, "kid/standard_error": error})
+        remark(f"image {trainer.images}: KID {found.value:.5f} ± {error:.5f} ({monitor.samples} samples)")
+        if is_main() and found.value < best_kid(out):
+            save_best(out, trainer.state())
+            save(BEST_MODEL, kid=found.value, kid_standard_error=error)
+
+    def on_step(trainer: "AdversarialTrainer", report: Report) -> None:
+        record.step(trainer.images, report)
+        advance(bar, trainer.images, report)
+        if monitor and monitor.due(trainer.images, settings.batch, settings.images):
+            measure(monitor)
+
+    def on_snapshot(trainer: "AdversarialTrainer") -> None:
+        if is_main():
+            record.grid(trainer.images, fixed_samples(trainer), columns=8)
+            save("model")
+
+    with bar:
+        train(trainer, stream(images, settings, trainer.shares.own.tolist()), out, on_step, on_snapshot, say)
+    record.close()
+    if is_main():
+        print_small_std(trainer.ema)
+        Results().wrote(out / "model")
+
+
+def print_small_std(generator: "Generator") -> None:
+    """Share of |σ| < 10⁻³ in each random layer (the paper's Table 6)."""
+    from wrangan_cli.engine.models.randomized import small_std_share
+
+    for name, share in small_std_share(generator).items():
+        say(f"{name}: {share:.2%} of |σ| below 0.001")
+
+
+def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:
+    """What --dry-run says: settings one a line, sizes, memory of one process."""
+    from wrangan_cli.engine.distributed import is_main, world_size
+    from wrangan_cli.engine.training.memory import parameter_count
+
+    if not is_main():
+        return
+    results = Results()
+    values = dataclasses.asdict(settings) | {"device": device, "processes": world_size()}
+    for name, value in values.items():
+        results.record(f"{name}: {value}")
+    for name, network in networks.items():
+        results.record(f"{name}: {parameter_count(network):,} parameters")
+    sizes = {"weights": memory.weights, "gradients": memory.gradients, "Adam": memory.optimisers}
+    sizes |= {f"activations ({name})": size for name, size in memory.activations.items()}
+    for name, size in sizes.items():
+        results.record(f"memory, {name}: {_gigabytes(size)}")
+    results.record(
+        f"memory, estimate for one process: {_gigabytes(memory.total)}, "
+        "workspace and gradients of activations not counted: allow twice as much"
+    )
+
+
+def advance(bar: Any, images: int, report: dict[str, float]) -> None:
+    """Move a training's progress bar."""
+    rate = f"{report['images_per_second']:.1f} images/s"
+    bar.update(bar.task_ids[0], completed=images, rate=rate)
+
+
+def _moves(bar: Any) -> Callable[[int, int], None]:
+    return lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,114 @@
+"""The random numbers of an adversarial training, the same however the batch is cut.
+
+Every process draws for the whole batch from the same streams and keeps its own rows. So
+one process, several, and micro-batches train alike, and one state of the streams is that
+of every process.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
+from wrangan_cli.engine.models.stylegan2 import Generator
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What G makes the images of one micro-batch from."""
+
+    z: Tensor
+    """(2, B, style_dim): the latents, and those of the second style."""
+    crossover: int | None
+    """First layer of the second style; none: not mixed."""
+    epsilon: dict[str, Tensor] | None
+    """ε by layer name, for all images (O, I, 3, 3) or each (B, O, I, 3, 3)."""
+    noise: list[Tensor] | None
+    """Noise maps (B, 1, side, side), one a layer."""
+
+
+class Draws:
+    """Two seeded streams: one on the CPU for what is small, one on the device for what is large."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.seed, self.device = seed, device
+        self.host = torch.Generator().manual_seed(seed)
+        self.local = torch.Generator(device).manual_seed((seed + 2**32) % 2**63)
+
+    def normal(self, *shape: int) -> Tensor:
+        """N(0, 1) on the device."""
+        return torch.randn(shape, generator=self.local, device=self.device)
+
+    def inputs(
+        self,
+        generator: Generator,
+        batch: int,
+        parts: list[Tensor],
+        mixing: float,
+        noise: bool,
+        epsilon_per_image: bool,
+    ) -> list[Inputs]:
+        """Inputs of G for a batch of `batch` images, cut to the rows of each part."""
+        config = generator.config
+        z = torch.randn(2, batch, config.style_dim, generator=self.host)
+        crossover = None
+        if torch.rand([], generator=self.host) < mixing:
+            crossover = int(torch.randint(1, config.num_latents, [], generator=self.host))
+        shared = None
+        if randomized_layers(generator) and not epsilon_per_image:
+            shared = draw_epsilon(generator, rng=self.local)
+        each = self._epsilon_rows(generator, batch, parts) if epsilon_per_image else None
+        maps = self._noise_maps(generator, batch, parts) if noise else None
+        return [
+            Inputs(
+                z[:, rows].to(self.device),
+                crossover,
+                shared if each is None else each[k],
+                None if maps is None else maps[k],
+            )
+            for k, rows in enumerate(parts)
+        ]
+
+    def _noise_maps(self, generator: Generator, batch: int, parts: list[Tensor]) -> list[list[Tensor]]:
+        kept: list[list[Tensor]] = [[] for _ in parts]
+        for name, stored in generator.noises.named_buffers():
+            assert name == f"noise_{len(kept[0])}"
+            drawn = self.normal(batch, 1, *stored.shape[2:])
+            for part, rows in zip(kept, parts, strict=True):
+                part.append(drawn[rows.to(self.device)])
+        return kept
+
+    def _epsilon_rows(
+        self, generator: Generator, batch: int, parts: list[Tensor]
+    ) -> list[dict[str, Tensor]] | None:
+        """ε of the own images only: that of a whole batch may be larger than the network."""
+        if not randomized_layers(generator):
+            return None
+        wanted = {int(row) for rows in parts for row in rows}
+        held: dict[int, dict[str, Tensor]] = {}
+        for row in range(batch):
+            drawn = draw_epsilon(generator, rng=self.local)
+            if row in wanted:
+                held[row] = drawn
+        return [
+            {name: torch.stack([held[int(row)][name] for row in rows]) for name in held[int(rows[0])]}
+            for rows in parts
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Of both streams; equal in every process."""
+        return {
+            "device": self.device.type,
+            "host": self.host.get_state(),
+            "local": self.local.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any], images: int) -> None:
+        """Go on from a state; on another kind of device its stream starts anew, from seed and `images`."""
+        self.host.set_state(state["host"])
+        if state["device"] == self.device.type:
+            self.local.set_state(state["local"])
+        else:
+            self.local.manual_seed((self.seed + 2**32 + images) % 2**63)

@@ -1,0 +1,147 @@
+"""What a training will need in device memory, worked out without allocating it.
+
+Weights, gradients and Adam's two moments are counted. Activations are measured: the
+losses are computed on PyTorch's `meta` device, where tensors have shapes and no values,
+and what autograd keeps for the backward pass is summed. Not in it: gradients of
+activations, the workspace of cuDNN and oneDNN, and the fragmentation of the allocator.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.models.stylegan2 import Generator, noise_side
+from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+from wrangan_cli.engine.training.encoder import EncoderTrainer
+from wrangan_cli.engine.training.losses import (
+    discriminator_loss,
+    generator_loss,
+    path_lengths,
+    r1_penalty,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes in one process."""
+
+    weights: int
+    """Of all networks, averages included."""
+    gradients: int
+    """Of the networks that are trained."""
+    optimisers: int
+    """Adam's moments."""
+    activations: dict[str, int]
+    """What autograd keeps, by pass; the passes follow each other."""
+
+    @property
+    def total(self) -> int:
+        """With the activations of the largest pass."""
+        return self.weights + self.gradients + self.optimisers + max(self.activations.values())
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Numbers that are trained."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
+    """Memory of one process of a training of G and D."""
+    settings, shares = trainer.settings, trainer.shares
+    generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
+    discriminator = copy.deepcopy(trainer.discriminator).to("meta").requires_grad_(True)
+    batch, half = len(shares.parts[0]), len(shares.half_parts[0])
+    side, colours = generator.config.resolution, generator.config.image_channels
+    real = torch.empty(batch, colours, side, side, device="meta")
+    per_image = getattr(settings, "epsilon_per", "batch") == "image"
+
+    def discriminate() -> Tensor:
+        with torch.no_grad():
+            fake, _ = _generate(generator, batch, per_image)
+        return discriminator_loss(discriminator(real), discriminator(fake))
+
+    def penalise_gradient() -> Tensor:
+        images = real.detach().requires_grad_(True)
+        return r1_penalty(discriminator(images), images)
+
+    def generate() -> Tensor:
+        discriminator.requires_grad_(False)
+        return generator_loss(discriminator(_generate(generator, batch, per_image)[0]))
+
+    def penalise_path_length() -> Tensor:
+        images, w = _generate(generator, half, per_image)
+        return path_lengths(images, w, torch.empty_like(images)).square().mean()
+
+    passes: dict[str, Callable[[], Tensor]] = {
+        "discriminator": discriminate,
+        "R1": penalise_gradient,
+        "generator": generate,
+    }
+    if settings.path_length_weight > 0:
+        passes["path length"] = penalise_path_length
+    trained = [trainer.generator, trainer.discriminator]
+    constant = [generator, discriminator]
+    return _memory([*trained, trainer.ema], trained, {n: _kept(p, constant) for n, p in passes.items()})
+
+
+def encoder_memory(trainer: EncoderTrainer) -> Memory:
+    """Memory of one process of a training of an encoder."""
+    model = trainer.model
+    twin = copy.copy(trainer)
+    twin.encoder = copy.deepcopy(trainer.encoder).to("meta")
+    twin.perceptual = copy.deepcopy(trainer.perceptual).to("meta")
+    generator = copy.deepcopy(model.generator).to("meta")
+    twin.model = dataclasses.replace(model, generator=generator, w_mean=model.w_mean.to("meta"))
+    count, side = len(trainer.own), model.resolution
+    real = torch.empty(count, 3, side, side, device="meta")
+    z = torch.empty(count, generator.config.style_dim, device="meta")
+    kept = _kept(lambda: twin.losses(real, z), [twin.encoder, generator, twin.perceptual])
+    networks = [trainer.encoder, trainer.ema, model.generator, trainer.perceptual]
+    return _memory(networks, [trainer.encoder], {"encoder": kept})
+
+
+def _generate(generator: Generator, batch: int, epsilon_per_image: bool) -> tuple[Tensor, Tensor]:
+    config = generator.config
+    w = generator.mapping(torch.empty(batch, config.style_dim, device="meta"))
+    w = w[:, None].repeat(1, config.num_latents, 1)
+    leading = (batch,) if epsilon_per_image else ()
+    epsilon = {
+        name: torch.empty(*leading, *conv.weight.shape[1:], device="meta")
+        for name, conv in randomized_layers(generator).items()
+    }
+    sides = [noise_side(index) for index in range(config.num_styled_convs)]
+    noise = [torch.empty(batch, 1, side, side, device="meta") for side in sides]
+    return generator.synthesis(w, epsilon=epsilon, noise=noise), w
+
+
+def _kept(loss: Callable[[], Tensor], constant: Iterable[nn.Module]) -> int:
+    """Bytes of the tensors that the graph of a loss holds, weights of `constant` apart, each once."""
+    known = {
+        tensor.untyped_storage()._cdata
+        for network in constant
+        for tensor in [*network.parameters(), *network.buffers()]
+    }
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            held[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss()
+    return sum(storage.nbytes() for storage in held.values())
+
+
+def _memory(all_networks: list[nn.Module], trained: list[nn.Module], activations: dict[str, int]) -> Memory:
+    def size(networks: list[nn.Module], with_buffers: bool) -> int:
+        tensors = [t for n in networks for t in [*n.parameters(), *(n.buffers() if with_buffers else ())]]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    gradients = size(trained, with_buffers=False)
+    return Memory(size(all_networks, with_buffers=True), gradients, 2 * gradients, activations)

@@ -1,0 +1,98 @@
+"""KID of the generator in training, and the best snapshot by it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.distributed import from_main, is_main
+from wrangan_cli.engine.metrics.base import Estimate
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.tensorfile import write_torch
+
+BEST_SNAPSHOT = "best.pt"
+BEST_MODEL = "best-model"
+BATCH = 16
+
+
+class KidMonitor:
+    """Measures KID every `every` images, on `samples` images of the averaged generator.
+
+    Of several processes each generates a share. Random weights are drawn anew for each
+    image, latents are the same at every measurement, and no random stream of the
+    training is touched. Protocol: metrics/kid.py.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        samples: int,
+        inception: Callable[[Tensor], Tensor],
+        reference: Tensor,
+        seed: int = 0,
+    ) -> None:
+        self.every, self.samples, self.seed = every, samples, seed
+        self.inception, self.reference = inception, reference
+
+    def due(self, images: int, batch: int, last: int) -> bool:
+        """Whether a measurement comes after the step of `batch` images that made it `images` (of `last`)."""
+        return images // self.every > (images - batch) // self.every or images >= last
+
+    def measure(self, generator: Generator) -> Estimate:
+        """KID of the generator; every process gets the same."""
+        from wrangan_cli.engine.metrics.kid import kid
+        from wrangan_cli.engine.metrics.samples import generated_features
+
+        home = generator.conv1.conv.weight.device
+        w_mean = torch.zeros(generator.config.style_dim, device=home)
+        model = Model("in training", Path(), "", generator, w_mean, 1.0, "")
+        epsilon = 1.0 if randomized_layers(generator) else 0.0
+        features = generated_features(model, self.inception, self.samples, self.seed, BATCH, epsilon)
+        return from_main(kid(features, self.reference) if is_main() else Estimate(0.0))
+
+
+def kid_monitor(
+    settings: Any, resolution: int, device: torch.device, progress: Callable[[int, int], None]
+) -> KidMonitor | None:
+    """The monitor that the settings ask for, or None; the reference's features are made once and cached.
+
+    Raises FileError or WranganError for a reference that cannot be used, and where the
+    Inception network is missing.
+    """
+    if not settings.kid_images:
+        return None
+    from wrangan_cli.engine.metrics.inception import load_inception, require_package, require_samples
+    from wrangan_cli.engine.metrics.samples import image_set_features, load_reference
+    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+
+    require_package("kid")
+    inception = load_inception(device, wanted_by="kid")
+    path = Path(settings.kid_reference)
+    if path.suffix == ".safetensors":
+        reference = load_reference(path, resolution).features
+    else:
+        images = load_image_set([path], resolution, default_cache_dir(), progress, settings.resize_filter)
+        total, cache = len(images), default_cache_dir()
+        reference = image_set_features(
+            images, inception, BATCH, cache, lambda done: progress(done, total), shared=True
+        )
+    require_samples("kid", 4, reference, torch.empty(settings.kid_samples))
+    return KidMonitor(settings.kid_images, settings.kid_samples, inception, reference, settings.seed)
+
+
+def best_kid(run: Path) -> float:
+    """KID of the best model that the run has kept; infinity where there is none."""
+    try:
+        return float(json.loads((run / BEST_MODEL / "config.json").read_text())["source"]["kid"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def save_best(run: Path, state: dict[str, Any]) -> None:
+    """Keep the snapshot beside the ones that rotate."""
+    write_torch(run / BEST_SNAPSHOT, state)

@@ -1,0 +1,50 @@
+"""How the images of one step are cut into parts: one a process and micro-batch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.distributed import rank, world_size
+from wrangan_cli.engine.errors import UsageError
+
+
+class Shares:
+    """The rows of the whole batch that this process works on, micro-batch by micro-batch.
+
+    batch: images per step over all processes. group: images that the discriminator looks
+    at together (None: all of them). accumulate: micro-batches a process. A group is never cut, and the
+    images of a part are arranged so that they form the groups that they form in the whole batch
+    (image i belongs to group i mod (batch / group)), so the parts give the losses of the whole.
+    Raises UsageError where the batch cannot be cut so.
+    """
+
+    def __init__(self, batch: int, group: int | None, accumulate: int = 1) -> None:
+        count = world_size() * accumulate
+        if count == 1:
+            group = min(group or batch, batch)
+        elif group is None:
+            raise UsageError("this D compares all images of a batch: one process and --accumulate 1 only")
+        # The path-length penalty takes half a batch, cut into as many parts.
+        unit = group if count == 1 else count * (group if group % 2 == 0 else 2 * group)
+        if batch % unit:
+            parts = f" in each of {count} parts" if count > 1 else ""
+            raise UsageError(
+                f"batch {batch}: expected a multiple of {unit}, D looks at {group} images together{parts}"
+            )
+        self.batch = batch
+        own = range(rank() * accumulate, (rank() + 1) * accumulate)
+        columns = torch.arange(batch).reshape(group, batch // group).chunk(count, dim=1)
+        self.parts: list[Tensor] = [columns[part].flatten() for part in own]
+        half = max(1, batch // 2)
+        self.half_parts: list[Tensor] = [torch.arange(half).chunk(count)[part] for part in own]
+        self.half = half
+
+    @property
+    def own(self) -> Tensor:
+        """All rows of this process, in the order in which `cut` wants them."""
+        return torch.cat(self.parts)
+
+    def cut(self, images: Tensor) -> Sequence[Tensor]:
+        """The process's own images, in the order of `own`, as micro-batches."""
+        return images.chunk(len(self.parts))

@@ -76,7 +76,7 @@ def kid_monitor(
     if path.suffix == ".safetensors":
         reference = load_reference(path, resolution).features
     else:
-        images = load_image_set([path], resolution, default_cache_dir(), progress, settings.resize_filter)
+        images = load_image_set([path], resolution, default_cache_dir(), progress)
         total, cache = len(images), default_cache_dir()
         reference = image_set_features(
             images, inception, BATCH, cache, lambda done: progress(done, total), shared=True

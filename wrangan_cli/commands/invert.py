@@ -39,7 +39,7 @@ def invert(
     """
     from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.inversion.loop import Inverter, resolved
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
 
@@ -58,7 +58,7 @@ def invert(
     loaded = load_model(model, resolve_device(device))
     todo: list[Job] = []
     for job in jobs:
-        done = None if overwrite else stored_code(job, loaded, settings)
+        done = None if overwrite else stored_code(job, loaded, resolved(settings, loaded))
         if isinstance(done, WranganError):
             results.failed(done, job.code)
         elif done is not None:

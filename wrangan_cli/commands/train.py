@@ -11,11 +11,18 @@ import typer
 from wrangan_cli.commands.shell import Results, progress, say, settings_options
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
-from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
+from wrangan_cli.engine.training.settings import (
+    EncoderSettings,
+    GeneratorSettings,
+    RandomizeSettings,
+    SensitivitySettings,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.stylegan2 import Generator
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
     from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.settings import AdversarialSettings
@@ -75,16 +82,33 @@ def generator(
 
 @app.command("randomize")
 @settings_options(RandomizeSettings)
+@settings_options(SensitivitySettings, "sensitivity")
 def randomize(
-    data: Data,
     out: Out,
     settings: RandomizeSettings,
+    sensitivity: SensitivitySettings,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder or zip of images; may be given several times. Not for --from sensitivity."),
+    ] = None,
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="`adversarial`: σ trained against the discriminator; `sensitivity`: σ from how much the "
+            "model's own images change with each weight, in minutes.",
+        ),
+    ] = "adversarial",
+    keep_std: Annotated[
+        bool, typer.Option("--keep-std", help="Go on from the σ that the model has, not from --initial-std.")
+    ] = False,
     model: ModelOption = "faces-64",
     device: Device = "auto",
 ) -> None:
-    """Make the last layers random and train μ and σ (Algorithm 2); the result is RUN/model.
+    """Make the last layers random; the result is RUN/model.
 
-    The model needs its discriminator (discriminator.safetensors).
+    --from adversarial trains μ and σ (Algorithm 2) and needs --data and the model's
+    discriminator (discriminator.safetensors); --from sensitivity needs neither.
     """
     import torch
 
@@ -93,16 +117,73 @@ def randomize(
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
-    start = load_model(model)
-    discriminator = load_discriminator(start.path, start.generator.config)
+    if origin not in ("adversarial", "sensitivity"):
+        raise UsageError(f"--from {origin}: expected adversarial or sensitivity")
+    start = load_model(model, resolve_device(device))
     most = start.generator.config.num_styled_convs
     if settings.layers > most:
         raise UsageError(f"layers {settings.layers}: model {start.name} has {most} styled convolutions")
+    if origin == "sensitivity":
+        if data or keep_std:
+            raise UsageError("--from sensitivity takes neither --data nor --keep-std")
+        _by_sensitivity(start, settings, sensitivity, out)
+        return
+    if not data:
+        raise UsageError("--from adversarial needs --data")
+    own = start.generator.config.randomized_layers
+    if keep_std and own != settings.layers:
+        raise UsageError(f"--keep-std: model {start.name} has {own} random layers, not {settings.layers}")
+    discriminator = load_discriminator(start.path, start.generator.config)
     images = _load(data, start.resolution)
     torch.manual_seed(settings.seed)
-    random = make_random(start.generator, settings.layers, settings.initial_std).requires_grad_(True)
+    random = start.generator
+    if not keep_std:
+        random = make_random(start.generator, settings.layers, settings.initial_std)
+    random.requires_grad_(True)
     trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
     _adversarial(trainer, images, out, settings, start.perceptual)
+
+
+def _by_sensitivity(
+    start: "Model", settings: RandomizeSettings, sensitivity: SensitivitySettings, out: Path
+) -> None:
+    from wrangan_cli.engine.model_folder import load_discriminator, save_model
+    from wrangan_cli.engine.perceptual import load_perceptual
+    from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
+
+    perceptual = load_perceptual(start.perceptual, start.device)
+    bar = progress("sensitivity", sensitivity.probes)
+    with bar:
+        random = randomize_by_sensitivity(
+            start.generator,
+            perceptual,
+            settings.layers,
+            sensitivity,
+            settings.batch,
+            settings.seed,
+            lambda done: bar.update(bar.task_ids[0], completed=done),
+        )
+    discriminator = None
+    if (start.path / "discriminator.safetensors").is_file():
+        discriminator = load_discriminator(start.path, start.generator.config)
+    source = {
+        "trained_by": "wrangan train randomize --from sensitivity",
+        "of": start.sha256,
+        "layers": settings.layers,
+        "batch": settings.batch,
+        "seed": settings.seed,
+        "settings": dataclasses.asdict(sensitivity),
+    }
+    save_model(out / "model", random, discriminator, start.w_mean, start.perceptual, source)
+    _print_small_std(random)
+    Results().wrote(out / "model")
+
+
+def _print_small_std(generator: "Generator") -> None:
+    from wrangan_cli.engine.models.randomized import small_std_share
+
+    for name, share in small_std_share(generator).items():
+        say(f"{name}: {share:.2%} of |σ| below 0.001")
 
 
 @app.command("encoder")
@@ -255,7 +336,6 @@ def _adversarial(
     perceptual: str,
 ) -> None:
     from wrangan_cli.engine.model_folder import save_model
-    from wrangan_cli.engine.models.randomized import small_std_share
     from wrangan_cli.engine.training.record import RunRecord, fixed_samples
     from wrangan_cli.engine.training.run import Report, train
 
@@ -282,8 +362,7 @@ def _adversarial(
     with bar:
         train(trainer, _stream(images, settings), out, on_step, on_snapshot)
     record.close()
-    for name, share in small_std_share(trainer.ema).items():
-        say(f"{name}: {share:.2%} of |σ| below 0.001")
+    _print_small_std(trainer.ema)
     Results().wrote(out / "model")
 
 

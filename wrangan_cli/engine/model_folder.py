@@ -39,6 +39,8 @@ class Model:
     """Characteristic size of W: root of the summed variance of w's components."""
     perceptual: str
     """Name of the model's perceptual distance (engine/perceptual.py)."""
+    epsilon_lr: float | None = None
+    """Learning rate of ε that suits the model's σ; None: that of w (the paper's)."""
 
     @property
     def resolution(self) -> int:
@@ -102,6 +104,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
         w_mean=tensors["w_mean"].float().to(device),
         w_std=float(tensors["w_std"]),
         perceptual=record.get("perceptual", "lpips-vgg"),
+        epsilon_lr=_epsilon_lr(folder, record),
     )
 
 
@@ -113,12 +116,13 @@ def save_model(
     perceptual: str = "lpips-vgg",
     source: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    epsilon_lr: float | None = None,
 ) -> Path:
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. Other files in the folder stay, but what
-    was trained for the old weights no longer fits them.
+    record. dtype: storage type of the weights. epsilon_lr: see Model. Other
+    files in the folder stay, but what was trained for the old weights no longer fits them.
     """
     measured_mean, w_std = w_statistics(generator)
     tensors = stored_weights(generator, dtype, prefix="generator.")
@@ -131,6 +135,8 @@ def save_model(
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
+    if epsilon_lr is not None:
+        config["inversion"] = {"epsilon_lr": epsilon_lr}
     write_tensors(folder / "model.safetensors", tensors, {"kind": "generator"})
     if discriminator is not None:
         weights = stored_weights(discriminator, dtype)
@@ -159,6 +165,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FileError(path, f"not a model's settings (no format {FORMAT!r})")
     return record
+
+
+def _epsilon_lr(folder: Path, record: dict[str, Any]) -> float | None:
+    inversion = record.get("inversion", {})
+    value = inversion.get("epsilon_lr") if isinstance(inversion, dict) else "?"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise FileError(folder / "config.json", "inversion: expected an epsilon_lr that is not negative")
+    return float(value)
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

@@ -103,6 +103,26 @@ class RandomizeSettings(AdversarialSettings):
 
 
 @dataclass(frozen=True)
+class SensitivitySettings:
+    """`train randomize --from sensitivity`."""
+
+    probes: int = 2000
+    """With --from sensitivity: generated images, one random probe each."""
+    distortion: float = 0.1
+    """With --from sensitivity: 2·L2 + perceptual distance, in the mean, between an image and
+    its redraw with another ε."""
+    floor: float = 0.01
+    """With --from sensitivity: λ as a share of the mean sensitivity; a larger one makes σ more even."""
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise ValueError(f"probes {self.probes}: expected 1 or more")
+        for name in ("distortion", "floor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
+
+
+@dataclass(frozen=True)
 class EncoderSettings:
     """`train encoder`: photographs into W (e4e's losses, anchored by generated images)."""
 

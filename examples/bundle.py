@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--perceptual", required=True)
+    parser.add_argument("--epsilon-lr", type=float, help="learning rate of epsilon that suits the sigma")
     options = parser.parse_args()
     model = load_model(str(options.model))
     save_model(
@@ -29,6 +30,7 @@ def main() -> None:
         perceptual=options.perceptual,
         source=read_config(options.model)["source"],
         dtype=torch.float16,
+        epsilon_lr=options.epsilon_lr,
     )
     print(options.out)
 

@@ -9,8 +9,8 @@ import torch
 from tests.conftest import random_generator_network
 from tests.fakes import fake_perceptual, make_inverter
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.loop import Inverter, squared_norm
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.inversion.loop import Inverter, resolved, squared_norm
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Variables
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
@@ -86,6 +86,19 @@ def test_epsilon_may_have_a_learning_rate_of_its_own(tiny_model: Model, method: 
         assert value.abs().median().item() == pytest.approx(2e-2, rel=1e-2)
     with pytest.raises(ValueError, match="epsilon_lr"):
         InversionSettings(epsilon_lr=float("nan"))
+
+
+def test_a_model_names_the_learning_rate_that_suits_its_std(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m", random_generator_network(), epsilon_lr=0.03)
+    model = load_model(str(folder))
+    assert model.epsilon_lr == 0.03
+    assert resolved(InversionSettings(), model).epsilon_lr == 0.03
+    assert resolved(InversionSettings(epsilon_lr=0.1), model).epsilon_lr == 0.1
+    assert resolved(InversionSettings(method="weight-tuning"), model).epsilon_lr is None
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("0.03", '"fast"'))
+    with pytest.raises(FileError, match=r"config\.json: inversion: expected an epsilon_lr"):
+        load_model(str(folder))
 
 
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:

@@ -20,7 +20,8 @@ def command_lines() -> list[str]:
             joined = block.replace("\\\n", " ")
             for line in joined.splitlines():
                 parts = line.split("#")[0].split("|")
-                lines += [part[part.index("wrangan ") :] for part in parts if "wrangan " in part]
+                found = (re.search(r"(?:^|\s)(wrangan .*)", part) for part in parts)
+                lines += [match.group(1) for match in found if match]
     return lines
 
 

@@ -198,6 +198,6 @@ def test_no_data(tmp_path: Path, tiny_folder: Path) -> None:
     assert "no.zip: no such file or folder" in result.stderr
     (tiny_folder / "discriminator.safetensors").unlink()
     arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "r"), "--model", str(tiny_folder)]
-    result = runner.invoke(app, ["train", "randomize", *arguments])
+    result = runner.invoke(app, ["train", "randomize", *arguments, "--layers", "2"])
     assert result.exit_code == 1
     assert "discriminator.safetensors: no such file" in result.stderr

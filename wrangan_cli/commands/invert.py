@@ -79,6 +79,7 @@ def _todo(
     from wrangan_cli.engine.files import check_can_be_made
     from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
+    from wrangan_cli.engine.inversion.loop import resolved
 
     found: list[Path] = []
     for path in inputs(photos):
@@ -93,7 +94,7 @@ def _todo(
         results.failed(clash)
     todo: list[Job] = []
     for job in jobs:
-        done = None if overwrite else stored_code(job, model(), settings)
+        done = None if overwrite else stored_code(job, model(), resolved(settings, model()))
         if isinstance(done, WranganError):
             results.failed(done, job.code)
         elif done is not None:

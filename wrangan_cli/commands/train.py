@@ -19,11 +19,17 @@ from wrangan_cli.commands.training_runs import (
     load_images,
     print_plan,
     run_adversarial,
+    run_sensitivity,
     stream,
 )
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
-from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings, RandomizeSettings
+from wrangan_cli.engine.training.settings import (
+    EncoderSettings,
+    GeneratorSettings,
+    RandomizeSettings,
+    SensitivitySettings,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
@@ -79,17 +85,34 @@ def generator(
 
 @app.command("randomize")
 @settings_options(RandomizeSettings)
+@settings_options(SensitivitySettings, "sensitivity")
 def randomize(
-    data: Data,
     out: Out,
     settings: RandomizeSettings,
+    sensitivity: SensitivitySettings,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder or zip of images; may be given several times. Not for --from sensitivity."),
+    ] = None,
+    origin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="`adversarial`: σ trained against the discriminator; `sensitivity`: σ from how much the "
+            "model's own images change with each weight, in minutes.",
+        ),
+    ] = "adversarial",
+    keep_std: Annotated[
+        bool, typer.Option("--keep-std", help="Go on from the σ that the model has, not from --initial-std.")
+    ] = False,
     model: ModelOption = "faces-64",
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Make the last layers random and train μ and σ (Algorithm 2); the result is RUN/model.
+    """Make the last layers random; the result is RUN/model.
 
-    The model needs its discriminator (discriminator.safetensors).
+    --from adversarial trains μ and σ (Algorithm 2) and needs --data and the model's
+    discriminator (discriminator.safetensors); --from sensitivity needs neither.
     """
     import torch
 
@@ -98,13 +121,28 @@ def randomize(
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
-    start = load_model(model)
-    discriminator = load_discriminator(start.path, start.generator.config)
+    if origin not in ("adversarial", "sensitivity"):
+        raise UsageError(f"--from {origin}: expected adversarial or sensitivity")
+    start = load_model(model, resolve_device(device))
     most = start.generator.config.num_styled_convs
     if settings.layers > most:
         raise UsageError(f"layers {settings.layers}: model {start.name} has {most} styled convolutions")
+    if origin == "sensitivity":
+        if data or keep_std or dry_run:
+            raise UsageError("--from sensitivity takes none of --data, --keep-std and --dry-run")
+        run_sensitivity(start, settings, sensitivity, out)
+        return
+    if not data:
+        raise UsageError("--from adversarial needs --data")
+    own = start.generator.config.randomized_layers
+    if keep_std and own != settings.layers:
+        raise UsageError(f"--keep-std: model {start.name} has {own} random layers, not {settings.layers}")
+    discriminator = load_discriminator(start.path, start.generator.config)
     torch.manual_seed(settings.seed)
-    random = make_random(start.generator, settings.layers, settings.initial_std).requires_grad_(True)
+    random = start.generator
+    if not keep_std:
+        random = make_random(start.generator, settings.layers, settings.initial_std)
+    random.requires_grad_(True)
     trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
     run_adversarial(trainer, data, out, settings, start.perceptual, dry_run)
 

@@ -13,12 +13,17 @@ from wrangan_cli.engine.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from wrangan_cli.engine.model_folder import Model
     from wrangan_cli.engine.models.stylegan2 import Generator
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
     from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.memory import Memory
     from wrangan_cli.engine.training.quality import KidMonitor
-    from wrangan_cli.engine.training.settings import AdversarialSettings
+    from wrangan_cli.engine.training.settings import (
+        AdversarialSettings,
+        RandomizeSettings,
+        SensitivitySettings,
+    )
 
 Data = Annotated[list[Path], typer.Option(help="Folder, zip or LMDB of images; may be given several times.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
@@ -132,6 +137,45 @@ def run_adversarial(
     if is_main():
         print_small_std(trainer.ema)
         Results().wrote(out / "model")
+
+
+def run_sensitivity(
+    start: "Model", settings: RandomizeSettings, sensitivity: SensitivitySettings, out: Path
+) -> None:
+    """σ from sensitivity into `out`, and print the finished model's folder."""
+    from wrangan_cli.engine.distributed import world_size
+    from wrangan_cli.engine.model_folder import load_discriminator, save_model
+    from wrangan_cli.engine.perceptual import load_perceptual
+    from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
+
+    if world_size() > 1:
+        raise UsageError("--from sensitivity is the work of one process: start it without torchrun")
+    perceptual = load_perceptual(start.perceptual, start.device)
+    bar = progress("sensitivity", sensitivity.probes)
+    with bar:
+        random = randomize_by_sensitivity(
+            start.generator,
+            perceptual,
+            settings.layers,
+            sensitivity,
+            settings.batch,
+            settings.seed,
+            lambda done: bar.update(bar.task_ids[0], completed=done),
+        )
+    discriminator = None
+    if (start.path / "discriminator.safetensors").is_file():
+        discriminator = load_discriminator(start.path, start.generator.config)
+    source = {
+        "trained_by": "wrangan train randomize --from sensitivity",
+        "of": start.sha256,
+        "layers": settings.layers,
+        "batch": settings.batch,
+        "seed": settings.seed,
+        "settings": dataclasses.asdict(sensitivity),
+    }
+    save_model(out / "model", random, discriminator, start.w_mean, start.perceptual, source)
+    print_small_std(random)
+    Results().wrote(out / "model")
 
 
 def print_small_std(generator: "Generator") -> None:

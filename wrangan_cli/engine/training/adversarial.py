@@ -14,6 +14,11 @@ from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.precision import low_precision
+from wrangan_cli.engine.models.projected import (
+    load_projected,
+    projected_discriminator_loss,
+    projected_generator_loss,
+)
 from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
 from wrangan_cli.engine.training.draws import Draws, Inputs
@@ -57,6 +62,11 @@ class AdversarialTrainer:
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
+        self.projected = None
+        self.optimizers_d = [self.optimizer_d]
+        if settings.projected_weight > 0:
+            self.projected = load_projected(settings.projected_side, self.device).train()
+            self.optimizers_d.append(_adam(self.projected.heads, settings.lr, interval=0))
         self._silence()
         self.images = 0
         self.steps = 0
@@ -80,12 +90,12 @@ class AdversarialTrainer:
         settings = self.settings
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
         reals = self.shares.cut(real)
-        report = self._minimise(self.optimizer_d, self._discriminator_losses(reals))
+        report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
         if self.steps % settings.r1_interval == 0:
-            report |= self._minimise(self.optimizer_d, self._gradient_penalties(reals))
-        report |= self._minimise(self.optimizer_g, self._generator_losses())
+            report |= self._minimise(self._gradient_penalties(reals), self.optimizer_d)
+        report |= self._minimise(self._generator_losses(), self.optimizer_g)
         if settings.path_length_weight > 0 and self.steps % settings.path_length_interval == 0:
-            report |= self._minimise(self.optimizer_g, self._path_length_penalties())
+            report |= self._minimise(self._path_length_penalties(), self.optimizer_g)
             report["path_length"] = self.path_mean
         self.steps += 1
         self.images += self.shares.batch
@@ -100,40 +110,45 @@ class AdversarialTrainer:
             values["augment/probability"] = self.adaptive.probability
         return values
 
-    def _minimise(self, optimizer: torch.optim.Adam, losses: Losses) -> dict[str, Tensor]:
+    def _minimise(self, losses: Losses, *optimizers: torch.optim.Adam) -> dict[str, Tensor]:
         """One step on the mean of the micro-batches' losses; returns the mean of their reports."""
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         reports: list[dict[str, Tensor]] = []
         for loss, report in losses:
             (loss / len(self.shares.parts)).backward()
             reports.append(report)
-        parameters = optimizer.param_groups[0]["params"]
-        average_gradients(parameters)
-        if self.settings.precision == "fp16":
-            _bound_gradients(parameters)
-        optimizer.step()
+        for optimizer in optimizers:
+            parameters = optimizer.param_groups[0]["params"]
+            average_gradients(parameters)
+            if self.settings.precision == "fp16":
+                _bound_gradients(parameters)
+            optimizer.step()
         return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]}
 
     def _discriminator_losses(self, reals: Iterable[Tensor]) -> Losses:
         self.generator.requires_grad_(False)
         self.discriminator.requires_grad_(True)
+        if self.projected:
+            self.projected.heads.requires_grad_(True)
         inputs = self._inputs(self.shares.batch, self.shares.parts)
         change_real, change_fake = self._augmentations(), self._augmentations()
         for part, (real, given) in enumerate(zip(reals, inputs, strict=True)):
             with torch.no_grad():
                 fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
-            real_logits = self._judge(change_real(real, part))
-            fake_logits = self._judge(change_fake(fake, part))
+            real, fake = change_real(real, part), change_fake(fake, part)
+            real_logits, fake_logits = self._judge(real), self._judge(fake)
             loss = discriminator_loss(real_logits, fake_logits)
-            yield (
-                loss,
-                {
-                    "loss/discriminator": loss.detach(),
-                    "logits/real": real_logits.detach().mean(),
-                    "logits/fake": fake_logits.detach().mean(),
-                    "logits/real_sign": real_logits.detach().sign().mean(),
-                },
-            )
+            report = {
+                "loss/discriminator": loss.detach(),
+                "logits/real": real_logits.detach().mean(),
+                "logits/fake": fake_logits.detach().mean(),
+                "logits/real_sign": real_logits.detach().sign().mean(),
+            }
+            if self.projected:
+                more = projected_discriminator_loss(self.projected(real), self.projected(fake))
+                loss, report["loss/projected_discriminator"] = loss + more, more.detach()
+            yield loss, report
 
     def _gradient_penalties(self, reals: Iterable[Tensor]) -> Losses:
         weight = self.settings.r1_gamma / 2 * self.settings.r1_interval
@@ -146,11 +161,19 @@ class AdversarialTrainer:
     def _generator_losses(self) -> Losses:
         self.generator.requires_grad_(True)
         self.discriminator.requires_grad_(False)
+        if self.projected:
+            self.projected.heads.requires_grad_(False)
         change = self._augmentations()
         for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
             fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
-            loss = generator_loss(self._judge(change(fake, part)))
-            yield loss, {"loss/generator": loss.detach()}
+            fake = change(fake, part)
+            loss = generator_loss(self._judge(fake))
+            report = {"loss/generator": loss.detach()}
+            if self.projected:
+                more = projected_generator_loss(self.projected(fake))
+                report["loss/projected_generator"] = more.detach()
+                loss = loss + self.settings.projected_weight * more
+            yield loss, report
 
     def _path_length_penalties(self) -> Losses:
         parts = self.shares.half_parts
@@ -236,6 +259,8 @@ class AdversarialTrainer:
             "ema": self.ema.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
+            "projected": self.projected.trained_state() if self.projected else None,
+            "optimizer_projected": self.optimizers_d[1].state_dict() if self.projected else None,
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
             "draws": self.draws.state(),
@@ -252,6 +277,10 @@ class AdversarialTrainer:
         self.ema.load_state_dict(state["ema"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
+        # One that was not there before begins from its random weights.
+        if self.projected and state.get("projected"):
+            self.projected.restore(state["projected"])
+            self.optimizers_d[1].load_state_dict(state["optimizer_projected"])
         self._silence()
         # Settings may be changed between two runs: the new learning rate counts.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
@@ -260,6 +289,8 @@ class AdversarialTrainer:
             (self.optimizer_d, self.settings.r1_interval),
         ):
             optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
+        if self.projected:
+            self.optimizers_d[1].param_groups[0]["lr"] = self.settings.lr
         self.images, self.steps = state["images"], state["steps"]
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:

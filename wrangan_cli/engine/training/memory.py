@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.models.projected import projected_discriminator_loss, projected_generator_loss
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator, noise_side
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -54,6 +55,7 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     settings, shares = trainer.settings, trainer.shares
     generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
     discriminator = copy.deepcopy(trainer.discriminator).to("meta").requires_grad_(True)
+    projected = copy.deepcopy(trainer.projected).to("meta") if trainer.projected else None
     batch, half = len(shares.parts[0]), len(shares.half_parts[0])
     side, colours = generator.config.resolution, generator.config.image_channels
     real = torch.empty(batch, colours, side, side, device="meta")
@@ -62,7 +64,8 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     def discriminate() -> Tensor:
         with torch.no_grad():
             fake, _ = _generate(generator, batch, per_image)
-        return discriminator_loss(discriminator(real), discriminator(fake))
+        loss = discriminator_loss(discriminator(real), discriminator(fake))
+        return loss + projected_discriminator_loss(projected(real), projected(fake)) if projected else loss
 
     def penalise_gradient() -> Tensor:
         images = real.detach().requires_grad_(True)
@@ -70,7 +73,9 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
 
     def generate() -> Tensor:
         discriminator.requires_grad_(False)
-        return generator_loss(discriminator(_generate(generator, batch, per_image)[0]))
+        fake, _ = _generate(generator, batch, per_image)
+        loss = generator_loss(discriminator(fake))
+        return loss + projected_generator_loss(projected(fake)) if projected else loss
 
     def penalise_path_length() -> Tensor:
         images, w = _generate(generator, half, per_image)
@@ -83,9 +88,13 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     }
     if settings.path_length_weight > 0:
         passes["path length"] = penalise_path_length
-    trained = [trainer.generator, trainer.discriminator]
-    constant = [generator, discriminator]
-    return _memory([*trained, trainer.ema], trained, {n: _kept(p, constant) for n, p in passes.items()})
+    trained: list[nn.Module] = [trainer.generator, trainer.discriminator]
+    networks, constant = [*trained, trainer.ema], [generator, discriminator]
+    if trainer.projected and projected:
+        trained.append(trainer.projected.heads)
+        networks.append(trainer.projected)
+        constant.append(projected)
+    return _memory(networks, trained, {n: _kept(p, constant) for n, p in passes.items()})
 
 
 def encoder_memory(trainer: EncoderTrainer) -> Memory:

@@ -53,6 +53,11 @@ class AdversarialSettings:
     """`ada` (strength adapts to D's overfitting), a fixed probability such as `0.2`, or `none`."""
     augment_target: float = 0.6
     """Mean sign of D(real) at which adaptive augmentation stops growing."""
+    projected_weight: float = 0.0
+    """Weight, in G's loss, of a projected discriminator beside D (Sauer et al. 2021): it judges
+    features of an ImageNet classifier, and G learns from far fewer images; 0: none."""
+    projected_side: int = 128
+    """Side in px at which the projected discriminator sees images: a power of two from 64 on."""
     precision: str = "float32"
     """`float32`, or `bf16` or `fp16` in the top resolutions; weights, σ and Adam stay float32."""
     low_precision_resolutions: int = 4
@@ -80,9 +85,11 @@ class AdversarialSettings:
             (*_COUNTS, "r1_interval", "path_length_interval", "accumulate", "kid_samples"),
             (
                 *("lr", "r1_gamma", "path_length_weight", "style_mixing", "ema_rampup"),
-                *("low_precision_resolutions", "kid_images"),
+                *("low_precision_resolutions", "kid_images", "projected_weight"),
             ),
         )
+        if self.projected_side < 64 or self.projected_side.bit_count() != 1:
+            raise ValueError(f"projected_side {self.projected_side}: expected a power of two from 64 on")
         if self.precision not in ("float32", "bf16", "fp16"):
             raise ValueError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
         if self.kid_images and not self.kid_reference:
@@ -123,6 +130,26 @@ class RandomizeSettings(AdversarialSettings):
         _check(self, ("layers",), ("initial_std",))
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
+
+
+@dataclass(frozen=True)
+class SensitivitySettings:
+    """`train randomize --from sensitivity`."""
+
+    probes: int = 2000
+    """With --from sensitivity: generated images, one random probe each."""
+    distortion: float = 0.1
+    """With --from sensitivity: 2·L2 + perceptual distance, in the mean, between an image and
+    its redraw with another ε."""
+    floor: float = 0.01
+    """With --from sensitivity: λ as a share of the mean sensitivity; a larger one makes σ more even."""
+
+    def __post_init__(self) -> None:
+        if self.probes < 1:
+            raise ValueError(f"probes {self.probes}: expected 1 or more")
+        for name in ("distortion", "floor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
 
 
 @dataclass(frozen=True)

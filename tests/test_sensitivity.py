@@ -1,0 +1,111 @@
+"""σ from sensitivity, against the exact Jacobian of a tiny generator."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from tests.fakes import fake_perceptual
+from wrangan_cli.app import app
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.training import sensitivity as module
+from wrangan_cli.engine.training.sensitivity import (
+    randomize_by_sensitivity,
+    scaled_residuals,
+    set_std,
+    weight_sensitivity,
+)
+from wrangan_cli.engine.training.settings import SensitivitySettings
+
+
+def exact_diagonal(generator: Generator, w: Tensor, name: str) -> Tensor:
+    """diag(JᵀJ) for one image, a row of J at a time."""
+    perceptual = fake_perceptual()
+    conv = randomized_layers(generator)[name]
+    epsilon = torch.zeros(conv.weight.shape[1:], requires_grad=True)
+    parts = scaled_residuals(generator.synthesis(w, epsilon={name: epsilon}), perceptual)
+    values = torch.cat([part.flatten() for part in parts])
+    rows = torch.eye(len(values))
+    (jacobian,) = torch.autograd.grad(values, epsilon, rows, is_grads_batched=True)
+    return jacobian.square().sum(dim=0)
+
+
+def test_estimate_agrees_with_the_exact_jacobian(
+    tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = randomize(tiny_generator, 1).eval().requires_grad_(False)
+    w = torch.randn(1, 16)
+    monkeypatch.setattr(module, "_draw_w", lambda _, count, __: w.expand(count, -1))
+    exact = exact_diagonal(random, w, "convs.3")
+    estimate = weight_sensitivity(random, fake_perceptual(), probes=600, batch=50)["convs.3"].float()
+    # Each number has a relative error of √(2 / 600) = 6 %, their sum much less.
+    assert estimate.sum().item() == pytest.approx(exact.sum().item(), rel=0.06)
+    spread = (estimate / exact - 1).square().mean().sqrt().item()
+    assert 0.02 < spread < 0.12
+
+
+def test_residuals_square_to_the_loss() -> None:
+    perceptual = fake_perceptual()
+    a, b = torch.rand(2, 2, 3, 16, 16) * 2 - 1
+    parts = zip(scaled_residuals(a, perceptual), scaled_residuals(b, perceptual), strict=True)
+    got = torch.stack([(x - y).square().flatten(1).sum(1) for x, y in parts]).sum(0)
+    from wrangan_cli.engine.perceptual import for_loss
+
+    wanted = 2 * (a - b).square().mean(dim=(1, 2, 3)) + perceptual(for_loss(a), for_loss(b))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_std_follows_the_formula(tiny_generator: Generator) -> None:
+    random = randomize(tiny_generator, 2).requires_grad_(False)
+    layers = randomized_layers(random)
+    given = {name: torch.rand(conv.weight.shape[1:]).double() for name, conv in layers.items()}
+    set_std(random, given, floor=0.5)
+    mean = torch.cat([value.flatten() for value in given.values()]).mean()
+    for name, conv in layers.items():
+        assert conv.std is not None
+        torch.testing.assert_close(conv.std.squeeze(0).double(), 1 / (given[name] + mean / 2).sqrt())
+    with pytest.raises(WranganError, match="do not depend"):
+        set_std(random, {name: torch.zeros_like(value) for name, value in given.items()}, floor=0.1)
+
+
+def test_a_redraw_costs_what_was_asked(tiny_generator: Generator) -> None:
+    perceptual = fake_perceptual()
+    settings = SensitivitySettings(probes=64, distortion=0.05)
+    random = randomize_by_sensitivity(tiny_generator, perceptual, 3, settings)
+    rng = random_generator(99)
+    with torch.no_grad():
+        w = random.mapping(torch.randn(256, 16, generator=rng))
+        still = scaled_residuals(random.synthesis(w), perceptual)
+        moved = scaled_residuals(random.synthesis(w, epsilon=draw_epsilon(random, 256, rng=rng)), perceptual)
+    cost = sum((a - b).square().sum().item() for a, b in zip(moved, still, strict=True)) / 256
+    assert cost == pytest.approx(0.05, rel=0.3)
+    for name, conv in randomized_layers(random).items():
+        assert torch.equal(conv.weight, tiny_generator.styled_convs()[name].conv.weight)
+        assert conv.std is not None
+        assert conv.std.min() > 0
+
+
+def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    base = ["train", "randomize", "--model", str(tiny_folder), "--device", "cpu", "--layers", "2"]
+    out = tmp_path / "run"
+    arguments = [*base, "--from", "sensitivity", "--out", str(out), "--probes", "16"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == [str(out / "model")]
+    assert list(randomized_layers(load_model(str(out / "model")).generator)) == ["convs.2", "convs.3"]
+    for wrong, line in (
+        (["--from", "sensitivity", "--data", "x"], "takes neither --data"),
+        (["--from", "elsewhere"], "expected adversarial or sensitivity"),
+        (["--keep-std", "--data", "x"], "has 3 random layers, not 2"),
+        ([], "needs --data"),
+    ):
+        result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "no"), *wrong])
+        assert result.exit_code == 2
+        assert line in result.stderr

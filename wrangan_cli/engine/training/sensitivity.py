@@ -1,0 +1,164 @@
+"""σ from the sensitivity of a generator's own images to its weights: no data, no discriminator.
+
+The perceptual loss of the inversion, L = 2·L2 + LPIPS, is a squared length |r(θ) − r(θ₀)|² of
+scaled pixels and features. Around θ₀ a change δ of the weights costs δᵀJᵀJδ (Gauss–Newton, J =
+∂r/∂θ). Its diagonal F is estimated by random probes: for v ~ N(0, 1) the square of Jᵀv has the
+mean F (Hutchinson). With σᵢ = s / √(Fᵢ + λ) every weight costs the same, s², but for those that
+hardly matter, which the floor λ keeps from moving without bound. s is found by drawing ε: L
+between an image and its redraw is to be `distortion` in the mean.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
+from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.training.settings import SensitivitySettings
+
+L2_WEIGHT = 2.0
+"""Of the squared error, as in the inversion (paper, section 4)."""
+_CALIBRATION_IMAGES = 64
+_CLOSE = 0.01
+_HALVINGS = 40
+
+
+def randomize_by_sensitivity(
+    generator: Generator,
+    perceptual: PerceptualDistance,
+    num_layers: int,
+    settings: SensitivitySettings,
+    batch: int = 8,
+    seed: int = 0,
+    on_image: Callable[[int], None] | None = None,
+) -> Generator:
+    """A copy of `generator` (any device) whose last `num_layers` styled convs have a σ by sensitivity.
+
+    μ is the given weights; `on_image` is told how many probes are done. Raises WranganError
+    where the images do not depend on the weights.
+    """
+    random = randomize(generator, num_layers).eval().requires_grad_(False)
+    sensitivity = weight_sensitivity(random, perceptual, settings.probes, batch, seed, on_image)
+    set_std(random, sensitivity, settings.floor)
+    scale_std(random, perceptual, settings.distortion, batch, seed)
+    return random
+
+
+def weight_sensitivity(
+    random: Generator,
+    perceptual: PerceptualDistance,
+    probes: int,
+    batch: int = 8,
+    seed: int = 0,
+    on_image: Callable[[int], None] | None = None,
+) -> dict[str, Tensor]:
+    """F, the mean over images of diag(JᵀJ), by layer name, each (O, I, 3, 3), at ε = 0.
+
+    `random` has σ = 1 in its random layers, so that gradients of ε are gradients of θ.
+    """
+    device = random.conv1.conv.weight.device
+    rng = random_generator(seed)
+    total = {
+        name: torch.zeros(conv.weight.shape[1:], dtype=torch.float64, device=device)
+        for name, conv in randomized_layers(random).items()
+    }
+    done = 0
+    while done < probes:
+        count = min(batch, probes - done)
+        w = _draw_w(random, count, rng)
+        # One ε per image: the square has to be taken before images are added up.
+        epsilon = {
+            name: torch.zeros((count, *value.shape), device=device, requires_grad=True)
+            for name, value in total.items()
+        }
+        images = random.synthesis(w, epsilon=epsilon)
+        pairing = torch.zeros([], device=device)
+        for part in scaled_residuals(images, perceptual):
+            probe = torch.randn(part.shape, generator=rng).to(device)
+            pairing = pairing + (part * probe).sum()
+        gradients = torch.autograd.grad(pairing, list(epsilon.values()))
+        for name, gradient in zip(epsilon, gradients, strict=True):
+            total[name] += gradient.double().square().sum(dim=0)
+        done += count
+        if on_image:
+            on_image(done)
+    return {name: value / probes for name, value in total.items()}
+
+
+def scaled_residuals(images: Tensor, perceptual: PerceptualDistance) -> list[Tensor]:
+    """r: tensors (B, …) whose summed squared differences are 2·L2 + perceptual distance, per image."""
+    parts = [images * math.sqrt(L2_WEIGHT / images[0].numel())]
+    for feature in perceptual.features(for_loss(images)):
+        parts.append(feature / math.sqrt(feature.shape[2] * feature.shape[3]))
+    return parts
+
+
+def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float) -> None:
+    """σ = 1 / √(F + λ) in place, λ = floor · mean of F over all random weights."""
+    mean = torch.cat([value.flatten() for value in sensitivity.values()]).mean()
+    if not mean.isfinite() or mean <= 0:
+        raise WranganError("the images do not depend on the weights: no sensitivity can be measured")
+    for name, conv in randomized_layers(random).items():
+        assert conv.std is not None
+        conv.std.data.copy_((sensitivity[name] + floor * mean).rsqrt().view_as(conv.std))
+
+
+@torch.no_grad()
+def scale_std(
+    random: Generator, perceptual: PerceptualDistance, distortion: float, batch: int = 8, seed: int = 0
+) -> float:
+    """Multiply σ by one number, so that a redraw costs `distortion` in the mean; returns the cost.
+
+    Measured on 64 generated images, each with an ε of its own. Raises WranganError if no
+    factor gets there.
+    """
+    rng = random_generator(seed + 1)
+    plan = []
+    for start in range(0, _CALIBRATION_IMAGES, batch):
+        w = _draw_w(random, min(batch, _CALIBRATION_IMAGES - start), rng)
+        epsilon = draw_epsilon(random, len(w), rng=rng)
+        plan.append((w, epsilon, scaled_residuals(random.synthesis(w), perceptual)))
+
+    def cost(factor: float) -> float:
+        total = 0.0
+        for w, epsilon, still in plan:
+            moved = random.synthesis(w, epsilon={k: v * factor for k, v in epsilon.items()})
+            parts = zip(scaled_residuals(moved, perceptual), still, strict=True)
+            total += sum((a - b).square().sum().item() for a, b in parts)
+        return total / _CALIBRATION_IMAGES
+
+    # Gauss–Newton's own guess: the cost grows with the square while it is small.
+    small = 1e-2 * _factor_of_unit_cost(random)
+    low = high = small * math.sqrt(distortion / max(cost(small), 1e-30))
+    while cost(high) < distortion:
+        low, high = high, high * 2
+        if high > small * 1e6:
+            raise WranganError(f"no σ makes a redraw cost {distortion}")
+    while cost(low) > distortion:
+        low, high = low / 2, low
+    for _ in range(_HALVINGS):
+        factor = math.sqrt(low * high)
+        reached = cost(factor)
+        if abs(reached / distortion - 1) < _CLOSE:
+            break
+        low, high = (factor, high) if reached < distortion else (low, factor)
+    for conv in randomized_layers(random).values():
+        assert conv.std is not None
+        conv.std.data.mul_(factor)
+    return reached
+
+
+def _factor_of_unit_cost(random: Generator) -> float:
+    """s for which the weights' costs, s² each where F ≫ λ, add up to 1."""
+    return 1 / math.sqrt(sum(conv.weight.numel() for conv in randomized_layers(random).values()))
+
+
+@torch.no_grad()
+def _draw_w(generator: Generator, count: int, rng: torch.Generator) -> Tensor:
+    z = torch.randn(count, generator.config.style_dim, generator=rng)
+    return generator.mapping(z.to(generator.conv1.conv.weight.device))

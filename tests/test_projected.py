@@ -173,7 +173,7 @@ def test_folded_batch_norms_change_nothing() -> None:
 @pytest.mark.real_features
 @needs_timm
 def test_the_classifier_knows_a_cat() -> None:
-    """The weights are the ones trained on ImageNet, each in its layer, and the range of the input is right."""
+    """The weights are trained ones, each in its layer, and the input has the right range."""
     import timm
     from skimage import data
 

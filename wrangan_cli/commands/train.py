@@ -111,12 +111,14 @@ def randomize(
 ) -> None:
     """Make the last layers random; the result is RUN/model.
 
-    --from adversarial trains μ and σ (Algorithm 2) and needs --data and the model's
-    discriminator (discriminator.safetensors); --from sensitivity needs neither.
+    --from adversarial trains μ and σ (Algorithm 2) and needs --data and, but with
+    --discriminator projected, the model's own (discriminator.safetensors); --from
+    sensitivity needs neither.
     """
     import torch
 
     from wrangan_cli.engine.model_folder import load_discriminator, load_model
+    from wrangan_cli.engine.models.discriminator import Discriminator
     from wrangan_cli.engine.models.randomized import randomize as make_random
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -137,8 +139,11 @@ def randomize(
     own = start.generator.config.randomized_layers
     if keep_std and own != settings.layers:
         raise UsageError(f"--keep-std: model {start.name} has {own} random layers, not {settings.layers}")
-    discriminator = load_discriminator(start.path, start.generator.config)
     torch.manual_seed(settings.seed)
+    # The projected one begins anew in any case.
+    discriminator = Discriminator(start.generator.config)
+    if settings.discriminator != "projected":
+        discriminator = load_discriminator(start.path, start.generator.config)
     random = start.generator
     if not keep_std:
         random = make_random(start.generator, settings.layers, settings.initial_std)

@@ -109,7 +109,8 @@ def run_adversarial(
     def save(folder: str, **measured: float) -> None:
         about = {"trained_by": "wrangan train", "images": trainer.images, **measured}
         source = about | {"settings": dataclasses.asdict(settings)}
-        save_model(out / folder, trainer.ema, trainer.discriminator, perceptual=perceptual, source=source)
+        judge = trainer.discriminator if trainer.native else None
+        save_model(out / folder, trainer.ema, judge, perceptual=perceptual, source=source)
 
     def measure(monitor: "KidMonitor") -> None:
         found = monitor.measure(trainer.ema)
@@ -140,7 +141,7 @@ def run_adversarial(
 
 
 def run_sensitivity(
-    start: "Model", settings: RandomizeSettings, sensitivity: SensitivitySettings, out: Path
+    start: "Model", settings: "RandomizeSettings", sensitivity: "SensitivitySettings", out: Path
 ) -> None:
     """σ from sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.distributed import world_size

@@ -1,6 +1,7 @@
 """Generated samples, and the reference they are compared with."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,8 +82,19 @@ def generated_features(
     called with the number of images that this process has done.
     """
     share = own_share(range(count))
-    images = generated_images(model, count, seed, batch, epsilon, share)
-    return _gathered(extract_features(inception, images, progress) if share else torch.empty(0))
+    return shared_features(inception, generated_images(model, count, seed, batch, epsilon, share), progress)
+
+
+def shared_features(
+    inception: Callable[[Tensor], Tensor],
+    images: Iterator[Tensor],
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features (N, 2048) of the images of all processes, in order, from the batches of this one's share."""
+    first = next(images, None)
+    if first is None:
+        return _gathered(torch.empty(0))
+    return _gathered(extract_features(inception, itertools.chain([first], images), progress))
 
 
 def image_set_features(

@@ -63,8 +63,10 @@ class AdversarialTrainer:
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
         self.projected = None
-        self.optimizers_d = [self.optimizer_d]
-        if settings.projected_weight > 0:
+        # A D that is not asked for stays as it is, for the day when it is.
+        self.native = settings.discriminator != "projected"
+        self.optimizers_d = [self.optimizer_d] if self.native else []
+        if settings.discriminator != "stylegan2":
             self.projected = load_projected(settings.projected_side, self.device).train()
             self.optimizers_d.append(_adam(self.projected.heads, settings.lr, interval=0))
         self._silence()
@@ -91,7 +93,7 @@ class AdversarialTrainer:
         real = real.to(self.device).contiguous(memory_format=torch.channels_last)
         reals = self.shares.cut(real)
         report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
-        if self.steps % settings.r1_interval == 0:
+        if self.native and self.steps % settings.r1_interval == 0:
             report |= self._minimise(self._gradient_penalties(reals), self.optimizer_d)
         report |= self._minimise(self._generator_losses(), self.optimizer_g)
         if settings.path_length_weight > 0 and self.steps % settings.path_length_interval == 0:
@@ -137,18 +139,23 @@ class AdversarialTrainer:
             with torch.no_grad():
                 fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
             real, fake = change_real(real, part), change_fake(fake, part)
-            real_logits, fake_logits = self._judge(real), self._judge(fake)
-            loss = discriminator_loss(real_logits, fake_logits)
-            report = {
-                "loss/discriminator": loss.detach(),
+            losses: list[Tensor] = []
+            report: dict[str, Tensor] = {}
+            if self.projected:
+                real_logits, fake_logits = self.projected(real), self.projected(fake)
+                losses.append(projected_discriminator_loss(real_logits, fake_logits))
+                report["loss/projected_discriminator"] = losses[-1].detach()
+            if self.native:
+                real_logits, fake_logits = self._judge(real), self._judge(fake)
+                losses.append(discriminator_loss(real_logits, fake_logits))
+                report["loss/discriminator"] = losses[-1].detach()
+            # Of D where there are both.
+            report |= {
                 "logits/real": real_logits.detach().mean(),
                 "logits/fake": fake_logits.detach().mean(),
                 "logits/real_sign": real_logits.detach().sign().mean(),
             }
-            if self.projected:
-                more = projected_discriminator_loss(self.projected(real), self.projected(fake))
-                loss, report["loss/projected_discriminator"] = loss + more, more.detach()
-            yield loss, report
+            yield torch.stack(losses).sum(), report
 
     def _gradient_penalties(self, reals: Iterable[Tensor]) -> Losses:
         weight = self.settings.r1_gamma / 2 * self.settings.r1_interval
@@ -167,13 +174,16 @@ class AdversarialTrainer:
         for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
             fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
             fake = change(fake, part)
-            loss = generator_loss(self._judge(fake))
-            report = {"loss/generator": loss.detach()}
+            losses: list[Tensor] = []
+            report: dict[str, Tensor] = {}
+            if self.native:
+                losses.append(generator_loss(self._judge(fake)))
+                report["loss/generator"] = losses[-1].detach()
             if self.projected:
-                more = projected_generator_loss(self.projected(fake))
-                report["loss/projected_generator"] = more.detach()
-                loss = loss + self.settings.projected_weight * more
-            yield loss, report
+                judged = projected_generator_loss(self.projected(fake))
+                report["loss/projected_generator"] = judged.detach()
+                losses.append(self.settings.projected_weight * judged)
+            yield torch.stack(losses).sum(), report
 
     def _path_length_penalties(self) -> Losses:
         parts = self.shares.half_parts
@@ -260,7 +270,7 @@ class AdversarialTrainer:
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "projected": self.projected.trained_state() if self.projected else None,
-            "optimizer_projected": self.optimizers_d[1].state_dict() if self.projected else None,
+            "optimizer_projected": self.optimizers_d[-1].state_dict() if self.projected else None,
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
             "draws": self.draws.state(),
@@ -280,7 +290,7 @@ class AdversarialTrainer:
         # One that was not there before begins from its random weights.
         if self.projected and state.get("projected"):
             self.projected.restore(state["projected"])
-            self.optimizers_d[1].load_state_dict(state["optimizer_projected"])
+            self.optimizers_d[-1].load_state_dict(state["optimizer_projected"])
         self._silence()
         # Settings may be changed between two runs: the new learning rate counts.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
@@ -290,7 +300,7 @@ class AdversarialTrainer:
         ):
             optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
         if self.projected:
-            self.optimizers_d[1].param_groups[0]["lr"] = self.settings.lr
+            self.optimizers_d[-1].param_groups[0]["lr"] = self.settings.lr
         self.images, self.steps = state["images"], state["steps"]
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:

@@ -64,8 +64,10 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     def discriminate() -> Tensor:
         with torch.no_grad():
             fake, _ = _generate(generator, batch, per_image)
-        loss = discriminator_loss(discriminator(real), discriminator(fake))
-        return loss + projected_discriminator_loss(projected(real), projected(fake)) if projected else loss
+        losses = [discriminator_loss(discriminator(real), discriminator(fake))] if trainer.native else []
+        if projected:
+            losses.append(projected_discriminator_loss(projected(real), projected(fake)))
+        return torch.stack(losses).sum()
 
     def penalise_gradient() -> Tensor:
         images = real.detach().requires_grad_(True)
@@ -74,8 +76,10 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     def generate() -> Tensor:
         discriminator.requires_grad_(False)
         fake, _ = _generate(generator, batch, per_image)
-        loss = generator_loss(discriminator(fake))
-        return loss + projected_generator_loss(projected(fake)) if projected else loss
+        losses = [generator_loss(discriminator(fake))] if trainer.native else []
+        if projected:
+            losses.append(projected_generator_loss(projected(fake)))
+        return torch.stack(losses).sum()
 
     def penalise_path_length() -> Tensor:
         images, w = _generate(generator, half, per_image)
@@ -83,13 +87,15 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
 
     passes: dict[str, Callable[[], Tensor]] = {
         "discriminator": discriminate,
-        "R1": penalise_gradient,
         "generator": generate,
     }
+    if trainer.native:
+        passes["R1"] = penalise_gradient
     if settings.path_length_weight > 0:
         passes["path length"] = penalise_path_length
-    trained: list[nn.Module] = [trainer.generator, trainer.discriminator]
-    networks, constant = [*trained, trainer.ema], [generator, discriminator]
+    trained: list[nn.Module] = [trainer.generator, *([trainer.discriminator] if trainer.native else [])]
+    networks = [trainer.generator, trainer.discriminator, trainer.ema]
+    constant: list[nn.Module] = [generator, discriminator]
     if trainer.projected and projected:
         trained.append(trainer.projected.heads)
         networks.append(trainer.projected)

@@ -44,7 +44,7 @@ def randomize_by_sensitivity(
     """
     random = randomize(generator, num_layers).eval().requires_grad_(False)
     sensitivity = weight_sensitivity(random, perceptual, settings.probes, batch, seed, on_image)
-    set_std(random, sensitivity, settings.floor)
+    set_std(random, tied(sensitivity, settings.tie), settings.floor)
     scale_std(random, perceptual, settings.distortion, batch, seed)
     return random
 
@@ -96,6 +96,17 @@ def scaled_residuals(images: Tensor, perceptual: PerceptualDistance) -> list[Ten
     for feature in perceptual.features(for_loss(images)):
         parts.append(feature / math.sqrt(feature.shape[2] * feature.shape[3]))
     return parts
+
+
+def tied(sensitivity: dict[str, Tensor], tie: str) -> dict[str, Tensor]:
+    """F replaced by its mean over each `weight`, `filter` (output channel), `layer`, or over `all`."""
+    if tie == "all":
+        mean = torch.cat([value.flatten() for value in sensitivity.values()]).mean()
+        return {name: mean.expand_as(value) for name, value in sensitivity.items()}
+    dims = {"weight": (), "filter": (1, 2, 3), "layer": (0, 1, 2, 3)}[tie]
+    if not dims:
+        return sensitivity
+    return {name: value.mean(dim=dims, keepdim=True).expand_as(value) for name, value in sensitivity.items()}
 
 
 def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float) -> None:

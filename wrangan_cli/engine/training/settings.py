@@ -53,9 +53,11 @@ class AdversarialSettings:
     """`ada` (strength adapts to D's overfitting), a fixed probability such as `0.2`, or `none`."""
     augment_target: float = 0.6
     """Mean sign of D(real) at which adaptive augmentation stops growing."""
-    projected_weight: float = 0.0
-    """Weight, in G's loss, of a projected discriminator beside D (Sauer et al. 2021): it judges
-    features of an ImageNet classifier, and G learns from far fewer images; 0: none."""
+    discriminator: str = "stylegan2"
+    """`stylegan2`; `projected` (Sauer et al. 2021: judges features of an ImageNet classifier, and G
+    learns from far fewer images); or `both`."""
+    projected_weight: float = 1.0
+    """With `both`: weight of the projected discriminator in G's loss."""
     projected_side: int = 128
     """Side in px at which the projected discriminator sees images: a power of two from 64 on."""
     precision: str = "float32"
@@ -88,6 +90,8 @@ class AdversarialSettings:
                 *("low_precision_resolutions", "kid_images", "projected_weight"),
             ),
         )
+        if self.discriminator not in ("stylegan2", "projected", "both"):
+            raise ValueError(f"discriminator {self.discriminator!r}: expected stylegan2, projected or both")
         if self.projected_side < 64 or self.projected_side.bit_count() != 1:
             raise ValueError(f"projected_side {self.projected_side}: expected a power of two from 64 on")
         if self.precision not in ("float32", "bf16", "fp16"):
@@ -143,10 +147,15 @@ class SensitivitySettings:
     its redraw with another ε."""
     floor: float = 0.01
     """With --from sensitivity: λ as a share of the mean sensitivity; a larger one makes σ more even."""
+    tie: str = "weight"
+    """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
+    `layer`, or for `all` weights."""
 
     def __post_init__(self) -> None:
         if self.probes < 1:
             raise ValueError(f"probes {self.probes}: expected 1 or more")
+        if self.tie not in ("weight", "filter", "layer", "all"):
+            raise ValueError(f"tie {self.tie!r}: expected weight, filter, layer or all")
         for name in ("distortion", "floor"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")

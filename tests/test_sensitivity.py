@@ -19,6 +19,7 @@ from wrangan_cli.engine.training.sensitivity import (
     randomize_by_sensitivity,
     scaled_residuals,
     set_std,
+    tied,
     weight_sensitivity,
 )
 from wrangan_cli.engine.training.settings import SensitivitySettings
@@ -74,6 +75,29 @@ def test_std_follows_the_formula(tiny_generator: Generator) -> None:
         set_std(random, {name: torch.zeros_like(value) for name, value in given.items()}, floor=0.1)
 
 
+@pytest.mark.parametrize(
+    ("tie", "shape"), [("weight", (4, 3, 3, 3)), ("filter", (4, 1, 1, 1)), ("layer", (1, 1, 1, 1))]
+)
+def test_tied_sensitivities_are_means(tie: str, shape: tuple[int, ...]) -> None:
+    given = {"a": torch.rand(4, 3, 3, 3).double(), "b": torch.rand(4, 5, 3, 3).double()}
+    got = tied(given, tie)
+    for name, value in given.items():
+        assert got[name].shape == value.shape
+        groups = value.reshape(shape[0], -1) if shape[1] == 1 else value.reshape(-1, 1)
+        same = got[name].reshape(groups.shape)
+        torch.testing.assert_close(same, groups.mean(dim=1, keepdim=True).expand_as(groups))
+
+
+def test_one_sensitivity_for_all() -> None:
+    given = {"a": torch.rand(2, 1, 3, 3), "b": torch.rand(3, 2, 3, 3)}
+    mean = (given["a"].sum() + given["b"].sum()) / (18 + 54)
+    for name, value in tied(given, "all").items():
+        assert value.shape == given[name].shape
+        torch.testing.assert_close(value, mean.expand_as(value))
+    with pytest.raises(ValueError, match="tie 'net'"):
+        SensitivitySettings(tie="net")
+
+
 def test_a_redraw_costs_what_was_asked(tiny_generator: Generator) -> None:
     perceptual = fake_perceptual()
     settings = SensitivitySettings(probes=64, distortion=0.05)
@@ -101,7 +125,7 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert result.stdout.split() == [str(out / "model")]
     assert list(randomized_layers(load_model(str(out / "model")).generator)) == ["convs.2", "convs.3"]
     for wrong, line in (
-        (["--from", "sensitivity", "--data", "x"], "takes neither --data"),
+        (["--from", "sensitivity", "--data", "x"], "takes none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),
         (["--keep-std", "--data", "x"], "has 3 random layers, not 2"),
         ([], "needs --data"),

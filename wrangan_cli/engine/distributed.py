@@ -63,7 +63,10 @@ def process_group() -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    # torchrun's store outlives a restart, with the addresses of the processes of before in it.
+    store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    fresh = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=fresh, rank=own_rank, world_size=count, timeout=PATIENCE)
     try:
         yield
     finally:

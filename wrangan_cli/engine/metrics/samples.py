@@ -54,6 +54,8 @@ def generated_images(
     Raises UsageError for ε of a model without random weights.
     """
     chosen = torch.as_tensor(range(count) if indices is None else indices, dtype=torch.long)
+    if not len(chosen):
+        return
     w = sample_w(model.generator, count, seed)[chosen.to(model.device)]
     for part, rows in zip(chosen.split(batch), w.split(batch), strict=True):
         offsets = None

@@ -77,10 +77,10 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path, small_fea
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "corruption-kid"], "looks at codes: give --codes"),
-        (["--metric", "corruption-kid", "--codes", "x", "--photos", "x"], "leave out --photos"),
+        (["--metric", "corruption-kid"], "looks at codes alone: give --codes"),
+        (["--metric", "corruption-kid", "--codes", "x", "--photos", "x"], "and no --photos"),
         (["--metric", "kid", "--codes", "x"], "leave out --codes"),
-        (["--metric", "mse", "--codes", "x"], "--codes needs --photos too"),
+        (["--metric", "mse", "--codes", "x"], "give --codes and --photos"),
         (["--metric", "corruption-kid", "--codes", "x", "--epsilon", "1"], "codes have an ε of their own"),
     ],
 )

@@ -29,7 +29,8 @@ def evaluate(
             help="Repeatable. Of pairs: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, st-lpips-vgg, "
             "st-lpips-alex (default: mse, psnr, ms-ssim and the model's perceptual distance). "
             "Of samples: fid, kid, precision, recall (default: fid). "
-            "Of codes alone: corruption-fid, corruption-kid."
+            "Of codes alone: corruption-fid, corruption-kid. "
+            "Of a model's random layers: std-share, layer-influence."
         ),
     ] = None,
     codes: Annotated[Path | None, typer.Option(help="Codes: a folder of .st files, or one file.")] = None,
@@ -216,6 +217,10 @@ def _evaluate_samples(
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
     metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
+    if plan.codes is None:
+        _evaluate_layers(results, model, names, plan)
+        if not metrics and save_reference is None:
+            return
     folder = plan.codes
     if folder is not None:
         found = by_main(lambda: [(path, load_code(path, model)) for path in find_codes(folder)])
@@ -266,6 +271,26 @@ def _evaluate_samples(
             protocol=metric.protocol,
             model=model.name,
         )
+
+
+def _evaluate_layers(results: Results, model: "Model", names: Sequence[str], plan: _Samples) -> None:
+    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.metrics.registry import layer_metrics
+
+    if not is_main():
+        return
+    for metric in layer_metrics(names):
+        counts = f", {plan.count} samples" if metric.draws else ""
+        for layer, value in metric.compute(model, plan.count, plan.seed, plan.batch).items():
+            results.record(
+                f"{metric.name}  {layer}  {value:.6g}  ({metric.protocol}{counts})",
+                metric=metric.name,
+                layer=layer,
+                value=value,
+                **({"samples": plan.count, "seed": plan.seed} if metric.draws else {}),
+                protocol=metric.protocol,
+                model=model.name,
+            )
 
 
 def _reference_of(results: Results, model: "Model", path: Path, inception: Any, batch: int) -> "Reference":

@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.model_folder import Model
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -40,6 +44,18 @@ class SampleMetric:
     protocol: str
     compute: Callable[[Tensor, Tensor], Estimate]
     """Features of generated (N, F) and of reference images (M, F), float32 on the CPU."""
+
+
+@dataclass(frozen=True)
+class LayerMetric:
+    """A number for each random layer of a model."""
+
+    name: str
+    protocol: str
+    draws: bool
+    """Whether images are drawn (`samples`, `seed` and `batch` matter)."""
+    compute: Callable[["Model", int, int, int], dict[str, float]]
+    """Model, samples, seed, batch → layer name → value."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:

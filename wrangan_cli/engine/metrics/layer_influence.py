@@ -1,0 +1,36 @@
+"""How much one layer's random weights move the image (the paper's Table 7).
+
+Protocol: for random w, MSE on [-1, 1] between the image of the mean weights and the image with ε ~
+N(0, 1) in this layer alone, drawn for each image; mean over the images. The last row,
+`all`, is the MSE when every random layer is drawn.
+"""
+
+import torch
+
+from wrangan_cli.engine.metrics.base import LayerMetric
+from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.randomized import draw_epsilon
+from wrangan_cli.engine.runtime import random_generator
+
+ALL = "all"
+
+
+@torch.no_grad()
+def layer_influence(model: Model, samples: int = 64, seed: int = 0, batch: int = 16) -> dict[str, float]:
+    """Layer name (and `all`) → mean squared error on [-1, 1]."""
+    rng = random_generator(seed + 1)
+    totals: dict[str, float] = {}
+    for w in sample_w(model.generator, samples, seed).split(batch):
+        epsilon = draw_epsilon(model.generator, len(w), rng=rng)
+        still = model.generator.synthesis(w)
+        for name in [*epsilon, ALL]:
+            drawn = epsilon if name == ALL else {name: epsilon[name]}
+            moved = model.generator.synthesis(w, epsilon=drawn)
+            error = (moved - still).square().mean(dim=(1, 2, 3)).sum().item()
+            totals[name] = totals.get(name, 0.0) + error
+    return {name: total / samples for name, total in totals.items()}
+
+
+METRIC = LayerMetric(
+    "layer-influence", "MSE on [-1, 1] when one layer's ε alone is drawn, per image", True, layer_influence
+)

@@ -1,0 +1,13 @@
+"""Share of the random weights that a layer has given up: |σ| < 10⁻³ (the paper's Table 6)."""
+
+from wrangan_cli.engine.metrics.base import LayerMetric
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.randomized import SMALL_STD, small_std_share
+
+
+def std_share(model: Model, samples: int = 0, seed: int = 0, batch: int = 16) -> dict[str, float]:  # noqa: ARG001
+    """Layer name → share in 0…1; it is read off the weights, so nothing is drawn."""
+    return small_std_share(model.generator)
+
+
+METRIC = LayerMetric("std-share", f"share of |σ| < {SMALL_STD:g} in each random layer, 0…1", False, std_share)

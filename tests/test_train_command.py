@@ -1,6 +1,7 @@
 """`wrangan train …` end to end on a handful of tiny pictures: from nothing to an edited photograph."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from typer.testing import CliRunner
 from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
-from wrangan_cli.engine.model_folder import load_discriminator, load_model
+from wrangan_cli.engine.model_folder import load_discriminator, load_model, save_model
+from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.encoders import load_encoder
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
@@ -71,6 +73,30 @@ def test_generator_then_randomize(faces: Path, tmp_path: Path) -> None:
     assert list(layers) == ["convs.2", "convs.3"]
     assert all(conv.std is not None and not torch.all(conv.std == 1) for conv in layers.values())
     load_discriminator(random / "model", randomized.generator.config)
+
+
+def test_generator_from_another_model(faces: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    """Its sizes and weights, σ left out; D is that of the model, or missing by name."""
+    start = load_model(str(tiny_folder))
+    base = ["train", "generator", "--data", faces, "--out", tmp_path / "g", "--model", tiny_folder]
+    (tiny_folder / "discriminator.safetensors").unlink()
+    line = runner.invoke(app, list(map(str, [*base, *SHORT])))
+    assert line.exit_code == 1
+    assert "discriminator.safetensors" in line.stderr
+    discriminator = Discriminator(start.generator.config)
+    save_model(tiny_folder, start.generator, discriminator, perceptual=start.perceptual)
+    run(*base, *SHORT, "--images", "4", "--lr", "1e-9", "--style-dim", "16")
+    model = load_model(str(tmp_path / "g" / "model"))
+    assert model.generator.config == dataclasses.replace(start.generator.config, randomized_layers=0)
+    assert model.perceptual == start.perceptual
+    given = start.generator.state_dict()
+    for name, value in model.generator.state_dict().items():
+        torch.testing.assert_close(value, given[name], atol=1e-6, rtol=1e-6)
+    other = runner.invoke(app, list(map(str, [*base, *SHORT, "--style-dim", "8"])))
+    assert (other.exit_code, other.stderr) == (
+        2,
+        "wrangan: style_dim 8: the model to start from has 16\n",
+    )
 
 
 def test_broken_picture_is_named(faces: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,6 +31,9 @@ from wrangan_cli.engine.training.settings import (
     SensitivitySettings,
 )
 
+if TYPE_CHECKING:
+    from wrangan_cli.engine.models.config import StyleGAN2Config
+
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
 app.callback()(join_processes)
@@ -44,23 +47,55 @@ def generator(
     settings: GeneratorSettings,
     device: Device = "auto",
     perceptual: Annotated[
-        str, typer.Option(help="Perceptual distance that the finished model names as its own.")
-    ] = "lpips-vgg",
+        str,
+        typer.Option(
+            help="Perceptual distance that the finished model names as its own. "
+            "Empty: that of --model, or lpips-vgg."
+        ),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Start from this model's weights, whose sizes then count. Empty: from scratch."),
+    ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Train a StyleGAN2 from scratch; the finished model is RUN/model."""
+    """Train a StyleGAN2, from scratch or from another; the finished model is RUN/model."""
     import torch
 
-    from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
+    from wrangan_cli.engine.model_folder import load_discriminator, load_model
     from wrangan_cli.engine.models.discriminator import Discriminator
-    from wrangan_cli.engine.models.precision import FP16_CLAMP
+    from wrangan_cli.engine.models.randomized import randomize as make_random
     from wrangan_cli.engine.models.stylegan2 import Generator
     from wrangan_cli.engine.perceptual import check_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+
+    device_used = resolve_device(device)
+    torch.manual_seed(settings.seed)
+    if model:
+        start = load_model(model, device_used)
+        _check_sizes(settings, start.generator.config)
+        network = make_random(start.generator, 0)
+        discriminator = Discriminator(network.config)
+        # The projected one begins anew in any case.
+        if settings.discriminator != "projected":
+            discriminator = load_discriminator(start.path, network.config)
+        perceptual = perceptual or start.perceptual
+    else:
+        network = Generator(_network(settings))
+        discriminator = Discriminator(network.config)
+    perceptual = perceptual or "lpips-vgg"
+    check_perceptual(perceptual)
+    trainer = AdversarialTrainer(network, discriminator, settings, device_used)
+    run_adversarial(trainer, data, out, settings, perceptual, dry_run)
+
+
+def _network(settings: GeneratorSettings) -> "StyleGAN2Config":
+    """The network that the settings describe; UsageError where there is no such one."""
+    from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
+    from wrangan_cli.engine.models.precision import FP16_CLAMP
     from wrangan_cli.engine.training.encoder import numbers
 
-    check_perceptual(perceptual)
     sizes = [2**i for i in range(2, settings.resolution.bit_length())]
     channels = rosinality_channels(settings.resolution)
     if settings.channels:
@@ -69,7 +104,7 @@ def generator(
             raise UsageError(f"channels: {len(widths)} widths for the sizes {sizes}")
         channels = dict(zip(sizes, widths, strict=True))
     try:
-        config = StyleGAN2Config(
+        return StyleGAN2Config(
             resolution=settings.resolution,
             channels=channels,
             style_dim=settings.style_dim,
@@ -78,9 +113,21 @@ def generator(
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    torch.manual_seed(settings.seed)
-    trainer = AdversarialTrainer(Generator(config), Discriminator(config), settings, resolve_device(device))
-    run_adversarial(trainer, data, out, settings, perceptual, dry_run)
+
+
+def _check_sizes(settings: GeneratorSettings, config: "StyleGAN2Config") -> None:
+    """UsageError where a size that was asked for is not that of the model to start from."""
+    widths = ",".join(str(width) for width in config.channels.values())
+    found = {
+        "resolution": config.resolution,
+        "channels": widths,
+        "style_dim": config.style_dim,
+        "mapping_layers": config.mapping_layers,
+    }
+    for field in dataclasses.fields(settings):
+        asked = getattr(settings, field.name)
+        if field.name in found and asked not in (field.default, found[field.name]):
+            raise UsageError(f"{field.name} {asked}: the model to start from has {found[field.name]}")
 
 
 @app.command("randomize")

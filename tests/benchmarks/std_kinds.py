@@ -1,0 +1,67 @@
+"""Which σ? By sensitivity for each weight, tied to filters, layers or all, and trained.
+
+    python -m tests.benchmarks.std_kinds --model runs/g/model --photos photos/ --out kinds.csv \
+        --also adversarial=runs/r/model
+
+Every kind is scaled so that a redraw costs the same (`--distortion`); a model given by `--also`
+keeps the σ that it has. The photographs are inverted from the encoder of `--model` with the same
+settings, and distortion, corruption and the time to make σ are written, a row a kind.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from tests.benchmarks.study import Study, read_rows, say, write_rows
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
+from wrangan_cli.engine.training.settings import SensitivitySettings
+
+
+def main() -> None:
+    """Write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="faces-64")
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
+    parser.add_argument("--also", action="append", default=[], help="NAME=MODEL")
+    parser.add_argument("--limit", type=int, default=8, help="photographs")
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--epsilon-lr", type=float, default=0.01)
+    parser.add_argument("--probes", type=int, default=1000)
+    parser.add_argument("--distortion", type=float, default=0.2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=1000, help="images for corruption")
+    arguments = parser.parse_args()
+
+    model = load_model(arguments.model)
+    study = Study(model, arguments.photos, arguments.limit, arguments.batch, arguments.samples)
+    rows: list[dict] = list(read_rows(arguments.out))
+    others = dict(text.split("=", 1) for text in arguments.also)
+    fitted = InversionSettings(steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
+    tuned = InversionSettings("weight-tuning", steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
+    for kind in ("untuned", "weight", "filter", "layer", "all", *others, "weight-tuning"):
+        if any(row["kind"] == kind for row in rows):
+            continue
+        started = time.perf_counter()
+        generator: Generator = model.generator
+        if kind in others:
+            generator = load_model(others[kind]).generator
+        elif kind in ("weight", "filter", "layer", "all"):
+            wanted = SensitivitySettings(arguments.probes, arguments.distortion, tie=kind)
+            generator = randomize_by_sensitivity(generator, study.perceptual, arguments.layers, wanted)
+        making = time.perf_counter() - started
+        if kind == "untuned":
+            measured = study.untuned(fitted)
+        else:
+            measured = study.measure(generator, tuned if kind == "weight-tuning" else fitted)
+        rows.append({"kind": kind, "seconds to make": making, **measured})
+        say(rows[-1:])
+        write_rows(arguments.out, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
 from wrangan_cli.engine.model_folder import load_discriminator, load_model, save_model
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.encoders import load_encoder
+from wrangan_cli.engine.models.encoders import load_encoder, read_encoder
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
 
@@ -126,6 +126,13 @@ def test_encoder_is_installed_and_used(
         "invert", faces / "0.png", "--model", tiny_folder, "--out", tmp_path / "codes", "--steps", "2"
     )
     assert Path(code).is_file()
+    # Another one goes on from it, whatever sizes are the default.
+    again = tmp_path / "again"
+    start = ["--start", tiny_folder / "encoder.safetensors", "--lr", "1e-9", "--images", "4"]
+    run("train", "encoder", "--data", faces, "--out", again, "--model", tiny_folder, *SHORT, *start)
+    further, _ = read_encoder(again / "encoder.safetensors")
+    for name, value in further.named_parameters():
+        torch.testing.assert_close(value, dict(encoder.named_parameters())[name], atol=1e-3, rtol=1e-3)
     losses = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss/total"]) for row in losses)
 

@@ -210,6 +210,12 @@ def encoder(
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished encoder into the model's folder.")
     ] = False,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Encoder to start from (encoder.safetensors of another state of the model); its sizes count."
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train an encoder from photographs into W; the result is RUN/encoder.safetensors."""
@@ -217,6 +223,7 @@ def encoder(
 
     from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.models.encoders import read_encoder
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.encoder import EncoderTrainer, save_encoder
@@ -226,7 +233,8 @@ def encoder(
 
     loaded = load_model(model, resolve_device(device))
     perceptual = load_perceptual(settings.perceptual or loaded.perceptual, loaded.device)
-    trainer = EncoderTrainer(loaded, settings, perceptual)
+    other = read_encoder(start)[0] if start else None
+    trainer = EncoderTrainer(loaded, settings, perceptual, other)
     if dry_run:
         print_plan(settings, loaded.device, {"encoder": trainer.encoder}, encoder_memory(trainer))
         return

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,9 +132,18 @@ def load_encoder(model: Model) -> Encoder:
             f"model {model.name} has no {FILE}: train one with `wrangan train encoder`, "
             "or start from the mean of W with --init mean"
         )
-    tensors, record = read_tensors(path)
-    if record.get("model_sha256") != model.sha256:
+    encoder, trained_for = read_encoder(path)
+    if trained_for != model.sha256:
         raise FileError(path, f"was trained for another model, not for {model.name}")
+    return encoder.to(model.device).eval().requires_grad_(False)
+
+
+def read_encoder(path: Path) -> tuple[Encoder, str | None]:
+    """The encoder in a file, on the CPU, and the sha256 of the model that it was trained for.
+
+    Raises FileError if it is broken or something else.
+    """
+    tensors, record = read_tensors(path)
     try:
         encoder = Encoder(EncoderConfig.from_json(record["encoder"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -141,4 +151,4 @@ def load_encoder(model: Model) -> Encoder:
     # A counter that batch normalisation keeps for training only.
     tensors |= {k: v for k, v in encoder.state_dict().items() if k.endswith("num_batches_tracked")}
     load_weights(encoder, tensors, path)
-    return encoder.to(model.device).eval().requires_grad_(False)
+    return encoder, record.get("model_sha256")

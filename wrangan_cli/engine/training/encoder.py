@@ -28,7 +28,17 @@ class EncoderTrainer:
     process works on its share of the batch, and the normalisation takes all of it together.
     """
 
-    def __init__(self, model: Model, settings: EncoderSettings, perceptual: PerceptualDistance) -> None:
+    def __init__(
+        self,
+        model: Model,
+        settings: EncoderSettings,
+        perceptual: PerceptualDistance,
+        start: Encoder | None = None,
+    ) -> None:
+        """start: an encoder to go on from, whose sizes count; it is changed in place.
+
+        Raises UsageError for sizes and batches that do not fit.
+        """
         torch.manual_seed(settings.seed)
         self.model, self.settings, self.perceptual = model, settings, perceptual
         config = EncoderConfig(
@@ -41,7 +51,12 @@ class EncoderTrainer:
             raise UsageError(f"batch {settings.batch}: expected a multiple of the {world_size()} processes")
         if len(config.widths) != len(config.blocks):
             raise UsageError(f"{len(config.widths)} widths for {len(config.blocks)} stages of blocks")
-        self.encoder = Encoder(config)
+        if start is not None and start.config.style_dim != config.style_dim:
+            raise UsageError(
+                f"the encoder to start from gives w of length {start.config.style_dim}, "
+                f"model {model.name} wants {config.style_dim}"
+            )
+        self.encoder = (start or Encoder(config)).requires_grad_(True)
         share_batch_norm(self.encoder)
         self.encoder.to(model.device).train()
         self.encoder.w_mean.copy_(model.w_mean)

@@ -178,6 +178,23 @@ def test_every_loss_comes_when_due(tmp_path: Path) -> None:
     assert all({"loss/generator", "loss/discriminator"} <= set(r) for r in reports)
 
 
+@pytest.mark.parametrize("form", ["softplus", "log"])
+def test_positive_std_is_trained_saved_and_resumed(form: str, tmp_path: Path) -> None:
+    settings = RandomizeSettings(images=8, std_form=form, **BRISK)
+    whole, _ = run_to(settings, tmp_path / "whole")
+    run_to(dataclasses.replace(settings, images=4), tmp_path / "parts")
+    parts, _ = run_to(settings, tmp_path / "parts", seed=2)
+    for one, other in zip(whole.ema.parameters(), parts.ema.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for conv in randomized_layers(whole.generator).values():
+        assert (conv.std > 0).all()
+        assert (conv.std != 1).float().mean() > 0.9
+    with pytest.raises(UsageError, match=f"std_form raw: the run was begun with {form}"):
+        run_to(dataclasses.replace(settings, std_form="raw"), tmp_path / "parts")
+    with pytest.raises(ValueError, match="std_form 'exp'"):
+        RandomizeSettings(std_form="exp")
+
+
 @pytest.mark.parametrize("epsilon_per", ["batch", "image"])
 def test_mean_and_std_of_the_random_layers_are_trained(epsilon_per: str) -> None:
     trainer = trainer_for(RandomizeSettings(epsilon_per=epsilon_per, **BRISK))

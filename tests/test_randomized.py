@@ -7,12 +7,15 @@ from tests.conftest import TINY
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import (
+    STD_FORMS,
     draw_epsilon,
     num_randomized,
+    parametrise_std,
     randomize,
     randomized_layers,
     small_std_share,
     tunable_layers,
+    with_plain_std,
 )
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
@@ -61,6 +64,32 @@ def test_tunable_layers_are_the_random_ones_or_all(tiny_generator: Generator) ->
     assert list(tunable_layers(tiny_generator)) == list(randomized_layers(tiny_generator))
     plain = randomize(tiny_generator, 0)
     assert list(tunable_layers(plain)) == ["conv1", "convs.0", "convs.1", "convs.2", "convs.3"]
+
+
+@pytest.mark.parametrize("form", STD_FORMS)
+def test_forms_of_std_keep_its_size_and_can_be_undone(tiny_generator: Generator, form: str) -> None:
+    std = tiny_generator.get_parameter("convs.3.conv.std")
+    with torch.no_grad():
+        std.uniform_(-2, 2)
+    before, w = std.detach().clone(), torch.randn(2, TINY.style_dim)
+    epsilon = draw_epsilon(tiny_generator, rng=random_generator(1))
+    parametrise_std(tiny_generator, form)
+    got = randomized_layers(tiny_generator)["convs.3"].std
+    assert got is not None
+    torch.testing.assert_close(got, before if form == "raw" else before.abs(), atol=1e-5, rtol=1e-4)
+    # The trained parameter moves σ by the derivative of its form.
+    got.sum().backward()
+    (rho,) = [p for n, p in tiny_generator.named_parameters() if n.startswith("convs.3.conv.") and "std" in n]
+    slope = {"raw": torch.ones_like(before), "softplus": 1 - (-before.abs()).exp(), "log": before.abs()}[form]
+    assert rho.grad is not None
+    torch.testing.assert_close(rho.grad, slope, atol=1e-4, rtol=1e-3)
+    plain = with_plain_std(tiny_generator)
+    assert (plain is tiny_generator) == (form == "raw")
+    assert set(plain.state_dict()) == set(Generator(TINY).state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain.synthesis(w, epsilon=epsilon), tiny_generator.synthesis(w, epsilon=epsilon)
+        )
 
 
 def test_share_of_small_std(tiny_generator: Generator) -> None:

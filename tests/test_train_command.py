@@ -66,6 +66,8 @@ def test_generator_then_randomize(faces: Path, tmp_path: Path) -> None:
         out / "model",
         "--layers",
         "2",
+        "--std-form",
+        "log",
         *SHORT,
     )
     randomized = load_model(str(random / "model"))

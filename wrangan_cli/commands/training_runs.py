@@ -89,6 +89,7 @@ def run_adversarial(
     """Train G and D into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.model_folder import save_model
+    from wrangan_cli.engine.models.randomized import with_plain_std
     from wrangan_cli.engine.training.memory import adversarial_memory
     from wrangan_cli.engine.training.quality import BEST_MODEL, best_kid, kid_monitor, save_best
     from wrangan_cli.engine.training.record import RunRecord, fixed_samples
@@ -110,7 +111,7 @@ def run_adversarial(
         about = {"trained_by": "wrangan train", "images": trainer.images, **measured}
         source = about | {"settings": dataclasses.asdict(settings)}
         judge = trainer.discriminator if trainer.native else None
-        save_model(out / folder, trainer.ema, judge, perceptual=perceptual, source=source)
+        save_model(out / folder, with_plain_std(trainer.ema), judge, perceptual=perceptual, source=source)
 
     def measure(monitor: "KidMonitor") -> None:
         found = monitor.measure(trainer.ema)

@@ -3,13 +3,17 @@
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.stylegan2 import Generator, ModulatedConv2d
 
 SMALL_STD = 1e-3
 """Below this |σ| a weight counts as frozen (paper, Table 6)."""
+STD_FORMS = ("raw", "softplus", "log")
+_TINY = 1e-8
 
 
 def randomized_layers(generator: Generator) -> dict[str, ModulatedConv2d]:
@@ -61,14 +65,62 @@ def randomize(generator: Generator, num_layers: int, std: float = 1.0) -> Genera
     Raises ValueError if there are fewer layers.
     """
     config = replace(generator.config, randomized_layers=num_layers)
-    copy = Generator(config)
+    random = Generator(config)
     state = {k: v for k, v in generator.state_dict().items() if not k.endswith(".conv.std")}
-    copy.load_state_dict(state, strict=False)
-    copy.to(generator.conv1.conv.weight.device)
-    for conv in randomized_layers(copy).values():
+    random.load_state_dict(state, strict=False)
+    random.to(generator.conv1.conv.weight.device)
+    for conv in randomized_layers(random).values():
         assert isinstance(conv.std, nn.Parameter)
         nn.init.constant_(conv.std, std)
-    return copy
+    return random
+
+
+def parametrise_std(generator: Generator, form: str) -> None:
+    """Train σ in another form, in place: `raw` (as it is), `softplus` or `log`, which keep it positive.
+
+    The σ of before is kept, without its sign. Undone by `with_plain_std`.
+    """
+    if form == "raw":
+        return
+    for conv in randomized_layers(generator).values():
+        parametrize.register_parametrization(conv, "std", _Softplus() if form == "softplus" else _Log())
+
+
+def with_plain_std(generator: Generator) -> Generator:
+    """The generator with σ as plain weights: itself, or a copy where σ has another form."""
+    if not any(parametrize.is_parametrized(conv, "std") for conv in randomized_layers(generator).values()):
+        return generator
+    # Not a deep copy: it would share the class that parametrize has made, and spoil the original.
+    state = {k: v for k, v in generator.state_dict().items() if ".parametrizations." not in k}
+    state |= {
+        f"{n}.conv.std": conv.std.detach()
+        for n, conv in randomized_layers(generator).items()
+        if conv.std is not None
+    }
+    plain = Generator(generator.config)
+    plain.load_state_dict(state)
+    return plain.to(generator.conv1.conv.weight.device).train(generator.training)
+
+
+class _Softplus(nn.Module):
+    """σ = log(1 + exp(ρ))."""
+
+    def forward(self, rho: Tensor) -> Tensor:
+        return F.softplus(rho)
+
+    def right_inverse(self, std: Tensor) -> Tensor:
+        std = std.abs().clamp_min(_TINY)
+        return std + (-torch.expm1(-std)).log()
+
+
+class _Log(nn.Module):
+    """σ = exp(ρ)."""
+
+    def forward(self, rho: Tensor) -> Tensor:
+        return rho.exp()
+
+    def right_inverse(self, std: Tensor) -> Tensor:
+        return std.abs().clamp_min(_TINY).log()
 
 
 def small_std_share(generator: Generator) -> dict[str, float]:

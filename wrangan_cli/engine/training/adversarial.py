@@ -19,6 +19,7 @@ from wrangan_cli.engine.models.projected import (
     projected_discriminator_loss,
     projected_generator_loss,
 )
+from wrangan_cli.engine.models.randomized import parametrise_std
 from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
 from wrangan_cli.engine.training.draws import Draws, Inputs
@@ -54,6 +55,8 @@ class AdversarialTrainer:
         self.settings = settings
         self.device = torch.device(device)
         self.generator = generator.to(self.device).train()
+        if isinstance(settings, RandomizeSettings):
+            parametrise_std(self.generator, settings.std_form)
         self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         low = low_precision(settings.precision, settings.low_precision_resolutions, generator.config)
@@ -282,6 +285,9 @@ class AdversarialTrainer:
             raise UsageError("the folder holds another kind of training: choose another --out")
         if StyleGAN2Config.from_json(state["config"]) != self.generator.config:
             raise UsageError("the snapshot's network differs from the one asked for")
+        form = getattr(self.settings, "std_form", "raw")
+        if form != (begun := state["settings"].get("std_form", "raw")):
+            raise UsageError(f"std_form {form}: the run was begun with {begun}")
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])

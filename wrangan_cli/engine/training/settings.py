@@ -128,12 +128,17 @@ class RandomizeSettings(AdversarialSettings):
     """σ at the start."""
     epsilon_per: str = "batch"
     """Draw ε once per `batch` (Algorithm 2) or once per `image`."""
+    std_form: str = "raw"
+    """What is trained of σ: σ itself, of either sign (`raw`, the paper's), or its inverse `softplus`
+    or `log`, which keep it positive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, ("layers",), ("initial_std",))
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
+        if self.std_form not in ("raw", "softplus", "log"):
+            raise ValueError(f"std_form {self.std_form!r}: expected raw, softplus or log")
 
 
 @dataclass(frozen=True)

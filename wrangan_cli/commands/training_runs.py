@@ -146,7 +146,7 @@ def run_sensitivity(
 ) -> None:
     """σ from sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.distributed import world_size
-    from wrangan_cli.engine.model_folder import load_discriminator, save_model
+    from wrangan_cli.engine.model_folder import carry_companions, load_discriminator, save_model
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 
@@ -175,7 +175,17 @@ def run_sensitivity(
         "seed": settings.seed,
         "settings": dataclasses.asdict(sensitivity),
     }
-    save_model(out / "model", random, discriminator, start.w_mean, start.perceptual, source)
+    save_model(
+        out / "model",
+        random,
+        discriminator,
+        start.w_mean,
+        start.perceptual,
+        source,
+        epsilon_lr=sensitivity.epsilon_lr,
+    )
+    for path in carry_companions(start, out / "model"):
+        say(f"{path.name}: as it was, the images of w are the same")
     print_small_std(random)
     Results().wrote(out / "model")
 

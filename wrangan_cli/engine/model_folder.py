@@ -15,7 +15,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors
+from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors, write_tensors
 
 DEFAULT_MODEL = "faces-64"
 FORMAT = "wrangan-model"
@@ -156,6 +156,27 @@ def save_model(
         stored = {name: sha256(path) for name, path in zip(contents, temporaries, strict=False)}
         temporaries[-1].write_text(json.dumps({**config, "sha256": stored}, indent=2) + "\n")
     return folder
+
+
+def carry_companions(start: Model, folder: Path) -> list[Path]:
+    """Copy what was trained for `start` (encoder, directions, attribute net, reference) into `folder`.
+
+    For a model there that draws the same images of the same w, as one does to which only a σ was
+    given. Files that name the model they were made for get the new one's sha256.
+    """
+    own = sha256(folder / WEIGHTS)
+    carried = []
+    for path in sorted(start.path.glob("*.safetensors")):
+        if path.name in (WEIGHTS, DISCRIMINATOR) or path.parent.resolve() == folder.resolve():
+            continue
+        tensors, record = read_tensors(path)
+        if "model_sha256" in record:
+            if record["model_sha256"] != start.sha256:
+                continue
+            record["model_sha256"] = own
+        write_tensors(folder / path.name, tensors, record)
+        carried.append(folder / path.name)
+    return carried
 
 
 def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:

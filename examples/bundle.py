@@ -11,13 +11,7 @@ from pathlib import Path
 
 import torch
 
-from wrangan_cli.engine.model_folder import (
-    DISCRIMINATOR,
-    load_discriminator,
-    load_model,
-    read_config,
-    save_model,
-)
+from wrangan_cli.engine.model_folder import find_discriminator, load_model, read_config, save_model
 
 
 def main() -> None:
@@ -28,13 +22,10 @@ def main() -> None:
     parser.add_argument("--perceptual", required=True)
     options = parser.parse_args()
     model = load_model(str(options.model))
-    discriminator = None
-    if (options.model / DISCRIMINATOR).is_file():
-        discriminator = load_discriminator(options.model, model.generator.config)
     save_model(
         options.out,
         model.generator,
-        discriminator,
+        find_discriminator(model),
         perceptual=options.perceptual,
         source=read_config(options.model)["source"],
         dtype=torch.float16,

@@ -213,7 +213,7 @@ def _evaluate_samples(
     from wrangan_cli.engine.metrics.corruption import moved_images
     from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
-    from wrangan_cli.engine.metrics.samples import generated_images, model_reference, shared_features
+    from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
     metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
@@ -223,7 +223,7 @@ def _evaluate_samples(
             return
     folder = plan.codes
     if folder is not None:
-        found = by_main(lambda: [(path, load_code(path, model)) for path in find_codes(folder)])
+        found = by_main(lambda: [load_code(path, model) for path in find_codes(folder)])
     load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
     by_main(lambda: bool(load()))
     inception = load()
@@ -240,10 +240,12 @@ def _evaluate_samples(
     share = own_share(range(plan.count))
     with progress("sampling", len(share)) as bar:
         if plan.codes is None:
-            images = generated_images(model, plan.count, plan.seed, plan.batch, plan.epsilon, share)
+            generated = generated_features(
+                model, inception, plan.count, plan.seed, plan.batch, plan.epsilon, _rated(bar)
+            )
         else:
-            images = moved_images(model, [code for _, code in found], share, plan.seed, plan.batch)
-        generated = shared_features(inception, images, _rated(bar))
+            images = moved_images(model, found, share, plan.seed, plan.batch)
+            generated = shared_features(inception, images, _rated(bar))
     if not is_main():
         return
     for metric in metrics:

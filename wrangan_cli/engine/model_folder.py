@@ -189,6 +189,12 @@ def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
     return discriminator
 
 
+def find_discriminator(model: Model) -> Discriminator | None:
+    """`load_discriminator` of a model, or None where none travels with it."""
+    there = (model.path / DISCRIMINATOR).is_file()
+    return load_discriminator(model.path, model.generator.config) if there else None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, checked to be a model's; FileError otherwise."""
     path = folder / CONFIG

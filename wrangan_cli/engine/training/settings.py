@@ -16,6 +16,7 @@ def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> 
         raise ValueError(f"seed {settings.seed}: expected 0 or more")
 
 
+STD_FORMS = ("raw", "softplus", "log")
 _COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
@@ -137,7 +138,7 @@ class RandomizeSettings(AdversarialSettings):
         _check(self, ("layers",), ("initial_std",))
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
-        if self.std_form not in ("raw", "softplus", "log"):
+        if self.std_form not in STD_FORMS:
             raise ValueError(f"std_form {self.std_form!r}: expected raw, softplus or log")
 
 

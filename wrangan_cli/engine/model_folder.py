@@ -126,8 +126,9 @@ def save_model(
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. epsilon_lr: see Model. Other files in the
-    folder stay, but what was trained for the old weights no longer fits them.
+    record. dtype: storage type of the weights. epsilon_lr: see Model. An earlier model's
+    discriminator there is removed. Other files in the folder stay, but what was trained for the
+    old weights no longer fits them.
 
     The files are replaced together, `config.json` last, with the sha256 of the others: a
     crash between two renames leaves a folder that `load_model` refuses, and no model that is
@@ -155,6 +156,9 @@ def save_model(
             store_tensors(temporary, weights, about)
         stored = {name: sha256(path) for name, path in zip(contents, temporaries, strict=False)}
         temporaries[-1].write_text(json.dumps({**config, "sha256": stored}, indent=2) + "\n")
+    if discriminator is None:
+        with clear_write_errors(folder):
+            (folder / DISCRIMINATOR).unlink(missing_ok=True)
     return folder
 
 

@@ -11,13 +11,13 @@ from tests.fakes import fake_perceptual, make_inverter
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion.loop import Inverter, resolved, squared_norm
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Variables
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
-from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.perceptual import for_loss
-from wrangan_cli.engine.training.encoder import save_encoder
 
 
 def targets(count: int = 4) -> torch.Tensor:
@@ -41,7 +41,7 @@ def test_loss_is_algorithm_1(tiny_model: Model) -> None:
     inverter = make_inverter(tiny_model, alpha=0.3, penalty="sum", epsilon_init=0.5)
     images = targets(2)
     variables = METHOD_TABLE["wrangan"].start(tiny_model, inverter.initial_w(images), inverter.settings)
-    loss = inverter._loss(variables, images, inverter._features(images))
+    loss, _ = inverter._loss(variables, images, inverter._features(images))
     drawn = tiny_model.generator.synthesis(variables.w, epsilon=variables.epsilon)
     distance = fake_perceptual()
     for index in range(2):

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from wrangan_cli.engine.checkpoints import nvidia_tf, nvidia_torch, rosinality
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible
@@ -29,7 +30,7 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
         raise FileError(path, "the file is empty")
     try:
         if start.startswith(b"PK") or start == _TORCH_LEGACY:
-            return _read_torch(path, raw, is_zip=start.startswith(b"PK"))
+            return rosinality.from_contents(torch_contents(path), raw)
         # Every pickle of protocol 2 or newer starts with the PROTO instruction.
         if start[0] != 0x80:
             raise FileError(path, "not a checkpoint: neither a PyTorch file nor a pickle")
@@ -46,11 +47,13 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
     raise FileError(path, "a pickle, but not one of NVIDIA's StyleGAN2 networks")
 
 
-def _read_torch(path: Path, raw: bool, is_zip: bool) -> Checkpoint:
+def torch_contents(path: Path) -> Any:
+    """Tensors and plain values of a torch file; FileError where it is broken or holds anything else."""
+    with open(path, "rb") as stream:
+        is_zip = stream.read(2) == b"PK"
     try:
-        data = rosinality.load(path)
+        return rosinality.load(path)
     except READ_ERRORS as error:
         # A zip's table of contents stands at its end.
         cut = is_zip and not zipfile.is_zipfile(path)
         raise FileError(path, "the file is truncated" if cut else one_line(error)) from error
-    return rosinality.from_contents(data, raw)

@@ -1,9 +1,10 @@
 """Which photographs become which codes, and which are done already."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from wrangan_cli.engine.codes import SUFFIX, Code, load_code
 from wrangan_cli.engine.errors import FileError, WranganError
@@ -62,12 +63,12 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     return code
 
 
-def described(code: Code, job: Job, seconds: float, batch: int) -> Code:
-    """The code with its photograph and cost in the record."""
+def described(code: Code, job: Job, seconds: float, cost: Mapping[str, Any]) -> Code:
+    """The code with its photograph, its seconds and what else it cost in the record."""
     about = {
         "source": job.photo.name,
         "source_sha256": sha256(job.photo),
         "seconds": round(seconds, 3),
-        "batch": batch,
+        **cost,
     }
     return dataclasses.replace(code, info={**code.info, **about})

@@ -1,0 +1,408 @@
+"""`wrangan evaluate --report`: from photographs to tables, figures and the page, and run again."""
+
+import csv
+import dataclasses
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from typer.testing import CliRunner
+
+from tests.conftest import write_photo
+from tests.fakes import fake_perceptual
+from tests.test_consistency import smile
+from tests.test_evaluate import FEATURES, needs_fidelity, small_features
+from tests.test_separability import net
+from wrangan_cli.app import app
+from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
+from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.images import load_image, to_uint8
+from wrangan_cli.engine.inversion import loop
+from wrangan_cli.engine.inversion.settings import METHODS
+from wrangan_cli.engine.metrics import lpips
+from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.kid import kid
+from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.attributes import save_attributes
+from wrangan_cli.engine.reports.cache import Cache
+from wrangan_cli.engine.reports.figures import coloured, difference_scale
+from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings
+
+__all__ = ["small_features"]  # a fixture
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("sklearn")
+SET = {
+    "steps": 2,
+    "init": "mean",
+    "pti_steps": 1,
+    "pti_pivot_steps": 1,
+    "perceptual_weight": 0,
+    "metrics": "mse,ms-ssim,st-lpips-alex",
+    "separability_samples": 60,
+    "influence_samples": 4,
+    "consistency": 2,
+    "edited": 2,
+    "shown": 2,
+}
+LITTLE = {**dict.fromkeys(("consistency", "separability_samples", "interpolations"), 0), "shown": 1}
+NUMBERED = (
+    "1-cost",
+    "2-reconstruction",
+    "2-wins",
+    "3-samples",
+    "4-corruption",
+    "5-separability",
+    "6-std-share",
+    "7-layer-influence",
+)
+
+
+@pytest.fixture
+def subject(
+    tiny_folder: Path,
+    tiny_model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    photos: Path,
+    small_features: Tensor,
+) -> Path:
+    """A model folder with all that a report can use; fake perceptual distance and Inception."""
+    real = torch.randn(30, FEATURES, generator=torch.Generator().manual_seed(1))
+    save_reference(tiny_folder / REFERENCE_FILE, Reference(real, "held-out.zip", 16))
+    save_directions(directions_file(tiny_model), tiny_model, [smile(), smile(name="age")])
+    save_attributes(tiny_folder / "attributes.safetensors", net())
+    for module in (lpips, loop):
+        monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
+    del photos, small_features
+    return tiny_folder
+
+
+def run(out: Path, model: Path, photos: Path, *more: object, methods: str = "all", **changes: object) -> Any:
+    values = {**SET, **changes}
+    sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    arguments = ["evaluate", "--report", out, "--methods", methods, "--photos", photos, "--model", model]
+    return CliRunner().invoke(app, [*map(str, arguments), "--samples", "15", *sets, *map(str, more)])
+
+
+def table(out: Path, name: str) -> list[dict[str, Any]]:
+    return json.loads((out / "tables" / f"{name}.json").read_text())["rows"]
+
+
+class Page(HTMLParser):
+    """Every tag is closed that has to be; addresses, texts and the data are kept."""
+
+    EMPTY = ("meta", "img", "link", "br", "hr", "input")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.texts: list[str] = []
+        self.data: dict[str, Any] = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.addresses += [v for k, v in attrs if k in ("src", "href") and v]
+        self.ids += [v for k, v in attrs if k == "id" and v]
+        if tag not in self.EMPTY:
+            self.open.append(tag + "#data" if attributes.get("id") == "data" else tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop().removesuffix("#data") == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script#data":
+            self.data = json.loads(data)
+        self.texts.append(data)
+
+
+@needs_fidelity
+def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    result = run(out, subject, photos, "--batch", 2)
+    assert result.exit_code == 1, result.output  # of the broken photograph alone
+    assert "Traceback" not in result.output
+    failed = [line for line in result.stderr.splitlines() if "broken.png" in line]
+    done = [row["method"] for row in table(out, "table-2-reconstruction")]
+    assert {"wrangan", "weight-tuning", "sg2-w"} <= set(done)
+    assert len(failed) == len(done)
+    assert len(result.stderr.splitlines()) == len(failed) + len(METHODS) - len(done)
+    for method in set(METHODS) - set(done):
+        assert f"method {method}: left out" in result.stderr
+    check_reconstruction(out, tiny_model, photos, done)
+    check_corruption(out, tiny_model, done)
+    check_page(out, tiny_model, done)
+    for name in NUMBERED:
+        assert table(out, f"table-{name}"), name
+        markdown = (out / "tables" / f"table-{name}.md").read_text()
+        assert markdown in (out / "tables.md").read_text()
+        with open(out / "tables" / f"table-{name}.csv") as stream:
+            assert len(list(csv.DictReader(stream))) == len(table(out, f"table-{name}"))
+    assert [row["count"] for row in table(out, "editing-consistency")] == [2] * len(done)
+    figures = {path.name for path in (out / "figures").iterdir()}
+    assert figures >= {
+        *("reconstructions.png", "zooms.png", "differences.png", "edits-smile.png", "edits-age.png"),
+        *("strategies.png", "interpolations.png", "std.png", "epsilon-wrangan.png"),
+    }
+    assert set(result.stdout.splitlines()) >= {str(out / "index.html"), str(out / "figures" / "std.png")}
+    before = {path: path.stat().st_mtime_ns for path in cached(out)}
+    again = run(out, subject, photos, "--batch", 2)
+    assert again.stdout == result.stdout
+    assert {path: path.stat().st_mtime_ns for path in cached(out)} == before
+
+
+def cached(out: Path) -> list[Path]:
+    """What a second run must leave as it is: codes, measures, images and figures."""
+    folders = ("codes", "cache", "images", "figures")
+    return sorted(path for folder in folders for path in (out / folder).rglob("*") if path.is_file())
+
+
+def check_reconstruction(out: Path, model: Model, photos: Path, methods: list[str]) -> None:
+    files = {path.stem: path for path in photos.iterdir()}
+    mse: dict[str, list[float]] = {}
+    for method in methods:
+        for stem in "abc":
+            drawn = render(model, [load_code(out / "codes" / method / f"{stem}.st")]).clamp(-1, 1)[0]
+            mse.setdefault(method, []).append((drawn - load_image(files[stem], 16)).square().mean().item())
+            written = np.asarray(Image.open(out / "images" / method / f"{stem}.png"))
+            assert (written == to_uint8(drawn).permute(1, 2, 0).numpy()).all()
+    for row in table(out, "table-2-reconstruction"):
+        assert row["count"] == 3
+        assert row["mse"]["value"] == pytest.approx(np.mean(mse[row["method"]]), rel=1e-4)
+        assert row["mse"]["low"] <= row["mse"]["value"] <= row["mse"]["high"]
+        assert row["seconds"]["value"] > 0
+    for row in table(out, "table-2-wins"):
+        other = row["methods"].removeprefix("wrangan against ")
+        pairs = zip(mse["wrangan"], mse[other], strict=True)
+        share = np.mean([(a < b) + (a == b) / 2 for a, b in pairs])
+        assert row["mse"]["value"] == pytest.approx(share)
+    with open(out / "tables" / "photographs.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["method"], row["photo"]) for row in rows] == [(m, s) for m in methods for s in "abc"]
+    assert [float(row["mse"]) for row in rows] == pytest.approx(
+        [v for m in methods for v in mse[m]], rel=1e-4
+    )
+
+
+def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
+    matrix = torch.randn(3 * 16 * 16, FEATURES, generator=torch.Generator().manual_seed(7)) / 16
+    real = torch.randn(30, FEATURES, generator=torch.Generator().manual_seed(1)).half().float()
+    rows = {row["method"]: row for row in table(out, "table-4-corruption")}
+    assert list(rows) == methods
+    codes = [load_code(out / "codes" / "sg2-w" / f"{stem}.st") for stem in "abc"]
+    moved = torch.cat(list(moved_images(model, codes, range(15))))
+    expected = kid(moved.clamp(-1, 1).flatten(1) @ matrix, real)
+    assert rows["sg2-w"]["kid"]["value"] == pytest.approx(expected.value, rel=0.02, abs=1e-4)  # float16
+
+
+def check_page(out: Path, model: Model, methods: list[str]) -> None:
+    text = (out / "index.html").read_text()
+    page = Page(text)
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    assert "<!--" not in text.replace("<!doctype", "")
+    for address in page.addresses:
+        assert address.startswith("#") or (out / unquote(address)).is_file(), address
+    assert [photo["name"] for photo in page.data["photos"]] == ["a", "b", "c"]
+    values = {(row["method"], row["photo"]): row for row in table(out, "photographs")}
+    rows = model.generator.config.num_latents
+    for number, photo in enumerate(page.data["photos"]):
+        assert (out / unquote(photo["image"])).is_file()
+        assert list(photo["methods"]) == methods
+        for method, made in photo["methods"].items():
+            assert (out / unquote(made["image"])).is_file()
+            for name, value in made["values"].items():
+                assert value == values[method, photo["name"]][name]
+            expected = ["smile -3", "smile +3", "age -3", "age +3"] if number < 2 else []
+            assert list(made["edits"]) == expected
+            assert all((out / unquote(address)).is_file() for address in made["edits"].values())
+    code = load_code(out / "codes" / "sg2-w" / "a.st")
+    edited = render(model, [edit_code(code, [Move(smile(), 3.0)], rows)])[0]
+    written = load_image(out / unquote(page.data["photos"][0]["methods"]["sg2-w"]["edits"]["smile +3"]), 16)
+    assert (to_uint8(written) == to_uint8(edited)).all()
+    for name in NUMBERED:
+        assert f"table-{name}" in page.ids
+    shown = "".join(page.texts)
+    for row in table(out, "table-2-reconstruction"):
+        assert f"{row['mse']['value']:.3g}" in shown
+
+
+@needs_fidelity
+def test_a_second_run_makes_only_what_is_missing(subject: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(out, subject, photos, methods="sg2-w", **LITTLE)
+    assert first.exit_code == 0, first.output
+    before = {path: path.stat().st_mtime_ns for path in cached(out)}
+    lost = [out / "codes/sg2-w/b.st", out / "images/sg2-w/a.png", out / "figures/zooms.png"]
+    kept = [path.read_bytes() for path in lost[1:]]
+    for path in lost:
+        path.unlink()
+    assert run(out, subject, photos, methods="sg2-w", **LITTLE).exit_code == 0
+    assert [path.read_bytes() for path in lost[1:]] == kept
+    after = {path: path.stat().st_mtime_ns for path in cached(out)}
+    touched = {path for path, when in after.items() if before.get(path) != when}
+    assert {path for path in touched if path.suffix == ".st"} == {lost[0]}
+    assert (out / "images/sg2-w/b.png").is_file()
+    wider = run(out, subject, photos, methods="sg2-w,wrangan", **LITTLE)
+    assert wider.exit_code == 0, wider.output
+    assert [row["method"] for row in table(out, "table-2-reconstruction")] == ["wrangan", "sg2-w"]
+    changed = run(out, subject, photos, methods="sg2-w", steps=3, **LITTLE)
+    assert changed.exit_code == 1
+    assert "made with steps 2, not 3" in changed.stderr
+
+
+def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run(out, tiny_folder, photos, methods="sg2-w", metrics="mse")
+    assert result.exit_code == 0, result.output
+    for line in (
+        "Table 3: left out",
+        "Table 4, sg2-w: left out",
+        "Table 5: left out (the model has no attribute net)",
+        "latent editing consistency: left out (the model has no directions)",
+    ):
+        assert line in result.stderr
+        assert line in (out / "index.html").read_text()
+    assert table(out, "table-6-std-share")
+    assert Page((out / "index.html").read_text()).data["edits"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--report", "x"], "--report needs --photos"),
+        (["--report", "x", "--photos", ".", "--metric", "mse"], "leave out --metric"),
+        (["--report", "x", "--photos", ".", "--methods", "nonsense"], "method 'nonsense'"),
+        (["--report", "x", "--photos", ".", "--set", "step=1"], "no setting 'step'"),
+        (["--report", "x", "--photos", ".", "--set", "steps"], "expected NAME=VALUE"),
+        (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is no value of steps"),
+        (["--report", "x", "--photos", ".", "--set", "steps=-1"], "steps"),
+        (["--methods", "sg2-w"], "belong to --report"),
+        (["--against", "x"], "give --codes and --photos"),
+    ],
+)
+def test_usage(arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+def test_a_method_asked_for_by_name_must_be_possible(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
+    result = run(tmp_path / "out", tiny_folder, photos, methods="encoder", init="encoder")
+    assert result.exit_code == 2
+    assert "has no encoder.safetensors" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_all_and_of_one() -> None:
+    methods = chosen_methods("sg2-w, wrangan")
+    assert methods == ("wrangan", "sg2-w")
+    settings, own = parse_settings(
+        ["steps=7", "wrangan.steps=9", "wrangan.epsilon_lr=none", "strength=2", "seed=4"], methods, samples=5
+    )
+    assert (settings["wrangan"].steps, settings["sg2-w"].steps) == (9, 7)
+    assert settings["wrangan"].epsilon_lr is None
+    assert (own.strength, own.samples, own.seed) == (2.0, 5, 4)
+    with pytest.raises(UsageError, match="'pti' is not among"):
+        parse_settings(["pti.lr=1"], methods)
+
+
+def test_cache_is_by_key_and_survives_broken_files(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    assert cache.made("x", {"a": 1}, lambda: [1.5]) == [1.5]
+    assert cache.made("x", {"a": 1}, lambda: [2.5]) == [1.5]
+    assert cache.made("x", {"a": 2}, lambda: [3.5]) == [3.5]
+    cache.flush()
+    assert Cache(tmp_path).get("x", {"a": 2}) == [3.5]
+    (tmp_path / "x.json").write_text("{")
+    assert Cache(tmp_path).get("x", {"a": 2}) is None
+    features = torch.randn(3, 4)
+    first = cache.features("f", {"b": 1}, lambda: features)
+    assert torch.equal(first, cache.features("f", {"b": 1}, lambda: features * 0))
+    assert cache.computed == ["x", "x", "f"]
+
+
+def test_difference_maps_go_from_purple_to_yellow() -> None:
+    errors = torch.linspace(0, 1, 10_001).view(1, -1)
+    assert difference_scale(errors) == pytest.approx(0.99, abs=1e-4)
+    red, green, blue = ((coloured(errors, 0.99)[:, 0] + 1) / 2)[:, [0, -1]].tolist()
+    assert red[0] < 0.3 < blue[0]
+    assert green[0] < 0.05
+    assert min(red[1], green[1]) > 0.9 > 0.2 > blue[1]
+
+
+@needs_fidelity
+def test_a_person_clicks_through_the_page(subject: Path, photos: Path, tmp_path: Path) -> None:
+    """In a real browser, at the size of a phone: methods, directions, sorting, the slider."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="package playwright is not installed")
+    out = tmp_path / "out"
+    assert run(out, subject, photos, methods="sg2-w,wrangan", **LITTLE).exit_code == 0
+    values = {(row["method"], row["photo"]): row["mse"] for row in table(out, "photographs")}
+    with sync_api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=chromium())
+        except sync_api.Error as error:
+            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("requestfailed", lambda request: problems.append(request.url))
+        page.goto((out / "index.html").as_uri())
+        names = "els => els.map(e => e.dataset.photo)"
+        assert page.eval_on_selector_all(".card", names) == ["a", "b", "c"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for method in ("wrangan", "sg2-w"):
+            page.select_option("#method", method)
+            page.select_option("#sort", "mse")
+            best_first = sorted("abc", key=lambda stem: values[method, stem])
+            assert page.eval_on_selector_all(".card", names) == best_first
+            page.click("#turn")
+            assert page.eval_on_selector_all(".card", names) == best_first[::-1]
+            page.click("#turn")
+        page.select_option("#edit", "smile +3")
+        assert page.locator(".card").count() == 2  # edited=2
+        assert "smile%2B3" in (page.locator(".card .over").first.get_attribute("src") or "")
+        page.locator(".card input").first.fill("80")
+        assert page.eval_on_selector(".card .pair", "e => e.style.getPropertyValue('--at')") == "80%"
+        assert page.eval_on_selector(".card .over", "e => e.naturalWidth") == 16
+        assert problems == []
+        browser.close()
+
+
+def chromium() -> str | None:
+    """A browser of the system, where playwright has none of its own."""
+    import shutil
+
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def test_photographs_of_one_name_are_named_once_each_method(
+    tiny_folder: Path, photos: Path, tmp_path: Path
+) -> None:
+    write_photo(photos / "a.jpg", seed=9)
+    result = run(tmp_path / "out", tiny_folder, photos, methods="sg2-w", metrics="mse")
+    assert result.exit_code == 1
+    assert "not inverted" in result.stderr
+    (row,) = table(tmp_path / "out", "table-2-reconstruction")
+    assert row["count"] == 3
+
+
+def test_report_settings_are_checked() -> None:
+    _, own = parse_settings([], ("sg2-w",))
+    for bad in ({"shown": 0}, {"samples": -1}, {"separability_samples": 3}, {"strength": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            dataclasses.replace(own, **bad)

@@ -181,7 +181,7 @@ def check_reconstruction(out: Path, model: Model, photos: Path, methods: list[st
             written = np.asarray(Image.open(out / "images" / method / f"{stem}.png"))
             assert (written == to_uint8(drawn).permute(1, 2, 0).numpy()).all()
     for row in table(out, "table-2-reconstruction"):
-        assert row["count"] == 3
+        assert (row["count"], row["failed"]) == (3, 1)
         assert row["mse"]["value"] == pytest.approx(np.mean(mse[row["method"]]), rel=1e-4)
         assert row["mse"]["low"] <= row["mse"]["value"] <= row["mse"]["high"]
         assert row["seconds"]["value"] > 0
@@ -262,7 +262,11 @@ def test_a_second_run_makes_only_what_is_missing(subject: Path, photos: Path, tm
     assert [row["method"] for row in table(out, "table-2-reconstruction")] == ["wrangan", "sg2-w"]
     changed = run(out, subject, photos, methods="sg2-w", steps=3, **LITTLE)
     assert changed.exit_code == 1
-    assert "made with steps 2, not 3" in changed.stderr
+    (line, *rest) = [line for line in changed.stderr.splitlines() if "made with" in line]
+    assert "made with steps 2, not 3" in line
+    assert len(rest) == 2
+    assert not any("mse" in row for row in table(out, "table-2-reconstruction"))  # no stale numbers
+    assert "Failed: 3." in (out / "index.html").read_text()
 
 
 def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
@@ -343,51 +347,6 @@ def test_difference_maps_go_from_purple_to_yellow() -> None:
     assert red[0] < 0.3 < blue[0]
     assert green[0] < 0.05
     assert min(red[1], green[1]) > 0.9 > 0.2 > blue[1]
-
-
-@needs_fidelity
-def test_a_person_clicks_through_the_page(subject: Path, photos: Path, tmp_path: Path) -> None:
-    """In a real browser, at the size of a phone: methods, directions, sorting, the slider."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="package playwright is not installed")
-    out = tmp_path / "out"
-    assert run(out, subject, photos, methods="sg2-w,wrangan", **LITTLE).exit_code == 0
-    values = {(row["method"], row["photo"]): row["mse"] for row in table(out, "photographs")}
-    with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=chromium())
-        except sync_api.Error as error:
-            pytest.skip(f"no browser: {str(error).splitlines()[0]}")
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        problems: list[str] = []
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("requestfailed", lambda request: problems.append(request.url))
-        page.goto((out / "index.html").as_uri())
-        names = "els => els.map(e => e.dataset.photo)"
-        assert page.eval_on_selector_all(".card", names) == ["a", "b", "c"]
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        for method in ("wrangan", "sg2-w"):
-            page.select_option("#method", method)
-            page.select_option("#sort", "mse")
-            best_first = sorted("abc", key=lambda stem: values[method, stem])
-            assert page.eval_on_selector_all(".card", names) == best_first
-            page.click("#turn")
-            assert page.eval_on_selector_all(".card", names) == best_first[::-1]
-            page.click("#turn")
-        page.select_option("#edit", "smile +3")
-        assert page.locator(".card").count() == 2  # edited=2
-        assert "smile%2B3" in (page.locator(".card .over").first.get_attribute("src") or "")
-        page.locator(".card input").first.fill("80")
-        assert page.eval_on_selector(".card .pair", "e => e.style.getPropertyValue('--at')") == "80%"
-        assert page.eval_on_selector(".card .over", "e => e.naturalWidth") == 16
-        assert problems == []
-        browser.close()
-
-
-def chromium() -> str | None:
-    """A browser of the system, where playwright has none of its own."""
-    import shutil
-
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def test_photographs_of_one_name_are_named_once_each_method(

@@ -20,10 +20,20 @@ CODES = "codes"
 
 
 class _Quiet(Results):
-    """Counts and names failures, but prints no path: the report's own files are the results."""
+    """Names failures and keeps the lines, but prints no path: the report's own files are the results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
 
     def wrote(self, path: Path, **record: Any) -> None:
         """Nothing is said of a code."""
+
+    def failed(self, error: Exception | str, path: Path | None = None) -> None:
+        """As ever, and kept for the page."""
+        super().failed(error, path)
+        named = path is None or isinstance(error, FileError)
+        self.lines.append(str(error) if named else f"{path}: {error}")
 
 
 def make_report(
@@ -43,7 +53,7 @@ def make_report(
 
     codes: where the folders of the methods are, `out/codes` if None.
     """
-    from wrangan_cli.engine.distributed import barrier, is_main
+    from wrangan_cli.engine.distributed import gather_objects, is_main
     from wrangan_cli.engine.files import check_can_be_made
     from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan
@@ -59,8 +69,9 @@ def make_report(
     found = by_main(lambda: find_images([photos]))
     chosen, lacking = by_main(lambda: _possible(model, settings, everything=methods.strip() == "all"))
     folders = {method: (codes or out / CODES) / method for method in chosen}
-    results.failures += _inverted(model, found, folders, settings, batch)
-    barrier()
+    own_lines = _inverted(model, found, folders, settings, batch)
+    results.failures += len(own_lines)
+    named = [line for lines in gather_objects(own_lines) for line in lines]
     if not is_main():
         return
 
@@ -78,10 +89,24 @@ def make_report(
         return load_inception(model.device, wanted_by="fid, kid")
 
     kept = [job.photo for job in plan(found, out)[0]]
-    subject = Subject(model, kept, folders, out, own, real, inception, batch, _watched, remarks=list(lacking))
+    subject = Subject(
+        model=model,
+        photos=kept,
+        codes=folders,
+        wanted=settings,
+        out=out,
+        settings=own,
+        reference=real,
+        inception=inception,
+        batch=batch,
+        track=_watched,
+        remarks=list(lacking),
+        named=named,
+    )
     report = write_report(subject)
     for error in subject.failures:
-        results.failed(error)
+        if str(error) not in named:
+            results.failed(error)
     for line in subject.remarks:
         say(f"wrangan: {line}")
     for path in report.files:
@@ -129,17 +154,17 @@ def _inverted(
     folders: dict[str, Path],
     settings: "dict[str, InversionSettings]",
     batch: int,
-) -> int:
-    """Make the codes that are not there; the number of failures, which were named."""
-    failures = 0
+) -> list[str]:
+    """Make the codes that are not there; a line about each failure of this process, said already."""
+    lines: list[str] = []
     for method, folder in folders.items():
         quiet = _Quiet()
         try:
             invert_photos(photos, folder, settings[method], lambda: model, batch, False, quiet)
         except WranganError as error:
             quiet.failed(f"method {method}: {error}")
-        failures += quiet.failures
-    return failures
+        lines += quiet.lines
+    return lines
 
 
 @contextlib.contextmanager

@@ -256,7 +256,8 @@ def histograms(path: Path, values: Mapping[str, Tensor], what: str) -> None:
         axis.hist(numbers, bins=BINS, histtype="stepfilled")
         axis.set_yscale("log")
         axis.set_title(f"{name}: {what} mean {numbers.mean():.3g}, std {numbers.std():.3g}", fontsize=8)
-        axis.tick_params(labelsize=7)
+        axis.tick_params(which="both", labelsize=7)
+        axis.yaxis.set_minor_formatter("")
     save_canvas(path, canvas)
 
 

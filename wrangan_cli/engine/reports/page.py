@@ -37,7 +37,7 @@ def write_page(
             f"Model {model.name}, {model.resolution} px, sha256 {model.sha256[:12]}…. "
             f"Methods: {', '.join(subject.codes) or 'none'}."
         ),
-        "remarks": "".join(f"<li>{html.escape(line)}</li>" for line in _remarks(subject)),
+        "remarks": _remarks(subject),
         "tables": "\n".join(as_html(table) for table in tables),
         "figures": "\n".join(_figure(subject.out, figure) for figure in figures),
         # "</" would end the script element.
@@ -112,5 +112,11 @@ def _figure(out: Path, figure: Figure) -> str:
     )
 
 
-def _remarks(subject: Subject) -> list[str]:
-    return [*subject.remarks, *(f"failed: {error}" for error in subject.failures)]
+def _remarks(subject: Subject) -> str:
+    failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
+    lines = [*(f"failed: {line}" for line in failed), *subject.remarks]
+    if not lines:
+        return ""
+    summary = f"Failed: {len(failed)}. Left out: {len(subject.remarks)}."
+    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f'<details class="small"><summary>{summary}</summary><ul>{listed}</ul></details>'

@@ -42,7 +42,8 @@ def measure_photos(subject: Subject) -> PerPhoto:
     ]
     measures, missing = load_metrics(lacking, subject.model.device) if lacking else ({}, [])
     for error in missing:
-        subject.leave_out("a metric", error)
+        # Where it was looked for is of no interest to the report's readers.
+        subject.leave_out("a metric", str(error).partition(";")[0])
     records = list(RECORD_METRICS.values())
     for method, rows in known.items():
         todo = [job for job, values in rows.items() if not values.keys() >= measures.keys()]
@@ -108,7 +109,8 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
     ]
     rows: list[dict[str, Cell]] = []
     for method, values in photos.items():
-        row: dict[str, Cell] = {"method": method, "count": len(values)}
+        failed = len(subject.photos) - len(values)
+        row: dict[str, Cell] = {"method": method, "count": len(values), "failed": failed}
         for metric in present:
             column = [one[metric.name] for one in values.values() if metric.name in one]
             if column:
@@ -120,10 +122,11 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
         [
             Column("method", "method"),
             Column("count", "photographs"),
+            Column("failed", "failed"),
             *(Column(m.name, m.name, m.higher_is_better) for m in present),
         ],
         rows,
-        "Mean and 95 % bootstrap interval over the photographs. "
+        "Mean and 95 % bootstrap interval over the photographs; those that failed are in no mean. "
         + " ".join(f"{metric.name}: {metric.protocol}." for metric in present),
         _lines_about(subject, "a metric"),
     )

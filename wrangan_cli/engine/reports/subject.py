@@ -12,7 +12,9 @@ from wrangan_cli.engine.codes import Code, load_code
 from wrangan_cli.engine.editing.directions import Direction, directions_file, find_direction, load_directions
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.inversion.folder import Job, plan
+from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
+from wrangan_cli.engine.inversion.loop import resolved
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.pairs import Pair
 from wrangan_cli.engine.metrics.samples import Reference
 from wrangan_cli.engine.model_folder import Model
@@ -41,6 +43,8 @@ class Subject:
     """Those that can have codes: of two of the same stem the first."""
     codes: Mapping[str, Path]
     """Method → folder of its codes, in the order of the tables."""
+    wanted: Mapping[str, InversionSettings]
+    """Method → settings that its codes must have been made with."""
     out: Path
     settings: ReportSettings
     reference: Callable[[], Reference]
@@ -53,6 +57,8 @@ class Subject:
     """Inputs that could not be used, each once."""
     remarks: list[str] = field(default_factory=list)
     """What was left out on purpose, or because the model lacks it."""
+    named: list[str] = field(default_factory=list)
+    """Failures of the inversions, a line each, which were said when they happened."""
 
     @cached_property
     def cache(self) -> Cache:
@@ -62,19 +68,18 @@ class Subject:
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
         """Method → photographs with their codes, those that can be read and drawn; the others fail."""
-        return {method: self._jobs_of(folder) for method, folder in self.codes.items()}
+        return {method: self._jobs_of(method, folder) for method, folder in self.codes.items()}
 
-    def _jobs_of(self, folder: Path) -> list[Job]:
+    def _jobs_of(self, method: str, folder: Path) -> list[Job]:
         found = []
+        settings = resolved(self.wanted[method], self.model)
         for job in plan(self.photos, folder)[0]:
-            if not job.code.is_file():
-                continue  # its inversion failed, and was named then
-            try:
-                load_code(job.code, self.model)
-            except (WranganError, OSError) as error:
-                self.failures.append(error)
-                continue
-            found.append(job)
+            # By the rules of inversion: a code of other settings or of another photograph is none.
+            code = stored_code(job, self.model, settings)
+            if isinstance(code, Code):
+                found.append(job)
+            elif code is not None:
+                self.failures.append(code)
         return found
 
     def code(self, job: Job) -> Code:

@@ -1,4 +1,4 @@
-"""Write a trained model as it ships: fp16 weights, discriminator included.
+"""Write a trained model as it ships: fp16 weights, with the discriminator if there is one.
 
     python examples/bundle.py runs/r/model wrangan_cli/bundled/faces-64 --perceptual st-lpips-alex
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from wrangan_cli.engine.model_folder import load_discriminator, load_model, read_config, save_model
+from wrangan_cli.engine.model_folder import find_discriminator, load_model, read_config, save_model
 
 
 def main() -> None:
@@ -20,17 +20,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--perceptual", required=True)
-    parser.add_argument("--epsilon-lr", type=float, help="learning rate of epsilon that suits the sigma")
     options = parser.parse_args()
     model = load_model(str(options.model))
     save_model(
         options.out,
         model.generator,
-        load_discriminator(options.model, model.generator.config),
+        find_discriminator(model),
         perceptual=options.perceptual,
         source=read_config(options.model)["source"],
         dtype=torch.float16,
-        epsilon_lr=options.epsilon_lr,
+        epsilon_lr=model.epsilon_lr,
     )
     print(options.out)
 

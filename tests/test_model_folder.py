@@ -17,6 +17,7 @@ from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import (
     Model,
     bundled_models,
+    find_discriminator,
     load_discriminator,
     load_model,
     save_model,
@@ -86,6 +87,12 @@ def test_the_discriminator_comes_back(tiny_folder: Path) -> None:
     other = Discriminator(TINY)
     other.load_state_dict(stored, strict=False)
     torch.testing.assert_close(loaded(images), other(images))
+
+
+def test_a_model_saved_without_a_discriminator_does_not_get_the_old_one(tiny_folder: Path) -> None:
+    assert find_discriminator(load_model(str(tiny_folder))) is not None
+    save_model(tiny_folder, random_generator_network())
+    assert find_discriminator(load_model(str(tiny_folder))) is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from tests.conftest import TINY
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import (
-    STD_FORMS,
     draw_epsilon,
     num_randomized,
     parametrise_std,
@@ -19,6 +18,7 @@ from wrangan_cli.engine.models.randomized import (
 )
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.training.settings import STD_FORMS
 
 
 def test_the_last_layers_are_random(tiny_generator: Generator) -> None:

@@ -10,11 +10,14 @@ from typer.testing import CliRunner
 from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
 from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training import sensitivity as module
+from wrangan_cli.engine.training.encoder import save_encoder
 from wrangan_cli.engine.training.sensitivity import (
     randomize_by_sensitivity,
     scaled_residuals,
@@ -123,7 +126,9 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.split() == [str(out / "model")]
-    assert list(randomized_layers(load_model(str(out / "model")).generator)) == ["convs.2", "convs.3"]
+    model = load_model(str(out / "model"))
+    assert list(randomized_layers(model.generator)) == ["convs.2", "convs.3"]
+    assert model.epsilon_lr == 0.01
     for wrong, line in (
         (["--from", "sensitivity", "--data", "x"], "takes none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),
@@ -133,3 +138,24 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
         result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "no"), *wrong])
         assert result.exit_code == 2
         assert line in result.stderr
+
+
+def test_what_was_trained_for_the_start_is_carried_over(
+    tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    encoder = Encoder(EncoderConfig(tiny_model.generator.config.style_dim, (8,), (1,), 16))
+    save_encoder(tiny_model.path, encoder, tiny_model, {"images": 3})
+    write_tensors(tiny_model.path / "reference.safetensors", {"features": torch.ones(2)}, {"kind": "x"})
+    write_tensors(tiny_model.path / "stale.safetensors", {"a": torch.ones(2)}, {"model_sha256": "of another"})
+    arguments = ["train", "randomize", "--model", str(tiny_model.path), "--device", "cpu", "--layers", "2"]
+    arguments += ["--from", "sensitivity", "--out", str(tmp_path / "run"), "--probes", "8"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    made = load_model(str(tmp_path / "run" / "model"))
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(load_encoder(made)(images), load_encoder(tiny_model)(images))
+    names = {path.name for path in made.path.glob("*.safetensors")}
+    assert {"encoder.safetensors", "reference.safetensors"} <= names
+    assert "stale.safetensors" not in names
+    assert "encoder.safetensors: as it was" in result.stderr

@@ -6,10 +6,9 @@ For each N, σ is made by sensitivity; for each reduction and α the photographs
 `weight-tuning` is swept over the same α with its plain penalty on the weights.
 """
 
-import argparse
 from pathlib import Path
 
-from tests.benchmarks.study import Study, read_rows, say, write_rows
+from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import load_model
 from wrangan_cli.engine.models.stylegan2 import Generator
@@ -19,21 +18,11 @@ from wrangan_cli.engine.training.settings import SensitivitySettings
 
 def main() -> None:
     """Write the table and the figure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="faces-64")
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
+    parser = study_arguments(__doc__, samples=500)
     parser.add_argument("--figure", type=Path, help="PNG (needs matplotlib)")
     parser.add_argument("--layers", type=int, nargs="*", default=[4, 6, 8])
     parser.add_argument("--alpha", type=float, nargs="*", default=[1e-4, 1e-2, 1e-1, 1.0, 10.0])
     parser.add_argument("--penalty", nargs="*", default=["mean"])
-    parser.add_argument("--limit", type=int, default=8, help="photographs")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--epsilon-lr", type=float, default=0.01)
-    parser.add_argument("--probes", type=int, default=1000)
-    parser.add_argument("--distortion", type=float, default=0.2)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=500, help="images for corruption; 0: none")
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)

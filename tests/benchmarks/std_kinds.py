@@ -8,11 +8,9 @@ keeps the σ that it has. The photographs are inverted from the encoder of `--mo
 settings, and distortion, corruption and the time to make σ are written, a row a kind.
 """
 
-import argparse
 import time
-from pathlib import Path
 
-from tests.benchmarks.study import Study, read_rows, say, write_rows
+from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import load_model
 from wrangan_cli.engine.models.stylegan2 import Generator
@@ -22,19 +20,9 @@ from wrangan_cli.engine.training.settings import SensitivitySettings
 
 def main() -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="faces-64")
-    parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
+    parser = study_arguments(__doc__, samples=1000)
     parser.add_argument("--also", action="append", default=[], help="NAME=MODEL")
-    parser.add_argument("--limit", type=int, default=8, help="photographs")
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--epsilon-lr", type=float, default=0.01)
-    parser.add_argument("--probes", type=int, default=1000)
-    parser.add_argument("--distortion", type=float, default=0.2)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=1000, help="images for corruption")
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)
@@ -55,7 +43,7 @@ def main() -> None:
             generator = randomize_by_sensitivity(generator, study.perceptual, arguments.layers, wanted)
         making = time.perf_counter() - started
         if kind == "untuned":
-            measured = study.untuned(fitted)
+            measured = study.untuned()
         else:
             measured = study.measure(generator, tuned if kind == "weight-tuning" else fitted)
         rows.append({"kind": kind, "seconds to make": making, **measured})

@@ -3,6 +3,7 @@
 wrangan invert / wrangan evaluate do the same for one model; a study varies the model.
 """
 
+import argparse
 import csv
 import dataclasses
 import json
@@ -68,11 +69,10 @@ class Study:
         }
         return row | self._corruption(model, codes)
 
-    def untuned(self, settings: InversionSettings) -> dict[str, float]:
+    def untuned(self) -> dict[str, float]:
         """Corruption of the same starts without offsets: what moving w alone costs."""
         with torch.no_grad():
             codes = [Code(w) for w in self.encoder(self.photos)]
-        del settings
         return self._corruption(self.model, codes)
 
     def _drawn(self, model: Model, codes: list[Code]) -> Tensor:
@@ -90,6 +90,22 @@ class Study:
         images = moved_images(model, codes, range(self.samples))
         found = kid(extract_features(self.inception, images), self.reference)
         return {"corruption-kid": found.value, "± corruption-kid": found.standard_error or 0.0}
+
+
+def study_arguments(description: str | None, samples: int) -> argparse.ArgumentParser:
+    """The options that all studies have. samples: the default count of images for corruption."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="faces-64")
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
+    parser.add_argument("--limit", type=int, default=8, help="photographs")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--epsilon-lr", type=float, default=0.01)
+    parser.add_argument("--probes", type=int, default=1000)
+    parser.add_argument("--distortion", type=float, default=0.2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=samples, help="images for corruption; 0: none")
+    return parser
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -35,7 +35,6 @@ class Pairs:
 def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
     """Photographs against the images of their codes; the mean of each metric is printed."""
     from wrangan_cli.engine.distributed import is_main
-    from wrangan_cli.engine.metrics.base import mean_interval
     from wrangan_cli.engine.metrics.pairs import load_metrics
     from wrangan_cli.engine.metrics.registry import pair_metrics, record_metrics
 
@@ -53,19 +52,14 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
         values = {row.pair.photo.stem: row.values[metric.name] for row in done if metric.name in row.values}
         if not values:
             continue
-        mean, interval = mean_interval(list(values.values()))
-        spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
-        counted = "1 pair" if len(values) == 1 else f"{len(values)} pairs"
-        results.record(
-            f"{metric.name}  {mean:.6g}  {spread}  {counted}  ({metric.protocol})",
+        _record_mean(
+            results,
+            model,
+            list(values.values()),
+            "pair",
             metric=metric.name,
-            value=mean,
-            interval=interval,
-            confidence=0.95,
-            count=len(values),
             higher_is_better=metric.higher_is_better,
             protocol=metric.protocol,
-            model=model.name,
         )
         if plan.against is not None:
             theirs = {r.pair.photo.stem: r.values[metric.name] for r in other if metric.name in r.values}
@@ -106,6 +100,35 @@ def _compared(
             for name, why in compared.missing.items():
                 results.failed(f"{name}: {why}", compared.pair.code)
     return [compared for compared in whole if compared.error is None]
+
+
+def _record_mean(
+    results: Results,
+    model: "Model",
+    values: Sequence[float],
+    unit: str,
+    *,
+    metric: str,
+    protocol: str,
+    **more: Any,
+) -> None:
+    """The mean of a metric with its bootstrap interval."""
+    from wrangan_cli.engine.metrics.base import mean_interval
+
+    mean, interval = mean_interval(values)
+    spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
+    counted = f"1 {unit}" if len(values) == 1 else f"{len(values)} {unit}s"
+    results.record(
+        f"{metric}  {mean:.6g}  {spread}  {counted}  ({protocol})",
+        metric=metric,
+        value=mean,
+        interval=interval,
+        confidence=0.95,
+        count=len(values),
+        **more,
+        protocol=protocol,
+        model=model.name,
+    )
 
 
 def _print_comparison(
@@ -173,7 +196,7 @@ def evaluate_samples(
     from wrangan_cli.engine.metrics.corruption import moved_images
     from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
-    from wrangan_cli.engine.metrics.samples import generated_images, model_reference, shared_features
+    from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
     metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
@@ -185,7 +208,7 @@ def evaluate_samples(
             return
     folder = plan.codes
     if folder is not None:
-        found = by_main(lambda: [(path, load_code(path, model)) for path in find_codes(folder)])
+        found = by_main(lambda: [load_code(path, model) for path in find_codes(folder)])
     load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
     by_main(lambda: bool(load()))
     inception = load()
@@ -202,10 +225,12 @@ def evaluate_samples(
     share = own_share(range(plan.count))
     with progress("sampling", len(share)) as bar:
         if plan.codes is None:
-            images = generated_images(model, plan.count, plan.seed, plan.batch, plan.epsilon, share)
+            generated = generated_features(
+                model, inception, plan.count, plan.seed, plan.batch, plan.epsilon, rated(bar)
+            )
         else:
-            images = moved_images(model, [code for _, code in found], share, plan.seed, plan.batch)
-        generated = shared_features(inception, images, rated(bar))
+            images = moved_images(model, found, share, plan.seed, plan.batch)
+            generated = shared_features(inception, images, rated(bar))
     if not is_main():
         return
     for metric in metrics:
@@ -310,7 +335,6 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
     from wrangan_cli.engine.editing.directions import check_strength, directions_file, find_direction
     from wrangan_cli.engine.editing.directions import load_directions as load
-    from wrangan_cli.engine.metrics.base import mean_interval
     from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
     from wrangan_cli.engine.metrics.registry import edited_metrics
 
@@ -343,20 +367,16 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
         return
     about = PROTOCOL.format(strength=plan.strength, direction=name)
     for metric, what in wanted.items():
-        mean, interval = mean_interval([values[metric] for values in done.values()])
-        spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
-        results.record(
-            f"{metric}  {mean:.6g}  {spread}  {len(done)} codes  ({what}; {about})",
+        _record_mean(
+            results,
+            model,
+            [values[metric] for values in done.values()],
+            "code",
             metric=metric,
-            value=mean,
-            interval=interval,
-            confidence=0.95,
-            count=len(done),
             direction=name,
             strength=plan.strength,
             higher_is_better=False,
             protocol=f"{what}; {about}",
-            model=model.name,
         )
     if plan.csv_file is not None:
         from wrangan_cli.engine.files import replaced_atomically

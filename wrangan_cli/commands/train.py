@@ -25,6 +25,7 @@ from wrangan_cli.commands.training_runs import (
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import (
+    AdversarialSettings,
     EncoderSettings,
     GeneratorSettings,
     RandomizeSettings,
@@ -32,7 +33,9 @@ from wrangan_cli.engine.training.settings import (
 )
 
 if TYPE_CHECKING:
+    from wrangan_cli.engine.model_folder import Model
     from wrangan_cli.engine.models.config import StyleGAN2Config
+    from wrangan_cli.engine.models.discriminator import Discriminator
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
@@ -62,7 +65,7 @@ def generator(
     """Train a StyleGAN2, from scratch or from another; the finished model is RUN/model."""
     import torch
 
-    from wrangan_cli.engine.model_folder import load_discriminator, load_model
+    from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.models.discriminator import Discriminator
     from wrangan_cli.engine.models.randomized import randomize as make_random
     from wrangan_cli.engine.models.stylegan2 import Generator
@@ -76,10 +79,7 @@ def generator(
         start = load_model(model, device_used)
         _check_sizes(settings, start.generator.config)
         network = make_random(start.generator, 0)
-        discriminator = Discriminator(network.config)
-        # The projected one begins anew in any case.
-        if settings.discriminator != "projected":
-            discriminator = load_discriminator(start.path, network.config)
+        discriminator = _discriminator(start, settings)
         perceptual = perceptual or start.perceptual
     else:
         network = Generator(_network(settings))
@@ -88,6 +88,16 @@ def generator(
     check_perceptual(perceptual)
     trainer = AdversarialTrainer(network, discriminator, settings, device_used)
     run_adversarial(trainer, data, out, settings, perceptual, dry_run)
+
+
+def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator":
+    """D of the model to start from; a new one where only the projected one is trained, which begins anew."""
+    from wrangan_cli.engine.model_folder import load_discriminator
+    from wrangan_cli.engine.models.discriminator import Discriminator
+
+    if settings.discriminator == "projected":
+        return Discriminator(start.generator.config)
+    return load_discriminator(start.path, start.generator.config)
 
 
 def _network(settings: GeneratorSettings) -> "StyleGAN2Config":
@@ -164,8 +174,7 @@ def randomize(
     """
     import torch
 
-    from wrangan_cli.engine.model_folder import load_discriminator, load_model
-    from wrangan_cli.engine.models.discriminator import Discriminator
+    from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.models.randomized import randomize as make_random
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -187,10 +196,7 @@ def randomize(
     if keep_std and own != settings.layers:
         raise UsageError(f"--keep-std: model {start.name} has {own} random layers, not {settings.layers}")
     torch.manual_seed(settings.seed)
-    # The projected one begins anew in any case.
-    discriminator = Discriminator(start.generator.config)
-    if settings.discriminator != "projected":
-        discriminator = load_discriminator(start.path, start.generator.config)
+    discriminator = _discriminator(start, settings)
     random = start.generator
     if not keep_std:
         random = make_random(start.generator, settings.layers, settings.initial_std)

@@ -146,7 +146,7 @@ def run_sensitivity(
 ) -> None:
     """σ from sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.distributed import world_size
-    from wrangan_cli.engine.model_folder import load_discriminator, save_model
+    from wrangan_cli.engine.model_folder import carry_companions, find_discriminator, save_model
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 
@@ -164,9 +164,6 @@ def run_sensitivity(
             settings.seed,
             lambda done: bar.update(bar.task_ids[0], completed=done),
         )
-    discriminator = None
-    if (start.path / "discriminator.safetensors").is_file():
-        discriminator = load_discriminator(start.path, start.generator.config)
     source = {
         "trained_by": "wrangan train randomize --from sensitivity",
         "of": start.sha256,
@@ -175,7 +172,17 @@ def run_sensitivity(
         "seed": settings.seed,
         "settings": dataclasses.asdict(sensitivity),
     }
-    save_model(out / "model", random, discriminator, start.w_mean, start.perceptual, source)
+    save_model(
+        out / "model",
+        random,
+        find_discriminator(start),
+        start.w_mean,
+        start.perceptual,
+        source,
+        epsilon_lr=sensitivity.epsilon_lr,
+    )
+    for path in carry_companions(start, out / "model"):
+        say(f"{path.name}: as it was, the images of w are the same")
     print_small_std(random)
     Results().wrote(out / "model")
 

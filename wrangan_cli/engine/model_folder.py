@@ -15,7 +15,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors
+from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors, write_tensors
 
 DEFAULT_MODEL = "faces-64"
 FORMAT = "wrangan-model"
@@ -126,8 +126,9 @@ def save_model(
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. epsilon_lr: see Model. Other files in the
-    folder stay, but what was trained for the old weights no longer fits them.
+    record. dtype: storage type of the weights. epsilon_lr: see Model. An earlier model's
+    discriminator there is removed. Other files in the folder stay, but what was trained for the
+    old weights no longer fits them.
 
     The files are replaced together, `config.json` last, with the sha256 of the others: a
     crash between two renames leaves a folder that `load_model` refuses, and no model that is
@@ -155,7 +156,31 @@ def save_model(
             store_tensors(temporary, weights, about)
         stored = {name: sha256(path) for name, path in zip(contents, temporaries, strict=False)}
         temporaries[-1].write_text(json.dumps({**config, "sha256": stored}, indent=2) + "\n")
+    if discriminator is None:
+        with clear_write_errors(folder):
+            (folder / DISCRIMINATOR).unlink(missing_ok=True)
     return folder
+
+
+def carry_companions(start: Model, folder: Path) -> list[Path]:
+    """Copy what was trained for `start` (encoder, directions, attribute net, reference) into `folder`.
+
+    For a model there that draws the same images of the same w, as one does to which only a σ was
+    given. Files that name the model they were made for get the new one's sha256.
+    """
+    own = sha256(folder / WEIGHTS)
+    carried = []
+    for path in sorted(start.path.glob("*.safetensors")):
+        if path.name in (WEIGHTS, DISCRIMINATOR) or path.parent.resolve() == folder.resolve():
+            continue
+        tensors, record = read_tensors(path)
+        if "model_sha256" in record:
+            if record["model_sha256"] != start.sha256:
+                continue
+            record["model_sha256"] = own
+        write_tensors(folder / path.name, tensors, record)
+        carried.append(folder / path.name)
+    return carried
 
 
 def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
@@ -166,6 +191,12 @@ def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
     load_weights(discriminator, tensors, path)
     _check_sha(path, read_config(folder))
     return discriminator
+
+
+def find_discriminator(model: Model) -> Discriminator | None:
+    """`load_discriminator` of a model, or None where none travels with it."""
+    there = (model.path / DISCRIMINATOR).is_file()
+    return load_discriminator(model.path, model.generator.config) if there else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

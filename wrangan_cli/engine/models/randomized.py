@@ -12,7 +12,6 @@ from wrangan_cli.engine.models.stylegan2 import Generator, ModulatedConv2d
 
 SMALL_STD = 1e-3
 """Below this |σ| a weight counts as frozen (paper, Table 6)."""
-STD_FORMS = ("raw", "softplus", "log")
 _TINY = 1e-8
 
 

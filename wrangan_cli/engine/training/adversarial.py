@@ -65,13 +65,14 @@ class AdversarialTrainer:
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
-        self.projected = None
+        self.projected = self.optimizer_projected = None
         # A D that is not asked for stays as it is, for the day when it is.
         self.native = settings.discriminator != "projected"
         self.optimizers_d = [self.optimizer_d] if self.native else []
         if settings.discriminator != "stylegan2":
             self.projected = load_projected(settings.projected_side, self.device).train()
-            self.optimizers_d.append(_adam(self.projected.heads, settings.lr, interval=0))
+            self.optimizer_projected = _adam(self.projected.heads, settings.lr, interval=0)
+            self.optimizers_d.append(self.optimizer_projected)
         self._silence()
         self.images = 0
         self.steps = 0
@@ -273,7 +274,9 @@ class AdversarialTrainer:
             "optimizer_g": self.optimizer_g.state_dict(),
             "optimizer_d": self.optimizer_d.state_dict(),
             "projected": self.projected.trained_state() if self.projected else None,
-            "optimizer_projected": self.optimizers_d[-1].state_dict() if self.projected else None,
+            "optimizer_projected": self.optimizer_projected.state_dict()
+            if self.optimizer_projected
+            else None,
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
             "draws": self.draws.state(),
@@ -294,9 +297,9 @@ class AdversarialTrainer:
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         self.optimizer_d.load_state_dict(state["optimizer_d"])
         # One that was not there before begins from its random weights.
-        if self.projected and state.get("projected"):
+        if self.projected and self.optimizer_projected and state.get("projected"):
             self.projected.restore(state["projected"])
-            self.optimizers_d[-1].load_state_dict(state["optimizer_projected"])
+            self.optimizer_projected.load_state_dict(state["optimizer_projected"])
         self._silence()
         # Settings may be changed between two runs: the new learning rate counts.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
@@ -305,8 +308,8 @@ class AdversarialTrainer:
             (self.optimizer_d, self.settings.r1_interval),
         ):
             optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
-        if self.projected:
-            self.optimizers_d[-1].param_groups[0]["lr"] = self.settings.lr
+        if self.optimizer_projected:
+            self.optimizer_projected.param_groups[0]["lr"] = self.settings.lr
         self.images, self.steps = state["images"], state["steps"]
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:

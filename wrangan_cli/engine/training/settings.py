@@ -17,6 +17,7 @@ def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> 
 
 
 ENCODER_KINDS = ("w", "e4e", "restyle", "hyperstyle")
+STD_FORMS = ("raw", "softplus", "log")
 _COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
@@ -138,7 +139,7 @@ class RandomizeSettings(AdversarialSettings):
         _check(self, ("layers",), ("initial_std",))
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
-        if self.std_form not in ("raw", "softplus", "log"):
+        if self.std_form not in STD_FORMS:
             raise ValueError(f"std_form {self.std_form!r}: expected raw, softplus or log")
 
 
@@ -156,13 +157,15 @@ class SensitivitySettings:
     tie: str = "weight"
     """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
     `layer`, or for `all` weights."""
+    epsilon_lr: float = 0.01
+    """With --from sensitivity: learning rate of ε that the model names as suiting this σ."""
 
     def __post_init__(self) -> None:
         if self.probes < 1:
             raise ValueError(f"probes {self.probes}: expected 1 or more")
         if self.tie not in ("weight", "filter", "layer", "all"):
             raise ValueError(f"tie {self.tie!r}: expected weight, filter, layer or all")
-        for name in ("distortion", "floor"):
+        for name in ("distortion", "floor", "epsilon_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
 

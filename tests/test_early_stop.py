@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.fakes import make_inverter
+from tests.fakes import codes_of, make_inverter
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
@@ -20,11 +20,6 @@ def images_of(model: Model, count: int = 4) -> torch.Tensor:
         mean = model.generator.synthesis(model.w_mean[None])
     noise = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     return (mean + noise * torch.linspace(0.3, 1.0, count)[:, None, None, None]).clamp(-1, 1)
-
-
-def codes_of(results: list) -> list[Code]:
-    assert all(isinstance(result, Code) for result in results)
-    return results
 
 
 def threshold(inverter: Inverter, images: torch.Tensor) -> float:
@@ -128,12 +123,3 @@ def test_threshold_needs_the_distance() -> None:
         InversionSettings(perceptual_weight=0.0, stop_at=0.1)
     with pytest.raises(ValueError, match="stop_at"):
         InversionSettings(stop_at=-1.0)
-
-
-def test_varied_keeps_the_networks(tiny_model: Model) -> None:
-    inverter = make_inverter(tiny_model)
-    other = inverter.varied(alpha=0.5, steps=2)
-    assert other.perceptual is inverter.perceptual
-    assert (other.settings.alpha, other.settings.steps) == (0.5, 2)
-    with pytest.raises(ValueError, match="init"):
-        inverter.varied(init="encoder")

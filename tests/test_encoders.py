@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.conftest import TINY, random_generator_network
-from tests.fakes import fake_perceptual
+from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.loop import Inverter
@@ -30,6 +30,7 @@ from wrangan_cli.engine.models.encoders import (
     save_encoder,
 )
 from wrangan_cli.engine.models.encoders.blocks import StyleHead, stage_side
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 LATENTS = {16: 6, 64: 10, 256: 14}
 
@@ -57,17 +58,13 @@ def trained(config: StyleEncoderConfig, seed: int = 0) -> StyleEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def photographs(count: int = 2, side: int = 16) -> Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
-
-
 @pytest.mark.parametrize("backbone", ["ir-se", "resnet"])
 @pytest.mark.parametrize("heads", ["pyramid", "single"])
 @pytest.mark.parametrize("resolution", [16, 64, 256])
 def test_shapes(resolution: int, heads: str, backbone: str) -> None:
     config = small(resolution, heads=heads, backbone=backbone)
     encoder = StyleEncoder(config).eval()
-    assert encoder(photographs(2, resolution)).shape == (2, LATENTS[resolution], 16)
+    assert encoder(images_of(2, resolution)).shape == (2, LATENTS[resolution], 16)
     # Each head reduces its own map to one pixel: 8, 16, 32 px at an input of 64.
     for index, head in enumerate(encoder.heads):
         level = 0 if heads == "single" else (index >= 3) + (index >= 7)
@@ -79,7 +76,7 @@ def test_shapes(resolution: int, heads: str, backbone: str) -> None:
 
 def test_e4e_is_one_w_and_deltas_from_three_depths() -> None:
     """The whole network again, by its weights and plain functions."""
-    encoder, images = trained(small(64)), photographs(2, 64)
+    encoder, images = trained(small(64)), images_of(2, 64)
     x, taps = images, []
     for index, layer in enumerate(encoder.body):
         x = layer(x)
@@ -104,7 +101,7 @@ def test_e4e_is_one_w_and_deltas_from_three_depths() -> None:
 
 
 def test_stages_switch_deltas_on() -> None:
-    encoder, images = trained(small()), photographs()
+    encoder, images = trained(small()), images_of()
     whole = encoder(images)
     for stage in range(8):
         codes = encoder(images, stage=stage)
@@ -116,12 +113,12 @@ def test_stages_switch_deltas_on() -> None:
 
 
 def test_deltas_are_silent_until_trained() -> None:
-    codes = StyleEncoder(small()).eval()(photographs())
+    codes = StyleEncoder(small()).eval()(images_of())
     assert torch.equal(codes, codes[:, :1].expand_as(codes))
 
 
 def test_restyle_adds_codes_and_sees_the_average_image_first(tiny_model: Model) -> None:
-    encoder, images, generator = trained(again()), photographs(), tiny_model.generator
+    encoder, images, generator = trained(again()), images_of(), tiny_model.generator
     encoder.w_mean.copy_(tiny_model.w_mean)
     seen: list[Tensor] = []
     encoder.body.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -182,6 +179,11 @@ def test_files_read_back_and_belong_to_a_model(tiny_model: Model, tmp_path: Path
         other = dataclasses.replace(tiny_model, sha256="0" * 64)
         with pytest.raises(FileError, match="trained for another model"):
             load_style_encoder(other, kind)
+    # The first encoders' files did not say what they are.
+    tensors, record = read_tensors(path)
+    write_tensors(path, tensors, {name: value for name, value in record.items() if name != "kind"})
+    with pytest.raises(FileError, match="holds 'encoder', not 'encoder-restyle'"):
+        load_style_encoder(tiny_model, "restyle")
     with pytest.raises(UsageError, match=r"has no encoder-e4e\.safetensors.*--kind e4e"):
         load_style_encoder(dataclasses.replace(tiny_model, path=tmp_path), "e4e")
     wide = trained(small(num_latents=8))
@@ -191,8 +193,6 @@ def test_files_read_back_and_belong_to_a_model(tiny_model: Model, tmp_path: Path
 
 
 def test_damaged_files_are_one_line(tiny_model: Model) -> None:
-    from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
-
     path = save_encoder(tiny_model.path, trained(small()), tiny_model, {})
     tensors, record = read_tensors(path)
     for change, message in (
@@ -216,7 +216,7 @@ def test_inversion_gives_the_networks_codes(
     config = small() if kind == "e4e" else again()
     save_encoder(tiny_model.path, trained(config), tiny_model, {}, torch.float32)
     inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
-    images = photographs(3)
+    images = images_of(3)
     codes = inverter.invert(images)
     average = average_image(tiny_model.generator, tiny_model.w_mean)
     expected = encoded(load_style_encoder(tiny_model, kind), tiny_model.generator, images, average)

@@ -213,10 +213,20 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
         (base, "exists already"),
         (["convert-checkpoint", str(path)], "either --out, or --model"),
         ([*base, "--out", str(tmp_path / "m")], "either --out, or --model"),
+        ([*base, "--weights", "raw"], "are for generators"),
     ):
         result = runner.invoke(app, arguments)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr
     result = runner.invoke(app, ["convert-checkpoint", str(tmp_path / "no.pt"), "--model", str(tiny_folder)])
     assert result.exit_code == 1
-    assert "no.pt" in result.stderr
+    assert "no.pt: no such file" in result.stderr
+    (tmp_path / "text.pt").write_text("hello")
+    for source, cause in ((tmp_path / "text.pt", "not a PyTorch file"), (tmp_path, "a folder, not a")):
+        result = runner.invoke(app, ["convert-checkpoint", str(source), "--model", str(tiny_folder)])
+        assert result.exit_code == 1
+        assert f"{source}: {cause}" in result.stderr
+    result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "m")])
+    assert result.exit_code == 1
+    assert "lacks g_ema" in result.stderr
+    assert "converted with --model" in result.stderr

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.conftest import TINY, random_generator_network
-from tests.fakes import fake_perceptual
+from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import Model, carry_companions, load_model, save_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.encoders import (
     Encoder,
@@ -55,16 +55,12 @@ def lively(config: HypernetConfig, seed: int = 0, size: float = 0.1) -> Hypernet
     return network.eval().requires_grad_(False)
 
 
-def photographs(count: int = 2, side: int = 16) -> Tensor:
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
-
-
 @pytest.mark.parametrize("backbone", ["resnet", "ir-se"])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("separate", ["separable", "linear"])
 def test_offsets_for_each_kernel_of_each_layer(separate: str, kernel: int, backbone: str) -> None:
     config = config_of(separate=separate, kernel=kernel, rank=2, backbone=backbone)
-    images = photographs()
+    images = images_of()
     offsets = lively(config)(images, images)
     assert list(offsets) == ["conv1", *(f"convs.{i}" for i in range(4))]
     for name, offset in offsets.items():
@@ -82,14 +78,14 @@ def test_larger_generators(resolution: int) -> None:
     config = StyleGAN2Config(resolution, {size: 8 if size < 32 else 4 for size in sizes}, style_dim=8)
     shapes = layer_shapes(Generator(config))
     network = lively(config_of(layers=shapes, shared_width=8, input_side=64))
-    images = photographs(1, resolution)
+    images = images_of(1, resolution)
     offsets = network(images, images)
     assert {name: tuple(offset.shape[1:3]) for name, offset in offsets.items()} == shapes
     assert sum(network.config.shares(name) for name in shapes) == 5  # at 4, 8 and 16 px
 
 
 def test_training_starts_at_the_generator_as_it_is() -> None:
-    images = photographs()
+    images = images_of()
     offsets = Hypernet(config_of()).eval()(images, images)
     assert all(not offset.any() for offset in offsets.values())
 
@@ -112,7 +108,7 @@ def drawn_by_changed_weights(offsets: dict[str, Tensor], w: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kernel", [1, 3])
 def test_passes_add_up_and_draw_by_changed_weights(kernel: int, tiny_model: Model) -> None:
-    network, images = lively(config_of(kernel=kernel)), photographs()
+    network, images = lively(config_of(kernel=kernel)), images_of()
     w = torch.randn(2, TINY.style_dim)
     once = refined(network, tiny_model.generator, images, w, passes=1)
     shown = tiny_model.generator.synthesis(w)
@@ -140,7 +136,7 @@ def test_inversion_stores_what_it_draws(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
-    network, images = with_networks(tiny_model), photographs(3)
+    network, images = with_networks(tiny_model), images_of(3)
     inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle"))
     w = inverter.initial_w(images)
     codes = inverter.invert(images)
@@ -164,6 +160,23 @@ def test_inversion_stores_what_it_draws(
     assert isinstance(alone, Code)
     for name, delta in alone.delta.items():
         torch.testing.assert_close(delta, codes[1].delta[name], atol=1e-3, rtol=1e-2)  # type: ignore[union-attr]
+
+
+def test_networks_go_along_with_a_model_that_draws_the_same(tiny_model: Model, tmp_path: Path) -> None:
+    """The hypernetwork still knows its encoder, whose file is another one there."""
+    network = with_networks(tiny_model)
+    folder = save_model(tmp_path / "again", random_generator_network(), w_mean=tiny_model.w_mean + 1)
+    names = [path.name for path in carry_companions(tiny_model, folder)]
+    assert names == ["encoder.safetensors", "hypernet.safetensors"]
+    again = load_model(str(folder))
+    assert again.sha256 != tiny_model.sha256
+    assert encoder_sha256(again) != encoder_sha256(tiny_model)
+    assert load_hypernet(again).config == network.config
+    # With another encoder put beside it, it does not.
+    encoder = Encoder(EncoderConfig(TINY.style_dim, (4, 8), (1, 1), 16))
+    save_encoder(folder, encoder, again, {})
+    with pytest.raises(FileError, match=r"another encoder\.safetensors than again has now"):
+        load_hypernet(again)
 
 
 def test_what_does_not_belong_together(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

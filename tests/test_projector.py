@@ -9,9 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from tests.conftest import TINY, random_generator_network, write_photo
-from tests.fakes import make_inverter
+from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.codes import load_code, render, save_code
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.projector import (
     autocorrelation,
@@ -25,15 +25,6 @@ from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.drawing import noise_maps
 from wrangan_cli.engine.runtime import random_generator
-
-
-def images_of(count: int = 3) -> torch.Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
-
-
-def codes_of(results: list) -> list[Code]:
-    assert all(isinstance(result, Code) for result in results)
-    return results
 
 
 def slow_autocorrelation(values: np.ndarray) -> float:
@@ -102,8 +93,9 @@ def test_schedule_scales_both_rates(tiny_model: Model) -> None:
     full = make_inverter(tiny_model, steps=1, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0)
     (a,), (b,) = (codes_of(i.invert(images_of(1))) for i in (inverter, full))
     assert torch.allclose(a.w, b.w)  # the cosine starts at 1
-    half = make_inverter(tiny_model, steps=2, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0, warmup=1.0)
-    half = half.varied(beta2=0.95)
+    half = make_inverter(
+        tiny_model, steps=2, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0, warmup=1.0, beta2=0.95
+    )
     rates: list[list[float]] = []
     betas: set[tuple[float, float]] = set()
     step = torch.optim.Adam.step
@@ -133,7 +125,7 @@ def test_noise_penalty_and_normalisation_are_of_each_image(tiny_model: Model) ->
     expected = sum(slow_autocorrelation(m[1, 0].double().numpy()) for m in maps)
     assert noise_penalty(tiny_model, variables)[1].item() == pytest.approx(expected, rel=1e-4)
     assert noise_penalty(tiny_model, alone)[0].item() == pytest.approx(expected, rel=1e-4)
-    moment = Moment(tiny_model, settings, None, random_generator(0))
+    moment = Moment(tiny_model, settings, None, random_generator(0), share=0.0)
     assert METHOD_TABLE["sg2-w"].penalty(moment, alone)[0].item() == pytest.approx(1e5 * expected, rel=1e-4)
     normalise_noise(tiny_model, variables)
     normalise_noise(tiny_model, alone)
@@ -193,6 +185,26 @@ def test_noise_maps_are_stored_and_drawn(tmp_path: Path) -> None:
     for made in maps:
         assert made.mean().abs() < 1e-2
         assert made.square().mean().item() == pytest.approx(1, abs=2e-2)
+
+
+@pytest.mark.parametrize("method", ["sg2-w", "sg2-w-plus", "pti"])
+def test_a_generator_without_noise_inputs_gets_none(method: str, tmp_path: Path) -> None:
+    generator = random_generator_network()
+    with torch.no_grad():
+        for layer in generator.styled_convs().values():
+            layer.noise.weight.zero_()
+    model = load_model(str(save_model(tmp_path / "m", generator)))
+    (code,) = codes_of(make_inverter(model, method=method, steps=3, pti_steps=3).invert(images_of(1)))
+    assert not code.noise
+    assert not [name for name in code.parameters if "noise" in name]
+    assert bool(code.parameters) == (method == "pti")
+
+
+def test_maps_of_layers_without_noise_stay(tiny_model: Model) -> None:
+    with torch.no_grad():
+        tiny_model.generator.styled_convs()["convs.1"].noise.weight.zero_()
+    (code,) = codes_of(make_inverter(tiny_model, method="sg2-w", steps=3).invert(images_of(1)))
+    assert set(code.noise) == {"0", "1", "3", "4"}
 
 
 def test_projectors_start_at_the_mean_unless_told_otherwise() -> None:

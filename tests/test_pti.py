@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.code_files import LATENTS, make_code
 from tests.conftest import TINY, write_photo
-from tests.fakes import fake_perceptual, make_inverter
+from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from tests.test_editing import SMILE
 from wrangan_cli.app import app
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
@@ -29,10 +29,6 @@ from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
 
 
-def images_of(count: int = 2) -> Tensor:
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
-
-
 def make_pti(model: Model, **settings: object) -> Inverter:
     """Pivot of 6 steps, tuning of 10, with the stand-in for the perceptual distance."""
     few = {"method": "pti", "pti_pivot_steps": 6, "pti_steps": 10, "pti_lr": 3e-3, "stop_at": 0.0}
@@ -41,11 +37,6 @@ def make_pti(model: Model, **settings: object) -> Inverter:
     if pivot is None:
         return inverter
     return replace(inverter, pivot=Inverter(model, pivot, None, inverter.perceptual))
-
-
-def codes_of(results: list) -> list[Code]:
-    assert all(isinstance(result, Code) for result in results)
-    return results
 
 
 def tuned_network(model: Model, code: Code) -> Generator:

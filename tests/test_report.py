@@ -21,9 +21,8 @@ from tests.test_consistency import smile
 from tests.test_evaluate import FEATURES, needs_fidelity, small_features
 from tests.test_separability import net
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.codes import Code, load_code, render
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
-from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.images import load_image, to_uint8
 from wrangan_cli.engine.inversion import loop
 from wrangan_cli.engine.inversion.settings import METHODS
@@ -33,9 +32,9 @@ from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import save_attributes
-from wrangan_cli.engine.reports.cache import Cache
-from wrangan_cli.engine.reports.figures import coloured, difference_scale
-from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings
+from wrangan_cli.engine.reports import sweep
+from wrangan_cli.engine.reports.settings import parse_settings
+from wrangan_cli.engine.training.settings import SensitivitySettings
 
 __all__ = ["small_features"]  # a fixture
 
@@ -51,10 +50,12 @@ SET = {
     "separability_samples": 60,
     "influence_samples": 4,
     "consistency": 2,
+    "sweep": 2,
+    "alphas": "10,1e-4",
     "edited": 2,
     "shown": 2,
 }
-LITTLE = {**dict.fromkeys(("consistency", "separability_samples", "interpolations"), 0), "shown": 1}
+LITTLE = {**dict.fromkeys(("consistency", "separability_samples", "interpolations", "sweep"), 0), "shown": 1}
 NUMBERED = (
     "1-cost",
     "2-reconstruction",
@@ -145,6 +146,7 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
         assert f"method {method}: left out" in result.stderr
     check_reconstruction(out, tiny_model, photos, done)
     check_corruption(out, tiny_model, done)
+    check_sweep(out)
     check_page(out, tiny_model, done)
     for name in NUMBERED:
         assert table(out, f"table-{name}"), name
@@ -156,7 +158,7 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
     figures = {path.name for path in (out / "figures").iterdir()}
     assert figures >= {
         *("reconstructions.png", "zooms.png", "differences.png", "edits-smile.png", "edits-age.png"),
-        *("strategies.png", "interpolations.png", "std.png", "epsilon-wrangan.png"),
+        *("strategies.png", "interpolations.png", "std.png", "epsilon-wrangan.png", "sweep.png"),
     }
     assert set(result.stdout.splitlines()) >= {str(out / "index.html"), str(out / "figures" / "std.png")}
     before = {path: path.stat().st_mtime_ns for path in cached(out)}
@@ -186,7 +188,7 @@ def check_reconstruction(out: Path, model: Model, photos: Path, methods: list[st
         assert row["mse"]["low"] <= row["mse"]["value"] <= row["mse"]["high"]
         assert row["seconds"]["value"] > 0
     for row in table(out, "table-2-wins"):
-        other = row["methods"].removeprefix("wrangan against ")
+        other = row["methods"].removeprefix("against ")
         pairs = zip(mse["wrangan"], mse[other], strict=True)
         share = np.mean([(a < b) + (a == b) / 2 for a, b in pairs])
         assert row["mse"]["value"] == pytest.approx(share)
@@ -207,6 +209,17 @@ def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
     moved = torch.cat(list(moved_images(model, codes, range(15))))
     expected = kid(moved.clamp(-1, 1).flatten(1) @ matrix, real)
     assert rows["sg2-w"]["kid"]["value"] == pytest.approx(expected.value, rel=0.02, abs=1e-4)  # float16
+
+
+def check_sweep(out: Path) -> None:
+    rows = {(row["method"], row["alpha"]): row for row in table(out, "figure-3-sweep")}
+    assert list(rows) == [(m, alpha) for m in ("wrangan", "weight-tuning") for alpha in (1e-4, 10)]
+    known = {(row["method"], row["photo"]): row for row in table(out, "photographs")}
+    for method in ("wrangan", "weight-tuning"):
+        row = rows[method, 1e-4]  # the weight that the report's own codes have
+        assert (row["layers"], row["count"]) == (3, 2)
+        assert row["mse"]["value"] == pytest.approx(np.mean([known[method, s]["mse"] for s in "ab"]))
+        assert rows[method, 10]["mse"]["value"] != row["mse"]["value"]
 
 
 def check_page(out: Path, model: Model, methods: list[str]) -> None:
@@ -275,7 +288,7 @@ def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: P
     assert result.exit_code == 0, result.output
     for line in (
         "Table 3: left out",
-        "Table 4, sg2-w: left out",
+        "Table 4: left out",
         "Table 5: left out (the model has no attribute net)",
         "latent editing consistency: left out (the model has no directions)",
     ):
@@ -283,6 +296,29 @@ def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: P
         assert line in (out / "index.html").read_text()
     assert table(out, "table-6-std-share")
     assert Page((out / "index.html").read_text()).data["edits"] == []
+
+
+def test_figure_3_over_n_with_corruption(
+    subject: Path, tiny_model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "SENSITIVITY", SensitivitySettings(probes=8))
+    monkeypatch.setattr(sweep, "load_perceptual", lambda *_: fake_perceptual())
+    wanted = {"sweep": 3, "alphas": "1", "sweep_layers": "99,2,3", "sweep_samples": 9}
+    out = tmp_path / "out"
+    result = run(out, subject, photos, methods="weight-tuning", **{**LITTLE, "samples": 0, **wanted})
+    assert result.exit_code == 0, result.output
+    assert "Figure 3, weight-tuning, N = 99: left out (N = 99: the model has" in result.stderr
+    rows = table(out, "figure-3-sweep")
+    assert [(row["layers"], row["count"]) for row in rows] == [(2, 3), (3, 3)]
+    # By hand, for the model's own N: fit, draw, compare.
+    (settings,) = parse_settings([f"{k}={v}" for k, v in SET.items()], ("weight-tuning",))[0].values()
+    images = torch.stack([load_image(path, 16) for path in sorted(photos.iterdir(), key=lambda p: p.stem)])
+    inverter = loop.Inverter.load(tiny_model, dataclasses.replace(settings, alpha=1.0))
+    codes = [code for code in inverter.invert(images) if isinstance(code, Code)]
+    error = (render(tiny_model, codes).clamp(-1, 1) - images).square().mean().item()
+    assert rows[1]["mse"]["value"] == pytest.approx(error, rel=1e-3)
+    assert rows[0]["mse"]["value"] != rows[1]["mse"]["value"]
+    assert all(row["corruption-kid"]["standard_error"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +331,12 @@ def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: P
         (["--report", "x", "--photos", ".", "--set", "steps"], "expected NAME=VALUE"),
         (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is no value of steps"),
         (["--report", "x", "--photos", ".", "--set", "steps=-1"], "steps"),
+        (["--report", "x", "--photos", ".", "--strength", "2"], "leave out --strength"),
+        (["--report", "x", "--photos", ".", "--set", "alphas=1,much"], "alphas '1,much': expected numbers"),
+        (["--report", "x", "--photos", ".", "--set", "sweep_layers=0"], "sweep_layers '0': expected numbers"),
         (["--methods", "sg2-w"], "belong to --report"),
+        (["--strength", "2"], "belong to --metric lec"),
+        (["--metric", "separability", "--epsilon", "1"], "--epsilon belongs to fid"),
         (["--against", "x"], "give --codes and --photos"),
     ],
 )
@@ -312,43 +353,6 @@ def test_a_method_asked_for_by_name_must_be_possible(tiny_folder: Path, photos: 
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_of_all_and_of_one() -> None:
-    methods = chosen_methods("sg2-w, wrangan")
-    assert methods == ("wrangan", "sg2-w")
-    settings, own = parse_settings(
-        ["steps=7", "wrangan.steps=9", "wrangan.epsilon_lr=none", "strength=2", "seed=4"], methods, samples=5
-    )
-    assert (settings["wrangan"].steps, settings["sg2-w"].steps) == (9, 7)
-    assert settings["wrangan"].epsilon_lr is None
-    assert (own.strength, own.samples, own.seed) == (2.0, 5, 4)
-    with pytest.raises(UsageError, match="'pti' is not among"):
-        parse_settings(["pti.lr=1"], methods)
-
-
-def test_cache_is_by_key_and_survives_broken_files(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    assert cache.made("x", {"a": 1}, lambda: [1.5]) == [1.5]
-    assert cache.made("x", {"a": 1}, lambda: [2.5]) == [1.5]
-    assert cache.made("x", {"a": 2}, lambda: [3.5]) == [3.5]
-    cache.flush()
-    assert Cache(tmp_path).get("x", {"a": 2}) == [3.5]
-    (tmp_path / "x.json").write_text("{")
-    assert Cache(tmp_path).get("x", {"a": 2}) is None
-    features = torch.randn(3, 4)
-    first = cache.features("f", {"b": 1}, lambda: features)
-    assert torch.equal(first, cache.features("f", {"b": 1}, lambda: features * 0))
-    assert cache.computed == ["x", "x", "f"]
-
-
-def test_difference_maps_go_from_purple_to_yellow() -> None:
-    errors = torch.linspace(0, 1, 10_001).view(1, -1)
-    assert difference_scale(errors) == pytest.approx(0.99, abs=1e-4)
-    red, green, blue = ((coloured(errors, 0.99)[:, 0] + 1) / 2)[:, [0, -1]].tolist()
-    assert red[0] < 0.3 < blue[0]
-    assert green[0] < 0.05
-    assert min(red[1], green[1]) > 0.9 > 0.2 > blue[1]
-
-
 def test_photographs_of_one_name_are_named_once_each_method(
     tiny_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
@@ -358,10 +362,3 @@ def test_photographs_of_one_name_are_named_once_each_method(
     assert "not inverted" in result.stderr
     (row,) = table(tmp_path / "out", "table-2-reconstruction")
     assert row["count"] == 3
-
-
-def test_report_settings_are_checked() -> None:
-    _, own = parse_settings([], ("sg2-w",))
-    for bad in ({"shown": 0}, {"samples": -1}, {"separability_samples": 3}, {"strength": float("nan")}):
-        with pytest.raises(ValueError, match=next(iter(bad))):
-            dataclasses.replace(own, **bad)

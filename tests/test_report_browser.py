@@ -45,6 +45,16 @@ def test_a_person_clicks_through_the_page(subject: Path, photos: Path, tmp_path:
         page.locator(".card input").first.fill("80")
         assert page.eval_on_selector(".card .pair", "e => e.style.getPropertyValue('--at')") == "80%"
         assert page.eval_on_selector(".card .over", "e => e.naturalWidth") == 16
+        # A finger (or the mouse) on the picture itself, and the keys.
+        box = page.locator(".card .pair").first.bounding_box()
+        assert box is not None
+        page.mouse.click(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+        at = "e => parseFloat(e.style.getPropertyValue('--at'))"
+        assert page.eval_on_selector(".card .pair", at) == pytest.approx(25, abs=1.5)
+        page.keyboard.press("ArrowRight")
+        assert page.eval_on_selector(".card .pair", at) > 25
+        page.set_viewport_size({"width": 1280, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
         assert problems == []
         browser.close()
 

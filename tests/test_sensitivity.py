@@ -17,7 +17,7 @@ from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training import sensitivity as module
-from wrangan_cli.engine.training.encoder import save_encoder
+from wrangan_cli.engine.models.encoders import save_encoder
 from wrangan_cli.engine.training.sensitivity import (
     randomize_by_sensitivity,
     scaled_residuals,

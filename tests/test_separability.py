@@ -96,6 +96,15 @@ def test_an_attribute_that_no_sample_differs_in_has_a_reason(tiny_model: Model) 
     assert isinstance(found["age"], Separability)
 
 
+def test_a_missing_package_is_named_before_anything_is_drawn(
+    tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(tiny_model.generator, "synthesis", None)
+    with pytest.raises(WranganError, match=r"pip install 'wrangan\[directions\]'"):
+        separability(tiny_model, net(), SETTINGS)
+
+
 def test_command(tiny_folder: Path) -> None:
     lacking = run("--metric", "separability", "--model", tiny_folder, "--samples", 40)
     assert (lacking.exit_code, "has no attribute net" in lacking.stderr) == (1, True)

@@ -45,6 +45,10 @@ def convert_checkpoint(
     """Convert a StyleGAN2 checkpoint, or with --model a trained encoder; nothing in the file is executed."""
     if (out is None) == (not model):
         raise UsageError("give either --out, or --model for the file of an encoder")
+    if model and (to, weights, perceptual) != ("wrangan", "ema", "lpips-vgg"):
+        raise UsageError(
+            "--to, --weights and --perceptual are for generators, not for the file of an encoder"
+        )
     results = Results(as_json)
     if out is None:
         _convert_encoder(Path(source), model, overwrite, results)

@@ -1,7 +1,7 @@
 """`wrangan evaluate`: metrics of codes against photographs, or of samples against real images."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +47,9 @@ def evaluate(
         Path | None, typer.Option("--csv", help="Write the numbers of each pair (or code) here.")
     ] = None,
     direction: Annotated[str, typer.Option(help="Of lec: the direction; empty: the model's first.")] = "",
-    strength: Annotated[float, typer.Option(help="Of lec: standard deviations, both ways.")] = 3.0,
+    strength: Annotated[
+        float | None, typer.Option(help="Of lec: standard deviations, both ways (default: 3).")
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -96,14 +98,26 @@ def evaluate(
     Under torchrun each process does its share, and the first one prints.
     """
     from wrangan_cli.engine.distributed import process_group
+    from wrangan_cli.engine.metrics.consistency import STRENGTH
     from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
 
     names = metric or []
     if report is not None:
-        _check_report(names, photos, against, csv_file, save_reference, epsilon)
-        assert photos is not None
+        if photos is None:
+            raise UsageError("--report needs --photos, a folder of photographs")
+        _check_report(
+            {
+                "--metric": metric,
+                "--against": against,
+                "--csv": csv_file,
+                "--direction": direction,
+                "--strength": strength,
+                "--save-reference": save_reference,
+                "--epsilon": epsilon,
+            }
+        )
         results = Results(as_json)
         with process_group():
             load = cache(lambda: load_model(model, resolve_device(device)))
@@ -125,7 +139,9 @@ def evaluate(
         return
     if methods != "all" or setting:
         raise UsageError("--methods and --set belong to --report")
-    _check_options(names, codes, photos, csv_file, reference, save_reference, epsilon, direction)
+    _check_options(names, codes, photos, csv_file, reference, save_reference, epsilon)
+    if (direction or strength is not None) and not {"lec", "lec-image"} & set(names):
+        raise UsageError("--direction and --strength belong to --metric lec")
     if against is not None and photos is None:
         raise UsageError("--against compares pairs: give --codes and --photos")
     if codes is None:
@@ -144,25 +160,19 @@ def evaluate(
         else:
             names = names or ([] if save_reference else ["fid"])
             if codes is not None:
-                evaluate_edits(results, loaded, names, Edits(codes, direction, strength, csv_file, batch))
+                edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
+                evaluate_edits(results, loaded, names, edits)
             plan = Samples(codes, samples, seed, batch, epsilon)
             evaluate_samples(results, loaded, names, reference, save_reference, plan)
         results.finish()
 
 
-def _check_report(
-    names: Sequence[str],
-    photos: Path | None,
-    against: Path | None,
-    csv_file: Path | None,
-    save_reference: Path | None,
-    epsilon: float,
-) -> None:
-    if photos is None:
-        raise UsageError("--report needs --photos, a folder of photographs")
-    if names or against is not None or csv_file is not None or save_reference is not None or epsilon:
+def _check_report(given: Mapping[str, object]) -> None:
+    """UsageError for options that a report has no use for. given: option → what was given."""
+    useless = [name for name, value in given.items() if value]
+    if useless:
         raise UsageError(
-            "--report takes all measures: leave out --metric, --against, --csv, --save-reference, --epsilon"
+            f"--report takes all measures: leave out {', '.join(useless)} (see --set for what it can vary)"
         )
 
 
@@ -174,8 +184,9 @@ def _check_options(
     reference: Path | None,
     save_reference: Path | None,
     epsilon: float,
-    direction: str,
 ) -> None:
+    from wrangan_cli.engine.metrics.registry import SAMPLE_METRICS
+
     if photos is not None and codes is None:
         raise UsageError("--photos needs --codes too")
     if codes is not None and photos is None and not names:
@@ -188,7 +199,7 @@ def _check_options(
         raise UsageError("--save-reference needs --reference")
     if codes is not None and epsilon:
         raise UsageError("--epsilon belongs to samples: codes have an ε of their own")
-    if direction and not {"lec", "lec-image"} & set(names):
-        raise UsageError("--direction belongs to --metric lec")
+    if epsilon and names and not set(SAMPLE_METRICS) & set(names):
+        raise UsageError(f"--epsilon belongs to {', '.join(SAMPLE_METRICS)}")
     if not math.isfinite(epsilon):
         raise UsageError(f"--epsilon {epsilon}: not a finite number")

@@ -57,7 +57,7 @@ def make_report(
     from wrangan_cli.engine.files import check_can_be_made
     from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan
-    from wrangan_cli.engine.reports.figures import require_matplotlib
+    from wrangan_cli.engine.reports.plots import require_matplotlib
     from wrangan_cli.engine.reports.run import write_report
     from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings
     from wrangan_cli.engine.reports.subject import Subject

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,7 @@ SINGLES = (
     "ResNetProgressiveBackboneEncoder",
 )
 HYPERNETS = ("SharedWeightsHyperNetResNet", "SharedWeightsHyperNetResNetSeparable")
+N = TypeVar("N", bound=AnyEncoder)
 CLOSE = 1e-3
 """Relative distance of two generators below which they count as the same."""
 
@@ -204,58 +205,74 @@ def _styles(source: dict[str, Tensor], opts: Mapping[str, Any], name: str) -> St
 
 def _hypernet(source: dict[str, Tensor], opts: Mapping[str, Any], model: Model) -> Hypernet:
     backbone, widths, blocks = _body(source)
-    label, shapes = "hypernet", layer_shapes(model.generator)
+    shapes = layer_shapes(model.generator)
     indices = sorted({int(k.split(".")[1]) for k in source if re.match(r"refinement_blocks\.\d+\.", k)})
-    places = {styled_conv_name(index): f"refinement_blocks.{index}." for index in indices}
-    if None in places:
-        raise NotConvertible("it changes toRGB layers, for which codes have no place")
-    layers, sizes = {}, {"shared_width": 0}
-    for name, place in places.items():
-        assert name is not None
+    places: dict[str, str] = {}
+    layers: dict[str, tuple[int, int]] = {}
+    sizes = {"shared_width": 0, "shared_inner": 1, "inner": 1, "area": 1, "linear": 0}
+    heights = set()
+    for index in indices:
+        name, place = styled_conv_name(index), f"refinement_blocks.{index}."
+        if name is None:
+            raise NotConvertible("it changes toRGB layers, for which codes have no place")
         if name not in shapes:
             raise NotConvertible(f"it changes a layer {name}, which {model.name} has not")
-        layers[name] = shapes[name]
-        inner = shape_of(label, source, f"{place}convs.0.weight", 4)[0]
-        convs = len([k for k in source if re.fullmatch(re.escape(place) + r"convs\.\d+\.weight", k)])
-        if f"{place}linear.weight" in source:
-            features = shape_of(label, source, f"{place}linear.weight", 2)[0]
-            width = shape_of(label, source, "shared_weight_hypernet.b2", 1)[0] // features
-            area = shape_of(label, source, "shared_weight_hypernet.b1", 1)[0] // width
-            found = {"shared_width": width, "shared_inner": inner, "shared_convs": convs - 1, "area": area}
-            layers[name] = (width, width)
-        elif f"{place}output.0.make_kernel_in.weight" in source:
-            places_in, features = shape_of(label, source, f"{place}output.0.make_kernel_in.weight", 2)
-            inputs = shape_of(label, source, f"{place}output.0.kernel_linear_in.weight", 2)[0]
-            outputs = shape_of(label, source, f"{place}output.0.kernel_linear_out.weight", 2)[0]
-            found = {"inner": inner, "area": places_in // inputs, "convs": convs, "features": features}
-            layers[name] = (outputs, inputs)
-        else:
-            products, features = shape_of(label, source, f"{place}output.1.weight", 4)[:2]
-            if products != shapes[name][0] * shapes[name][1]:
-                raise NotConvertible(f"it gives {products} offsets for {name} of {shapes[name]}")
-            found = {"inner": inner, "linear": 1, "convs": convs + 1, "features": features}
-        sizes |= {"features": features} | found
-    halved = {sizes[key] for key in ("convs", "shared_convs") if key in sizes}
-    if len(halved) != 1 or sizes.get("area", 1) not in (1, 9):
+        places[name] = place
+        layers[name], height, found = _refinement(source, place, name, shapes[name])
+        heights.add(height)
+        sizes |= found
+    if len(heights) != 1 or sizes["area"] not in (1, 9):
         raise NotConvertible("its refinement blocks do not fit each other")
     config = HypernetConfig(
         layers=layers,
         widths=widths,
         blocks=blocks,
-        input_side=_input_side(halved.pop(), len(widths)),
+        input_side=_input_side(heights.pop(), len(widths)),
         backbone=backbone,
         shared_width=sizes["shared_width"],
-        shared_inner=sizes.get("shared_inner", 1),
-        inner=sizes.get("inner", 1),
+        shared_inner=sizes["shared_inner"],
+        inner=sizes["inner"],
         features=sizes["features"],
-        separate="linear" if "linear" in sizes else "separable",
-        kernel=3 if sizes.get("area", 1) == 9 else 1,
+        separate="linear" if sizes["linear"] else "separable",
+        kernel=3 if sizes["area"] == 9 else 1,
         passes=_passes(opts),
     )
     with torch.device("meta"):
         network = Hypernet(config)
     names = body_names(network.body, source) | hypernet_names(network, places)
     return _loaded(network, _collected(network, source, names, {}))
+
+
+def _refinement(
+    source: Mapping[str, Tensor], place: str, name: str, shape: tuple[int, int]
+) -> tuple[tuple[int, int], int, dict[str, int]]:
+    """Of one layer's block: (output, input) channels, how often it halves its map down to 1 px, and sizes.
+
+    place: prefix of its tensors. shape: what the model's layer has.
+    """
+
+    def side(tensor: str, dimensions: int, at: int = 0) -> int:
+        return shape_of("hypernet", source, tensor, dimensions)[at]
+
+    inner = side(f"{place}convs.0.weight", 4)
+    convs = len([key for key in source if re.fullmatch(re.escape(place) + r"convs\.\d+\.weight", key)])
+    if f"{place}linear.weight" in source:
+        features = side(f"{place}linear.weight", 2)
+        width = side("shared_weight_hypernet.b2", 1) // features
+        area = side("shared_weight_hypernet.b1", 1) // width
+        found = {"features": features, "shared_width": width, "shared_inner": inner, "area": area}
+        return (width, width), convs - 1, found
+    kernels = f"{place}output.0.make_kernel_in.weight"
+    if kernels in source:
+        inputs = side(f"{place}output.0.kernel_linear_in.weight", 2)
+        outputs = side(f"{place}output.0.kernel_linear_out.weight", 2)
+        found = {"features": side(kernels, 2, 1), "inner": inner, "area": side(kernels, 2) // inputs}
+        return (outputs, inputs), convs, found
+    products = side(f"{place}output.1.weight", 4)
+    if products != shape[0] * shape[1]:
+        raise NotConvertible(f"it gives {products} offsets for {name} of {shape}")
+    found = {"features": side(f"{place}output.1.weight", 4, 1), "inner": inner, "linear": 1}
+    return shape, convs + 1, found
 
 
 def _body(source: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
@@ -306,12 +323,10 @@ def _collected(
     return collect("encoder", source, names, wanted, _superfluous, "the network of its encoder_type")
 
 
-def _loaded(network: Any, found: dict[str, Tensor]) -> Any:
+def _loaded(network: N, found: dict[str, Tensor]) -> N:
     """The network on the CPU with the file's tensors, and with what the published one lacks."""
-    network = network.to_empty(device="cpu")
-    state = network.state_dict()
-    neutral = neutral_tensors(state, found)
-    network.load_state_dict(neutral)
+    network.to_empty(device="cpu")
+    network.load_state_dict(neutral_tensors(network.state_dict(), found))
     return network
 
 

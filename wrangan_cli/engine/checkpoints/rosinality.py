@@ -56,7 +56,10 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
     label = "g" if raw else "g_ema"
     if label not in data:
         keys = ", ".join(str(key) for key in list(data)[:6]) or "nothing"
-        raise NotConvertible(f"lacks {label}; the file has {keys}")
+        encoder = (
+            "; a trained encoder is converted with --model" if {"state_dict", "opts"} <= set(data) else ""
+        )
+        raise NotConvertible(f"lacks {label}; the file has {keys}{encoder}")
     arch = getattr(data.get("args"), "arch", "stylegan2")
     if arch != "stylegan2":
         raise NotConvertible(f"its architecture is {brief(arch)}, not 'stylegan2'")

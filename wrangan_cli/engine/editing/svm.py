@@ -1,5 +1,6 @@
 """InterFaceGAN (Shen et al. 2020): a direction as the normal of a linear SVM in W."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,12 @@ from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
 from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.runtime import random_generator
+
+
+def require_sklearn() -> None:
+    """WranganError naming the extra where scikit-learn is missing."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise WranganError("hyperplanes in W are found by scikit-learn: pip install 'wrangan[directions]'")
 
 
 @torch.no_grad()
@@ -116,12 +123,9 @@ def separate(name: str, w: Tensor, scores: Tensor, settings: LearnSettings) -> S
 
     Raises WranganError without scikit-learn, or when the scores do not differ.
     """
-    try:
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise WranganError(
-            "learning directions needs scikit-learn: pip install 'wrangan[directions]'"
-        ) from error
+    require_sklearn()
+    from sklearn.svm import LinearSVC
+
     points, values = w.double().cpu().numpy(), scores.double().cpu().numpy()
     order = np.argsort(values, kind="stable")
     count = max(4, round(settings.share * len(order)))

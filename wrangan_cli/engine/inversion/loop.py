@@ -7,7 +7,7 @@ An image that is done leaves the batch.
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,17 +15,15 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment, squared_norm
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
-from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction
+from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables, compact, joined
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
 from wrangan_cli.engine.runtime import random_generator
-
-__all__ = ["Inverter", "resolved", "squared_norm"]
 
 Target = list[Tensor] | None
 
@@ -48,9 +46,9 @@ class Inverter:
     def load(cls, model: Model, settings: InversionSettings) -> "Inverter":
         """Load what `settings` ask for; raises UsageError if the model lacks it."""
         settings = resolved(settings, model)
+        if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
+            raise UsageError(f"method {settings.method} needs init encoder")
         encoder = load_initial(model, settings.start)
-        if settings.method == "encoder" and settings.start != "encoder":
-            raise UsageError("method encoder needs init encoder")
         perceptual, own = None, settings.perceptual or model.perceptual
         if settings.perceptual_weight > 0:
             name = tuning_distance(settings, model) if settings.method == "pti" else own
@@ -61,20 +59,6 @@ class Inverter:
             pivot_loss = perceptual if same else load_perceptual(own, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
         return cls(model, settings, encoder, perceptual, pivot, load_prediction(model, settings))
-
-    def varied(self, **changes: Any) -> "Inverter":
-        """The same networks under other settings, for sweeps (alpha, lr, steps, …).
-
-        Raises ValueError for a change that needs other networks (method, init, perceptual, …).
-        """
-        fixed = {"method", "init", "perceptual", "pti_perceptual", "pti_pivot", "perceptual_weight"}
-        if fixed & set(changes):
-            raise ValueError(f"{', '.join(sorted(fixed & set(changes)))}: load another Inverter for it")
-        settings = replace(self.settings, **changes)
-        pivot = self.pivot
-        if pivot is not None and settings.pivot is not None:
-            pivot = replace(pivot, settings=settings.pivot)
-        return replace(self, settings=settings, pivot=pivot)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -137,50 +121,34 @@ class Inverter:
         """The variables after the steps, and how many steps each image took."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         total = settings.loop_steps if variables.free else 0
-        taken = [total] * len(images)
+        batch = _Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
         if total == 0:
-            return variables, taken
+            return variables, batch.steps
         for tensor in variables.free:
             tensor.requires_grad_(True)
         optimizer = torch.optim.Adam(method.groups(variables, settings))
         rates = [group["lr"] for group in optimizer.param_groups]
         rng = random_generator(settings.seed)
-        rows = torch.arange(len(images), device=images.device)
-        done, done_rows = [], []
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * method.schedule(settings, step / total)
             optimizer.zero_grad(set_to_none=True)
-            loss, distance = self._loss(variables, images, target, moment)
+            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
             stay = _not_yet(distance, settings.stop_at)
             if stay is None:
                 loss.sum().backward()
             else:
-                done.append(variables.select((~stay).nonzero().flatten()))
-                done_rows.append(rows[~stay])
-                for row in done_rows[-1].tolist():
-                    taken[row] = step
-                kept = stay.nonzero().flatten()
-                if len(kept) == 0:
+                if bool(stay.any()):
+                    loss[stay].sum().backward()
+                batch.let_go(~stay, step, optimizer)
+                if len(batch.rows) == 0:
                     break
-                loss[kept].sum().backward()
-                left = variables.select(kept)
-                compact(optimizer, variables, left, kept)
-                variables, images, rows = left, images[kept], rows[kept]
-                target = None if target is None else [features[kept] for features in target]
             optimizer.step()
             if method.after_step is not None:
-                method.after_step(self.model, variables)
+                method.after_step(self.model, batch.variables)
             on_step(step + 1)
-        else:
-            done.append(variables)
-            done_rows.append(rows)
-        for tensor in variables.free:
-            tensor.requires_grad_(False)
-        if len(done) == 1:
-            return done[0], taken
-        return joined(done, torch.cat(done_rows).argsort()), taken
+        return batch.finished(), batch.steps
 
     def _draw(self, variables: Variables) -> Tensor:
         offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
@@ -192,11 +160,10 @@ class Inverter:
             return self.perceptual.features(for_loss(images, self.settings.loss_side))
 
     def _loss(
-        self, variables: Variables, images: Tensor, target: Target, moment: Moment | None = None
+        self, variables: Variables, images: Tensor, target: Target, moment: Moment
     ) -> tuple[Tensor, Tensor | None]:
         """2·L2 + LPIPS + α‖ε‖² (or the method's own penalty) per image, and the LPIPS in it: (B,)."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
-        moment = moment or Moment(self.model, settings, self.perceptual, random_generator(settings.seed))
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
         )
@@ -232,19 +199,56 @@ class Inverter:
             parts = [stored.w[index], *(value for values in own.values() for value in values.values())]
             finite = all(bool(part.isfinite().all()) for part in parts)
             if not finite or not all(map(math.isfinite, after[index].values())):
-                codes.append(WranganError("the optimisation diverged (values that are not finite)"))
+                codes.append(WranganError(f"{self.settings.method} gave values that are not finite"))
                 continue
             info = {
                 "model": self.model.name,
                 "model_sha256": self.model.sha256,
                 "method": self.settings.method,
                 "settings": asdict(self.settings),
+                "networks": network_files(self.model, self.settings),
                 "perceptual": None if self.perceptual is None else self.perceptual.name,
                 "seed": self.settings.seed,
                 "distortion": {"after": after[index]},
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
+
+
+@dataclass
+class _Batch:
+    """The images that still take steps, and what became of those that are done."""
+
+    variables: Variables
+    images: Tensor
+    target: Target
+    rows: Tensor
+    """Their places in the whole batch, on the CPU: (b,)."""
+    steps: list[int]
+    """Of every image of the whole batch."""
+    done: list[tuple[Tensor, Variables]] = field(default_factory=list)
+    """Places and variables of those that left together."""
+
+    def let_go(self, done: Tensor, step: int, optimizer: torch.optim.Adam) -> None:
+        """Take out the images where `done` (b,) is true; Adam goes on with the others."""
+        leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
+        rows = self.rows[leaving.cpu()]
+        self.done.append((rows, self.variables.select(leaving)))
+        for row in rows.tolist():
+            self.steps[row] = step
+        left = self.variables.select(kept)
+        compact(optimizer, self.variables, left, kept)
+        self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
+        self.target = None if self.target is None else [features[kept] for features in self.target]
+
+    def finished(self) -> Variables:
+        """The variables of all images, in their order, which are no longer optimised."""
+        for tensor in self.variables.free:
+            tensor.requires_grad_(False)
+        if not self.done:
+            return self.variables
+        rows, parts = zip(*self.done, (self.rows, self.variables), strict=True)
+        return joined(parts, torch.cat(rows).argsort())
 
 
 def _not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:

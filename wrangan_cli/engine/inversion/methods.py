@@ -27,7 +27,7 @@ class Moment:
     perceptual: PerceptualDistance | None
     rng: torch.Generator
     """For draws that are the same for every image."""
-    share: float = 1.0
+    share: float
     """Of the steps done, 0…1."""
 
 

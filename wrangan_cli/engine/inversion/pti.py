@@ -10,7 +10,7 @@ from torch import Tensor
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.drawing import draw, tuned_parameters
+from wrangan_cli.engine.models.drawing import draw, layers_with_noise, tuned_parameters
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 
 TRUNCATION = 0.5
@@ -18,11 +18,16 @@ TRUNCATION = 0.5
 
 
 def start(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  # noqa: ARG001
-    """The pivot w, which stays, and a difference 0 for every parameter: (B, *shape)."""
+    """The pivot w, which stays, and a difference 0 for every parameter: (B, *shape).
+
+    Where noise does not reach the image its strength is no parameter: tuning would let it in.
+    """
     variables = Variables(w=w.clone())
+    noisy = {f"{name}.noise.weight" for name in layers_with_noise(model.generator).values()}
     variables.parameters = {
         name: torch.zeros_like(parameter)[None].repeat(w.shape[0], *[1] * parameter.ndim)
         for name, parameter in tuned_parameters(model.generator).items()
+        if name in noisy or not name.endswith(".noise.weight")
     }
     variables.free = list(variables.parameters.values())
     return variables

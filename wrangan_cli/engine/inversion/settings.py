@@ -1,9 +1,10 @@
 """Settings of an inversion; the options of `wrangan invert` are made from them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
-_OPTIMISED = ("wrangan", "weight-tuning", "sg2-w", "sg2-w-plus", "pti")
-METHODS = (*_OPTIMISED, "encoder", "e4e", "restyle", "hyperstyle")
+_TUNING = ("wrangan", "weight-tuning")
+_PROJECTORS = ("sg2-w", "sg2-w-plus")
+METHODS = (*_TUNING, *_PROJECTORS, "pti", "encoder", "e4e", "restyle", "hyperstyle")
 PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
@@ -24,8 +25,17 @@ _NOT_NEGATIVE = (
     "pti_locality",
     "pti_locality_distance",
 )
-_FROM_MEAN = ("sg2-w", "sg2-w-plus", "pti", "e4e", "restyle")
+_FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
+_HEEDED_BY = {
+    **dict.fromkeys(("lr", "epsilon_lr", "beta2", "warmup", "decay"), _TUNING),
+    **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
+    "steps": (*_TUNING, *_PROJECTORS),
+    "projection_lr": _PROJECTORS,
+    "w_noise": (*_PROJECTORS, "pti"),
+    "noise_weight": (*_PROJECTORS, "pti"),
+}
+"""Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +146,13 @@ class InversionSettings:
             return self.init
         from_mean = self.method in _FROM_MEAN and (self.method, self.pti_pivot) != ("pti", "encoder")
         return "mean" if from_mean else "encoder"
+
+    @property
+    def heeded(self) -> list[str]:
+        """Names of the settings on which the method's codes depend."""
+        names = [field.name for field in fields(self)]
+        own = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
+        return [name for name in own if self.method in _HEEDED_BY.get(name, METHODS)]
 
     @property
     def data_l2_weight(self) -> float:

@@ -1,15 +1,20 @@
 """Inversion by trained networks alone: e4e, restyle and hyperstyle; and where w starts otherwise."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
+    KINDS,
+    StyleEncoder,
     average_image,
     encoded,
     load_encoder,
@@ -31,12 +36,10 @@ def load_prediction(model: Model, settings: InversionSettings) -> Prediction | N
     model.
     """
     if settings.method in STYLE_KINDS:
-        to_codes = _style_codes(model, settings.method)
+        to_codes = _style_codes(model, load_style_encoder(model, settings.method))
         return lambda images, w: Variables(w=to_codes(images))  # noqa: ARG005
     if settings.method != "hyperstyle":
         return None
-    if settings.start != "encoder":
-        raise UsageError("method hyperstyle needs init encoder, on whose w it was trained")
     hypernet = load_hypernet(model)
 
     @torch.no_grad()
@@ -58,14 +61,28 @@ def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
         return None
     if name == "encoder":
         return load_encoder(model)
-    if not load_style_encoder(model, name).config.deltas:
+    encoder = load_style_encoder(model, name)
+    if not encoder.config.deltas:
         raise UsageError(f"init {name}: the model's has latents of their own and no common w")
-    to_codes = _style_codes(model, name)
+    to_codes = _style_codes(model, encoder)
     return lambda images: to_codes(images)[:, 0]
 
 
-def _style_codes(model: Model, kind: str) -> Callable[[Tensor], Tensor]:
-    encoder = load_style_encoder(model, kind)
+def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
+    """The sha256, by name, of the files in the model's folder on whose networks a code depends."""
+    kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
+    paths = [model.path / KINDS[kind].file for kind in kinds if kind in KINDS]
+    found = {path: path.stat() for path in paths if path.is_file()}
+    return {path.name: _sha256_of(path, at.st_mtime_ns, at.st_size) for path, at in found.items()}
+
+
+@lru_cache(maxsize=16)
+def _sha256_of(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
+    """Computed once for a state of the file: it is asked for with every photograph."""
+    return sha256(path)
+
+
+def _style_codes(model: Model, encoder: StyleEncoder) -> Callable[[Tensor], Tensor]:
     average = average_image(model.generator, model.w_mean)
 
     @torch.no_grad()

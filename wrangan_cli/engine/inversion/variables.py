@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-GROUPS = ("epsilon", "delta", "noise", "parameters")
+from wrangan_cli.engine.codes import PREFIXES
+
+GROUPS = tuple(PREFIXES.values())
+"""Fields that variables and codes have in common: what a code stores beside w."""
 
 
 @dataclass

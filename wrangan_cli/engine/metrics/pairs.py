@@ -110,18 +110,19 @@ def compare_pairs(
                 codes.append(code)
                 photos.append(photo)
                 outcome.append(None)
-        rows = iter(_values(model, photos, codes, measures) if codes else [])
+        rows = iter(measured(model, torch.stack(photos), codes, measures) if codes else [])
         told = iter([_recorded(code, records) for code in codes])
         for pair, failed in zip(part, outcome, strict=True):
             yield failed or _checked(pair, next(rows), *next(told))
 
 
 @torch.no_grad()
-def _values(
-    model: Model, photos: list[Tensor], codes: list[Code], measures: Mapping[str, Measure]
+def measured(
+    model: Model, photos: Tensor, codes: Sequence[Code], measures: Mapping[str, Measure]
 ) -> list[dict[str, float]]:
+    """Photographs (B, 3, R, R) in [-1, 1] against the images of their codes: metric → value, for each."""
     drawn = render(model, codes).clamp(-1, 1)
-    targets = torch.stack(photos).to(model.device)
+    targets = photos.to(model.device)
     columns = {name: measure(drawn, targets).tolist() for name, measure in measures.items()}
     return [{name: column[i] for name, column in columns.items()} for i in range(len(codes))]
 

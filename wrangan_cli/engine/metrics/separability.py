@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.editing.directions import std_along
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
-from wrangan_cli.engine.editing.svm import Separation, score_samples, separate
+from wrangan_cli.engine.editing.svm import Separation, require_sklearn, score_samples, separate
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.metrics.base import LayerMetric
 from wrangan_cli.engine.model_folder import Model
@@ -58,6 +58,7 @@ def separability(
     settings.epsilon: scale of the ε with which all images are drawn; 0 is the mean weights.
     Raises WranganError without scikit-learn, or when scores are not finite.
     """
+    require_sklearn()  # said now, and not after the samples
     w, logits = score_samples(model, net, settings, on_images)
     found: dict[str, Separability | WranganError] = {}
     for name, (column, sign) in judged(net).items():

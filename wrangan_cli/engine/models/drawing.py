@@ -56,6 +56,13 @@ def noise_maps(generator: Generator, noise: Offsets) -> list[Tensor]:
     return maps
 
 
+def layers_with_noise(generator: Generator) -> dict[int, str]:
+    """Index and name of the styled convolutions that noise reaches: their strength is not 0, as it
+    is everywhere in a generator without noise inputs."""
+    layers = enumerate(generator.styled_convs().items())
+    return {index: name for index, (name, layer) in layers if bool(layer.noise.weight.any())}
+
+
 def tuned_parameters(generator: Generator) -> dict[str, nn.Parameter]:
     """All parameters that an image depends on when w is given and ε is 0, by name in the state dict:
     the constant, convolutions, modulation, biases, noise strengths, toRGB; not the mapping, not σ."""

@@ -8,20 +8,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.editing.interpolation import draw_way
-from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.images import labelled_grid
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.reports.drawings import Drawings, stacked
-from wrangan_cli.engine.reports.reconstruction import PerPhoto
+from wrangan_cli.engine.reports.measured import Measured
+from wrangan_cli.engine.reports.plots import DASHED, SOLID, Curve, bars, coloured, curves, histograms
 from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Table, Value
 
 FIGURE_SIDE = 128
 """Small images are enlarged (nearest neighbour) to about this side."""
 STRATEGIES = ("weight-tuning", "pti", "wrangan")
 """The three ways of keeping tuned weights in check (the paper's Figure 1)."""
 STRATEGY_DIRECTIONS = 4
-BINS = 80
 WAY_STEPS = 7
 """Images from one photograph to the next, both included."""
 
@@ -29,20 +29,8 @@ Figure = tuple[Path, str]
 """File and caption."""
 
 
-def require_matplotlib() -> None:
-    """WranganError naming the extra where matplotlib is missing; without a display it draws to files."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise WranganError("a report needs matplotlib: pip install 'wrangan[report]'") from error
-    matplotlib.use("Agg")
-
-
-def draw_figures(
-    subject: Subject, drawings: Drawings, photos: PerPhoto, corruption: Mapping[str, Mapping[str, float]]
-) -> list[Figure]:
+def draw_figures(subject: Subject, drawings: Drawings, measured: Measured) -> list[Figure]:
     """Draw all figures that the codes allow, and return them with their captions."""
-    require_matplotlib()
     stems = subject.shared_stems[: subject.settings.shown]
     figures: list[Figure] = []
     if stems and subject.jobs:
@@ -51,12 +39,13 @@ def draw_figures(
         }
         figures += _reconstructions(subject, drawings, chosen)
         figures += _edits(subject, drawings, chosen)
-        figures += _strategies(subject, drawings, chosen, photos)
+        figures += _strategies(subject, drawings, chosen, measured)
         figures += _interpolations(subject, drawings, chosen)
     figures += _std(subject, drawings)
     for method, jobs in subject.jobs.items():
         figures += _epsilon(subject, drawings, method, jobs)
-    figures += _corruption(drawings, corruption)
+    figures += _corruption(drawings, measured.corruption)
+    figures += _sweep(drawings, measured.sweep)
     return figures
 
 
@@ -124,7 +113,7 @@ def _edits(subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[J
 
 
 def _strategies(
-    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]], photos: PerPhoto
+    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]], measured: Measured
 ) -> list[Figure]:
     there = [method for method in STRATEGIES if method in chosen]
     if not there:
@@ -138,8 +127,12 @@ def _strategies(
         photo = drawings.photo(job.photo)
         moved = [drawings.edit(method, job, direction, strength) for direction in directions]
         files.append([*([photo] if photo else []), drawings.reconstruction(method, job), *moved])
-        error = photos.get(method, {}).get(job.photo.stem, {}).get("mse")
-        titles.append(method if error is None else f"{method}, MSE {error:.4f}")
+        numbers = {
+            "MSE": measured.photos.get(method, {}).get(job.photo.stem, {}).get("mse"),
+            "KID": measured.corruption.get(method, {}).get(job.photo.stem),
+        }
+        told = [f"{name} {value:.3g}" for name, value in numbers.items() if value is not None]
+        titles.append(", ".join([method, *told]))
     key = {"titles": titles, "images": [[subject.sha(path) for path in row] for row in files]}
 
     def draw() -> Tensor:
@@ -147,7 +140,10 @@ def _strategies(
         heads = ["photograph", "inversion", *(f"{d.name} {strength:+g}" for d in directions)]
         return labelled_grid(rows, titles, heads)
 
-    caption = "Three strategies of regularisation, one photograph, and edits (Figure 1)."
+    caption = (
+        "Three strategies of regularisation, one photograph, and edits (Figure 1). "
+        "KID: of its own moved images, as in Table 4."
+    )
     return [(drawings.figure("strategies", key, draw), caption)]
 
 
@@ -215,23 +211,16 @@ def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]
     baseline = next((m for m in ("pti", "encoder") if m in found), next(iter(found)))
     others = [method for method in found if method != baseline] or [baseline]
 
+    def difference(method: str) -> list[float]:
+        less = found[baseline] if method != baseline else {}
+        return [value - less.get(stem, 0.0) for stem, value in found[method].items()]
+
+    rows = {m if m == baseline else f"{m} − {baseline}": difference(m) for m in others}
+
     def draw(path: Path) -> None:
-        from matplotlib.figure import Figure as Canvas
+        bars(path, rows, "photograph", "KID")
 
-        canvas = Canvas(figsize=(8, 2 * len(others) + 0.5), layout="constrained")
-        axes = canvas.subplots(len(others), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-        for axis, method in zip(axes, others, strict=True):
-            stems = list(found[method])
-            less = 0 if method == baseline else 1
-            heights = [found[method][stem] - less * found[baseline].get(stem, 0.0) for stem in stems]
-            axis.bar(range(len(stems)), heights)
-            axis.axhline(0, color="black", linewidth=0.8)
-            axis.set_title(method if not less else f"{method} − {baseline}", fontsize=9)
-            axis.set_ylabel("KID")
-        axes[-1].set_xlabel("photograph")
-        save_canvas(path, canvas)
-
-    path = drawings.plot("corruption", {"values": found, "baseline": baseline}, draw)
+    path = drawings.plot("corruption", {"rows": rows}, draw)
     return [
         (
             path,
@@ -241,35 +230,27 @@ def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]
     ]
 
 
-def histograms(path: Path, values: Mapping[str, Tensor], what: str) -> None:
-    """A histogram of each tensor, with its mean and standard deviation, as .png."""
-    from matplotlib.figure import Figure as Canvas
-
-    columns = min(3, len(values))
-    rows = -(-len(values) // columns)
-    canvas = Canvas(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
-    for axis in axes[len(values) :]:
-        axis.set_axis_off()
-    for axis, (name, tensor) in zip(axes, values.items(), strict=False):
-        numbers = tensor.double().cpu().numpy()
-        axis.hist(numbers, bins=BINS, histtype="stepfilled")
-        axis.set_yscale("log")
-        axis.set_title(f"{name}: {what} mean {numbers.mean():.3g}, std {numbers.std():.3g}", fontsize=8)
-        axis.tick_params(which="both", labelsize=7)
-        axis.yaxis.set_minor_formatter("")
-    save_canvas(path, canvas)
-
-
-def save_canvas(path: Path, canvas: object) -> None:
-    """A matplotlib figure as .png, atomically and without the date in it."""
-    from matplotlib.figure import Figure as Canvas
-
-    from wrangan_cli.engine.files import replaced_atomically
-
-    assert isinstance(canvas, Canvas)
-    with replaced_atomically(path) as temporary:
-        canvas.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
+    """A panel for each measure, a curve for each method and N."""
+    panels: dict[str, list[Curve]] = {}
+    lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
+    for column in sweep.columns:
+        if column.higher_is_better is None:
+            continue  # what the points are, and not how good
+        for method, layers in lines:
+            cells = [
+                (row["alpha"], row.get(column.key))
+                for row in sweep.rows
+                if (row["method"], row["layers"]) == (method, layers)
+            ]
+            points = [(float(a), c.value) for a, c in cells if isinstance(a, float) and isinstance(c, Value)]
+            style = SOLID if method == "wrangan" else DASHED
+            if points:
+                panels.setdefault(column.title, []).append((f"{method}, N = {layers}", style, points))
+    if not panels:
+        return []
+    path = drawings.plot("sweep", {"panels": panels}, lambda path: curves(path, panels, "α"))
+    return [(path, "Distortion over the weight α of the penalty, by method and N (Figure 3).")]
 
 
 def enlarged(images: Tensor) -> Tensor:
@@ -283,11 +264,3 @@ def difference_scale(errors: Tensor) -> float:
     # quantile() takes no more than 16 million numbers.
     flat = errors.flatten()
     return max(float(flat[:: max(1, len(flat) // 1_000_000)].quantile(0.99)), 1e-6)
-
-
-def coloured(values: Tensor, top: float) -> Tensor:
-    """(…, H, W) in 0…top → (…, 3, H, W) in [-1, 1], purple to yellow (viridis)."""
-    from matplotlib import colormaps
-
-    rgb = torch.from_numpy(colormaps["viridis"]((values / top).clamp(0, 1).numpy())[..., :3])
-    return rgb.movedim(-1, -3).float() * 2 - 1

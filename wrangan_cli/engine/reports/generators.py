@@ -1,29 +1,27 @@
 """The tables of the generator alone (1, 3, 5, 6, 7) and of what inversion does to it (4)."""
 
-import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
-from wrangan_cli.engine.metrics.base import SampleMetric
 from wrangan_cli.engine.metrics.corruption import moved_images
-from wrangan_cli.engine.metrics.inception import extract_features
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
-from wrangan_cli.engine.metrics.samples import Reference, generated_images
+from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
 from wrangan_cli.engine.metrics.separability import Separability, separability
 from wrangan_cli.engine.metrics.std_share import METRIC as STD_SHARE
 from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
 from wrangan_cli.engine.models.attributes import load_attributes
 from wrangan_cli.engine.models.randomized import num_randomized, randomized_layers
+from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
@@ -65,50 +63,6 @@ def cost_table(subject: Subject) -> Table:
     )
 
 
-class Samples:
-    """Inception features of a report's samples; the network and the reference are loaded when needed."""
-
-    def __init__(self, subject: Subject) -> None:
-        self.subject = subject
-        self.inception = cache(subject.inception)
-        self.reference: Callable[[], Reference] = cache(subject.reference)
-        self.reference_key = cache(lambda: digest_of(self.reference().features))
-
-    def features(self, kind: str, key: dict[str, Any], images: Callable[[], Iterator[Tensor]]) -> Tensor:
-        """Features of `settings.samples` images, from the cache where they are there."""
-        count = self.subject.settings.samples
-
-        def make() -> Tensor:
-            network = self.inception()
-            with self.subject.track(f"sampling: {kind}", count) as advance:
-                return extract_features(network, images(), advance)
-
-        return self.subject.cache.features(kind, {"model": self.subject.model.sha256, **key}, make)
-
-    def estimates(self, kind: str, features: Tensor, metrics: tuple[SampleMetric, ...]) -> dict[str, Cell]:
-        """Each metric of the features against the reference."""
-        cells: dict[str, Cell] = {}
-        for metric in metrics:
-            key = {
-                "features": digest_of(features),
-                "reference": self.reference_key(),
-                "metric": metric.name,
-                "protocol": metric.protocol,
-            }
-
-            def make(metric: SampleMetric = metric) -> dict[str, Any]:
-                return asdict(metric.compute(features, self.reference().features))
-
-            found = self.subject.cache.made(kind, key, make)
-            cells[metric.name] = Value(found["value"], standard_error=found["standard_error"])
-        return cells
-
-
-def digest_of(features: Tensor) -> str:
-    """Of the values in float16, in which features are kept."""
-    return hashlib.sha256(features.half().numpy().tobytes()).hexdigest()[:20]
-
-
 def sample_table(subject: Subject, samples: Samples) -> Table:
     """Table 3: the generator against real images, at the mean weights and with ε drawn."""
     settings = subject.settings
@@ -125,7 +79,7 @@ def sample_table(subject: Subject, samples: Samples) -> Table:
             break
         try:
             reference = samples.reference()
-            key = {"samples": settings.samples, "seed": settings.seed, "epsilon": epsilon}
+            key = {"seed": settings.seed, "epsilon": epsilon}
             features = samples.features("generated", key, partial(_generated, subject, epsilon))
             rows.append({"weights": name, **samples.estimates("generated", features, metrics)})
             about = f"{settings.samples} samples against {len(reference.features)} of {reference.source}; "
@@ -145,9 +99,9 @@ def sample_table(subject: Subject, samples: Samples) -> Table:
     )
 
 
-def _generated(subject: Subject, epsilon: float) -> Iterator[Tensor]:
+def _generated(subject: Subject, epsilon: float, numbers: Sequence[int]) -> Iterator[Tensor]:
     settings = subject.settings
-    return generated_images(subject.model, settings.samples, settings.seed, subject.batch, epsilon)
+    return generated_images(subject.model, settings.samples, settings.seed, subject.batch, epsilon, numbers)
 
 
 def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[str, dict[str, float]]]:
@@ -157,31 +111,26 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
     missing: list[str] = []
     each: dict[str, dict[str, float]] = {}
     about = ""
-    for method, jobs in subject.jobs.items():
-        # The same photographs for every method, and so the same directions for each of them.
-        shared = [job for job in jobs if job.photo.stem in subject.shared_stems]
-        if not shared or not settings.samples:
-            missing.append(subject.leave_out(f"Table 4, {method}", "samples=0" if shared else "no codes"))
-            continue
-        key = {
-            "codes": [subject.sha(job.code) for job in shared],
-            "samples": settings.samples,
-            "seed": settings.seed,
-        }
-        try:
-            reference = samples.reference()
-            features = samples.features("moved", key, partial(_moved, subject, shared))
-            cells = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
-            each[method] = {
-                job.photo.stem: value
-                for number, job in enumerate(shared)
-                if (value := _own_kid(samples, features[number :: len(shared)])) is not None
-            }
-        except WranganError as error:
-            missing.append(subject.leave_out(f"Table 4, {method}", error))
-            continue
-        rows.append({"method": method, "codes": len(shared), **cells})
+    # The same photographs for every method, and so the same directions for each of them.
+    count = len(subject.shared_stems)
+    try:
+        if not settings.samples:
+            raise WranganError("samples=0")
+        if not count:
+            raise WranganError("no photograph has a code of every method")
+        reference = samples.reference()
+    except WranganError as error:
+        missing.append(subject.leave_out("Table 4", error))
+    else:
         about = f"{settings.samples} images against {len(reference.features)} of {reference.source}; "
+        for method, jobs in subject.jobs.items():
+            shared = [job for job in jobs if job.photo.stem in subject.shared_stems]
+            try:
+                cells, each[method] = _corruption(subject, samples, shared)
+            except WranganError as error:
+                missing.append(subject.leave_out(f"Table 4, {method}", error))
+            else:
+                rows.append({"method": method, "codes": count, **cells})
     table = Table(
         "table-4-corruption",
         "Table 4. Corruption by method",
@@ -199,17 +148,25 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
     return table, each
 
 
-def _moved(subject: Subject, jobs: list[Any]) -> Iterator[Tensor]:
+def _corruption(
+    subject: Subject, samples: Samples, jobs: Sequence[Job]
+) -> tuple[dict[str, Value], dict[str, float]]:
+    """The cells of a method, and by stem the KID of each photograph's own images."""
+    key = {"codes": [subject.sha(job.code) for job in jobs], "seed": subject.settings.seed}
+    features = samples.features("moved", key, partial(_moved, subject, jobs))
+    cells = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
+    each = {}
+    for number, job in enumerate(jobs):
+        own = features[number :: len(jobs)]  # image i is of code i mod n
+        if len(own) >= LEAST_GROUP:
+            cell = samples.estimates("moved-one", own, (kid.METRIC,))["kid"]
+            each[job.photo.stem] = cell.value
+    return cells, each
+
+
+def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Tensor]:
     codes = [subject.code(job) for job in jobs]
-    settings = subject.settings
-    return moved_images(subject.model, codes, range(settings.samples), settings.seed, subject.batch)
-
-
-def _own_kid(samples: Samples, features: Tensor) -> float | None:
-    if len(features) < LEAST_GROUP:
-        return None
-    cell = samples.estimates("moved-one", features, (kid.METRIC,))["kid"]
-    return cell.value if isinstance(cell, Value) else None
+    return moved_images(subject.model, codes, numbers, subject.settings.seed, subject.batch)
 
 
 def separability_table(subject: Subject) -> Table:
@@ -283,14 +240,10 @@ def influence_table(subject: Subject) -> Table:
             "model": subject.model.sha256,
             "samples": settings.influence_samples,
             "seed": settings.seed,
-            "batch": subject.batch,
         }
 
         def make() -> dict[str, float]:
-            with torch.no_grad():
-                return INFLUENCE.compute(
-                    subject.model, settings.influence_samples, settings.seed, subject.batch
-                )
+            return INFLUENCE.compute(subject.model, settings.influence_samples, settings.seed, subject.batch)
 
         found = subject.cache.made("influence", key, make)
     else:

@@ -13,9 +13,10 @@ from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
 from wrangan_cli.engine.reports.drawings import Drawings
 from wrangan_cli.engine.reports.figures import Figure
+from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.reconstruction import PerPhoto
 from wrangan_cli.engine.reports.subject import Subject
-from wrangan_cli.engine.reports.tables import Table, as_html
+from wrangan_cli.engine.reports.tables import as_html
 
 NAME = "index.html"
 TEMPLATE = Path(__file__).parent / "page.html"
@@ -24,12 +25,11 @@ TEMPLATE = Path(__file__).parent / "page.html"
 def write_page(
     subject: Subject,
     drawings: Drawings,
-    photos: PerPhoto,
-    tables: Sequence[Table],
+    measured: Measured,
     figures: Sequence[Figure],
 ) -> Path:
     """Draw the images that the page shows, and write it; its path."""
-    data = gallery(subject, drawings, photos)
+    data = gallery(subject, drawings, measured.photos)
     model, count = subject.model, len(data["photos"])
     parts = {
         "title": html.escape(f"{model.name}: {len(subject.codes)} methods, {count} photographs"),
@@ -38,7 +38,7 @@ def write_page(
             f"Methods: {', '.join(subject.codes) or 'none'}."
         ),
         "remarks": _remarks(subject),
-        "tables": "\n".join(as_html(table) for table in tables),
+        "tables": "\n".join(as_html(table) for table in measured.tables),
         "figures": "\n".join(_figure(subject.out, figure) for figure in figures),
         # "</" would end the script element.
         "data": json.dumps(data).replace("</", "<\\/"),
@@ -92,7 +92,6 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
         "first": "wrangan" if "wrangan" in subject.codes else next(iter(subject.codes), ""),
         "edits": [f"{direction.name} {step:+g}" for direction, step in moves],
         "metrics": [{"name": name, "higher": metrics[name].higher_is_better} for name in shown],
-        "pixelated": subject.model.resolution < 128,
         "photos": entries,
     }
 
@@ -106,7 +105,7 @@ def _figure(out: Path, figure: Figure) -> str:
     path, caption = figure
     text = html.escape(caption, quote=True)
     return (
-        f'<figure><div class="wide"><a href="{address(path, out)}">'
+        f'<figure class="figure"><div class="wide"><a href="{address(path, out)}">'
         f'<img loading="lazy" src="{address(path, out)}" alt="{text}"></a></div>'
         f"<figcaption>{text}</figcaption></figure>"
     )
@@ -119,4 +118,4 @@ def _remarks(subject: Subject) -> str:
         return ""
     summary = f"Failed: {len(failed)}. Left out: {len(subject.remarks)}."
     listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f'<details class="small"><summary>{summary}</summary><ul>{listed}</ul></details>'
+    return f"<details><summary>{summary}</summary><ul>{listed}</ul></details>"

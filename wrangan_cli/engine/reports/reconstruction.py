@@ -114,7 +114,9 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
         for metric in present:
             column = [one[metric.name] for one in values.values() if metric.name in one]
             if column:
-                row[metric.name] = _mean(column)
+                # The photographs of a batch share their cost, so an interval over them means nothing.
+                shared = isinstance(metric, RecordMetric)
+                row[metric.name] = Value(sum(column) / len(column)) if shared else mean_value(column)
         rows.append(row)
     return Table(
         "table-2-reconstruction",
@@ -126,7 +128,8 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
             *(Column(m.name, m.name, m.higher_is_better) for m in present),
         ],
         rows,
-        "Mean and 95 % bootstrap interval over the photographs; those that failed are in no mean. "
+        "Mean and 95 % bootstrap interval over the photographs (of seconds and memory, which a batch shares, "
+        "the mean alone); those that failed are in no mean. "
         + " ".join(f"{metric.name}: {metric.protocol}." for metric in present),
         _lines_about(subject, "a metric"),
     )
@@ -150,7 +153,7 @@ def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
     metrics = wanted_metrics(subject)
     rows: list[dict[str, Cell]] = []
     for other in photos:
-        row: dict[str, Cell] = {"methods": f"{first} against {other}"}
+        row: dict[str, Cell] = {"methods": f"against {other}"}
         for metric in metrics:
             mine, theirs = (
                 {stem: values[metric.name] for stem, values in photos[m].items() if metric.name in values}
@@ -201,7 +204,7 @@ def consistency_table(subject: Subject) -> Table:
             missing.append(subject.leave_out(f"latent editing consistency of {method}", error))
             continue
         if found:
-            cells = {part: _mean([values[part] for values in found]) for part in consistency.NAMES}
+            cells = {part: mean_value([values[part] for values in found]) for part in consistency.NAMES}
             rows.append({"method": method, "count": len(found), **cells})
     note = consistency.PROTOCOL.format(strength=subject.settings.strength, direction=direction.name)
     note += ". " + "; ".join(f"{part}: {what}" for part, what in consistency.NAMES.items()) + "."
@@ -238,7 +241,8 @@ def _consistency_of(
     return [values for values in known.values() if values is not None]
 
 
-def _mean(values: list[float]) -> Value:
+def mean_value(values: list[float]) -> Value:
+    """The mean with its bootstrap interval; no interval for one value."""
     mean, interval = mean_interval(values)
     return Value(mean, *(interval or (None, None)))
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.reports import generators, reconstruction
 from wrangan_cli.engine.reports.drawings import Drawings
-from wrangan_cli.engine.reports.figures import draw_figures, require_matplotlib
+from wrangan_cli.engine.reports.figures import draw_figures
+from wrangan_cli.engine.reports.measured import measure
 from wrangan_cli.engine.reports.page import write_page
+from wrangan_cli.engine.reports.plots import require_matplotlib
+from wrangan_cli.engine.reports.reconstruction import photographs_table
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Table, markdown, write_table
 
@@ -26,26 +28,6 @@ class Report:
     """Kinds of measures and drawings that were not there yet, one entry each."""
 
 
-def make_tables(subject: Subject) -> tuple[list[Table], reconstruction.PerPhoto, dict[str, dict[str, float]]]:
-    """All tables in order, the values of each photograph, and the corruption of each."""
-    photos = reconstruction.measure_photos(subject)
-    samples = generators.Samples(subject)
-    sampled = generators.sample_table(subject, samples)
-    corruption, each = generators.corruption_table(subject, samples)
-    tables = [
-        generators.cost_table(subject),
-        reconstruction.reconstruction_table(subject, photos),
-        reconstruction.comparison_table(subject, photos),
-        sampled,
-        corruption,
-        generators.separability_table(subject),
-        generators.std_table(subject),
-        generators.influence_table(subject),
-        reconstruction.consistency_table(subject),
-    ]
-    return tables, photos, each
-
-
 def write_report(subject: Subject) -> Report:
     """Measure and draw what is not in `out/cache` and `out/images` yet, and write everything.
 
@@ -61,15 +43,16 @@ def write_report(subject: Subject) -> Report:
 
 
 def _written(subject: Subject) -> Report:
-    tables, photos, each = make_tables(subject)
+    measured = measure(subject)
+    tables = measured.tables
     folder = subject.out / TABLES
     files = [path for table in tables for path in write_table(folder, table)]
-    files += write_table(folder, reconstruction.photographs_table(photos))
+    files += write_table(folder, photographs_table(measured.photos))
     with replaced_atomically(subject.out / ALL_TABLES) as temporary:
         temporary.write_text("\n".join(map(markdown, tables)), encoding="utf-8", errors="surrogateescape")
     files.append(subject.out / ALL_TABLES)
     drawings = Drawings(subject)
-    figures = draw_figures(subject, drawings, photos, each)
+    figures = draw_figures(subject, drawings, measured)
     files += [path for path, _ in figures]
-    files.append(write_page(subject, drawings, photos, tables, figures))
+    files.append(write_page(subject, drawings, measured, figures))
     return Report(tables, files, subject.cache.computed)

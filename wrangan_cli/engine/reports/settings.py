@@ -6,10 +6,14 @@ import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+
+N = TypeVar("N", int, float)
+LEAST_KID = 4
+"""Images that a KID takes at least."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,14 @@ class ReportSettings:
     """Pairs of neighbouring photographs in the figure of interpolations."""
     consistency: int = 4
     """Photographs of the latent editing consistency (each is inverted twice more); 0 leaves it out."""
+    sweep: int = 4
+    """Photographs of Figure 3 (each is fitted anew for every α, N and method); 0 leaves it out."""
+    alphas: str = "1e-4,1e-2,0.1,1,10"
+    """Weights α of the penalty in Figure 3, with commas between."""
+    sweep_layers: str = ""
+    """N of Figure 3, with commas between; empty: the model's own."""
+    sweep_samples: int = 0
+    """Moved images for the corruption of each point of Figure 3; 0: distortion alone."""
     separability_samples: int = 2000
     """Samples of Table 5."""
     influence_samples: int = 64
@@ -40,7 +52,7 @@ class ReportSettings:
     """Seed of all samples."""
 
     def __post_init__(self) -> None:
-        for name in ("edited", "shown", "interpolations", "consistency", "samples", "seed"):
+        for name in ("edited", "shown", "interpolations", "consistency", "sweep", "samples", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 0 or more")
         if self.shown < 1 or self.influence_samples < 1:
@@ -49,6 +61,25 @@ class ReportSettings:
             raise ValueError("separability_samples must be 20 or more, or 0 to leave Table 5 out")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength {self.strength}: expected a finite number")
+        if self.sweep_samples and self.sweep_samples < LEAST_KID:
+            raise ValueError(f"sweep_samples must be {LEAST_KID} or more, or 0 for distortion alone")
+        for name, least in (("alphas", 0.0), ("sweep_layers", 1)):
+            try:
+                good = all(least <= value < math.inf for value in _numbers(getattr(self, name), type(least)))
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected numbers with commas between")
+
+    @property
+    def alpha_values(self) -> tuple[float, ...]:
+        """`alphas`, each once, from small to large."""
+        return _numbers(self.alphas, float)
+
+    @property
+    def layer_counts(self) -> tuple[int, ...]:
+        """`sweep_layers`, likewise."""
+        return _numbers(self.sweep_layers, int)
 
 
 def chosen_methods(text: str) -> tuple[str, ...]:
@@ -62,6 +93,10 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError("no method given")
     return tuple(name for name in METHODS if name in names)
+
+
+def _numbers(text: str, kind: type[N]) -> tuple[N, ...]:
+    return tuple(sorted({kind(part) for part in split_names(text)}))
 
 
 def split_names(text: str) -> list[str]:

@@ -133,30 +133,32 @@ def markdown(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A `<section>` with the table."""
+    """A `<section>` with the table; its note is folded."""
     best = _best(table)
     heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in table.columns)
     body = []
     for index, row in enumerate(table.rows):
-        cells = []
-        for column in table.columns:
-            text = html.escape(shown(row.get(column.key), column))
-            cells.append(
-                f"<td><b>{text}</b></td>" if index in best.get(column.key, ()) else f"<td>{text}</td>"
-            )
+        cells = (_html_cell(row.get(c.key), c, index in best.get(c.key, ())) for c in table.columns)
         body.append(f"<tr>{''.join(cells)}</tr>")
+    grid = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
     missing = "".join(f"<li>{html.escape(line)}</li>" for line in table.missing)
+    note = f"<summary>How it was measured</summary><p>{html.escape(table.note)}</p>"
     parts = [
         f'<section class="table" id="{html.escape(table.name, quote=True)}">',
         f"<h3>{html.escape(table.title)}</h3>",
-        '<div class="wide"><table>',
-        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody>",
-        "</table></div>",
-        f"<p>{html.escape(table.note)}</p>" if table.note else "",
+        f'<div class="wide">{grid}</div>' if body else "",
         f"<ul>{missing}</ul>" if missing else "",
+        f"<details>{note}</details>" if table.note else "",
         "</section>",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _html_cell(cell: Cell, column: Column, best: bool) -> str:
+    plain = Value(cell.value) if isinstance(cell, Value) else cell
+    text = html.escape(shown(plain, column))
+    error = html.escape(_error(cell, column)) if isinstance(cell, Value) else ""
+    return f"<td>{f'<b>{text}</b>' if best else text}{f'<small>{error}</small>' if error else ''}</td>"
 
 
 def shown(cell: Cell, column: Column) -> str:
@@ -166,19 +168,25 @@ def shown(cell: Cell, column: Column) -> str:
     if isinstance(cell, str):
         return cell
     if isinstance(cell, Value):
-        text = _number(cell.value, column)
-        if cell.low is not None and cell.high is not None:
-            text += f" [{_number(cell.low, column)}, {_number(cell.high, column)}]"
-        if cell.standard_error is not None:
-            text += f" ± {_number(cell.standard_error, column, 2)}"
-        return text
-    return f"{cell:,}" if isinstance(cell, int) and not column.percent else _number(cell, column)
+        return f"{_number(cell.value, column)} {_error(cell, column)}".rstrip()
+    if isinstance(cell, int) and not column.percent:
+        return f"{cell:,}"
+    return f"{100 * cell if column.percent else cell:.3g}"
+
+
+def _error(cell: Value, column: Column) -> str:
+    parts = []
+    if cell.low is not None and cell.high is not None:
+        parts.append(f"[{_number(cell.low, column)}, {_number(cell.high, column)}]")
+    if cell.standard_error is not None:
+        parts.append(f"± {_number(cell.standard_error, column, 2)}")
+    return " ".join(parts)
 
 
 def _number(value: float, column: Column, digits: int = 3) -> str:
     value *= 100 if column.percent else 1
-    text = f"{value:.{digits}g}"
-    # Of large numbers all digits before the point, and no exponent.
+    # 18.0 stands under 15.6: zeros at the end stay. Of large numbers all digits, and no exponent.
+    text = f"{value:#.{digits}g}".rstrip(".")
     return f"{value:.0f}" if "e+" in text else text
 
 

@@ -181,6 +181,9 @@ class ImageTrainer(ABC, Generic[N]):
             raise UsageError("the run's snapshot is of another kind of training: choose another folder")
         if state["model_sha256"] != self.model.sha256:
             raise UsageError("the snapshot's encoder was trained for another model")
+        shapes = {name: tensor.shape for name, tensor in self.encoder.state_dict().items()}
+        if shapes != {name: tensor.shape for name, tensor in state["encoder"].items()}:
+            raise UsageError("the snapshot's network has other sizes than the one asked for")
         self.encoder.load_state_dict(state["encoder"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -1,6 +1,6 @@
 """Training of the hypernetwork (HyperStyle: Alaluf et al. 2022).
 
-Left out is the loss on identity, which needs a face recogniser; Adam stands for Ranger.
+Left out is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
 """
 
 import copy

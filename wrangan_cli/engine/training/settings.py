@@ -1,7 +1,11 @@
-"""Settings of the adversarial trainings; the command line's options are made from them."""
+"""Settings of the trainings of generators and encoders; the command line's options are made from them."""
 
 from dataclasses import dataclass
 from typing import Any
+
+ENCODER_KINDS = ("w", "e4e", "restyle", "hyperstyle")
+STD_FORMS = ("raw", "softplus", "log")
+_COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> None:
@@ -14,11 +18,6 @@ def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> 
             raise ValueError(f"{name} {getattr(settings, name)}: expected a number that is not negative")
     if settings.seed < 0:
         raise ValueError(f"seed {settings.seed}: expected 0 or more")
-
-
-ENCODER_KINDS = ("w", "e4e", "restyle", "hyperstyle")
-STD_FORMS = ("raw", "softplus", "log")
-_COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Training of the encoders into W+: e4e (Tov et al. 2021) and ReStyle (Alaluf et al. 2021).
 
-Left out of both is the loss on identity, which needs a face recogniser; Adam stands for Ranger.
+Left out of both is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
 """
 
 from typing import Any, Self

@@ -65,14 +65,14 @@ def load_encoder(model: Model) -> Encoder:
 
     Raises UsageError if there is none, FileError if it is broken or for another model.
     """
-    encoder = _load(model, "w", ", or start from the mean of W with --init mean")
+    encoder, _ = _load(model, "w", ", or start from the mean of W with --init mean")
     assert isinstance(encoder, Encoder)
     return encoder
 
 
 def load_style_encoder(model: Model, kind: str) -> StyleEncoder:
     """The encoder `e4e` or `restyle` of a model's folder; raises as `load_encoder` does."""
-    encoder = _load(model, kind)
+    encoder, _ = _load(model, kind)
     assert isinstance(encoder, StyleEncoder)
     return encoder
 
@@ -82,12 +82,11 @@ def load_hypernet(model: Model) -> Hypernet:
 
     FileError also where the model's encoder is no longer the one whose codes it was trained on.
     """
-    hypernet = _load(model, "hyperstyle")
+    hypernet, record = _load(model, "hyperstyle")
     assert isinstance(hypernet, Hypernet)
-    path = model.path / KINDS["hyperstyle"].file
-    _, record = read_tensors(path)
     trained_on, there = record.get("encoder_sha256"), encoder_sha256(model)
     if trained_on is not None and there is not None and trained_on != there:
+        path = model.path / KINDS["hyperstyle"].file
         raise FileError(path, f"was trained with another {FILE} than {model.name} has now")
     return hypernet
 
@@ -104,9 +103,16 @@ def read_encoder(path: Path) -> tuple[Encoder, str | None]:
 
 def read_any(path: Path, kind: str) -> tuple[AnyEncoder, str | None]:
     """`read_encoder` for each of KINDS."""
+    network, record = _read(path, kind)
+    return network, record.get("model_sha256")
+
+
+def _read(path: Path, kind: str) -> tuple[AnyEncoder, dict[str, Any]]:
+    """The network of a file, on the CPU, and the file's record."""
     tensors, record = read_tensors(path)
-    if record.get("kind", "encoder") != KINDS[kind].record:
-        raise FileError(path, f"holds {record['kind']!r}, not {KINDS[kind].record!r}")
+    holds = record.get("kind", KINDS["w"].record)  # the first encoders' files did not say
+    if holds != KINDS[kind].record:
+        raise FileError(path, f"holds {holds!r}, not {KINDS[kind].record!r}")
     try:
         network = KINDS[kind].network(record["encoder"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -114,7 +120,7 @@ def read_any(path: Path, kind: str) -> tuple[AnyEncoder, str | None]:
     # A counter that batch normalisation keeps for training only.
     tensors |= {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     load_weights(network, tensors, path)
-    return network, record.get("model_sha256")
+    return network, record
 
 
 def save_encoder(
@@ -159,7 +165,8 @@ def misfit(network: AnyEncoder, model: Model) -> str | None:
     return None
 
 
-def _load(model: Model, kind: str, otherwise: str = "") -> AnyEncoder:
+def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dict[str, Any]]:
+    """The network of a model's folder, which was trained for it and fits it, and its file's record."""
     path = model.path / KINDS[kind].file
     if not path.is_file():
         wanted = "" if kind == "w" else f" --kind {kind}"
@@ -167,10 +174,10 @@ def _load(model: Model, kind: str, otherwise: str = "") -> AnyEncoder:
             f"model {model.name} has no {path.name}: train one with "
             f"`wrangan train encoder{wanted}`{otherwise}"
         )
-    network, trained_for = read_any(path, kind)
-    if trained_for != model.sha256:
+    network, record = _read(path, kind)
+    if record.get("model_sha256") != model.sha256:
         raise FileError(path, f"was trained for another model, not for {model.name}")
     unfit = misfit(network, model)
     if unfit:
         raise FileError(path, unfit)
-    return network.to(model.device).eval().requires_grad_(False)
+    return network.to(model.device).eval().requires_grad_(False), record

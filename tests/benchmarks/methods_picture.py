@@ -1,0 +1,55 @@
+"""The picture of the README: photographs, what each method makes of them, and edits.
+
+    python -m tests.benchmarks.methods_picture --photos photos/ --codes encoder=codes/encoder \\
+        --codes "w only=codes/sg2-w" --codes "(w, eps)=codes/wrangan" --edit smile=2 --edit age=2 \\
+        --names 001 003 004 --out methods.png
+
+The edits are those of the last folder of codes, in standard deviations of w along the direction.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch.nn.functional import interpolate
+
+from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.editing.directions import directions_file, edit_code, load_directions, make_moves
+from wrangan_cli.engine.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.metrics.pairs import pair_by_stem
+from wrangan_cli.engine.model_folder import load_model
+
+
+def main() -> None:
+    """Draw a row a photograph."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--model", default="faces-64")
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--codes", action="append", required=True, help="LABEL=FOLDER")
+    parser.add_argument("--edit", action="append", default=[], help="DIRECTION=STRENGTH")
+    parser.add_argument("--names", nargs="+", required=True, help="photographs, without their suffixes")
+    parser.add_argument("--out", type=Path, required=True, help="picture (.png)")
+    arguments = parser.parse_args()
+
+    model = load_model(arguments.model)
+    known = load_directions(model)
+    folders = dict(entry.split("=", 1) for entry in arguments.codes)
+    last = Path(list(folders.values())[-1])
+    edits = dict(entry.split("=", 1) for entry in arguments.edit)
+    pairs = {pair.photo.stem: pair for pair in pair_by_stem(arguments.photos, last)[0]}
+    rows = []
+    for name in arguments.names:
+        codes = [load_code(Path(folder) / f"{name}.st", model) for folder in folders.values()]
+        latents = model.generator.config.num_latents
+        for direction, strength in edits.items():
+            moves = make_moves(known, [direction], [float(strength)], directions_file(model))
+            codes.append(edit_code(codes[len(folders) - 1], moves, latents))
+        photo = load_image(pairs[name].photo, model.resolution)
+        row = torch.cat([photo[None], render(model, codes).clamp(-1, 1)])
+        rows.append(interpolate(row, scale_factor=2, mode="bicubic", antialias=False).clamp(-1, 1))
+    columns = ["photograph", *folders, *(f"{direction} +{strength}" for direction, strength in edits.items())]
+    save_image(arguments.out, labelled_grid(rows, [""] * len(rows), columns))
+
+
+if __name__ == "__main__":
+    main()

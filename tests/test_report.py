@@ -30,7 +30,7 @@ from wrangan_cli.engine.metrics import lpips
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.attributes import save_attributes
 from wrangan_cli.engine.reports import sweep
 from wrangan_cli.engine.reports.settings import parse_settings
@@ -301,7 +301,10 @@ def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: P
 def test_figure_3_over_n_with_corruption(
     subject: Path, tiny_model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep, "SENSITIVITY", SensitivitySettings(probes=8))
+    made = {"probes": 8, "distortion": 0.3, "floor": 0.1}
+    config = json.loads((subject / "config.json").read_text())
+    (subject / "config.json").write_text(json.dumps({**config, "source": {"settings": made}}))
+    assert sweep.sensitivity_of(load_model(str(subject))) == SensitivitySettings(**made)
     monkeypatch.setattr(sweep, "load_perceptual", lambda *_: fake_perceptual())
     wanted = {"sweep": 3, "alphas": "1", "sweep_layers": "99,2,3", "sweep_samples": 9}
     out = tmp_path / "out"

@@ -4,7 +4,8 @@ Protocol: the first `sweep` photographs are fitted anew for each α with all oth
 their method: `wrangan` (α‖ε‖²) and `weight-tuning` (α‖θ − θ₀‖²). Distortion is that of Table 2. With
 `sweep_samples` corruption is that of Table 4, with as many moved images. At the model's own N its σ
 and the codes of the report are used; for another N σ is made by sensitivity (as `wrangan train randomize
---from sensitivity` does), so that all N come from one generator.
+--from sensitivity` does, with the settings that the model's own σ was made with, where it was), so
+that all N come from one generator.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.metrics.inception import extract_features
 from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import CONFIG, Model, read_config
 from wrangan_cli.engine.models.randomized import tunable_layers
 from wrangan_cli.engine.perceptual import load_perceptual
 from wrangan_cli.engine.reports.reconstruction import mean_value
@@ -39,7 +40,6 @@ from wrangan_cli.engine.training.settings import SensitivitySettings
 
 METHODS = ("wrangan", "weight-tuning")
 """Those whose penalty has a weight α."""
-SENSITIVITY = SensitivitySettings()
 CORRUPTION = "corruption-kid"
 
 
@@ -64,6 +64,7 @@ class Sweep:
         jobs = next(iter(subject.jobs.values()), [])
         self.jobs = [job for job in jobs if job.photo.stem in stems]
         self.metrics = [PAIR_METRICS[name] for name in dict.fromkeys(("mse", subject.model.perceptual))]
+        self.sensitivity = sensitivity_of(subject.model)
         self.measures = cache(self._measures)
         self.randomized = cache(self._randomized)
 
@@ -77,7 +78,7 @@ class Sweep:
                 for alpha in self.subject.settings.alpha_values:
                     settings = dataclasses.replace(self.subject.wanted[method], alpha=alpha)
                     if layers != own and method == "wrangan" and settings.epsilon_lr is None:
-                        settings = dataclasses.replace(settings, epsilon_lr=SENSITIVITY.epsilon_lr)
+                        settings = dataclasses.replace(settings, epsilon_lr=self.sensitivity.epsilon_lr)
                     yield Point(method, layers, layers == own, resolved(settings, self.subject.model))
 
     def row(self, point: Point) -> dict[str, Cell]:
@@ -106,7 +107,7 @@ class Sweep:
             "model": self.subject.model.sha256,
             "photos": [self.subject.sha(job.photo) for job in self.jobs],
             "settings": asdict(point.settings),
-            "layers": None if point.own else {"count": point.layers, **asdict(SENSITIVITY)},
+            "layers": None if point.own else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
             "seed": report.seed,
@@ -170,11 +171,28 @@ class Sweep:
         if layers > len(model.generator.styled_convs()):
             raise WranganError(f"N = {layers}: the model has {len(model.generator.styled_convs())} layers")
         perceptual = load_perceptual(model.perceptual, model.device)
-        with self.subject.track(f"σ by sensitivity, N = {layers}", SENSITIVITY.probes) as advance:
+        with self.subject.track(f"σ by sensitivity, N = {layers}", self.sensitivity.probes) as advance:
             generator = randomize_by_sensitivity(
-                model.generator, perceptual, layers, SENSITIVITY, on_image=advance
+                model.generator, perceptual, layers, self.sensitivity, on_image=advance
             )
         return dataclasses.replace(model, generator=generator)
+
+
+def sensitivity_of(model: Model) -> SensitivitySettings:
+    """How the model's own σ was made, if by sensitivity; otherwise the defaults.
+
+    Raises FileError where its config.json names settings that cannot be.
+    """
+    source = read_config(model.path).get("source")
+    known = source.get("settings") if isinstance(source, dict) else None
+    # Settings of an adversarial training lack these.
+    if not isinstance(known, dict) or not {"probes", "distortion"} <= set(known):
+        return SensitivitySettings()
+    names = {field.name for field in dataclasses.fields(SensitivitySettings)}
+    try:
+        return SensitivitySettings(**{name: value for name, value in known.items() if name in names})
+    except (TypeError, ValueError) as error:
+        raise FileError(model.path / CONFIG, f"bad settings of σ ({error})") from error
 
 
 def sweep_table(subject: Subject, samples: Samples) -> Table:

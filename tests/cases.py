@@ -16,7 +16,8 @@ from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.data import ImageSet, batches
-from wrangan_cli.engine.training.encoder import EncoderTrainer
+from wrangan_cli.engine.training.encoder import ImageTrainer
+from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.quality import KidMonitor
 from wrangan_cli.engine.training.settings import (
     AdversarialSettings,
@@ -33,6 +34,20 @@ CASES: dict[str, AdversarialSettings | EncoderSettings] = {
     "epsilon-per-batch": RandomizeSettings(**BRISK),
     "epsilon-per-image": RandomizeSettings(epsilon_per="image", **BRISK),
     "encoder": EncoderSettings(batch=4, widths="8,8", blocks="1,1", input_side=16),
+    "restyle": EncoderSettings(
+        kind="restyle",
+        batch=4,
+        widths="8,8",
+        blocks="1,1",
+        input_side=16,
+        passes=2,
+        progressive_start=4,
+        progressive_every=4,
+        latent_lr=1e-2,
+        latent_pool=6,
+        latent_r1_interval=2,
+        w_weight=0.5,
+    ),
 }
 STEPS = 4
 
@@ -42,13 +57,13 @@ def data() -> ImageSet:
     return ImageSet(pixels, [f"{i}.png" for i in range(27)], [])
 
 
-def trainer_for(settings: AdversarialSettings | EncoderSettings) -> AdversarialTrainer | EncoderTrainer:
+def trainer_for(settings: AdversarialSettings | EncoderSettings) -> AdversarialTrainer | ImageTrainer[Any]:
     torch.manual_seed(3)
     if isinstance(settings, EncoderSettings):
         generator = random_generator_network().requires_grad_(False)
         w_mean = torch.zeros(TINY.style_dim)
         model = Model("tiny", Path("tiny"), "0", generator, w_mean, 2.0, "fake")
-        return EncoderTrainer(model, settings, fake_perceptual())
+        return encoder_trainer(model, settings, fake_perceptual())
     random = isinstance(settings, RandomizeSettings)
     config = TINY if random else dataclasses.replace(TINY, randomized_layers=0)
     return AdversarialTrainer(Generator(config), Discriminator(config), settings)

@@ -1,8 +1,10 @@
-"""Stand-ins for what tests must not depend on: a perceptual distance without weight files."""
+"""Stand-ins for what tests must not depend on, such as a perceptual distance without weight files."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from wrangan_cli.engine.codes import Code
+from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import Model
@@ -20,3 +22,15 @@ def make_inverter(model: Model, **settings: object) -> Inverter:
     """An Inverter that starts from the mean of W and uses `fake_perceptual`."""
     chosen = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
     return Inverter(model, chosen, None, fake_perceptual() if chosen.perceptual_weight else None)
+
+
+def images_of(count: int = 2, side: int = 16) -> Tensor:
+    """Images (count, 3, side, side) that no code of the tiny model gives exactly."""
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
+
+
+def codes_of(results: list[Code | WranganError]) -> list[Code]:
+    """The results of an inversion in which none may fail."""
+    codes = [result for result in results if isinstance(result, Code)]
+    assert len(codes) == len(results)
+    return codes

@@ -32,6 +32,8 @@ def test_a_saved_code_comes_back(tiny_model: Model, tmp_path: Path) -> None:
         assert back.epsilon[name].dtype == torch.float16
         assert torch.equal(back.epsilon[name], value.half())
     assert torch.equal(back.delta["conv1"], delta["conv1"].half())
+    assert not back.noise
+    assert not back.parameters
     assert {**code.info, "kind": "code"} == back.info
     assert read_info(tmp_path / "a.st")["steps"] == 3
 
@@ -51,6 +53,41 @@ def test_render_draws_each_code_as_if_alone(tiny_model: Model) -> None:
         first = tiny_model.generator.synthesis(codes[0].w[None], epsilon=codes[0].epsilon)
     torch.testing.assert_close(together[1:2], plain, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(together[:1], first, atol=1e-5, rtol=1e-4)
+
+
+def test_noise_and_parameters_come_back_and_are_drawn(tiny_model: Model, tmp_path: Path) -> None:
+    noise = {"1": torch.randn(8, 8), "4": torch.randn(16, 16)}
+    bias = {"to_rgb1.bias": torch.full((1, 3, 1, 1), 0.5)}
+    codes = [
+        code_for(tiny_model, 0, parameters=bias, epsilon=draw_epsilon(tiny_model.generator)),
+        code_for(tiny_model, 1, noise=noise),
+        code_for(tiny_model, 2),
+        code_for(tiny_model, 3, noise=noise, parameters=bias),
+    ]
+    back = []
+    for index, code in enumerate(codes):
+        save_code(tmp_path / f"{index}.st", code)
+        back.append(load_code(tmp_path / f"{index}.st", tiny_model))
+    assert torch.equal(back[1].noise["4"], noise["4"].half())
+    assert back[3].parameters["to_rgb1.bias"].dtype == torch.float16
+    together = render(tiny_model, back)
+    generator = tiny_model.generator
+    maps = [getattr(generator.noises, f"noise_{i}").clone() for i in range(5)]
+    moved = [m + noise[str(i)].half().float() if str(i) in noise else m for i, m in enumerate(maps)]
+    with torch.no_grad():
+        expected = [
+            generator.synthesis(codes[0].w[None], epsilon={k: v.half() for k, v in codes[0].epsilon.items()}),
+            generator.synthesis(codes[1].w[None], noise=moved),
+            generator.synthesis(codes[2].w[None]),
+            generator.synthesis(codes[3].w[None], noise=moved),
+        ]
+    # The first RGB's bias is up-sampled by filters of gain 1: away from the edge it arrives as it is.
+    middle = (..., slice(6, 10), slice(6, 10))
+    for index, plain in enumerate(expected):
+        shift = 0.5 if index in (0, 3) else 0.0
+        torch.testing.assert_close(
+            together[index : index + 1][middle], plain[middle] + shift, atol=1e-4, rtol=1e-3
+        )
 
 
 def test_w_as_rows() -> None:
@@ -74,6 +111,15 @@ def test_a_code_of_another_model_is_refused(tiny_model: Model, other_folder: Pat
         ({"epsilon": {"convs.1": torch.zeros(2, 2, 3, 3)}}, "epsilon.convs.1 does not fit"),
         ({"epsilon": {"conv1": torch.zeros(16, 16, 3, 3)}}, "epsilon.conv1 does not fit"),
         ({"delta": {"convs.77": torch.zeros(16, 16, 3, 3)}}, "delta.convs.77 does not fit"),
+        ({"noise": {"0": torch.zeros(8, 8)}}, "noise.0 does not fit"),
+        ({"noise": {"5": torch.zeros(16, 16)}}, "noise.5 does not fit"),
+        ({"noise": {"x": torch.zeros(16, 16)}}, "noise.x does not fit"),
+        (
+            {"parameters": {"conv1.conv.weight": torch.zeros(16, 16, 3, 3)}},
+            "parameter.conv1.conv.weight does",
+        ),
+        ({"parameters": {"style.1.weight": torch.zeros(16, 16)}}, "parameter.style.1.weight does not fit"),
+        ({"parameters": {"nosuch": torch.zeros(1)}}, "parameter.nosuch does not fit"),
     ],
 )
 def test_a_code_that_does_not_fit(tiny_model: Model, tmp_path: Path, change: dict, cause: str) -> None:

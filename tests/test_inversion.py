@@ -7,27 +7,18 @@ import pytest
 import torch
 
 from tests.conftest import random_generator_network
-from tests.fakes import fake_perceptual, make_inverter
+from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.inversion.loop import Inverter, resolved, squared_norm
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Variables
+from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment, squared_norm
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
-from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.perceptual import for_loss
-from wrangan_cli.engine.training.encoder import save_encoder
-
-
-def targets(count: int = 4) -> torch.Tensor:
-    """Images (count, 3, 16, 16) that no code of the tiny model gives exactly."""
-    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 1.6 - 0.8
-
-
-def codes_of(results: list[Code | WranganError]) -> list[Code]:
-    assert all(isinstance(result, Code) for result in results)
-    return [result for result in results if isinstance(result, Code)]
+from wrangan_cli.engine.runtime import random_generator
 
 
 def test_defaults_are_the_papers() -> None:
@@ -39,9 +30,10 @@ def test_defaults_are_the_papers() -> None:
 
 def test_loss_is_algorithm_1(tiny_model: Model) -> None:
     inverter = make_inverter(tiny_model, alpha=0.3, penalty="sum", epsilon_init=0.5)
-    images = targets(2)
+    images = images_of(2)
     variables = METHOD_TABLE["wrangan"].start(tiny_model, inverter.initial_w(images), inverter.settings)
-    loss = inverter._loss(variables, images, inverter._features(images))
+    moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), share=0.0)
+    loss, _ = inverter._loss(variables, images, inverter._features(images), moment)
     drawn = tiny_model.generator.synthesis(variables.w, epsilon=variables.epsilon)
     distance = fake_perceptual()
     for index in range(2):
@@ -63,7 +55,7 @@ def test_penalty_reductions() -> None:
 def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -> None:
     """Adam's first step is lr · sign(gradient): an independent check of what is free."""
     inverter = make_inverter(tiny_model, method=method, steps=1, lr=1e-3, epsilon_init=0.0)
-    (code,) = codes_of(inverter.invert(targets(1)))
+    (code,) = codes_of(inverter.invert(images_of(1)))
     moved = (code.w - tiny_model.w_mean).abs()
     if method == "sg2-w":
         assert moved.max() == 0  # its schedule ramps up from 0
@@ -80,7 +72,7 @@ def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -
 @pytest.mark.parametrize("method", ["wrangan", "weight-tuning"])
 def test_epsilon_may_have_a_learning_rate_of_its_own(tiny_model: Model, method: str) -> None:
     inverter = make_inverter(tiny_model, method=method, steps=1, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0)
-    (code,) = codes_of(inverter.invert(targets(1)))
+    (code,) = codes_of(inverter.invert(images_of(1)))
     assert (code.w - tiny_model.w_mean).abs().median().item() == pytest.approx(1e-3, rel=1e-2)
     for value in (code.epsilon or code.delta).values():
         assert value.abs().median().item() == pytest.approx(2e-2, rel=1e-2)
@@ -103,7 +95,7 @@ def test_a_model_names_the_learning_rate_that_suits_its_std(tmp_path: Path) -> N
 
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
     """Alone and in a batch of 4 an image gets the same code, up to float noise."""
-    images = targets(4)
+    images = images_of(4)
     inverter = make_inverter(tiny_model, steps=20, lr=1e-2)
     together = codes_of(inverter.invert(images))
     for index in (0, 3):
@@ -118,7 +110,7 @@ def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
 
 
 def test_wrangan_beats_w_alone_and_states_what_it_reached(tiny_model: Model) -> None:
-    images = targets(2)
+    images = images_of(2)
     reached = {}
     for method in ("encoder", "sg2-w", "wrangan"):
         inverter = make_inverter(tiny_model, method=method, steps=60, lr=5e-2, perceptual_weight=0.0)
@@ -135,7 +127,7 @@ def test_alpha_holds_epsilon_back(tiny_model: Model) -> None:
     norms = []
     for alpha in (0.0, 1.0):
         inverter = make_inverter(tiny_model, steps=40, lr=1e-2, alpha=alpha, penalty="sum")
-        (code,) = codes_of(inverter.invert(targets(1)))
+        (code,) = codes_of(inverter.invert(images_of(1)))
         norms.append(sum(value.float().square().sum().item() for value in code.epsilon.values()))
     assert norms[1] < norms[0] / 4
 
@@ -146,7 +138,7 @@ def test_sigma_scales_the_reach(tiny_model: Model) -> None:
     name, conv = next(iter(layers.items()))
     assert conv.std is not None
     conv.std.zero_()
-    (code,) = codes_of(make_inverter(tiny_model, steps=10, lr=1e-2).invert(targets(1)))
+    (code,) = codes_of(make_inverter(tiny_model, steps=10, lr=1e-2).invert(images_of(1)))
     kernel = conv.kernel(code.epsilon[name].float())
     assert torch.equal(kernel, conv.weight[0])
     # Without a data gradient only the penalty acts on it.
@@ -154,7 +146,7 @@ def test_sigma_scales_the_reach(tiny_model: Model) -> None:
 
 
 def test_diverging_image_fails_alone(tiny_model: Model) -> None:
-    images = targets(3)
+    images = images_of(3)
     images[1] = float("nan")
     results = make_inverter(tiny_model, steps=3).invert(images)
     assert isinstance(results[1], WranganError)
@@ -163,9 +155,9 @@ def test_diverging_image_fails_alone(tiny_model: Model) -> None:
 
 
 def test_same_seed_same_code(tiny_model: Model) -> None:
-    first, second = (codes_of(make_inverter(tiny_model).invert(targets(1)))[0] for _ in range(2))
+    first, second = (codes_of(make_inverter(tiny_model).invert(images_of(1)))[0] for _ in range(2))
     assert torch.equal(first.w, second.w)
-    other = codes_of(make_inverter(tiny_model, seed=1).invert(targets(1)))[0]
+    other = codes_of(make_inverter(tiny_model, seed=1).invert(images_of(1)))[0]
     name = next(iter(first.epsilon))
     assert torch.equal(first.epsilon[name], second.epsilon[name])
     assert not torch.equal(first.epsilon[name], other.epsilon[name])
@@ -174,14 +166,14 @@ def test_same_seed_same_code(tiny_model: Model) -> None:
 def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:
     plain = load_model(str(save_model(tmp_path / "plain", random_generator_network(plain_config))))
     with pytest.raises(UsageError, match="no random layers"):
-        make_inverter(plain).invert(targets(1))
-    (code,) = codes_of(make_inverter(plain, method="weight-tuning", steps=1).invert(targets(1)))
+        make_inverter(plain).invert(images_of(1))
+    (code,) = codes_of(make_inverter(plain, method="weight-tuning", steps=1).invert(images_of(1)))
     assert set(code.delta) == set(plain.generator.styled_convs())
 
 
 def test_weights_of_the_model_stay(tiny_model: Model) -> None:
     before = {k: v.clone() for k, v in tiny_model.generator.state_dict().items()}
-    make_inverter(tiny_model).invert(targets(1))
+    make_inverter(tiny_model).invert(images_of(1))
     assert all(torch.equal(before[k], v) for k, v in tiny_model.generator.state_dict().items())
     assert all(p.grad is None for p in tiny_model.generator.parameters())
 
@@ -207,7 +199,7 @@ def test_encoder_of_another_model_is_refused(tiny_folder: Path, other_folder: Pa
         load_encoder(model)
     save_encoder(tiny_folder, Encoder(config), model, {})
     inverter = Inverter.load(model, InversionSettings(method="encoder", perceptual_weight=0))
-    (code,) = codes_of(inverter.invert(targets(1)))
+    (code,) = codes_of(inverter.invert(images_of(1)))
     assert code.w.shape == (16,)
 
 
@@ -217,7 +209,7 @@ def test_no_encoder_names_the_way_out(tiny_model: Model) -> None:
 
 
 def test_code_file_is_small_and_complete(tiny_model: Model, tmp_path: Path) -> None:
-    (code,) = codes_of(make_inverter(tiny_model, steps=3).invert(targets(1)))
+    (code,) = codes_of(make_inverter(tiny_model, steps=3).invert(images_of(1)))
     save_code(tmp_path / "a.st", code)
     loaded = load_code(tmp_path / "a.st", tiny_model)
     numbers = sum(conv.weight.numel() for conv in randomized_layers(tiny_model.generator).values())

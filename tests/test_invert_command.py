@@ -319,7 +319,7 @@ def test_a_real_sigint(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wrangan_cli", "invert", str(photos), "--out", str(out)]
     command += ["--model", str(tiny_folder), "--batch", "1", "--init", "mean", "--perceptual-weight", "0"]
     # Long for the machine, short for the test: it is stopped after the first code.
-    command += ["--steps", "150", "--device", "cpu"]
+    command += ["--steps", "500", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

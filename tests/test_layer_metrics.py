@@ -8,17 +8,16 @@ import torch
 
 from tests.test_evaluate import run
 from wrangan_cli.engine.metrics.layer_influence import layer_influence
+from wrangan_cli.engine.metrics.samples import epsilon_of_images
 from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.models.randomized import randomized_layers
 
 
 def test_influence_is_the_error_of_one_layers_redraw(tiny_model: Model) -> None:
-    got = layer_influence(tiny_model, samples=6, seed=2, batch=6)
+    got = layer_influence(tiny_model, samples=6, seed=2, batch=4)
     layers = list(randomized_layers(tiny_model.generator))
     assert list(got) == [*layers, "all"]
-    w, rng = sample_w(tiny_model.generator, 6, 2), random_generator(3)
-    epsilon = draw_epsilon(tiny_model.generator, 6, rng=rng)
+    w, epsilon = sample_w(tiny_model.generator, 6, 2), epsilon_of_images(tiny_model, range(6), 2)
     for name in layers:
         errors = []
         for index in range(6):
@@ -31,9 +30,19 @@ def test_influence_is_the_error_of_one_layers_redraw(tiny_model: Model) -> None:
     assert got["all"] > max(got[name] for name in layers) / 2
 
 
-def test_the_mean_is_over_images_whatever_the_batch(tiny_model: Model) -> None:
-    first, second = (layer_influence(tiny_model, 400, batch=batch)["all"] for batch in (400, 30))
-    assert first == pytest.approx(second, rel=0.2)  # other draws, the same mean
+def test_the_batch_does_not_matter_and_the_seed_does(tiny_model: Model) -> None:
+    first, second = (layer_influence(tiny_model, 10, batch=batch) for batch in (10, 3))
+    assert first == pytest.approx(second, rel=1e-4)
+    other = layer_influence(tiny_model, 10, seed=1)
+    assert all(other[name] != pytest.approx(value, rel=1e-3) for name, value in first.items())
+
+
+def test_epsilon_is_a_function_of_seed_and_index(tiny_model: Model) -> None:
+    whole, part = (epsilon_of_images(tiny_model, indices, 5) for indices in (range(40), [7, 3]))
+    for name, values in whole.items():
+        assert torch.equal(part[name], values[[7, 3]])
+        assert values.std().item() == pytest.approx(1, abs=0.05)
+        assert abs(values.mean().item()) < 0.05
 
 
 def test_command(tiny_folder: Path, tiny_model: Model) -> None:

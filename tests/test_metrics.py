@@ -210,7 +210,7 @@ def test_mean_interval() -> None:
 
 
 def test_registry_knows_kinds_and_protocols() -> None:
-    assert set(PAIR_METRICS) == {"mse", "psnr", "ms-ssim", *PERCEPTUAL_NAMES}
+    assert set(PAIR_METRICS) == {"mse", "psnr", "ms-ssim", "identity", *PERCEPTUAL_NAMES}
     assert "[-1, 1]" in PAIR_METRICS["mse"].protocol
     for name in ("ms-ssim", *PERCEPTUAL_NAMES):
         assert "below 161 px enlarged bilinearly to 256" in PAIR_METRICS[name].protocol

@@ -11,13 +11,12 @@ from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.model_folder import Model, load_model
-from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training import sensitivity as module
-from wrangan_cli.engine.training.encoder import save_encoder
 from wrangan_cli.engine.training.sensitivity import (
     randomize_by_sensitivity,
     scaled_residuals,

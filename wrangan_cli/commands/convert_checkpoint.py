@@ -1,4 +1,4 @@
-"""`wrangan convert-checkpoint`: other projects' StyleGAN2 files to a model folder, and back."""
+"""`wrangan convert-checkpoint`: other projects' StyleGAN2 files to a model folder, and back; encoders."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from wrangan_cli.commands.shell import Results, say
+from wrangan_cli.engine.errors import UsageError
 
 
 def convert_checkpoint(
@@ -14,10 +15,17 @@ def convert_checkpoint(
         typer.Argument(
             metavar="IN",
             help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl; "
-            "with --to rosinality a model folder or a bundled model's name.",
+            "with --to rosinality a model folder or a bundled model's name; "
+            "with --model a pSp, e4e, ReStyle or HyperStyle .pt.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The model folder to write; with --to rosinality the .pt file.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The model folder to write; with --to rosinality the .pt file.")
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(help="Instead of --out: put the encoder or hypernetwork of the file into this model."),
+    ] = "",
     to: Annotated[
         Literal["wrangan", "rosinality"],
         typer.Option(help="A model folder of this suite, or rosinality's .pt."),
@@ -29,20 +37,49 @@ def convert_checkpoint(
     perceptual: Annotated[
         str, typer.Option(help="Perceptual distance that the model will be used with.")
     ] = "lpips-vgg",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what stands at --out, or the model's encoder.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Convert a StyleGAN2 checkpoint; nothing in the file is executed."""
+    """Convert a StyleGAN2 checkpoint, or with --model a trained encoder; nothing in the file is executed."""
+    if (out is None) == (not model):
+        raise UsageError("give either --out, or --model for the file of an encoder")
+    if model and (to, weights, perceptual) != ("wrangan", "ema", "lpips-vgg"):
+        raise UsageError(
+            "--to, --weights and --perceptual are for generators, not for the file of an encoder"
+        )
+    results = Results(as_json)
+    if out is None:
+        _convert_encoder(Path(source), model, overwrite, results)
+    else:
+        _convert_model(source, out, to, weights == "raw", perceptual, overwrite, results)
+    results.finish()
+
+
+def _convert_encoder(source: Path, model: str, overwrite: bool, results: Results) -> None:
+    from wrangan_cli.engine.checkpoints.encoders import install_published
+    from wrangan_cli.engine.model_folder import load_model
+
+    report = install_published(source, load_model(model), overwrite)
+    for line in report.lines():
+        say(line)
+    results.wrote(report.path, **report.to_json())
+    if not report.round_trip:
+        results.failed("self-check failed: what was written does not read back equal", report.path)
+
+
+def _convert_model(
+    source: str, out: Path, to: str, raw: bool, perceptual: str, overwrite: bool, results: Results
+) -> None:
     from wrangan_cli.engine.checkpoints.convert import convert_to_model, export_rosinality
 
-    results = Results(as_json)
     if to == "rosinality":
         report = export_rosinality(source, out, overwrite)
     else:
-        report = convert_to_model(Path(source), out, weights == "raw", perceptual, overwrite)
+        report = convert_to_model(Path(source), out, raw, perceptual, overwrite)
     for line in report.lines():
         say(line)
     results.wrote(out, **report.to_json())
     if not report.round_trip:
         results.failed("self-check failed: what was written does not read back equal", out)
-    results.finish()

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,8 +43,7 @@ def invert(
     Photographs whose code stands in the output folder are skipped, so an interrupted
     run goes on where it stopped. Under torchrun each process inverts its share.
     """
-    from wrangan_cli.engine.distributed import own_share, process_group
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.distributed import process_group
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
 
@@ -52,19 +51,35 @@ def invert(
         place = resolve_device(device)
         results = Results(as_json)
         loaded = cache(lambda: load_model(model, place))
-        inverter = cache(lambda: Inverter.load(loaded(), settings))
-
-        def whole_list() -> "list[Job]":
-            todo = _todo(photos, out, overwrite, settings, loaded, results)
-            if todo:
-                inverter()  # so that what is wrong with it is said once
-            return todo
-
-        # One process looks at the whole list, before any code is written: all see the same work.
-        share = own_share(by_main(whole_list))
-        if share:
-            _invert_all(inverter(), share, batch, results)
+        invert_photos(photos, out, settings, loaded, batch, overwrite, results)
         results.finish()
+
+
+def invert_photos(
+    photos: list[Path] | None,
+    out: Path,
+    settings: InversionSettings,
+    loaded: "Callable[[], Model]",
+    batch: int,
+    overwrite: bool,
+    results: Results,
+) -> None:
+    """Make the codes that are not there yet; of several processes each its share (all must call this)."""
+    from wrangan_cli.engine.distributed import own_share
+    from wrangan_cli.engine.inversion.loop import Inverter
+
+    inverter = cache(lambda: Inverter.load(loaded(), settings))
+
+    def whole_list() -> "list[Job]":
+        todo = _todo(photos, out, overwrite, settings, loaded, results)
+        if todo:
+            inverter()  # so that what is wrong with it is said once
+        return todo
+
+    # One process looks at the whole list, before any code is written: all see the same work.
+    share = own_share(by_main(whole_list))
+    if share:
+        _invert_all(inverter(), share, batch, results)
 
 
 def _todo(
@@ -113,11 +128,11 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
     from wrangan_cli.engine.codes import save_code
     from wrangan_cli.engine.inversion.folder import described
 
-    for job, code, seconds, together in _inverted(inverter, todo, batch, results):
+    for job, code, seconds, cost in _inverted(inverter, todo, batch, results):
         try:
             if isinstance(code, WranganError):
                 raise code
-            code = described(code, job, seconds, together)
+            code = described(code, job, seconds, cost)
             save_code(job.code, code)
         except (WranganError, OSError) as error:
             results.failed(error, job.photo)
@@ -133,8 +148,8 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
 
 def _inverted(
     inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results
-) -> "Iterator[tuple[Job, Code | WranganError, float, int]]":
-    """Each job with its code, the seconds it took and how many were done together.
+) -> "Iterator[tuple[Job, Code | WranganError, float, dict[str, Any]]]":
+    """Each job with its code, the seconds it took, and what else it cost (batch, peak memory).
 
     Where the memory does not suffice, half as many go on.
     """
@@ -142,7 +157,9 @@ def _inverted(
 
     import torch
 
-    steps = max(1, inverter.settings.steps)
+    from wrangan_cli.engine.peak_memory import peak_memory, reset_peak
+
+    steps = max(1, inverter.settings.total_steps)
     waiting = deque(todo)
     bar = progress("inverting", len(todo) * steps)
     task, done_steps = bar.task_ids[0], 0
@@ -151,6 +168,7 @@ def _inverted(
             jobs, images = _read(waiting, batch, inverter.model.resolution, results)
             if not jobs:
                 continue
+            fresh = reset_peak(inverter.model.device)
             started = time.perf_counter()
 
             def on_step(
@@ -174,10 +192,11 @@ def _inverted(
                     torch.cuda.empty_cache()
                 continue
             seconds = (time.perf_counter() - started) / len(jobs)
+            cost = {"batch": len(jobs), **peak_memory(inverter.model.device, fresh)}
             done_steps += steps * len(jobs)
             bar.update(task, completed=done_steps)
             for job, code in zip(jobs, codes, strict=True):
-                yield job, code, seconds, len(jobs)
+                yield job, code, seconds, cost
 
 
 def _read(

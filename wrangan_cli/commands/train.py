@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -219,28 +219,32 @@ def encoder(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Encoder to start from (encoder.safetensors of another state of the model); its sizes count."
+            help="Encoder of that kind to start from (of another state of the model); its sizes count."
         ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train an encoder from photographs into W; the result is RUN/encoder.safetensors."""
+    """Train an encoder from photographs into W, or of another --kind.
+
+    The result is RUN/encoder.safetensors (w), encoder-e4e.safetensors,
+    encoder-restyle.safetensors or hypernet.safetensors, which needs the model's encoder into W.
+    """
     import torch
 
     from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.models.encoders import read_encoder
+    from wrangan_cli.engine.models.encoders import KINDS, save_encoder
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.runtime import resolve_device
-    from wrangan_cli.engine.training.encoder import EncoderTrainer, save_encoder
+    from wrangan_cli.engine.training.encoder import ImageTrainer
+    from wrangan_cli.engine.training.encoder_kinds import encoder_trainer, record_of
     from wrangan_cli.engine.training.memory import encoder_memory
     from wrangan_cli.engine.training.record import RunRecord
     from wrangan_cli.engine.training.run import Report, train
 
     loaded = load_model(model, resolve_device(device))
     perceptual = load_perceptual(settings.perceptual or loaded.perceptual, loaded.device)
-    other = read_encoder(start)[0] if start else None
-    trainer = EncoderTrainer(loaded, settings, perceptual, other)
+    trainer = encoder_trainer(loaded, settings, perceptual, start)
     if dry_run:
         print_plan(settings, loaded.device, {"encoder": trainer.encoder}, encoder_memory(trainer))
         return
@@ -250,18 +254,17 @@ def encoder(
     examples = images.batch(range(min(16, len(images))))
 
     def save(folder: Path) -> Path:
-        about = {"images": trainer.images, "settings": dataclasses.asdict(settings)}
+        about = record_of(trainer) | {"settings": dataclasses.asdict(settings)}
         return save_encoder(folder, trainer.ema, loaded, about)
 
-    def on_step(trainer: EncoderTrainer, report: Report) -> None:
+    def on_step(trainer: ImageTrainer[Any], report: Report) -> None:
         record.step(trainer.images, report)
         advance(bar, trainer.images, report)
 
-    def on_snapshot(trainer: EncoderTrainer) -> None:
+    def on_snapshot(trainer: ImageTrainer[Any]) -> None:
         if not is_main():
             return
-        with torch.no_grad():
-            drawn = loaded.generator.synthesis(trainer.ema(examples.to(loaded.device))).cpu()
+        drawn = trainer.drawn(examples.to(loaded.device)).cpu()
         record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
         save(out)
 
@@ -273,7 +276,7 @@ def encoder(
     results = Results()
     if install:
         results.wrote(save(loaded.path))
-    results.wrote(out / "encoder.safetensors")
+    results.wrote(out / KINDS[settings.kind].file)
 
 
 @app.command("attributes")

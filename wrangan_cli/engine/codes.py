@@ -10,33 +10,41 @@ from torch import Tensor
 
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.drawing import draw, tuned_parameters
 from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.models.stylegan2 import noise_side
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 SUFFIX = ".st"
+PREFIXES = {"epsilon": "epsilon", "delta": "delta", "noise": "noise", "parameter": "parameters"}
+"""What a tensor's name in the file begins with, and the field of Code that it belongs to."""
 
 
 @dataclass(frozen=True)
 class Code:
     """One inverted image.
 
-    w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. epsilon, delta: by
-    layer name, (O, I, 3, 3) float16 or float32, offsets of the weights in units of σ
-    and in plain units. info: JSON values (model, model_sha256, method, settings, seed,
-    steps, distortion, source …).
+    w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. All else is float16 or
+    float32, and an offset to the model: what a code lacks is zero. epsilon, delta: by layer
+    name, (O, I, 3, 3), of the weights in units of σ and in plain units. noise: by index of the
+    styled convolution ("0", "1", …), (side, side), of its noise map. parameters: by name in the
+    state dict, in the parameter's shape, of any parameter of the synthesis network. info: JSON
+    values (model, model_sha256, method, settings, seed, steps, distortion, source …).
     """
 
     w: Tensor
     epsilon: dict[str, Tensor] = field(default_factory=dict)
     delta: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
 
 def save_code(path: Path, code: Code) -> None:
-    """Write a `.st` file atomically: w in float32, offsets in float16."""
+    """Write a `.st` file atomically: w in float32, all offsets in float16."""
     tensors = {"w": code.w.float()}
-    tensors |= {f"epsilon.{name}": value.half() for name, value in code.epsilon.items()}
-    tensors |= {f"delta.{name}": value.half() for name, value in code.delta.items()}
+    for prefix, group in PREFIXES.items():
+        tensors |= {f"{prefix}.{name}": value.half() for name, value in getattr(code, group).items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise WranganError(f"{path}: not written, {name} has values that are not finite")
@@ -57,12 +65,8 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FileError(path, f"{name} has values that are not finite")
-    code = Code(
-        w=tensors["w"].float(),
-        epsilon=_group(tensors, "epsilon."),
-        delta=_group(tensors, "delta."),
-        info=info,
-    )
+    groups = {group: _group(tensors, f"{prefix}.") for prefix, group in PREFIXES.items()}
+    code = Code(w=tensors["w"].float(), info=info, **groups)
     if model is not None:
         _check_fit(path, code, model)
     return code
@@ -86,16 +90,24 @@ def read_info(path: Path) -> dict[str, Any]:
 def render(model: Model, codes: Sequence[Code]) -> Tensor:
     """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped.
 
-    Codes that lack an offset that others have count as zero there.
+    Codes that lack an offset that others have count as zero there. Codes with offsets of
+    `parameters` are drawn one by one, the others together.
     """
-    device, config = model.device, model.generator.config
-    w = torch.stack([as_w_plus(code.w, config.num_latents) for code in codes]).to(device)
-    with torch.no_grad():
-        return model.generator.synthesis(
-            w,
-            epsilon=_stack([code.epsilon for code in codes], device),
-            delta=_stack([code.delta for code in codes], device),
-        )
+    images: dict[int, Tensor] = {}
+    together = [index for index, code in enumerate(codes) if not code.parameters]
+    alone = [[index] for index, code in enumerate(codes) if code.parameters]
+    for part in filter(None, [together, *alone]):
+        images |= zip(part, _drawn(model, [codes[index] for index in part]), strict=True)
+    return torch.stack([images[index] for index in range(len(codes))])
+
+
+@torch.no_grad()
+def _drawn(model: Model, codes: Sequence[Code]) -> Tensor:
+    w = torch.stack([as_w_plus(code.w, model.generator.config.num_latents) for code in codes])
+    offsets: dict[str, Any] = {
+        group: _stack([getattr(code, group) for code in codes], model.device) for group in PREFIXES.values()
+    }
+    return draw(model.generator, w.to(model.device), **offsets)
 
 
 def as_w_plus(w: Tensor, num_latents: int) -> Tensor:
@@ -132,3 +144,11 @@ def _check_fit(path: Path, code: Code, model: Model) -> None:
             known = name in (random if kind == "epsilon" else all_layers)
             if not known or value.shape != all_layers[name].conv.weight.shape[1:]:
                 raise FileError(path, f"{kind}.{name} does not fit {model.name}")
+    for name, value in code.noise.items():
+        indices = [str(index) for index in range(config.num_styled_convs)]
+        if name not in indices or value.shape != (noise_side(int(name)),) * 2:
+            raise FileError(path, f"noise.{name} does not fit {model.name}")
+    own = tuned_parameters(model.generator) if code.parameters else {}
+    for name, value in code.parameters.items():
+        if name not in own or value.shape != own[name].shape:
+            raise FileError(path, f"parameter.{name} does not fit {model.name}")

@@ -166,10 +166,12 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     """Copy what was trained for `start` (encoder, directions, attribute net, reference) into `folder`.
 
     For a model there that draws the same images of the same w, as one does to which only a σ was
-    given. Files that name the model they were made for get the new one's sha256.
+    given. Files that name the model they were made for, or another of them (a hypernetwork its
+    encoder), get the new one's sha256.
     """
     own = sha256(folder / WEIGHTS)
     carried = []
+    renewed: dict[str, str] = {}
     for path in sorted(start.path.glob("*.safetensors")):
         if path.name in (WEIGHTS, DISCRIMINATOR) or path.parent.resolve() == folder.resolve():
             continue
@@ -178,7 +180,11 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
             if record["model_sha256"] != start.sha256:
                 continue
             record["model_sha256"] = own
+        # By name an encoder comes before the hypernetwork that was trained with it.
+        if record.get("encoder_sha256") in renewed:
+            record["encoder_sha256"] = renewed[record["encoder_sha256"]]
         write_tensors(folder / path.name, tensors, record)
+        renewed[sha256(path)] = sha256(folder / path.name)
         carried.append(folder / path.name)
     return carried
 

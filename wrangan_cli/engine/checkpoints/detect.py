@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from wrangan_cli.engine.checkpoints import nvidia_tf, nvidia_torch, rosinality
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible
@@ -19,17 +20,10 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
     contents, not by the name; nothing in the file is executed. Raises FileError:
     unreadable, truncated, refused, or not convertible, with the reason.
     """
-    if path.is_dir():
-        raise FileError(path, "a folder, not a checkpoint file")
-    if not path.is_file():
-        raise FileError(path, "no such file")
-    with open(path, "rb") as stream:
-        start = stream.read(len(_TORCH_LEGACY))
-    if not start:
-        raise FileError(path, "the file is empty")
+    start = _beginning(path)
     try:
-        if start.startswith(b"PK") or start == _TORCH_LEGACY:
-            return _read_torch(path, raw, is_zip=start.startswith(b"PK"))
+        if _is_torch(start):
+            return rosinality.from_contents(torch_contents(path), raw)
         # Every pickle of protocol 2 or newer starts with the PROTO instruction.
         if start[0] != 0x80:
             raise FileError(path, "not a checkpoint: neither a PyTorch file nor a pickle")
@@ -46,11 +40,31 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
     raise FileError(path, "a pickle, but not one of NVIDIA's StyleGAN2 networks")
 
 
-def _read_torch(path: Path, raw: bool, is_zip: bool) -> Checkpoint:
+def torch_contents(path: Path) -> Any:
+    """Tensors and plain values of a torch file; FileError where it is broken or holds anything else."""
+    start = _beginning(path)
+    if not _is_torch(start):
+        raise FileError(path, "not a PyTorch file")
     try:
-        data = rosinality.load(path)
+        return rosinality.load(path)
     except READ_ERRORS as error:
         # A zip's table of contents stands at its end.
-        cut = is_zip and not zipfile.is_zipfile(path)
+        cut = start.startswith(b"PK") and not zipfile.is_zipfile(path)
         raise FileError(path, "the file is truncated" if cut else one_line(error)) from error
-    return rosinality.from_contents(data, raw)
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file; FileError where there is none or it is empty."""
+    if path.is_dir():
+        raise FileError(path, "a folder, not a checkpoint file")
+    if not path.is_file():
+        raise FileError(path, "no such file")
+    with open(path, "rb") as stream:
+        start = stream.read(len(_TORCH_LEGACY))
+    if not start:
+        raise FileError(path, "the file is empty")
+    return start
+
+
+def _is_torch(start: bytes) -> bool:
+    return start.startswith(b"PK") or start == _TORCH_LEGACY

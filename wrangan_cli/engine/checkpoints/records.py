@@ -48,13 +48,14 @@ def collect(
     names: Mapping[str, str],
     wanted: Mapping[str, torch.Size],
     superfluous: Callable[[str], bool],
+    network: str = "StyleGAN2 (configuration E/F)",
 ) -> dict[str, Tensor]:
     """The tensors of `wanted`, taken from `source` by `names` (own name → file's name).
 
     Axes of length 1 may be added or dropped. superfluous: says of a name in the file
     whether it may be passed over. Raises NotConvertible naming tensors that are missing,
-    misshapen, not finite, or for which there is no place. label: of the network, for
-    the message.
+    misshapen, not finite, or for which there is no place. label: of the network, and
+    network: what it is, for the message.
     """
     missing = [names[own] for own in wanted if names[own] not in source]
     if missing:
@@ -62,9 +63,7 @@ def collect(
     used = {names[own] for own in wanted}
     extra = [name for name in source if name not in used and not superfluous(name)]
     if extra:
-        raise NotConvertible(
-            f"{label} has tensors that StyleGAN2 (configuration E/F) has not: {listed(extra)}"
-        )
+        raise NotConvertible(f"{label} has tensors that {network} has not: {listed(extra)}")
     made = {}
     for own, shape in wanted.items():
         tensor = source[names[own]]

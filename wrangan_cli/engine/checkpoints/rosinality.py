@@ -56,7 +56,10 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
     label = "g" if raw else "g_ema"
     if label not in data:
         keys = ", ".join(str(key) for key in list(data)[:6]) or "nothing"
-        raise NotConvertible(f"lacks {label}; the file has {keys}")
+        encoder = (
+            "; a trained encoder is converted with --model" if {"state_dict", "opts"} <= set(data) else ""
+        )
+        raise NotConvertible(f"lacks {label}; the file has {keys}{encoder}")
     arch = getattr(data.get("args"), "arch", "stylegan2")
     if arch != "stylegan2":
         raise NotConvertible(f"its architecture is {brief(arch)}, not 'stylegan2'")
@@ -70,7 +73,7 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
     notes = _complete_noise_maps(tensors, wanted)
     weights = collect(label, tensors, {name: name for name in wanted}, wanted, _is_kernel)
 
-    w_mean = _mean(data.get("latent_avg"), config.style_dim)
+    w_mean = read_mean(data.get("latent_avg"), config.style_dim)
     if w_mean is None:
         notes.append("the file has no mean of w (latent_avg): it was measured")
     found = None
@@ -165,8 +168,11 @@ def _complete_noise_maps(tensors: dict[str, Tensor], wanted: Mapping[str, torch.
     return ["the file has no noise maps: they were drawn from seed 0"]
 
 
-def _mean(value: object, style_dim: int) -> Tensor | None:
-    """`latent_avg`: (style_dim,), or rows of it that are all the same."""
+def read_mean(value: object, style_dim: int) -> Tensor | None:
+    """`latent_avg`: (style_dim,), or rows of it that are all the same; None for None.
+
+    Raises NotConvertible for anything else.
+    """
     if value is None:
         return None
     if not isinstance(value, Tensor) or value.shape[-1:] != (style_dim,) or not value.isfinite().all():

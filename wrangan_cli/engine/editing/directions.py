@@ -110,7 +110,7 @@ def find_direction(directions: Mapping[str, Direction], name: str, where: Path) 
 
 
 def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
-    """w' = w + Σ strength · std · vector; ε and δ are kept.
+    """w' = w + Σ strength · std · vector; all offsets are kept.
 
     code.w: (style_dim,) or (num_latents, style_dim). It stays in W when every direction
     moves all layers, otherwise the result is in W+. The new code's info has a list

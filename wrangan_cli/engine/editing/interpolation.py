@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, as_w_plus, render
+from wrangan_cli.engine.codes import PREFIXES, Code, as_w_plus, render
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
 
@@ -17,8 +17,9 @@ _BATCH = 8
 def interpolate_codes(first: Code, second: Code, steps: int, num_latents: int) -> list[Code]:
     """`steps` codes at equal distances from `first` to `second`, both ends included.
 
-    w, ε and δ are interpolated linearly; an offset that one side lacks counts as zero
-    there. w stays in W when both are in W, otherwise all are in W+ (num_latents rows).
+    w and all offsets (of weights, noise maps, parameters) are interpolated linearly; an offset
+    that one side lacks counts as zero there. w stays in W when both are in W, otherwise all
+    are in W+ (num_latents rows).
     Raises UsageError when steps is below 2.
     """
     check_steps(steps)
@@ -31,8 +32,7 @@ def interpolate_codes(first: Code, second: Code, steps: int, num_latents: int) -
         codes.append(
             Code(
                 w=torch.lerp(w_a, w_b, t),
-                epsilon=_between(first.epsilon, second.epsilon, t),
-                delta=_between(first.delta, second.delta, t),
+                **{g: _between(getattr(first, g), getattr(second, g), t) for g in PREFIXES.values()},
                 info={**info, "interpolation": t},
             )
         )

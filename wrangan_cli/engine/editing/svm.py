@@ -1,6 +1,8 @@
 """InterFaceGAN (Shen et al. 2020): a direction as the normal of a linear SVM in W."""
 
+import importlib.util
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +15,12 @@ from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
 from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.runtime import random_generator
+
+
+def require_sklearn() -> None:
+    """WranganError naming the extra where scikit-learn is missing."""
+    if importlib.util.find_spec("sklearn") is None:
+        raise WranganError("hyperplanes in W are found by scikit-learn: pip install 'wrangan[directions]'")
 
 
 @torch.no_grad()
@@ -43,6 +51,24 @@ def score_samples(
     return w.cpu(), scores
 
 
+@dataclass(frozen=True)
+class Separation:
+    """A hyperplane between the samples of highest and of lowest score, and how well it parts them."""
+
+    normal: Tensor
+    """Unit vector towards higher scores: float32 (style_dim,)."""
+    test_low: Tensor
+    """Numbers of the samples of lowest score that it was not fitted to."""
+    test_high: Tensor
+    """The same of highest score."""
+    halfway: float
+    """Probability from which a sample counts as having the attribute: halfway between the extremes."""
+    accuracy_test: float
+    """On `test_low` and `test_high`, 0…1."""
+    accuracy_rest: float | None
+    """On all samples in between, by `halfway`; None where there are none."""
+
+
 def learn_direction(
     name: str,
     w: Tensor,
@@ -66,12 +92,40 @@ def learn_direction(
 
     Raises WranganError without scikit-learn, or when the scores do not differ.
     """
-    try:
-        from sklearn.svm import LinearSVC
-    except ImportError as error:
-        raise WranganError(
-            "learning directions needs scikit-learn: pip install 'wrangan[directions]'"
-        ) from error
+    parted = separate(name, w, scores, settings)
+    vector = _orthogonal(parted.normal, orthogonal_to, name)
+    position = w.double().cpu() @ vector.double()
+    return Direction(
+        name=name,
+        vector=vector,
+        std=std_along(w, vector),
+        layers=layers,
+        source={
+            "method": "InterFaceGAN",
+            "attribute": attribute,
+            "samples": len(w),
+            "share": settings.share,
+            "epsilon": settings.epsilon,
+            "seed": settings.seed,
+            "svm_c": settings.svm_c,
+            "orthogonal_to": [other.name for other in orthogonal_to],
+            "accuracy_test": round(parted.accuracy_test, 4),
+            "accuracy_rest": None if parted.accuracy_rest is None else round(parted.accuracy_rest, 4),
+            "correlation": round(
+                float(np.corrcoef(position.numpy(), scores.double().cpu().numpy())[0, 1]), 4
+            ),
+        },
+    )
+
+
+def separate(name: str, w: Tensor, scores: Tensor, settings: LearnSettings) -> Separation:
+    """The hyperplane of `learn_direction`, which says how: w (N, style_dim), scores (N,) logits.
+
+    Raises WranganError without scikit-learn, or when the scores do not differ.
+    """
+    require_sklearn()
+    from sklearn.svm import LinearSVC
+
     points, values = w.double().cpu().numpy(), scores.double().cpu().numpy()
     order = np.argsort(values, kind="stable")
     count = max(4, round(settings.share * len(order)))
@@ -91,29 +145,16 @@ def learn_direction(
     )
 
     def accuracy(chosen: np.ndarray, truth: np.ndarray) -> float:
-        return round(float((machine.predict((points[chosen] - centre) / scale) == truth).mean()), 4)
+        return float((machine.predict((points[chosen] - centre) / scale) == truth).mean())
 
-    halfway = _sigmoid(values[order[[0, -1]]]).mean()
-    vector = _orthogonal(unit(torch.from_numpy(machine.coef_[0])), orthogonal_to, name)
-    position = points @ vector.double().numpy()
-    return Direction(
-        name=name,
-        vector=vector,
-        std=std_along(w, vector),
-        layers=layers,
-        source={
-            "method": "InterFaceGAN",
-            "attribute": attribute,
-            "samples": len(order),
-            "share": settings.share,
-            "epsilon": settings.epsilon,
-            "seed": settings.seed,
-            "svm_c": settings.svm_c,
-            "orthogonal_to": [other.name for other in orthogonal_to],
-            "accuracy_test": accuracy(np.concatenate(test), np.repeat([0, 1], [len(part) for part in test])),
-            "accuracy_rest": accuracy(rest, _sigmoid(values[rest]) >= halfway) if len(rest) else None,
-            "correlation": round(float(np.corrcoef(position, values)[0, 1]), 4),
-        },
+    halfway = float(_sigmoid(values[order[[0, -1]]]).mean())
+    return Separation(
+        normal=unit(torch.from_numpy(machine.coef_[0])),
+        test_low=torch.from_numpy(test[0].copy()),
+        test_high=torch.from_numpy(test[1].copy()),
+        halfway=halfway,
+        accuracy_test=accuracy(np.concatenate(test), np.repeat([0, 1], [len(part) for part in test])),
+        accuracy_rest=accuracy(rest, _sigmoid(values[rest]) >= halfway) if len(rest) else None,
     )
 
 

@@ -1,14 +1,16 @@
 """Which photographs become which codes, and which are done already."""
 
 import dataclasses
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from wrangan_cli.engine.codes import SUFFIX, Code, load_code
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.trained import network_files
 from wrangan_cli.engine.model_folder import Model
 
 
@@ -42,8 +44,10 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
 def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | WranganError | None:
     """The finished code of a job, None if there is none, or why the file there is not it.
 
-    A readable code of another model, method, photograph or other settings is not
-    overwritten silently: that is an error that says so.
+    settings: as `resolved` gives them. A readable code of another model, encoder, photograph or
+    other settings is not overwritten silently: that is an error that says so. A setting that the
+    method does not heed makes no difference; one that the record lacks is newer than the code,
+    which was made as its default says.
     """
     if not job.code.exists():
         return None
@@ -51,23 +55,31 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         code = load_code(job.code, model)
     except FileError as error:
         return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
-    for name, wanted in asdict(settings).items():
-        there = code.info.get("settings", {}).get(name)
+    defaults = {field.name: field.default for field in dataclasses.fields(settings)}
+    recorded = {**defaults, **code.info.get("settings", {})}
+    for name in settings.heeded:
+        there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:
             cause = f"made with {name} {there!r}, not {wanted!r}; give --overwrite to invert again"
             return FileError(job.code, cause)
+    networks = code.info.get("networks")
+    if isinstance(networks, dict):  # codes of before this was recorded pass
+        for name, digest in network_files(model, settings).items():
+            if networks.get(name) != digest:
+                cause = f"made with another {name} than {model.name} has now"
+                return FileError(job.code, f"{cause}; give --overwrite to invert again")
     if job.photo.is_file() and code.info.get("source_sha256") != sha256(job.photo):
         cause = f"made from another photograph than {job.photo}; give --overwrite to invert again"
         return FileError(job.code, cause)
     return code
 
 
-def described(code: Code, job: Job, seconds: float, batch: int) -> Code:
-    """The code with its photograph and cost in the record."""
+def described(code: Code, job: Job, seconds: float, cost: Mapping[str, Any]) -> Code:
+    """The code with its photograph, its seconds and what else it cost in the record."""
     about = {
         "source": job.photo.name,
         "source_sha256": sha256(job.photo),
         "seconds": round(seconds, 3),
-        "batch": batch,
+        **cost,
     }
     return dataclasses.replace(code, info={**code.info, **about})

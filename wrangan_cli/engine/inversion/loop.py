@@ -1,13 +1,13 @@
 """The one optimisation loop that every method runs in (paper, Algorithm 1).
 
 All images of a batch advance together, and none feels the others: losses are summed
-over the batch, Adam acts on each number alone, and ε starts from the same draw.
+over the batch, Adam acts on each number alone, and every draw is the same for every image.
+An image that is done leaves the batch.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,17 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Variables
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion.pti import tuning_distance
+from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
+from wrangan_cli.engine.inversion.variables import GROUPS, Variables, compact, joined
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.encoders import Encoder, load_encoder
+from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
+from wrangan_cli.engine.runtime import random_generator
+
+Target = list[Tensor] | None
 
 
 @dataclass(frozen=True)
@@ -28,20 +34,31 @@ class Inverter:
 
     model: Model
     settings: InversionSettings
-    encoder: Encoder | None
+    encoder: Callable[[Tensor], Tensor] | None
+    """From images to w (B, style_dim); None: w starts at the mean of W."""
     perceptual: PerceptualDistance | None
+    pivot: "Inverter | None" = None
+    """What finds the w at which pti tunes; None: w is where it starts."""
+    predict: Prediction | None = None
+    """The network of a method that does not optimise (trained.py)."""
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings) -> "Inverter":
         """Load what `settings` ask for; raises UsageError if the model lacks it."""
         settings = resolved(settings, model)
-        encoder = load_encoder(model) if settings.init == "encoder" else None
-        perceptual = None
+        if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
+            raise UsageError(f"method {settings.method} needs init encoder")
+        encoder = load_initial(model, settings.start)
+        perceptual, own = None, settings.perceptual or model.perceptual
         if settings.perceptual_weight > 0:
-            perceptual = load_perceptual(settings.perceptual or model.perceptual, model.device)
-        if settings.method == "encoder" and encoder is None:
-            raise UsageError("method encoder needs init encoder")
-        return cls(model, settings, encoder, perceptual)
+            name = tuning_distance(settings, model) if settings.method == "pti" else own
+            perceptual = load_perceptual(name, model.device)
+        pivot = None
+        if settings.pivot is not None:
+            same = perceptual is None or perceptual.name == own
+            pivot_loss = perceptual if same else load_perceptual(own, model.device)
+            pivot = cls(model, settings.pivot, encoder, pivot_loss)
+        return cls(model, settings, encoder, perceptual, pivot, load_prediction(model, settings))
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -57,54 +74,110 @@ class Inverter:
 
         `on_step` is called after each step with its number. An image whose loss stops
         being finite gets a WranganError instead of a code; the others are not affected.
-        Code.info holds the settings and the distortion before (at the start, ε = 0) and after.
+        Code.info holds the settings, the steps that were done, and the distortion before (at the
+        start, without offsets) and after.
         """
         model, settings = self.model, self.settings
         if images.shape[1:] != (3, model.resolution, model.resolution):
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
         images = images.to(model.device)
-        method = METHOD_TABLE[settings.method]
-        start = self.initial_w(images)
-        variables = method.start(model, start, settings)
+        start, abouts = self._start(images, on_step)
+        if self.predict is None:
+            variables = METHOD_TABLE[settings.method].start(model, start, settings)
+        else:
+            variables = self.predict(images, start)
         target = None if self.perceptual is None else self._features(images)
         before = self._distortion(Variables(w=start), images, target)
-        steps = settings.steps if variables.free else 0
-        with _only_gradients_of(variables):
-            optimizer = _adam(variables, settings) if steps else None
-            for step in range(steps):
-                assert optimizer is not None
-                optimizer.param_groups[0]["lr"] = method.learning_rate(settings, step / steps)
-                optimizer.zero_grad(set_to_none=True)
-                self._loss(variables, images, target).sum().backward()
-                optimizer.step()
-                if on_step:
-                    on_step(step + 1)
-        return self._codes(variables, images, target, before, steps)
+        # Steps of the pivot come before, and count.
+        base = settings.total_steps - settings.loop_steps
+        variables, steps = self._optimised(
+            variables, images, target, lambda step: on_step(base + step) if on_step else None
+        )
+        codes = self._codes(variables, images, target)
+        for index, code in enumerate(codes):
+            if isinstance(code, Code):
+                code.info["steps"] = steps[index]
+                code.info["distortion"] = {"before": before[index], **code.info["distortion"]}
+                code.info.update(abouts[index])
+        return codes
+
+    def _start(
+        self, images: Tensor, on_step: Callable[[int], None] | None
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """w to begin with, and what to record of how it was found, per image."""
+        if self.pivot is None:
+            return self.initial_w(images), [{} for _ in images]
+        w, abouts = self.initial_w(images), []
+        for index, found in enumerate(self.pivot.invert(images, on_step)):
+            # Its noise maps are not kept, as in the authors' code: the tuning has the model's.
+            w[index] = found.w.to(w) if isinstance(found, Code) else math.nan
+            kept = found.info if isinstance(found, Code) else {}
+            abouts.append({"pivot": {name: kept[name] for name in ("method", "steps", "distortion") if kept}})
+        return w, abouts
+
+    def _optimised(
+        self, variables: Variables, images: Tensor, target: Target, on_step: Callable[[int], None]
+    ) -> tuple[Variables, list[int]]:
+        """The variables after the steps, and how many steps each image took."""
+        settings, method = self.settings, METHOD_TABLE[self.settings.method]
+        total = settings.loop_steps if variables.free else 0
+        batch = _Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
+        if total == 0:
+            return variables, batch.steps
+        for tensor in variables.free:
+            tensor.requires_grad_(True)
+        optimizer = torch.optim.Adam(method.groups(variables, settings))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        rng = random_generator(settings.seed)
+        for step in range(total):
+            moment = Moment(self.model, settings, self.perceptual, rng, step / total)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * method.schedule(settings, step / total)
+            optimizer.zero_grad(set_to_none=True)
+            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
+            stay = _not_yet(distance, settings.stop_at)
+            if stay is None:
+                loss.sum().backward()
+            else:
+                if bool(stay.any()):
+                    loss[stay].sum().backward()
+                batch.let_go(~stay, step, optimizer)
+                if len(batch.rows) == 0:
+                    break
+            optimizer.step()
+            if method.after_step is not None:
+                method.after_step(self.model, batch.variables)
+            on_step(step + 1)
+        return batch.finished(), batch.steps
 
     def _draw(self, variables: Variables) -> Tensor:
-        return self.model.generator.synthesis(
-            variables.w, epsilon=variables.epsilon, delta=variables.delta, noise="const"
-        )
+        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
+        return draw(self.model.generator, variables.w, **offsets)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         assert self.perceptual is not None
         with torch.no_grad():
             return self.perceptual.features(for_loss(images, self.settings.loss_side))
 
-    def _loss(self, variables: Variables, images: Tensor, target: list[Tensor] | None) -> Tensor:
-        """2·L2 + LPIPS + α‖ε‖² per image: (B,)."""
-        settings = self.settings
-        drawn = self._draw(variables)
-        loss = settings.l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
+    def _loss(
+        self, variables: Variables, images: Tensor, target: Target, moment: Moment
+    ) -> tuple[Tensor, Tensor | None]:
+        """2·L2 + LPIPS + α‖ε‖² (or the method's own penalty) per image, and the LPIPS in it: (B,)."""
+        settings, method = self.settings, METHOD_TABLE[self.settings.method]
+        shown = (
+            variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
+        )
+        drawn = self._draw(shown)
+        loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
+        distance = None
         if self.perceptual is not None and target is not None:
             features = self.perceptual.features(for_loss(drawn, settings.loss_side))
-            loss = loss + settings.perceptual_weight * self.perceptual.distance(features, target)
-        return loss + settings.alpha * squared_norm(variables, settings.penalty)
+            distance = self.perceptual.distance(features, target)
+            loss = loss + settings.perceptual_weight * distance
+        return loss + method.penalty(moment, variables), distance
 
     @torch.no_grad()
-    def _distortion(
-        self, variables: Variables, images: Tensor, target: list[Tensor] | None
-    ) -> list[dict[str, float]]:
+    def _distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
         """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
         drawn = self._draw(variables)
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
@@ -113,77 +186,87 @@ class Inverter:
             columns[f"{self.perceptual.name} (loss)"] = self.perceptual.distance(features, target)
         return [{name: values[i].item() for name, values in columns.items()} for i in range(len(images))]
 
-    def _codes(
-        self,
-        variables: Variables,
-        images: Tensor,
-        target: list[Tensor] | None,
-        before: list[dict[str, float]],
-        steps: int,
-    ) -> list[Code | WranganError]:
+    def _codes(self, variables: Variables, images: Tensor, target: Target) -> list[Code | WranganError]:
         # Rounded as the file stores them, so that the stated distortion is the file's.
-        stored = Variables(
-            w=variables.w.detach(),
-            epsilon={name: value.detach().half() for name, value in variables.epsilon.items()},
-            delta={name: value.detach().half() for name, value in variables.delta.items()},
-        )
+        groups: dict[str, Any] = {
+            g: {k: v.detach().half() for k, v in getattr(variables, g).items()} for g in GROUPS
+        }
+        stored = Variables(w=variables.w.detach(), **groups)
         after = self._distortion(stored, images, target)
         codes: list[Code | WranganError] = []
         for index in range(len(images)):
-            epsilon = {name: value[index].cpu() for name, value in stored.epsilon.items()}
-            delta = {name: value[index].cpu() for name, value in stored.delta.items()}
-            parts = [stored.w[index], *epsilon.values(), *delta.values()]
+            own = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}
+            parts = [stored.w[index], *(value for values in own.values() for value in values.values())]
             finite = all(bool(part.isfinite().all()) for part in parts)
             if not finite or not all(map(math.isfinite, after[index].values())):
-                codes.append(WranganError("the optimisation diverged (values that are not finite)"))
+                codes.append(WranganError(f"{self.settings.method} gave values that are not finite"))
                 continue
             info = {
                 "model": self.model.name,
                 "model_sha256": self.model.sha256,
                 "method": self.settings.method,
                 "settings": asdict(self.settings),
+                "networks": network_files(self.model, self.settings),
                 "perceptual": None if self.perceptual is None else self.perceptual.name,
-                "steps": steps,
                 "seed": self.settings.seed,
-                "distortion": {"before": before[index], "after": after[index]},
+                "distortion": {"after": after[index]},
             }
-            codes.append(Code(stored.w[index].cpu(), epsilon, delta, info))
+            codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
 
 
-def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
-    """`settings` with what they leave to the model: the learning rate that suits its σ."""
-    if settings.method == "wrangan" and settings.epsilon_lr is None:
-        return replace(settings, epsilon_lr=model.epsilon_lr)
-    return settings
+@dataclass
+class _Batch:
+    """The images that still take steps, and what became of those that are done."""
 
+    variables: Variables
+    images: Tensor
+    target: Target
+    rows: Tensor
+    """Their places in the whole batch, on the CPU: (b,)."""
+    steps: list[int]
+    """Of every image of the whole batch."""
+    done: list[tuple[Tensor, Variables]] = field(default_factory=list)
+    """Places and variables of those that left together."""
 
-def _adam(variables: Variables, settings: InversionSettings) -> torch.optim.Adam:
-    """Adam over the free variables: w in the first group, ε or δ in the second, if there are any."""
-    groups: list[dict[str, Any]] = [{"params": variables.free[:1]}]
-    if variables.free[1:]:
-        lr = settings.lr if settings.epsilon_lr is None else settings.epsilon_lr
-        groups.append({"params": variables.free[1:], "lr": lr})
-    return torch.optim.Adam(groups, lr=settings.lr)
+    def let_go(self, done: Tensor, step: int, optimizer: torch.optim.Adam) -> None:
+        """Take out the images where `done` (b,) is true; Adam goes on with the others."""
+        leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
+        rows = self.rows[leaving.cpu()]
+        self.done.append((rows, self.variables.select(leaving)))
+        for row in rows.tolist():
+            self.steps[row] = step
+        left = self.variables.select(kept)
+        compact(optimizer, self.variables, left, kept)
+        self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
+        self.target = None if self.target is None else [features[kept] for features in self.target]
 
-
-def squared_norm(variables: Variables, reduction: str) -> Tensor:
-    """‖ε‖² (or ‖δ‖²) per image, over all layers: (B,); `sum`, or `mean` over the weights."""
-    offsets = [*variables.epsilon.values(), *variables.delta.values()]
-    if not offsets:
-        return variables.w.new_zeros(variables.w.shape[0])
-    total = torch.stack([offset.square().sum(dim=(1, 2, 3, 4)) for offset in offsets]).sum(dim=0)
-    if reduction == "mean":
-        total = total / sum(offset[0].numel() for offset in offsets)
-    return total
-
-
-@contextmanager
-def _only_gradients_of(variables: Variables) -> Iterator[None]:
-    for tensor in variables.free:
-        tensor.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for tensor in variables.free:
+    def finished(self) -> Variables:
+        """The variables of all images, in their order, which are no longer optimised."""
+        for tensor in self.variables.free:
             tensor.requires_grad_(False)
+        if not self.done:
+            return self.variables
+        rows, parts = zip(*self.done, (self.rows, self.variables), strict=True)
+        return joined(parts, torch.cat(rows).argsort())
+
+
+def _not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
+    """Which images go on, (B,) of bool; None where all do."""
+    if not stop_at or distance is None:
+        return None
+    stay = ~(distance.detach() <= stop_at)  # an image that is not finite goes on, and is named at the end
+    return None if bool(stay.all()) else stay
+
+
+def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
+    """`settings` with what they leave to the model or the method: the learning rate that suits the
+    model's σ, where w starts, the threshold of pti."""
+    settings = replace(settings, init=settings.start)
+    if settings.method == "wrangan" and settings.epsilon_lr is None:
+        settings = replace(settings, epsilon_lr=model.epsilon_lr)
+    if settings.method == "pti" and settings.stop_at is None:
+        # The authors' threshold is one of LPIPS; below 0.06 of the shift-tolerant distance is every pivot.
+        lpips = settings.perceptual_weight > 0 and tuning_distance(settings, model).startswith("lpips")
+        settings = replace(settings, stop_at=PTI_STOP if lpips else 0.0)
+    return settings

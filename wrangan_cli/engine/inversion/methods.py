@@ -1,31 +1,64 @@
 """What each method may move: the free variables of a batch, the penalty, the schedule."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.inversion import projector, pti
+from wrangan_cli.engine.inversion.schedule import constant, projector_ramp, warm_and_decay
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.randomized import randomized_layers, tunable_layers
+from wrangan_cli.engine.perceptual import PerceptualDistance
 from wrangan_cli.engine.runtime import random_generator
 
 
-@dataclass
-class Variables:
-    """The unknowns of a batch of B images, each with a leading batch axis.
+@dataclass(frozen=True)
+class Moment:
+    """What a step of the loop is taken with."""
 
-    w: (B, style_dim). epsilon, delta: by layer name, (B, O, I, 3, 3). Those in `free`
-    are optimised.
-    """
+    model: Model
+    settings: InversionSettings
+    perceptual: PerceptualDistance | None
+    rng: torch.Generator
+    """For draws that are the same for every image."""
+    share: float
+    """Of the steps done, 0…1."""
 
-    w: Tensor
-    epsilon: dict[str, Tensor] = field(default_factory=dict)
-    delta: dict[str, Tensor] = field(default_factory=dict)
-    free: list[Tensor] = field(default_factory=list)
+
+def _one_rate(variables: Variables, lr: float) -> list[dict[str, Any]]:
+    return [{"params": list(variables.free), "lr": lr}]
+
+
+def _w_and_offsets(variables: Variables, settings: InversionSettings) -> list[dict[str, Any]]:
+    """w in the first group, ε or δ in the second, if there are any."""
+    betas = (0.9, settings.beta2)
+    groups: list[dict[str, Any]] = [{"params": variables.free[:1], "lr": settings.lr, "betas": betas}]
+    if variables.free[1:]:
+        lr = settings.lr if settings.epsilon_lr is None else settings.epsilon_lr
+        groups.append({"params": variables.free[1:], "lr": lr, "betas": betas})
+    return groups
+
+
+def offsets_penalty(moment: Moment, variables: Variables) -> Tensor:
+    """α‖ε‖² (or α‖δ‖²) per image: (B,)."""
+    return moment.settings.alpha * squared_norm(variables, moment.settings.penalty)
+
+
+def squared_norm(variables: Variables, reduction: str) -> Tensor:
+    """‖ε‖² (or ‖δ‖²) per image, over all layers: (B,); `sum`, or `mean` over the weights."""
+    offsets = [*variables.epsilon.values(), *variables.delta.values()]
+    if not offsets:
+        return variables.w.new_zeros(variables.w.shape[0])
+    total = torch.stack([offset.square().sum(dim=(1, 2, 3, 4)) for offset in offsets]).sum(dim=0)
+    if reduction == "mean":
+        total = total / sum(offset[0].numel() for offset in offsets)
+    return total
 
 
 @dataclass(frozen=True)
@@ -34,8 +67,16 @@ class Method:
 
     start: Callable[[Model, Tensor, InversionSettings], Variables]
     """(model, w (B, style_dim), settings) → variables."""
-    learning_rate: Callable[[InversionSettings, float], float]
-    """(settings, share of the steps done, 0…1) → Adam's learning rate."""
+    schedule: Callable[[InversionSettings, float], float] = constant
+    """(settings, share of the steps done, 0…1) → factor of the learning rates."""
+    groups: Callable[[Variables, InversionSettings], list[dict[str, Any]]] = _w_and_offsets
+    """(variables, settings) → Adam's groups: all that is free, with the full learning rates."""
+    penalty: Callable[[Moment, Variables], Tensor] = offsets_penalty
+    """What the loss has beside the data term, per image: (B,)."""
+    drawn_w: Callable[[Moment, Variables], Tensor] | None = None
+    """w as a step draws it, where it is not w itself."""
+    after_step: Callable[[Model, Variables], None] | None = None
+    """What a step ends with, in place."""
 
 
 def _wrangan(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
@@ -59,10 +100,25 @@ def _weight_tuning(model: Model, w: Tensor, settings: InversionSettings) -> Vari
     return variables
 
 
-def _sg2_w(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  # noqa: ARG001
-    variables = Variables(w=w.clone())
-    variables.free = [variables.w]
-    return variables
+def _projector(start: Callable[[Model, Tensor, InversionSettings], Variables]) -> Method:
+    return Method(
+        start,
+        projector_ramp,
+        groups=lambda variables, settings: _one_rate(variables, settings.projection_lr),
+        penalty=lambda moment, variables: (
+            moment.settings.noise_weight * projector.noise_penalty(moment.model, variables)
+        ),
+        drawn_w=lambda moment, variables: projector.noisy_w(
+            moment.model, moment.settings, variables.w, moment.share, moment.rng
+        ),
+        after_step=projector.normalise_noise,
+    )
+
+
+def _pti_penalty(moment: Moment, variables: Variables) -> Tensor:
+    if moment.settings.pti_locality == 0:
+        return variables.w.new_zeros(variables.w.shape[0])
+    return pti.locality(moment.model, moment.settings, moment.perceptual, variables, moment.rng)
 
 
 def _encoder(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  # noqa: ARG001
@@ -82,19 +138,17 @@ def _small_offsets(
     return offsets
 
 
-def _constant(settings: InversionSettings, share: float) -> float:  # noqa: ARG001
-    return settings.lr
-
-
-def _ramped(settings: InversionSettings, share: float) -> float:
-    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
-    ramp = 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - share) / 0.25))
-    return settings.projection_lr * ramp * min(1.0, share / 0.05)
-
-
 METHOD_TABLE: dict[str, Method] = {
-    "wrangan": Method(_wrangan, _constant),
-    "weight-tuning": Method(_weight_tuning, _constant),
-    "sg2-w": Method(_sg2_w, _ramped),
-    "encoder": Method(_encoder, _constant),
+    "wrangan": Method(_wrangan, warm_and_decay),
+    "weight-tuning": Method(_weight_tuning, warm_and_decay),
+    "sg2-w": _projector(projector.start_w),
+    "sg2-w-plus": _projector(projector.start_w_plus),
+    "pti": Method(
+        pti.start,
+        groups=lambda variables, settings: _one_rate(variables, settings.pti_lr),
+        penalty=_pti_penalty,
+    ),
+    "encoder": Method(_encoder),
+    # Their variables come from a network (trained.py); nothing is free.
+    **{name: Method(_encoder) for name in ("e4e", "restyle", "hyperstyle")},
 }

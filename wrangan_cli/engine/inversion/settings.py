@@ -1,10 +1,41 @@
 """Settings of an inversion; the options of `wrangan invert` are made from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-METHODS = ("wrangan", "weight-tuning", "sg2-w", "encoder")
+_TUNING = ("wrangan", "weight-tuning")
+_PROJECTORS = ("sg2-w", "sg2-w-plus")
+METHODS = (*_TUNING, *_PROJECTORS, "pti", "encoder", "e4e", "restyle", "hyperstyle")
 PENALTIES = ("sum", "mean")
-STARTS = ("encoder", "mean")
+PTI_PIVOTS = ("sg2-w", "encoder")
+PTI_STOP = 0.06
+_NOT_NEGATIVE = (
+    "l2_weight",
+    "perceptual_weight",
+    "alpha",
+    "epsilon_init",
+    "lr",
+    "epsilon_lr",
+    "projection_lr",
+    "w_noise",
+    "noise_weight",
+    "stop_at",
+    "pti_lr",
+    "pti_pivot_lr",
+    "pti_l2_weight",
+    "pti_locality",
+    "pti_locality_distance",
+)
+_FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
+STARTS = ("encoder", "mean", "e4e", "restyle")
+_HEEDED_BY = {
+    **dict.fromkeys(("lr", "epsilon_lr", "beta2", "warmup", "decay"), _TUNING),
+    **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
+    "steps": (*_TUNING, *_PROJECTORS),
+    "projection_lr": _PROJECTORS,
+    "w_noise": (*_PROJECTORS, "pti"),
+    "noise_weight": (*_PROJECTORS, "pti"),
+}
+"""Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
 
 
 @dataclass(frozen=True)
@@ -13,16 +44,33 @@ class InversionSettings:
 
     method: str = "wrangan"
     """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a
-    plain L2 penalty. sg2-w: w alone. encoder: no optimisation."""
+    plain L2 penalty. sg2-w, sg2-w-plus: StyleGAN2's projector, w (or a w for each layer) and the
+    noise maps. pti: the whole generator, at a fixed w. encoder, e4e, restyle, hyperstyle: what the
+    model's network of that name predicts, without optimisation."""
     steps: int = 500
-    """Adam steps."""
+    """Adam steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000)."""
     lr: float = 1e-3
     """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
     epsilon_lr: float | None = None
     """Adam's learning rate for ε (or the weights). Unset: for ε what the model's config.json names
     (the bundled model: 0.01, measured to suit its σ), otherwise lr."""
-    projection_lr: float = 0.05
-    """Learning rate of w in sg2-w, ramped up over the first 5 % and down over the last 25 %."""
+    beta2: float = 0.999
+    """Adam's decay of squared gradients (wrangan, weight-tuning); 0.95 forgets the steep first steps
+    sooner, which a short run needs."""
+    warmup: float = 0.0
+    """Share of the steps over which the learning rates rise from 0 (wrangan, weight-tuning)."""
+    decay: float = 0.0
+    """Share of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning)."""
+    stop_at: float | None = None
+    """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
+    pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""
+    projection_lr: float = 0.1
+    """Learning rate in sg2-w and sg2-w-plus, ramped up over the first 5 % and down over the last 25 %."""
+    w_noise: float = 0.05
+    """Noise on w in sg2-w and sg2-w-plus at the start, in units of the size of W; fades out by 75 %."""
+    noise_weight: float = 1e5
+    """Weight of the penalty that keeps the noise maps of sg2-w and sg2-w-plus noise; 0: they are the
+    model's, and not fitted."""
     l2_weight: float = 2.0
     """Weight of the mean squared error on [-1, 1]."""
     perceptual_weight: float = 1.0
@@ -37,21 +85,100 @@ class InversionSettings:
     """How ‖·‖² is reduced over the weights of an image: sum or mean (docs/inversion.md)."""
     epsilon_init: float = 1e-4
     """Standard deviation of ε (or of the weights' offset) at the start."""
-    init: str = "encoder"
-    """Where w starts: the model's encoder, or mean (the mean of W)."""
+    init: str | None = None
+    """Where w starts: the model's encoder, the first row of what its e4e or restyle predicts, or mean
+    (the mean of W). Unset: mean in sg2-w, sg2-w-plus, pti, otherwise encoder."""
     seed: int = 0
-    """Seed of the starting ε; the same draw for every image."""
+    """Seed of the starting ε and of the noise on w; the same draws for every image."""
+    pti_pivot: str = "sg2-w"
+    """The fixed w of pti: sg2-w (projected, starting at init), or the encoder's."""
+    pti_pivot_steps: int = 450
+    """Steps of that projection."""
+    pti_pivot_lr: float = 0.01
+    """Learning rate of that projection."""
+    pti_steps: int = 350
+    """Steps of pti's tuning."""
+    pti_lr: float = 3e-4
+    """Learning rate of pti's tuning."""
+    pti_l2_weight: float = 1.0
+    """Weight of the mean squared error in pti's tuning."""
+    pti_perceptual: str = ""
+    """Perceptual distance of pti's tuning; empty: AlexNet's of the family of the model's own."""
+    pti_locality: float = 0.0
+    """Weight of pti's locality regulariser (the authors' where they use it: 0.1); 0 leaves it out."""
+    pti_locality_distance: float = 30.0
+    """How far from the pivot it looks, in W+."""
 
     def __post_init__(self) -> None:
-        for name, choices in (("method", METHODS), ("penalty", PENALTIES), ("init", STARTS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(choices)}")
-        for name in ("l2_weight", "perceptual_weight", "alpha", "epsilon_init", "lr", "projection_lr"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} {getattr(self, name)}: expected a number that is not negative")
-        if self.epsilon_lr is not None and not 0 <= self.epsilon_lr < float("inf"):
-            raise ValueError(f"epsilon_lr {self.epsilon_lr}: expected a number that is not negative")
-        if self.steps < 0 or self.loss_side < 1:
+        choices_of = {"method": METHODS, "penalty": PENALTIES, "pti_pivot": PTI_PIVOTS, "init": STARTS}
+        for name, choices in choices_of.items():
+            given = getattr(self, name)
+            if given not in choices and not (name == "init" and given is None):
+                raise ValueError(f"{name} {given!r}: expected one of {', '.join(choices)}")
+        for name in _NOT_NEGATIVE:
+            given = getattr(self, name)
+            if given is not None and not 0 <= given < float("inf"):
+                raise ValueError(f"{name} {given}: expected a number that is not negative")
+        for name in ("warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} {getattr(self, name)}: expected a share of the steps, 0 to 1")
+        if not 0 <= self.beta2 < 1:
+            raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
+        if min(self.steps, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
             raise ValueError("steps must be 0 or more and loss_side positive")
         if self.l2_weight == self.perceptual_weight == 0:
             raise ValueError("l2_weight and perceptual_weight are both 0: there is nothing to fit")
+        if self.method == "pti":
+            self._check_pti()
+        if self.stop_at and self.perceptual_weight == 0:
+            raise ValueError("stop_at is a perceptual distance, which perceptual_weight 0 leaves out")
+
+    def _check_pti(self) -> None:
+        if self.pti_l2_weight == self.perceptual_weight == 0:
+            raise ValueError("pti_l2_weight and perceptual_weight are both 0: there is nothing to fit")
+        if self.pti_pivot == "encoder" and self.init == "mean":
+            raise ValueError("pti_pivot encoder and init mean: the pivot cannot be both")
+
+    @property
+    def start(self) -> str:
+        """`init`, or what stands for it where it is not set."""
+        if self.init is not None:
+            return self.init
+        from_mean = self.method in _FROM_MEAN and (self.method, self.pti_pivot) != ("pti", "encoder")
+        return "mean" if from_mean else "encoder"
+
+    @property
+    def heeded(self) -> list[str]:
+        """Names of the settings on which the method's codes depend."""
+        names = [field.name for field in fields(self)]
+        own = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
+        return [name for name in own if self.method in _HEEDED_BY.get(name, METHODS)]
+
+    @property
+    def data_l2_weight(self) -> float:
+        """Weight of the mean squared error in the method's own loop."""
+        return self.pti_l2_weight if self.method == "pti" else self.l2_weight
+
+    @property
+    def loop_steps(self) -> int:
+        """Steps of the method's own loop, at most."""
+        return self.pti_steps if self.method == "pti" else self.steps
+
+    @property
+    def pivot(self) -> "InversionSettings | None":
+        """The projection that comes before the loop, if there is one."""
+        if self.method != "pti" or self.pti_pivot == "encoder":
+            return None
+        return replace(
+            self,
+            method="sg2-w",
+            steps=self.pti_pivot_steps,
+            projection_lr=self.pti_pivot_lr,
+            init=self.start,
+            stop_at=0.0,
+        )
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of an image, at most, with those of the pivot."""
+        return self.loop_steps + (0 if self.pivot is None else self.pivot.steps)

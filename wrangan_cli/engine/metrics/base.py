@@ -28,6 +28,17 @@ class PairMetric:
 
 
 @dataclass(frozen=True)
+class RecordMetric:
+    """A number that inversion wrote into the code's record."""
+
+    name: str
+    higher_is_better: bool
+    protocol: str
+    key: str
+    """Of the record; codes of before it existed lack it."""
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A number for a set; standard_error is None where no honest one is at hand."""
 
@@ -48,7 +59,7 @@ class SampleMetric:
 
 @dataclass(frozen=True)
 class LayerMetric:
-    """A number for each random layer of a model."""
+    """A number for each random layer (or attribute) of a model."""
 
     name: str
     protocol: str
@@ -56,6 +67,8 @@ class LayerMetric:
     """Whether images are drawn (`samples`, `seed` and `batch` matter)."""
     compute: Callable[["Model", int, int, int], dict[str, float]]
     """Model, samples, seed, batch → layer name → value."""
+    of: str = "layer"
+    """What the numbers are of."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:

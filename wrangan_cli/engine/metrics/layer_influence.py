@@ -8,20 +8,20 @@ N(0, 1) in this layer alone, drawn for each image; mean over the images. The las
 import torch
 
 from wrangan_cli.engine.metrics.base import LayerMetric
+from wrangan_cli.engine.metrics.samples import epsilon_of_images
 from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.runtime import random_generator
 
 ALL = "all"
 
 
 @torch.no_grad()
 def layer_influence(model: Model, samples: int = 64, seed: int = 0, batch: int = 16) -> dict[str, float]:
-    """Layer name (and `all`) → mean squared error on [-1, 1]."""
-    rng = random_generator(seed + 1)
+    """Layer name (and `all`) → mean squared error on [-1, 1]; it does not depend on `batch`."""
     totals: dict[str, float] = {}
-    for w in sample_w(model.generator, samples, seed).split(batch):
-        epsilon = draw_epsilon(model.generator, len(w), rng=rng)
+    whole = sample_w(model.generator, samples, seed)
+    for start in range(0, samples, batch):
+        w = whole[start : start + batch]
+        epsilon = epsilon_of_images(model, range(start, start + len(w)), seed)
         still = model.generator.synthesis(w)
         for name in [*epsilon, ALL]:
             drawn = epsilon if name == ALL else {name: epsilon[name]}

@@ -11,7 +11,7 @@ from torch import Tensor
 from wrangan_cli.engine.codes import SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.images import find_images, load_image
-from wrangan_cli.engine.metrics.base import PairMetric
+from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
 
 Measure = Callable[[Tensor, Tensor], Tensor]
@@ -32,6 +32,8 @@ class Compared:
 
     pair: Pair
     values: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """What the code's record does not tell: metric name → why."""
     error: WranganError | OSError | None = None
 
 
@@ -80,9 +82,15 @@ def load_metrics(
 
 
 def compare_pairs(
-    model: Model, pairs: Sequence[Pair], measures: Mapping[str, Measure], batch: int = 8
+    model: Model,
+    pairs: Sequence[Pair],
+    measures: Mapping[str, Measure],
+    batch: int = 8,
+    records: Sequence[RecordMetric] = (),
 ) -> Iterator[Compared]:
     """Apply `measures` to each pair at the model's resolution, in the order of `pairs`.
+
+    records: metrics that are read from the codes' records beside.
 
     The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
     loaded as for inversion (central square, box filter). A pair that cannot be read or
@@ -102,26 +110,41 @@ def compare_pairs(
                 codes.append(code)
                 photos.append(photo)
                 outcome.append(None)
-        rows = iter(_values(model, photos, codes, measures) if codes else [])
+        rows = iter(measured(model, torch.stack(photos), codes, measures) if codes else [])
+        told = iter([_recorded(code, records) for code in codes])
         for pair, failed in zip(part, outcome, strict=True):
-            yield failed or _checked(pair, next(rows))
+            yield failed or _checked(pair, next(rows), *next(told))
 
 
 @torch.no_grad()
-def _values(
-    model: Model, photos: list[Tensor], codes: list[Code], measures: Mapping[str, Measure]
+def measured(
+    model: Model, photos: Tensor, codes: Sequence[Code], measures: Mapping[str, Measure]
 ) -> list[dict[str, float]]:
+    """Photographs (B, 3, R, R) in [-1, 1] against the images of their codes: metric → value, for each."""
     drawn = render(model, codes).clamp(-1, 1)
-    targets = torch.stack(photos).to(model.device)
+    targets = photos.to(model.device)
     columns = {name: measure(drawn, targets).tolist() for name, measure in measures.items()}
     return [{name: column[i] for name, column in columns.items()} for i in range(len(codes))]
 
 
-def _checked(pair: Pair, values: dict[str, float]) -> Compared:
+def _recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, float], dict[str, str]]:
+    values, missing = {}, {}
+    for metric in records:
+        value = code.info.get(metric.key)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            values[metric.name] = float(value)
+        else:
+            missing[metric.name] = f"its record has no {metric.key} (made by an older version)"
+    return values, missing
+
+
+def _checked(
+    pair: Pair, values: dict[str, float], told: dict[str, float], missing: dict[str, str]
+) -> Compared:
     for name, value in values.items():
         if not math.isfinite(value):
             return Compared(pair, error=FileError(pair.code, f"{name} is {value}"))
-    return Compared(pair, values)
+    return Compared(pair, {**values, **told}, missing)
 
 
 def _rest(photo: Path, candidates: Sequence[Path]) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.metrics import (
+    consistency,
     corruption,
     fid,
+    identity,
     kid,
     layer_influence,
     lpips,
@@ -14,13 +16,17 @@ from wrangan_cli.engine.metrics import (
     precision,
     psnr,
     recall,
+    recorded,
+    separability,
     std_share,
 )
-from wrangan_cli.engine.metrics.base import LayerMetric, PairMetric, SampleMetric
+from wrangan_cli.engine.metrics.base import LayerMetric, PairMetric, RecordMetric, SampleMetric
 
 PAIR_METRICS: dict[str, PairMetric] = {
-    metric.name: metric for metric in (mse.METRIC, psnr.METRIC, ms_ssim.METRIC, *lpips.METRICS)
+    metric.name: metric
+    for metric in (mse.METRIC, psnr.METRIC, ms_ssim.METRIC, *lpips.METRICS, identity.METRIC)
 }
+RECORD_METRICS: dict[str, RecordMetric] = {metric.name: metric for metric in recorded.METRICS}
 SAMPLE_METRICS: dict[str, SampleMetric] = {
     metric.name: metric for metric in (fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC)
 }
@@ -28,34 +34,55 @@ CODE_METRICS: dict[str, SampleMetric] = {metric.name: metric for metric in corru
 LAYER_METRICS: dict[str, LayerMetric] = {
     metric.name: metric for metric in (std_share.METRIC, layer_influence.METRIC)
 }
+ATTRIBUTE_METRICS: dict[str, LayerMetric] = {separability.METRIC.name: separability.METRIC}
 
 
 _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "pairs": (PAIR_METRICS, "compares pairs: give --codes and --photos"),
+    "records": (RECORD_METRICS, "is of pairs: give --codes and --photos"),
     "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
     "codes": (CODE_METRICS, "looks at codes alone: give --codes, and no --photos"),
+    "edited": (consistency.NAMES, "looks at codes alone: give --codes, and no --photos"),
     "layers": (LAYER_METRICS, "looks at a model's layers: leave out --codes and --photos"),
+    "attributes": (ATTRIBUTE_METRICS, "looks at a model's attributes: leave out --codes and --photos"),
 }
 
 
+_ALONE = ("samples", "layers", "attributes")
+
+
 def pair_metrics(names: Sequence[str]) -> list[PairMetric]:
-    """The metrics of `names`, each once; UsageError for an unknown one or one of another kind."""
-    return [PAIR_METRICS[name] for name in _of_kind(names, "pairs")]
+    """Those of `names` that compare images; metrics of the codes' records may be among them.
+
+    As in all of these, each once, and UsageError for an unknown name or one of another kind.
+    """
+    return [PAIR_METRICS[name] for name in _of_kind(names, "pairs", "records") if name in PAIR_METRICS]
+
+
+def record_metrics(names: Sequence[str]) -> list[RecordMetric]:
+    """Those of `names` that the codes' records tell; metrics of pairs may be among them."""
+    return [RECORD_METRICS[name] for name in _of_kind(names, "pairs", "records") if name in RECORD_METRICS]
 
 
 def sample_metrics(names: Sequence[str]) -> list[SampleMetric]:
-    """Those of `names` that compare sets of samples; metrics of layers may be among them."""
-    return [SAMPLE_METRICS[name] for name in _of_kind(names, "samples", "layers") if name in SAMPLE_METRICS]
+    """Those of `names` that compare sets of samples; metrics of layers and attributes may be among them."""
+    return [SAMPLE_METRICS[name] for name in _of_kind(names, *_ALONE) if name in SAMPLE_METRICS]
 
 
 def layer_metrics(names: Sequence[str]) -> list[LayerMetric]:
-    """Those of `names` that look at layers; metrics of samples may be among them."""
-    return [LAYER_METRICS[name] for name in _of_kind(names, "samples", "layers") if name in LAYER_METRICS]
+    """Those of `names` that look at layers or attributes; metrics of samples may be among them."""
+    known = {**LAYER_METRICS, **ATTRIBUTE_METRICS}
+    return [known[name] for name in _of_kind(names, *_ALONE) if name in known]
 
 
 def code_metrics(names: Sequence[str]) -> list[SampleMetric]:
-    """The metrics of `names`, each once; UsageError for an unknown one or one of another kind."""
-    return [CODE_METRICS[name] for name in _of_kind(names, "codes")]
+    """Those of `names` that compare images of moved codes; `lec` and `lec-image` may be among them."""
+    return [CODE_METRICS[name] for name in _of_kind(names, "codes", "edited") if name in CODE_METRICS]
+
+
+def edited_metrics(names: Sequence[str]) -> dict[str, str]:
+    """Those of `names` that edit and invert again, with what they are."""
+    return {n: consistency.NAMES[n] for n in _of_kind(names, "codes", "edited") if n in consistency.NAMES}
 
 
 def _of_kind(names: Sequence[str], *kinds: str) -> list[str]:

@@ -58,15 +58,22 @@ def generated_images(
         return
     w = sample_w(model.generator, count, seed)[chosen.to(model.device)]
     for part, rows in zip(chosen.split(batch), w.split(batch), strict=True):
-        offsets = None
-        if epsilon:
-            drawn = [
-                draw_epsilon(model.generator, scale=epsilon, rng=_epsilon_source(seed, index))
-                for index in part.tolist()
-            ]
-            offsets = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+        offsets = epsilon_of_images(model, part.tolist(), seed, epsilon) if epsilon else None
         with torch.no_grad():
             yield model.generator.synthesis(rows, epsilon=offsets)
+
+
+def epsilon_of_images(
+    model: Model, indices: Sequence[int], seed: int, scale: float = 1.0
+) -> dict[str, Tensor]:
+    """ε ~ N(0, scale²) of the images `indices`: layer name → (B, O, I, 3, 3).
+
+    Each is a function of `seed` and its index alone, so that neither the batch matters nor has a
+    process to draw for another. Raises UsageError for a model without random weights.
+    """
+    sources = (int(np.random.SeedSequence([seed, index]).generate_state(1)[0]) for index in indices)
+    drawn = [draw_epsilon(model.generator, scale=scale, rng=random_generator(s)) for s in sources]
+    return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
 def generated_features(
@@ -138,11 +145,6 @@ def _gathered(own: Tensor) -> Tensor:
     """The features of all images from those of this process's share, which may be empty."""
     # Shares travel whole: a row alone would be pickled with everything that it is a view of.
     return torch.stack(gather_shares(cast(Sequence[Tensor], own)))
-
-
-def _epsilon_source(seed: int, index: int) -> torch.Generator:
-    """A stream of its own for each image, so that no process has to draw for another."""
-    return random_generator(int(np.random.SeedSequence([seed, index]).generate_state(1)[0]))
 
 
 def _read_features(path: Path | None) -> Tensor | None:

@@ -1,115 +1,151 @@
-"""Training of an encoder into W (paper, section 4: e4e's architecture and losses)."""
+"""Training of encoders: what all kinds share, and the one into W (paper, section 4)."""
 
 import copy
 import math
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from dataclasses import asdict, replace
+from typing import Any, Generic, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks, own_share, world_size
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model, stored_weights
-from wrangan_cli.engine.models.encoders import FILE, Encoder, EncoderConfig
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
+from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
-from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training.batch_norm import share_batch_norm
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 
+N = TypeVar("N", bound=AnyEncoder)
 
-class EncoderTrainer:
-    """Encoder, its moving average and its optimiser; the generator stays as it is.
 
-    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; generated ones by the
-    distance of E(G(w)) to their known w, which keeps the codes inside W. Under torchrun each
-    process works on its share of the batch, and the normalisation takes all of it together.
+class ImageTrainer(ABC, Generic[N]):
+    """A network that sees photographs, its moving average and its optimiser; the generator stays as
+    it is. Under torchrun each process works on its share of the batch, and the normalisation
+    takes all of it together.
     """
+
+    encoder: N
+    ema: N
+    loss_names: tuple[str, ...] = ("total", "mse", "perceptual")
+    """Of what `losses` gives; `perceptual` stands for the distance's own name."""
 
     def __init__(
         self,
         model: Model,
         settings: EncoderSettings,
         perceptual: PerceptualDistance,
-        start: Encoder | None = None,
+        start: N | None = None,
     ) -> None:
-        """start: an encoder to go on from, whose sizes count; it is changed in place.
+        """start: a network to go on from, whose sizes count; it is changed in place.
 
         Raises UsageError for sizes and batches that do not fit.
         """
         torch.manual_seed(settings.seed)
         self.model, self.settings, self.perceptual = model, settings, perceptual
-        config = EncoderConfig(
-            style_dim=model.generator.config.style_dim,
-            widths=numbers(settings.widths, "widths"),
-            blocks=numbers(settings.blocks, "blocks"),
-            input_side=settings.input_side,
-        )
         if settings.batch % world_size():
             raise UsageError(f"batch {settings.batch}: expected a multiple of the {world_size()} processes")
-        if len(config.widths) != len(config.blocks):
-            raise UsageError(f"{len(config.widths)} widths for {len(config.blocks)} stages of blocks")
-        if start is not None and start.config.style_dim != config.style_dim:
-            raise UsageError(
-                f"the encoder to start from gives w of length {start.config.style_dim}, "
-                f"model {model.name} wants {config.style_dim}"
-            )
-        self.encoder = (start or Encoder(config)).requires_grad_(True)
+        try:
+            self.encoder = start or self.network()
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        unfit = misfit(self.encoder, model)
+        if unfit:
+            raise UsageError(f"the encoder to start from does not fit: {unfit}")
+        self.encoder.requires_grad_(True)
         share_batch_norm(self.encoder)
         self.encoder.to(model.device).train()
-        self.encoder.w_mean.copy_(model.w_mean)
-        self.ema = copy.deepcopy(self.encoder).eval().requires_grad_(False)
+        if not isinstance(self.encoder, Hypernet):
+            self.encoder.w_mean.copy_(model.w_mean)
+        self.ema = copy.deepcopy(self.encoder)
+        self.ema.eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
         # As in draws.py: every process draws for the whole batch and keeps its own rows.
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.own = list(own_share(range(settings.batch)))
 
+    @abstractmethod
+    def network(self) -> N:
+        """A new network of the settings' sizes; raises ValueError where they do not fit each other."""
+
+    @abstractmethod
+    def losses(self, real: Tensor, z: Tensor) -> Tensor:
+        """What is minimised, and its parts without their weights, in the order of `loss_names`.
+
+        real: (B, 3, R, R). z: (B, style_dim), latents of as many generated images. Of a network
+        that makes several passes: the losses of the first.
+        """
+
+    @abstractmethod
+    def drawn(self, images: Tensor) -> Tensor:
+        """Reconstructions (B, 3, R, R) by the averaged network, for the eye; without gradients."""
+
+    def backward(self, real: Tensor, z: Tensor) -> Tensor:
+        """Add the gradients of a step; `losses`, of the last pass, detached."""
+        losses = self.losses(real, z)
+        losses[0].backward()
+        return losses.detach()
+
+    def after(self, z: Tensor) -> Report:  # noqa: ARG002
+        """What else belongs to a step, after the network's own update. z: (batch, style_dim), on the CPU."""
+        return {}
+
     def step(self, real: Tensor) -> Report:
-        """One update from real images (B, 3, R, R), those in `own`, and as many generated ones."""
+        """One update from real images (B, 3, R, R), those in `own`, and the latents that go with them."""
         settings = self.settings
         z = torch.randn(settings.batch, self.model.generator.config.style_dim, generator=self.rng)
-        losses = self.losses(real.to(self.model.device), z[self.own].to(self.model.device))
         self.optimizer.param_groups[0]["lr"] = self._lr()
         self.optimizer.zero_grad(set_to_none=True)
-        losses[0].backward()
+        losses = self.backward(real.to(self.model.device), z[self.own].to(self.model.device))
         average_gradients(self.encoder.parameters())
         self.optimizer.step()
+        more = self.after(z)
         self.images += settings.batch
         self._average(settings.batch)
-        names = ("loss/total", "loss/mse", f"loss/{self.perceptual.name}", "loss/w")
-        report = dict(zip(names, mean_over_ranks(losses.detach()).tolist(), strict=True))
+        names = [self.perceptual.name if name == "perceptual" else name for name in self.loss_names]
+        means = mean_over_ranks(losses).tolist()
+        report = {f"loss/{name}": value for name, value in zip(names, means, strict=True)} | more
         if not math.isfinite(report["loss/total"]):
             raise WranganError(f"encoder training diverged at image {self.images}: {report}")
         return report
 
-    def losses(self, real: Tensor, z: Tensor) -> Tensor:
-        """(4,): what is minimised, and its three parts without their weights.
+    def target_of(self, real: Tensor) -> list[Tensor]:
+        """The features of real images, once for all passes over them."""
+        with torch.no_grad():
+            return self.perceptual.features(for_loss(real))
 
-        real: (B, 3, R, R). z: (B, style_dim), latents of the generated images.
-        """
-        settings, model = self.settings, self.model
-        with torch.no_grad():
-            true_w = model.generator.mapping(z)
-            generated = model.generator.synthesis(true_w)
-        w = self.encoder(torch.cat([real, generated.clamp(-1, 1)]))
-        real_w, generated_w = w.chunk(2)
-        variance = model.w_std**2
-        loss_w = (generated_w - true_w).square().sum(dim=1).mean() / variance
-        drawn = model.generator.synthesis(real_w)
+    def reconstruction(self, drawn: Tensor, real: Tensor, target: list[Tensor]) -> list[Tensor]:
+        """[weighted sum, squared error, perceptual distance] of images (B, 3, R, R), each a mean."""
         loss_l2 = (drawn - real).square().mean()
-        with torch.no_grad():
-            target = self.perceptual.features(for_loss(real))
         features = self.perceptual.features(for_loss(drawn))
         loss_perceptual = self.perceptual.distance(features, target).mean()
-        loss = (
-            settings.l2_weight * loss_l2
-            + settings.perceptual_weight * loss_perceptual
-            + settings.w_weight * loss_w
-        )
-        return torch.stack([loss, loss_l2, loss_perceptual, loss_w])
+        settings = self.settings
+        total = settings.l2_weight * loss_l2 + settings.perceptual_weight * loss_perceptual
+        return [total, loss_l2, loss_perceptual]
+
+    def generated(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """w (B, style_dim) of latents, and its images (B, 3, R, R); constants of the training."""
+        with torch.no_grad():
+            w = self.model.generator.mapping(z)
+            return w, self.model.generator.synthesis(w).clamp(-1, 1)
+
+    def networks(self) -> list[nn.Module]:
+        """All that lies in memory."""
+        return [self.encoder, self.ema, self.model.generator, self.perceptual]
+
+    def on_meta(self) -> Self:
+        """A twin whose networks are on the `meta` device, for `losses` alone (memory.py)."""
+        twin = copy.copy(self)
+        twin.encoder = copy.deepcopy(self.encoder)
+        twin.encoder.to("meta")
+        twin.perceptual = copy.deepcopy(self.perceptual).to("meta")
+        generator = copy.deepcopy(self.model.generator).to("meta")
+        twin.model = replace(self.model, generator=generator, w_mean=self.model.w_mean.to("meta"))
+        return twin
 
     def _lr(self) -> float:
         share = min(1.0, self.images / self.settings.images)
@@ -139,11 +175,15 @@ class EncoderTrainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; UsageError if it belongs to another model."""
-        if "encoder" not in state:
+        """Go on from `state`; UsageError if it belongs to another model, kind or size."""
+        kind = state["settings"].get("kind", "w") if "encoder" in state else None
+        if kind != self.settings.kind:
             raise UsageError("the run's snapshot is of another kind of training: choose another folder")
         if state["model_sha256"] != self.model.sha256:
             raise UsageError("the snapshot's encoder was trained for another model")
+        shapes = {name: tensor.shape for name, tensor in self.encoder.state_dict().items()}
+        if shapes != {name: tensor.shape for name, tensor in state["encoder"].items()}:
+            raise UsageError("the snapshot's network has other sizes than the one asked for")
         self.encoder.load_state_dict(state["encoder"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -151,17 +191,43 @@ class EncoderTrainer:
         self.rng.set_state(state["rng"])
 
 
-def save_encoder(folder: Path, encoder: Encoder, model: Model, record: dict[str, Any]) -> Path:
-    """Write `encoder.safetensors` (fp16) for `model` into `folder`."""
-    tensors = {
-        name: tensor
-        for name, tensor in stored_weights(encoder, torch.float16).items()
-        if not name.endswith("num_batches_tracked")
-    }
-    path = folder / FILE
-    about = {"kind": "encoder", "encoder": encoder.config.to_json(), "model_sha256": model.sha256}
-    write_tensors(path, tensors, {**record, **about})
-    return path
+class EncoderTrainer(ImageTrainer[Encoder]):
+    """The encoder into W.
+
+    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; generated ones by the
+    distance of E(G(w)) to their known w, which keeps the codes inside W.
+    """
+
+    loss_names = ("total", "mse", "perceptual", "w")
+
+    def network(self) -> Encoder:
+        """Of the settings' sizes."""
+        settings = self.settings
+        widths, blocks = body_sizes(settings, "ir-se")
+        return Encoder(
+            EncoderConfig(self.model.generator.config.style_dim, widths, blocks, settings.input_side)
+        )
+
+    def losses(self, real: Tensor, z: Tensor) -> Tensor:
+        """(4,), see `loss_names`."""
+        true_w, generated = self.generated(z)
+        real_w, generated_w = self.encoder(torch.cat([real, generated])).chunk(2)
+        loss_w = (generated_w - true_w).square().sum(dim=1).mean() / self.model.w_std**2
+        parts = self.reconstruction(self.model.generator.synthesis(real_w), real, self.target_of(real))
+        weight = 1.0 if self.settings.w_weight is None else self.settings.w_weight
+        return torch.stack([parts[0] + weight * loss_w, *parts[1:], loss_w])
+
+    @torch.no_grad()
+    def drawn(self, images: Tensor) -> Tensor:
+        """Reconstructions (B, 3, R, R)."""
+        return self.model.generator.synthesis(self.ema(images))
+
+
+def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Widths and blocks of the stages; UsageError where they are no numbers."""
+    widths = numbers(settings.widths, "widths")
+    blocks = numbers(settings.blocks, "blocks") if settings.blocks else DEFAULT_BLOCKS.get(backbone, ())
+    return widths, blocks
 
 
 def numbers(text: str, name: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ activations, the workspace of cuDNN and oneDNN, and the fragmentation of the all
 import copy
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from wrangan_cli.engine.models.projected import projected_discriminator_loss, pr
 from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator, noise_side
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.encoder import EncoderTrainer
+from wrangan_cli.engine.training.encoder import ImageTrainer
 from wrangan_cli.engine.training.losses import (
     discriminator_loss,
     generator_loss,
@@ -103,20 +104,14 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     return _memory(networks, trained, {n: _kept(p, constant) for n, p in passes.items()})
 
 
-def encoder_memory(trainer: EncoderTrainer) -> Memory:
-    """Memory of one process of a training of an encoder."""
-    model = trainer.model
-    twin = copy.copy(trainer)
-    twin.encoder = copy.deepcopy(trainer.encoder).to("meta")
-    twin.perceptual = copy.deepcopy(trainer.perceptual).to("meta")
-    generator = copy.deepcopy(model.generator).to("meta")
-    twin.model = dataclasses.replace(model, generator=generator, w_mean=model.w_mean.to("meta"))
-    count, side = len(trainer.own), model.resolution
+def encoder_memory(trainer: ImageTrainer[Any]) -> Memory:
+    """Memory of one process of a training of an encoder; of several passes, each is as large."""
+    twin, side = trainer.on_meta(), trainer.model.resolution
+    count = len(trainer.own)
     real = torch.empty(count, 3, side, side, device="meta")
-    z = torch.empty(count, generator.config.style_dim, device="meta")
-    kept = _kept(lambda: twin.losses(real, z), [twin.encoder, generator, twin.perceptual])
-    networks = [trainer.encoder, trainer.ema, model.generator, trainer.perceptual]
-    return _memory(networks, [trainer.encoder], {"encoder": kept})
+    z = torch.empty(count, trainer.model.generator.config.style_dim, device="meta")
+    kept = _kept(lambda: twin.losses(real, z), twin.networks())
+    return _memory(trainer.networks(), [trainer.encoder], {"encoder": kept})
 
 
 def _generate(generator: Generator, batch: int, epsilon_per_image: bool) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,11 @@
-"""Settings of the adversarial trainings; the command line's options are made from them."""
+"""Settings of the trainings of generators and encoders; the command line's options are made from them."""
 
 from dataclasses import dataclass
 from typing import Any
+
+ENCODER_KINDS = ("w", "e4e", "restyle", "hyperstyle")
+STD_FORMS = ("raw", "softplus", "log")
+_COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> None:
@@ -14,10 +18,6 @@ def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> 
             raise ValueError(f"{name} {getattr(settings, name)}: expected a number that is not negative")
     if settings.seed < 0:
         raise ValueError(f"seed {settings.seed}: expected 0 or more")
-
-
-STD_FORMS = ("raw", "softplus", "log")
-_COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,11 @@ class SensitivitySettings:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """`train encoder`: photographs into W (e4e's losses, anchored by generated images)."""
+    """`train encoder`: photographs into W or W+, or into the generator's weights (--kind)."""
 
+    kind: str = "w"
+    """w: into W, anchored by generated images. e4e: into W+ (Tov et al. 2021). restyle: the same in
+    several passes (Alaluf et al. 2021). hyperstyle: offsets of the generator's weights (2022)."""
     images: int = 1_600_000
     """Train until this many real images were seen (e4e: 200,000 steps of 8)."""
     batch: int = 8
@@ -183,14 +186,18 @@ class EncoderSettings:
     """Weight of the squared error of reconstructed real images on [-1, 1]."""
     perceptual_weight: float = 0.8
     """Weight of their perceptual distance."""
-    w_weight: float = 1.0
-    """Weight of the squared error of w on generated images, in units of the variance of W."""
+    w_weight: float | None = None
+    """Weight of the squared error of w on generated images, in units of the variance of W. Unset: 1
+    for kind w, 0 for e4e and restyle (as published); hyperstyle has no such term."""
     perceptual: str = ""
     """Perceptual distance; empty: the model's own."""
     widths: str = "64,128,256,512"
-    """Feature maps of the encoder's stages."""
-    blocks: str = "3,4,14,3"
-    """Residual blocks of the stages (IR-SE50: 3,4,14,3)."""
+    """Feature maps of the encoder's stages: multiples of 8 (with others, strided 1×1 convolutions of
+    torch 2.15 on the CPU write beyond their memory)."""
+    blocks: str = ""
+    """Residual blocks of the stages. Empty: 3,4,14,3 (IR-SE50), or 3,4,6,3 of a resnet (ResNet34)."""
+    backbone: str = ""
+    """ir-se or resnet (not for kind w). Empty: ir-se, and resnet for hyperstyle."""
     input_side: int = 256
     """The encoder sees images of this side."""
     ema_images: int = 10_000
@@ -205,6 +212,63 @@ class EncoderSettings:
     """Images between two snapshots (and sample grids)."""
     keep_snapshots: int = 2
     """Snapshots kept; older ones are deleted."""
+    heads: str = ""
+    """e4e, restyle: heads on a `pyramid` of three depths, or all on the last one (`single`). Empty:
+    pyramid for e4e, single for restyle."""
+    deltas: bool = True
+    """e4e, restyle: one w and an offset from it for each further latent (e4e), or latents of their
+    own (pSp)."""
+    head_width: int = 0
+    """e4e, restyle: feature maps within a head; 0: as many as w is long."""
+    passes: int = 5
+    """restyle, hyperstyle: how often the network is run on an image."""
+    progressive_start: int = 160_000
+    """e4e, restyle: images until the first delta is switched on (e4e: 20,000 steps of 8)."""
+    progressive_every: int = 16_000
+    """e4e, restyle: images between two deltas (e4e: 2,000 steps of 8)."""
+    delta_weight: float = 2e-4
+    """e4e, restyle: weight of the deltas' summed norms."""
+    latent_weight: float = 0.1
+    """e4e, restyle: weight of the latent discriminator's judgement; 0 leaves it out."""
+    latent_lr: float = 2e-5
+    """Adam's learning rate of the latent discriminator."""
+    latent_r1_gamma: float = 10.0
+    """Weight γ of its R1 gradient penalty (γ/2 · ‖∇D‖²)."""
+    latent_r1_interval: int = 16
+    """Steps between two of them."""
+    latent_pool: int = 50
+    """Codes of before, real and encoded, that it is shown again; 0: only the present ones."""
+    shared_width: int = 512
+    """hyperstyle: layers with as many input and output channels share a head; 0: none do."""
+    shared_inner: int = 128
+    """hyperstyle: feature maps in the refinement block of such a layer."""
+    inner: int = 256
+    """hyperstyle: the same for a layer with a head of its own."""
+    features: int = 512
+    """hyperstyle: numbers that a refinement block says of its layer."""
+    separate: str = "separable"
+    """hyperstyle: heads of their own are `separable` or, much larger, `linear`."""
+    offset_rank: int = 1
+    """hyperstyle: products that a separable head sums."""
+    offset_kernel: int = 1
+    """hyperstyle: 1: an offset for each kernel; 3: for each of its nine weights (the published files)."""
 
     def __post_init__(self) -> None:
-        _check(self, (*_COUNTS, "input_side"), ("lr", "l2_weight", "perceptual_weight", "w_weight"))
+        _check(
+            self,
+            (
+                *(*_COUNTS, "input_side", "passes", "progressive_every", "latent_r1_interval"),
+                *("shared_inner", "inner", "features", "offset_rank", "offset_kernel"),
+            ),
+            (
+                *("lr", "l2_weight", "perceptual_weight", "head_width", "progressive_start"),
+                *("delta_weight", "latent_weight", "latent_lr", "latent_r1_gamma", "latent_pool"),
+                "shared_width",
+            ),
+        )
+        if self.kind not in ENCODER_KINDS:
+            raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(ENCODER_KINDS)}")
+        if self.w_weight is not None and not 0 <= self.w_weight < float("inf"):
+            raise ValueError(f"w_weight {self.w_weight}: expected a number that is not negative")
+        if self.kind == "w" and self.backbone not in ("", "ir-se"):
+            raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se")

@@ -1,0 +1,122 @@
+"""Which codes count as done when the same photographs are inverted again."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import TINY, write_photo
+from tests.fakes import images_of, make_inverter
+from wrangan_cli.engine.codes import Code, load_code, save_code
+from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.images import load_image
+from wrangan_cli.engine.inversion.folder import Job, described, stored_code
+from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import KINDS, Encoder, EncoderConfig, save_encoder
+
+
+def stored(model: Model, folder: Path, **settings: Any) -> tuple[Job, InversionSettings]:
+    """A photograph and its code, made with these settings."""
+    job = Job(write_photo(folder / "a.png"), folder / "a.st")
+    inverter = make_inverter(model, **{"steps": 1, **settings})
+    (code,) = inverter.invert(load_image(job.photo, model.resolution)[None])
+    assert isinstance(code, Code)
+    save_code(job.code, described(code, job, 1.0, {}))
+    return job, inverter.settings
+
+
+def rewrite(job: Job, **changes: Any) -> None:
+    """Change the record of a code's settings; None takes a setting out."""
+    code = load_code(job.code)
+    settings = {**code.info["settings"], **changes}
+    kept = {name: value for name, value in settings.items() if name not in changes or value is not None}
+    save_code(job.code, dataclasses.replace(code, info={**code.info, "settings": kept}))
+
+
+def refusal(found: Code | WranganError | None) -> str:
+    assert isinstance(found, FileError)
+    return str(found)
+
+
+@pytest.mark.parametrize("method", ["wrangan", "sg2-w"])
+def test_a_setting_that_is_newer_than_the_code_had_its_default(
+    method: str, tiny_model: Model, tmp_path: Path
+) -> None:
+    job, settings = stored(tiny_model, tmp_path, method=method)
+    rewrite(job, beta2=None, w_noise=None, pti_locality=None)
+    assert "w_noise" not in load_code(job.code).info["settings"]
+    assert isinstance(stored_code(job, tiny_model, settings), Code)
+    name, value = ("beta2", 0.95) if method == "wrangan" else ("w_noise", 0.2)
+    other = dataclasses.replace(settings, **{name: value})
+    default = getattr(InversionSettings(), name)
+    assert f"made with {name} {default}, not {value}; give --overwrite" in refusal(
+        stored_code(job, tiny_model, other)
+    )
+
+
+def test_what_the_method_does_not_heed_makes_no_difference(tiny_model: Model, tmp_path: Path) -> None:
+    job, settings = stored(tiny_model, tmp_path)
+    rewrite(job, projection_lr=0.05, pti_steps=7, noise_weight=0.0)
+    assert isinstance(stored_code(job, tiny_model, settings), Code)
+    for name, value in (("alpha", 0.5), ("seed", 3), ("steps", 9), ("method", "weight-tuning")):
+        rewrite(job, **{name: value})
+        assert f"made with {name} {value!r}, not" in refusal(stored_code(job, tiny_model, settings))
+        rewrite(job, **{name: getattr(settings, name)})
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in KINDS])
+def test_settings_without_effect_leave_the_code_as_it_is(method: str, tiny_model: Model) -> None:
+    """What a method is said not to heed, it does not; the methods of trained networks heed least."""
+    images = images_of(1)
+    short: dict[str, Any] = {
+        "method": method,
+        "steps": 3,
+        "pti_pivot_steps": 2,
+        "pti_steps": 3,
+        "stop_at": 0.0,
+    }
+    if method in ("encoder", "pti"):
+        short |= {"init": "encoder", "pti_pivot": "encoder"}  # of which the stand-in gives the mean of W
+    (code,) = make_inverter(tiny_model, **short).invert(images)
+    assert isinstance(code, Code)
+    settings = InversionSettings(method=method)
+    changed = {"penalty": "sum", "pti_pivot": "sg2-w", "pti_perceptual": "lpips-vgg"}
+    for field in dataclasses.fields(settings):
+        if field.name in settings.heeded:
+            continue
+        value = changed.get(field.name) or (getattr(settings, field.name) or 0.0) * 0.5 + 0.25
+        value = int(value) + 1 if field.name.endswith("steps") else value
+        (other,) = make_inverter(tiny_model, **{**short, field.name: value}).invert(images)
+        assert isinstance(other, Code)
+        assert torch.equal(other.w, code.w), field.name
+        for group in ("epsilon", "delta", "noise", "parameters"):
+            for name, offset in getattr(code, group).items():
+                assert torch.equal(getattr(other, group)[name], offset), field.name
+
+
+def test_a_code_of_another_encoder_is_not_taken_for_done(tiny_model: Model, tmp_path: Path) -> None:
+    def install(seed: int) -> None:
+        torch.manual_seed(seed)
+        encoder = Encoder(EncoderConfig(TINY.style_dim, (8, 8), (1, 1), 16))
+        save_encoder(tiny_model.path, encoder, tiny_model, {})
+
+    install(0)
+    job, settings = stored(tiny_model, tmp_path, init="encoder")
+    assert set(load_code(job.code).info["networks"]) == {"encoder.safetensors"}
+    assert isinstance(stored_code(job, tiny_model, settings), Code)
+    install(1)
+    message = refusal(stored_code(job, tiny_model, settings))
+    assert "made with another encoder.safetensors than tiny has now; give --overwrite" in message
+    # Codes of before this was recorded pass.
+    code = load_code(job.code)
+    del code.info["networks"]
+    save_code(job.code, code)
+    assert isinstance(stored_code(job, tiny_model, settings), Code)
+    # And where w starts at the mean, the encoder does not matter.
+    (tmp_path / "mean").mkdir()
+    job, settings = stored(tiny_model, tmp_path / "mean", init="mean")
+    install(2)
+    assert isinstance(stored_code(job, tiny_model, settings), Code)

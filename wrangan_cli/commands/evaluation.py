@@ -1,0 +1,388 @@
+"""What `wrangan evaluate` does for each kind of metric: measure, print, name what failed."""
+
+import csv
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wrangan_cli.commands.shell import Results, by_main, progress
+from wrangan_cli.engine.errors import WranganError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
+    from wrangan_cli.engine.metrics.pairs import Compared, Measure
+    from wrangan_cli.engine.metrics.samples import Reference
+    from wrangan_cli.engine.model_folder import Model
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What is compared with what."""
+
+    photos: Path
+    codes: Path
+    against: Path | None
+    """Codes of another method, to be compared photograph by photograph."""
+    csv_file: Path | None
+    batch: int
+
+
+def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
+    """Photographs against the images of their codes; the mean of each metric is printed."""
+    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.metrics.pairs import load_metrics
+    from wrangan_cli.engine.metrics.registry import pair_metrics, record_metrics
+
+    metrics, records = pair_metrics(names), record_metrics(names)
+    measures, lacking = load_metrics(metrics, model.device)
+    if is_main():
+        for error in lacking:
+            results.failed(error)
+    done = _compared(results, model, plan.codes, measures, records, plan)
+    other = [] if plan.against is None else _compared(results, model, plan.against, measures, records, plan)
+    if not is_main() or not done:
+        return
+    everything: list[PairMetric | RecordMetric] = [*metrics, *records]
+    for metric in everything:
+        values = {row.pair.photo.stem: row.values[metric.name] for row in done if metric.name in row.values}
+        if not values:
+            continue
+        _record_mean(
+            results,
+            model,
+            list(values.values()),
+            "pair",
+            metric=metric.name,
+            higher_is_better=metric.higher_is_better,
+            protocol=metric.protocol,
+        )
+        if plan.against is not None:
+            theirs = {r.pair.photo.stem: r.values[metric.name] for r in other if metric.name in r.values}
+            _print_comparison(results, metric, values, theirs, plan.against)
+    if plan.csv_file is not None:
+        _write_csv(plan.csv_file, [*measures, *(metric.name for metric in records)], done)
+        results.wrote(plan.csv_file)
+
+
+def _compared(
+    results: Results,
+    model: "Model",
+    codes: Path,
+    measures: "Mapping[str, Measure]",
+    records: "Sequence[RecordMetric]",
+    plan: Pairs,
+) -> "list[Compared]":
+    """The pairs that can be compared, in order, in the first process; what cannot be is said."""
+    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
+
+    pairs, left = by_main(lambda: pair_by_stem(plan.photos, codes))
+    own: list[Compared] = []
+    if measures or records:
+        share = own_share(pairs)
+        with progress("comparing", len(share)) as bar:
+            advance = rated(bar)
+            for count, compared in enumerate(compare_pairs(model, share, measures, plan.batch, records), 1):
+                own.append(compared)
+                advance(count)
+    whole = gather_shares(own)
+    if is_main():
+        for error in left:
+            results.failed(error)
+        for compared in whole:
+            if compared.error is not None:
+                results.failed(compared.error, compared.pair.photo)
+            for name, why in compared.missing.items():
+                results.failed(f"{name}: {why}", compared.pair.code)
+    return [compared for compared in whole if compared.error is None]
+
+
+def _record_mean(
+    results: Results,
+    model: "Model",
+    values: Sequence[float],
+    unit: str,
+    *,
+    metric: str,
+    protocol: str,
+    **more: Any,
+) -> None:
+    """The mean of a metric with its bootstrap interval."""
+    from wrangan_cli.engine.metrics.base import mean_interval
+
+    mean, interval = mean_interval(values)
+    spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
+    counted = f"1 {unit}" if len(values) == 1 else f"{len(values)} {unit}s"
+    results.record(
+        f"{metric}  {mean:.6g}  {spread}  {counted}  ({protocol})",
+        metric=metric,
+        value=mean,
+        interval=interval,
+        confidence=0.95,
+        count=len(values),
+        **more,
+        protocol=protocol,
+        model=model.name,
+    )
+
+
+def _print_comparison(
+    results: Results,
+    metric: "PairMetric | RecordMetric",
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    against: Path,
+) -> None:
+    from wrangan_cli.engine.metrics.comparison import compare_paired
+
+    try:
+        found = compare_paired(first, second, metric.higher_is_better)
+    except WranganError as error:
+        results.failed(f"{metric.name}: {error}", against)
+        return
+    low, high = found.interval
+    results.record(
+        f"{metric.name}  wins {100 * found.share:.3g} % of {found.count} against {against}  "
+        f"95 % [{100 * low:.3g}, {100 * high:.3g}]  mean difference {found.difference:.6g}",
+        metric=metric.name,
+        against=str(against),
+        share_won=found.share,
+        interval=found.interval,
+        wins=found.wins,
+        ties=found.ties,
+        count=found.count,
+        difference=found.difference,
+        difference_interval=found.difference_interval,
+        confidence=0.95,
+    )
+
+
+def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
+    from wrangan_cli.engine.files import replaced_atomically
+
+    with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["photo", "code", *names])
+        for row in rows:
+            writer.writerow([row.pair.photo, row.pair.code, *(row.values.get(name, "") for name in names)])
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which images are generated: of random z, or of codes at moved w."""
+
+    codes: Path | None
+    count: int
+    seed: int
+    batch: int
+    epsilon: float
+
+
+def evaluate_samples(
+    results: Results,
+    model: "Model",
+    names: Sequence[str],
+    reference: Path | None,
+    save_reference: Path | None,
+    plan: Samples,
+) -> None:
+    from wrangan_cli.engine.codes import find_codes, load_code
+    from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.corruption import moved_images
+    from wrangan_cli.engine.metrics.inception import load_inception
+    from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
+    from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
+    from wrangan_cli.engine.metrics.samples import save_reference as save
+
+    metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
+    if plan.codes is not None and not metrics:
+        return
+    if plan.codes is None:
+        _evaluate_layers(results, model, names, plan)
+        if not metrics and save_reference is None:
+            return
+    folder = plan.codes
+    if folder is not None:
+        found = by_main(lambda: [load_code(path, model) for path in find_codes(folder)])
+    load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
+    by_main(lambda: bool(load()))
+    inception = load()
+    if reference is None:
+        real = by_main(lambda: model_reference(model))
+    else:
+        real = reference_of(results, model, reference, inception, plan.batch)
+        if save_reference is not None:
+            by_main(lambda: save(save_reference, real))
+            if is_main():
+                results.wrote(save_reference, count=len(real.features), resolution=real.resolution)
+    if not metrics:
+        return
+    share = own_share(range(plan.count))
+    with progress("sampling", len(share)) as bar:
+        if plan.codes is None:
+            generated = generated_features(
+                model, inception, plan.count, plan.seed, plan.batch, plan.epsilon, rated(bar)
+            )
+        else:
+            images = moved_images(model, found, share, plan.seed, plan.batch)
+            generated = shared_features(inception, images, rated(bar))
+    if not is_main():
+        return
+    for metric in metrics:
+        try:
+            estimate = metric.compute(generated, real.features)
+        except WranganError as error:
+            results.failed(error)
+            continue
+        spread = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.2g}"
+        counts = f"{plan.count} samples, {len(real.features)} of {real.source}"
+        if plan.codes is not None:
+            counts = f"{len(found)} codes, {counts}"
+        results.record(
+            f"{metric.name}  {estimate.value:.6g}{spread}  {counts}  ({metric.protocol})",
+            metric=metric.name,
+            value=estimate.value,
+            standard_error=estimate.standard_error,
+            samples=plan.count,
+            reference_count=len(real.features),
+            reference=real.source,
+            resolution=model.resolution,
+            **({"epsilon": plan.epsilon} if plan.codes is None else {"codes": len(found)}),
+            seed=plan.seed,
+            higher_is_better=metric.higher_is_better,
+            protocol=metric.protocol,
+            model=model.name,
+        )
+
+
+def _evaluate_layers(results: Results, model: "Model", names: Sequence[str], plan: Samples) -> None:
+    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.metrics.registry import layer_metrics
+
+    if not is_main():
+        return
+    for metric in layer_metrics(names):
+        counts = f", {plan.count} samples" if metric.draws else ""
+        for part, value in metric.compute(model, plan.count, plan.seed, plan.batch).items():
+            results.record(
+                f"{metric.name}  {part}  {value:.6g}  ({metric.protocol}{counts})",
+                metric=metric.name,
+                **{metric.of: part},
+                value=value,
+                **({"samples": plan.count, "seed": plan.seed} if metric.draws else {}),
+                protocol=metric.protocol,
+                model=model.name,
+            )
+
+
+def reference_of(
+    results: Results, model: "Model", path: Path, inception: Any, batch: int, alone: bool = False
+) -> "Reference":
+    """Features of the images of `--reference`; broken ones are named.
+
+    Of several processes all must call this, unless `alone` says that this one does all of it.
+    """
+    from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.samples import Reference, image_set_features
+    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+
+    load = cache(lambda: load_image_set([path], model.resolution, default_cache_dir()))
+    if not alone:
+        by_main(lambda: bool(load()))
+    images = load()
+    if is_main():
+        for name in images.broken:
+            results.failed(f"{name}: cannot be read, left out of the reference", path)
+    share = images.names if alone else own_share(images.names)
+    with progress("reference", len(share)) as bar:
+        features = image_set_features(
+            images, inception, batch, default_cache_dir(), rated(bar), shared=not alone
+        )
+    return Reference(features, path.name, model.resolution)
+
+
+def rated(bar: "Progress") -> Callable[[int], None]:
+    """A function of the number done that moves `bar` and shows images a second."""
+    start = time.monotonic()
+
+    def advance(done: int) -> None:
+        rate = done / max(time.monotonic() - start, 1e-9)
+        bar.update(bar.task_ids[0], completed=done, rate=f"{rate:.1f} images/s")
+
+    return advance
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Codes that are edited, inverted again and moved back."""
+
+    codes: Path
+    direction: str
+    """Empty: the model's first."""
+    strength: float
+    csv_file: Path | None
+    batch: int
+
+
+def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan: Edits) -> None:
+    """Latent editing consistency of a folder of codes."""
+    from wrangan_cli.engine.codes import find_codes, load_code
+    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.editing.directions import check_strength, directions_file, find_direction
+    from wrangan_cli.engine.editing.directions import load_directions as load
+    from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
+    from wrangan_cli.engine.metrics.registry import edited_metrics
+
+    wanted = edited_metrics(names)
+    if not wanted:
+        return
+    known = by_main(lambda: load(model))
+    name = plan.direction or next(iter(known), "")
+    direction = find_direction(known, name, directions_file(model))
+    check_strength(plan.strength, name)
+    paths = by_main(lambda: find_codes(plan.codes))
+    codes = by_main(lambda: [load_code(path, model) for path in paths])
+    own = []
+    with progress("inverting again", len(own_share(codes))) as bar:
+        advance = rated(bar)
+        found = codes_consistency(model, own_share(codes), direction, plan.strength, plan.batch)
+        for count, entry in enumerate(found, 1):
+            own.append(entry)
+            advance(count)
+    whole = gather_shares(own)
+    if not is_main():
+        return
+    done = {}
+    for path, entry in zip(paths, whole, strict=True):
+        if isinstance(entry, WranganError):
+            results.failed(entry, path)
+        else:
+            done[path] = entry.values
+    if not done:
+        return
+    about = PROTOCOL.format(strength=plan.strength, direction=name)
+    for metric, what in wanted.items():
+        _record_mean(
+            results,
+            model,
+            [values[metric] for values in done.values()],
+            "code",
+            metric=metric,
+            direction=name,
+            strength=plan.strength,
+            higher_is_better=False,
+            protocol=f"{what}; {about}",
+        )
+    if plan.csv_file is not None:
+        from wrangan_cli.engine.files import replaced_atomically
+
+        with replaced_atomically(plan.csv_file) as temporary, open(temporary, "w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["code", *wanted])
+            writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())
+        results.wrote(plan.csv_file)

@@ -1,0 +1,98 @@
+"""StyleGAN2's projector: w (or W+) and the noise maps of one image (Karras et al. 2020, appendix D).
+
+Three things make it that and not a plain fit of w: the learning rate has ramps
+(schedule.projector_ramp), w is drawn with noise that fades out, and the noise maps are fitted under
+a penalty on their autocorrelation, so that they stay noise. All of it is computed for each image
+alone, and the noise on w is the same draw for every image: none depends on its batch.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.drawing import layers_with_noise
+
+W_NOISE_END = 0.75
+"""Share of the steps after which w is drawn without noise."""
+SMALLEST_MAP = 8
+"""Side in px at which the pyramid of a noise map ends."""
+
+
+def start_w(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
+    """w (B, style_dim) and, unless noise_weight is 0, the model's own noise maps, all free.
+
+    A map that does not reach the image (layers_with_noise) is left out.
+    """
+    variables = Variables(w=w.clone())
+    if settings.noise_weight > 0:
+        for index in layers_with_noise(model.generator):
+            stored = _stored_map(model, str(index))
+            variables.noise[str(index)] = stored.new_zeros(w.shape[0], *stored.shape[1:])
+    variables.free = [variables.w, *variables.noise.values()]
+    return variables
+
+
+def start_w_plus(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
+    """As `start_w`, with a row of w for each layer: (B, num_latents, style_dim)."""
+    if w.ndim == 2:
+        w = w[:, None].repeat(1, model.generator.config.num_latents, 1)
+    return start_w(model, w, settings)
+
+
+def w_noise_size(settings: InversionSettings, share: float, w_std: float) -> float:
+    """Standard deviation of the noise on each number of w: w_noise · w_std · max(0, 1 − t/0.75)².
+
+    share: t, of the steps done, 0…1. w_std: the size of W (Model.w_std).
+    """
+    return settings.w_noise * w_std * max(0.0, 1.0 - share / W_NOISE_END) ** 2
+
+
+def noisy_w(
+    model: Model, settings: InversionSettings, w: Tensor, share: float, rng: torch.Generator
+) -> Tensor:
+    """w + noise for one step: one draw from `rng`, the same for every image of the batch."""
+    drawn = torch.randn(w.shape[1:], generator=rng)
+    return w + drawn.to(w) * w_noise_size(settings, share, model.w_std)
+
+
+def autocorrelation(maps: Tensor) -> Tensor:
+    """How far noise maps (B, side, side) are from white noise, per image: (B,), 0 at best.
+
+    The sum over a pyramid (the map, halved by 2×2 means down to 8 px) of the squares of the mean
+    product of the map with itself moved by 1 px, around the edge, down and to the right.
+    """
+    total = maps.new_zeros(maps.shape[0])
+    while True:
+        for axis in (1, 2):
+            total = total + (maps * maps.roll(1, dims=axis)).mean(dim=(1, 2)).square()
+        if maps.shape[-1] <= SMALLEST_MAP:
+            return total
+        maps = F.avg_pool2d(maps[:, None], 2)[:, 0]
+
+
+def noise_penalty(model: Model, variables: Variables) -> Tensor:
+    """Σ over the layers of `autocorrelation` of the maps as drawn, per image: (B,)."""
+    total = variables.w.new_zeros(variables.w.shape[0])
+    for index, offset in variables.noise.items():
+        total = total + autocorrelation(_stored_map(model, index) + offset)
+    return total
+
+
+@torch.no_grad()
+def normalise_noise(model: Model, variables: Variables) -> None:
+    """Give each map as drawn mean 0 and mean square 1, for each image alone, in place."""
+    for index, offset in variables.noise.items():
+        stored = _stored_map(model, index)
+        maps = stored + offset
+        maps = maps - maps.mean(dim=(1, 2), keepdim=True)
+        maps = maps * maps.square().mean(dim=(1, 2), keepdim=True).rsqrt()
+        offset.copy_(maps - stored)
+
+
+def _stored_map(model: Model, index: str) -> Tensor:
+    """The model's own noise map of a styled convolution: (1, side, side)."""
+    stored: Tensor = getattr(model.generator.noises, f"noise_{index}")
+    return stored[0]

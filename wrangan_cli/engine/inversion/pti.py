@@ -1,0 +1,81 @@
+"""Pivotal tuning (Roich et al. 2021): w is fixed at a pivot, then the whole generator is tuned.
+
+The pivot comes from the projector (or an encoder); the tuning moves every parameter of the
+synthesis network for one image. What it yields are differences to the model, never a network.
+"""
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.drawing import draw, layers_with_noise, tuned_parameters
+from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
+
+TRUNCATION = 0.5
+"""Of the random w towards which the locality regulariser moves."""
+
+
+def start(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  # noqa: ARG001
+    """The pivot w, which stays, and a difference 0 for every parameter: (B, *shape).
+
+    Where noise does not reach the image its strength is no parameter: tuning would let it in.
+    """
+    variables = Variables(w=w.clone())
+    noisy = {f"{name}.noise.weight" for name in layers_with_noise(model.generator).values()}
+    variables.parameters = {
+        name: torch.zeros_like(parameter)[None].repeat(w.shape[0], *[1] * parameter.ndim)
+        for name, parameter in tuned_parameters(model.generator).items()
+        if name in noisy or not name.endswith(".noise.weight")
+    }
+    variables.free = list(variables.parameters.values())
+    return variables
+
+
+def tuning_distance(settings: InversionSettings, model: Model) -> str:
+    """Name of the perceptual distance of the tuning: the authors' LPIPS-Alex, or the shift-tolerant
+    AlexNet where the model's (or the settings') distance is of that family."""
+    if settings.pti_perceptual:
+        return settings.pti_perceptual
+    family = settings.perceptual or model.perceptual
+    return "st-lpips-alex" if family.startswith("st-") else "lpips-alex"
+
+
+def nearby_w(pivot: Tensor, target: Tensor, distance: float) -> Tensor:
+    """The point at `distance` from each pivot towards a target, all in W+ (B, rows, style_dim).
+
+    As in the authors' code the length is that of all rows together: in W each row moves by
+    distance / √rows.
+    """
+    way = target - pivot
+    return pivot + distance * way / way.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-12)
+
+
+def locality(
+    model: Model,
+    settings: InversionSettings,
+    perceptual: PerceptualDistance | None,
+    variables: Variables,
+    rng: torch.Generator,
+) -> Tensor:
+    """How far the tuned generator has left the model at a random w near the pivot: (B,).
+
+    One z is drawn from `rng` for all images, truncated by 0.5. Both generators draw without noise;
+    the mean squared error and the perceptual distance of their images are added, both with the
+    weight settings.pti_locality.
+    """
+    generator = model.generator
+    rows = generator.config.num_latents
+    with torch.no_grad():
+        z = torch.randn(1, generator.config.style_dim, generator=rng).to(variables.w)
+        target = model.w_mean + TRUNCATION * (generator.mapping(z) - model.w_mean)
+        pivot = variables.w if variables.w.ndim == 3 else variables.w[:, None].expand(-1, rows, -1)
+        w = nearby_w(pivot, target[:, None], settings.pti_locality_distance)
+        before = generator.synthesis(w, noise="none")
+    after = draw(generator, w, parameters=variables.parameters, without_noise=True)
+    total = (after - before).square().mean(dim=(1, 2, 3))
+    if perceptual is not None:
+        side = settings.loss_side
+        total = total + perceptual(for_loss(after, side), for_loss(before, side))
+    return settings.pti_locality * total

@@ -1,0 +1,32 @@
+"""Learning rates over the steps, as factors of the full rate."""
+
+import math
+
+from wrangan_cli.engine.inversion.settings import InversionSettings
+
+RAMP_UP, RAMP_DOWN = 0.05, 0.25
+
+
+def constant(settings: InversionSettings, share: float) -> float:  # noqa: ARG001
+    """1: Algorithm 1 of the paper, and PTI."""
+    return 1.0
+
+
+def warm_and_decay(settings: InversionSettings, share: float) -> float:
+    """Linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`.
+
+    share: of the steps done, 0…1. With both settings at 0 it is 1 throughout.
+    """
+    # One step ahead: a first step of rate 0 would be thrown away.
+    risen = share + 1.0 / max(1, settings.steps)
+    rise = 1.0 if settings.warmup == 0 else min(1.0, risen / settings.warmup)
+    return rise * _fall(share, settings.decay)
+
+
+def projector_ramp(settings: InversionSettings, share: float) -> float:  # noqa: ARG001
+    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
+    return min(1.0, share / RAMP_UP) * _fall(share, RAMP_DOWN)
+
+
+def _fall(share: float, length: float) -> float:
+    return 1.0 if length == 0 else 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - share) / length))

@@ -1,0 +1,92 @@
+"""Inversion by trained networks alone: e4e, restyle and hyperstyle; and where w starts otherwise."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import (
+    KINDS,
+    StyleEncoder,
+    average_image,
+    encoded,
+    load_encoder,
+    load_hypernet,
+    load_style_encoder,
+    refined,
+    weight_offsets,
+)
+
+Prediction = Callable[[Tensor, Tensor], Variables]
+"""(images (B, 3, R, R), w where they start (B, style_dim)) → what the network makes of them."""
+STYLE_KINDS = ("e4e", "restyle")
+
+
+def load_prediction(model: Model, settings: InversionSettings) -> Prediction | None:
+    """What finds a code without optimisation, for the methods that have a network for it.
+
+    Raises UsageError where the model lacks the network, FileError where it is broken or of another
+    model.
+    """
+    if settings.method in STYLE_KINDS:
+        to_codes = _style_codes(model, load_style_encoder(model, settings.method))
+        return lambda images, w: Variables(w=to_codes(images))  # noqa: ARG005
+    if settings.method != "hyperstyle":
+        return None
+    hypernet = load_hypernet(model)
+
+    @torch.no_grad()
+    def predict(images: Tensor, w: Tensor) -> Variables:
+        offsets = refined(hypernet, model.generator, images, w)
+        return Variables(w=w.clone(), delta=weight_offsets(model.generator, offsets))
+
+    return predict
+
+
+def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
+    """What w (B, style_dim) of images starts from: None for the mean of W.
+
+    `encoder`: the encoder into W. `e4e`, `restyle`: the first row of their codes, which is the
+    w of all latents before any delta is added. Raises as `load_prediction`, and UsageError for
+    an encoder without deltas, whose first row is the latent of the coarsest layer alone.
+    """
+    if name == "mean":
+        return None
+    if name == "encoder":
+        return load_encoder(model)
+    encoder = load_style_encoder(model, name)
+    if not encoder.config.deltas:
+        raise UsageError(f"init {name}: the model's has latents of their own and no common w")
+    to_codes = _style_codes(model, encoder)
+    return lambda images: to_codes(images)[:, 0]
+
+
+def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
+    """The sha256, by name, of the files in the model's folder on whose networks a code depends."""
+    kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
+    paths = [model.path / KINDS[kind].file for kind in kinds if kind in KINDS]
+    found = {path: path.stat() for path in paths if path.is_file()}
+    return {path.name: _sha256_of(path, at.st_mtime_ns, at.st_size) for path, at in found.items()}
+
+
+@lru_cache(maxsize=16)
+def _sha256_of(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
+    """Computed once for a state of the file: it is asked for with every photograph."""
+    return sha256(path)
+
+
+def _style_codes(model: Model, encoder: StyleEncoder) -> Callable[[Tensor], Tensor]:
+    average = average_image(model.generator, model.w_mean)
+
+    @torch.no_grad()
+    def to_codes(images: Tensor) -> Tensor:
+        return encoded(encoder, model.generator, images, average)
+
+    return to_codes

@@ -1,0 +1,75 @@
+"""The unknowns of a batch, and taking images out of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.codes import PREFIXES
+
+GROUPS = tuple(PREFIXES.values())
+"""Fields that variables and codes have in common: what a code stores beside w."""
+
+
+@dataclass
+class Variables:
+    """The unknowns of a batch of B images, each with a leading batch axis; all are offsets to the
+    model but w. Those in `free` are optimised.
+
+    w: (B, style_dim) or (B, num_latents, style_dim). epsilon, delta: by layer name,
+    (B, O, I, 3, 3). noise: by index of the styled convolution, (B, side, side). parameters: by
+    name in the state dict, (B, *shape).
+    """
+
+    w: Tensor
+    epsilon: dict[str, Tensor] = field(default_factory=dict)
+    delta: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    free: list[Tensor] = field(default_factory=list)
+
+    def select(self, rows: Tensor) -> "Variables":
+        """Those images alone, as new tensors without history; `free` names the same unknowns."""
+        made: dict[int, Tensor] = {}
+
+        def chosen(tensor: Tensor) -> Tensor:
+            made[id(tensor)] = tensor.detach()[rows]
+            return made[id(tensor)]
+
+        groups: dict[str, Any] = {g: {k: chosen(v) for k, v in getattr(self, g).items()} for g in GROUPS}
+        picked = Variables(chosen(self.w), **groups)
+        picked.free = [made[id(tensor)] for tensor in self.free]
+        return picked
+
+
+def joined(parts: Sequence[Variables], order: Tensor) -> Variables:
+    """The images of all parts as one batch: image i of it stands at `order[i]` of their sequence."""
+    first = parts[0]
+    groups: dict[str, Any] = {
+        g: {
+            name: torch.cat([getattr(part, g)[name].detach() for part in parts])[order]
+            for name in getattr(first, g)
+        }
+        for g in GROUPS
+    }
+    return Variables(torch.cat([part.w.detach() for part in parts])[order], **groups)
+
+
+def compact(optimizer: torch.optim.Adam, before: Variables, after: Variables, rows: Tensor) -> None:
+    """Let Adam go on with `after` = `before.select(rows)`: gradients and moments of those images."""
+    swapped = {id(old): new for old, new in zip(before.free, after.free, strict=True)}
+    for old, new in zip(before.free, after.free, strict=True):
+        new.requires_grad_(True)
+        if old.grad is not None:
+            new.grad = old.grad[rows]
+        state = optimizer.state.pop(old, None)
+        if state is not None:
+            optimizer.state[new] = {
+                # The count of steps is one number for all images.
+                name: value[rows] if isinstance(value, Tensor) and value.shape == old.shape else value
+                for name, value in state.items()
+            }
+    for group in optimizer.param_groups:
+        group["params"] = [swapped[id(tensor)] for tensor in group["params"]]

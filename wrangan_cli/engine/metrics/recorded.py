@@ -1,0 +1,19 @@
+"""What the inversion of a photograph cost: seconds and peak memory, from the code's record.
+
+Protocol: seconds are wall-clock time of its batch over the number of photographs in it, the
+loading of model and networks left out. Memory is that of the whole batch: on a GPU
+PyTorch's tensors, elsewhere the resident memory of the whole process (engine/peak_memory.py).
+Figures compare on one machine, at one `--batch`, with nothing else running.
+"""
+
+from wrangan_cli.engine.metrics.base import RecordMetric
+
+METRICS = (
+    RecordMetric("seconds", False, "wall-clock seconds of the batch over its photographs", "seconds"),
+    RecordMetric(
+        "peak-memory",
+        False,
+        "MiB of the whole batch: tensors on a GPU, elsewhere the whole process",
+        "peak_memory_mib",
+    ),
+)

@@ -1,0 +1,56 @@
+"""Encoders from images into W and W+, and the hypernetwork; a small family with common parts."""
+
+from wrangan_cli.engine.models.encoders.files import (
+    FILE,
+    KINDS,
+    AnyEncoder,
+    encoder_sha256,
+    kind_of,
+    load_encoder,
+    load_hypernet,
+    load_style_encoder,
+    misfit,
+    read_any,
+    read_encoder,
+    save_encoder,
+)
+from wrangan_cli.engine.models.encoders.hypernet import (
+    Hypernet,
+    HypernetConfig,
+    layer_shapes,
+    refined,
+    weight_offsets,
+)
+from wrangan_cli.engine.models.encoders.styles import (
+    StyleEncoder,
+    StyleEncoderConfig,
+    average_image,
+    encoded,
+)
+from wrangan_cli.engine.models.encoders.w import Encoder, EncoderConfig
+
+__all__ = [
+    "FILE",
+    "KINDS",
+    "AnyEncoder",
+    "Encoder",
+    "EncoderConfig",
+    "Hypernet",
+    "HypernetConfig",
+    "StyleEncoder",
+    "StyleEncoderConfig",
+    "average_image",
+    "encoded",
+    "encoder_sha256",
+    "kind_of",
+    "layer_shapes",
+    "load_encoder",
+    "load_hypernet",
+    "load_style_encoder",
+    "misfit",
+    "read_any",
+    "read_encoder",
+    "refined",
+    "save_encoder",
+    "weight_offsets",
+]

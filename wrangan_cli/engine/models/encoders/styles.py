@@ -1,0 +1,169 @@
+"""Encoders from images into W+, with a head for every latent: e4e, pSp, and ReStyle over either.
+
+e4e: Tov et al. 2021 (SIGGRAPH). pSp: Richardson et al. 2021 (CVPR). ReStyle: Alaluf et al.
+2021 (ICCV). One network serves them all: heads on three depths of the body, or all on the
+last one; a first w with an offset for each further latent, or latents of their own; and three
+input channels, or six, of which the last three show the reconstruction so far.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wrangan_cli.engine.models.encoders.blocks import StyleHead, beside, body_layers, fitted, stage_side
+from wrangan_cli.engine.models.stylegan2 import Generator
+
+HEADS = ("pyramid", "single")
+
+
+@dataclass(frozen=True)
+class StyleEncoderConfig:
+    """Shape of an encoder into W+."""
+
+    style_dim: int
+    """Length of w."""
+    num_latents: int
+    """Rows of a W+ code, and so heads."""
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    """Feature maps of the stages; each halves the size."""
+    blocks: tuple[int, ...] = (3, 4, 14, 3)
+    """Residual blocks of each stage."""
+    input_side: int = 256
+    """Images are brought to this side."""
+    input_channels: int = 3
+    """3, or 6: the image beside its current reconstruction (ReStyle)."""
+    backbone: str = "ir-se"
+    """`ir-se` or `resnet`."""
+    heads: str = "pyramid"
+    """`pyramid`: on the last three stages; `single`: all on the last one."""
+    deltas: bool = True
+    """Whether the heads but the first give offsets from its w (e4e), or latents of their own (pSp)."""
+    head_width: int = 0
+    """Feature maps within a head; 0: as many as w is long."""
+    levels: tuple[int, int] = (3, 7)
+    """First latents that see the middle and the finest stage of the pyramid."""
+    passes: int = 1
+    """How often the network is run on an image; above 1 it sees what it has reached."""
+
+    def __post_init__(self) -> None:
+        if self.heads not in HEADS:
+            raise ValueError(f"heads {self.heads!r}: expected one of {', '.join(HEADS)}")
+        if self.heads == "pyramid" and len(self.widths) < 3:
+            raise ValueError(f"{len(self.widths)} widths: heads on a pyramid need three stages or more")
+        if self.input_channels not in (3, 6) or (self.input_channels == 3 and self.passes != 1):
+            raise ValueError("expected 3 input channels and one pass, or 6")
+        if min(self.style_dim, self.num_latents, self.input_side, self.passes) < 1 or self.head_width < 0:
+            raise ValueError("style_dim, num_latents, input_side and passes must be 1 or more")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the file's record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "StyleEncoderConfig":
+        """The inverse of `to_json`; raises TypeError or ValueError on a bad field."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        return cls(**fields)
+
+
+class StyleEncoder(nn.Module):
+    """Images → codes in W+; what it predicts is added to the mean of W, or to the codes so far."""
+
+    w_mean: Tensor
+
+    def __init__(self, config: StyleEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.body, self.ends = body_layers(
+            config.backbone, config.input_channels, config.widths, config.blocks
+        )
+        last, stages = config.widths[-1], len(config.widths)
+        width = config.head_width or config.style_dim
+        self.heads = nn.ModuleList(
+            StyleHead(
+                last,
+                width,
+                config.style_dim,
+                stage_side(config.input_side, stages - 1 - self.level(index)),
+                # So that nothing jumps when a delta is switched on.
+                silent=config.deltas and index > 0,
+            )
+            for index in range(config.num_latents)
+        )
+        first = self.heads[0]
+        assert isinstance(first, StyleHead)
+        with torch.no_grad():
+            first.linear.weight.mul_(0.1)  # begin near the mean of W
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(config.widths[-1 - depth], last, 1) for depth in (1, 2) if config.heads == "pyramid"
+        )
+        self.register_buffer("w_mean", torch.zeros(config.style_dim))
+
+    def level(self, index: int) -> int:
+        """On which map the head of a latent stands: 0 the last stage, 1 and 2 the finer ones."""
+        return 0 if self.config.heads == "single" else sum(index >= start for start in self.config.levels)
+
+    def forward(
+        self,
+        images: Tensor,
+        shown: Tensor | None = None,
+        base: Tensor | None = None,
+        stage: int | None = None,
+    ) -> Tensor:
+        """Codes (B, num_latents, style_dim) of images (B, 3, R, R) in [-1, 1].
+
+        shown: the current reconstructions (B, 3, R, R), for an encoder of six channels alone.
+        base: the codes so far (B, num_latents, style_dim), to which the prediction is added;
+        without it, the mean of W. stage: with deltas, how many of them count: 0 gives one w for
+        all latents, none all of them.
+        """
+        config = self.config
+        x, maps = fitted(beside(images, shown, config.input_channels), config.input_side), []
+        for index, layer in enumerate(self.body):
+            x = layer(x)
+            if index in self.ends[-3:]:
+                maps.append(x)
+        features = [maps[-1]]
+        for depth, lateral in enumerate(self.laterals, start=2):
+            finer = lateral(maps[-depth])
+            coarser = F.interpolate(features[-1], finer.shape[-2:], mode="bilinear", align_corners=True)
+            features.append(coarser + finer)
+        active = config.num_latents
+        if config.deltas and stage is not None:
+            active = min(stage + 1, active)
+        rows = [head(features[self.level(i)]) for i, head in zip(range(active), self.heads, strict=False)]
+        if config.deltas:
+            silent = [torch.zeros_like(rows[0])] * (config.num_latents - active)
+            rows = [rows[0], *(rows[0] + delta for delta in [*rows[1:], *silent])]
+        return torch.stack(rows, dim=1) + (self.w_mean if base is None else base)
+
+
+def encoded(
+    encoder: StyleEncoder,
+    generator: Generator,
+    images: Tensor,
+    average: Tensor,
+    passes: int | None = None,
+) -> Tensor:
+    """The codes (B, num_latents, style_dim) of images (B, 3, R, R) after all passes, or the first few.
+
+    average: (1, 3, R, R), what is shown at first, the image of the mean of W. With three input
+    channels there is one pass, and nothing is shown.
+    """
+    codes: Tensor | None = None
+    for _ in range(passes or encoder.config.passes):
+        shown = None
+        if encoder.config.input_channels == 6:
+            shown = average.expand_as(images) if codes is None else generator.synthesis(codes)
+        codes = encoder(images, shown, codes)
+    assert codes is not None
+    return codes
+
+
+@torch.no_grad()
+def average_image(generator: Generator, w_mean: Tensor) -> Tensor:
+    """The image of the mean of W: (1, 3, R, R)."""
+    return generator.synthesis(w_mean[None])

@@ -1,0 +1,1 @@
+"""Reports: every table and figure of the paper, and one page, for a model and photographs."""

@@ -1,0 +1,92 @@
+"""What a report has computed already, by what it depends on."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+
+VERSION = 1
+"""Part of every key: raised when a measure changes its meaning."""
+PATIENCE = 5.0
+"""Seconds between two writings."""
+
+
+class Cache:
+    """JSON values and feature tensors by kind and key (JSON values that name all they depend on).
+
+    The values of a kind are one file, which is written every few seconds and by `flush`. A file
+    that cannot be read counts as not there. `computed` lists the kinds that were stored in this run, one
+    entry each time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.computed: list[str] = []
+        self._kinds: dict[str, dict[str, Any]] = {}
+        self._changed: set[str] = set()
+        self._written = time.monotonic()
+
+    def get(self, kind: str, key: dict[str, Any]) -> Any:
+        """The stored value, None if there is none."""
+        return self._values(kind).get(_name(key))
+
+    def put(self, kind: str, key: dict[str, Any], value: Any) -> None:
+        """Store a JSON value."""
+        self.computed.append(kind)
+        self._values(kind)[_name(key)] = value
+        self._changed.add(kind)
+        if time.monotonic() - self._written > PATIENCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on the disk yet; FileError or OSError where that fails."""
+        for kind in sorted(self._changed):
+            with replaced_atomically(self._file(kind)) as temporary:
+                temporary.write_text(json.dumps(self._values(kind), indent=0) + "\n")
+        self._changed.clear()
+        self._written = time.monotonic()
+
+    def _values(self, kind: str) -> dict[str, Any]:
+        if kind not in self._kinds:
+            self._kinds[kind] = {}
+            with suppress(OSError, ValueError):
+                stored = json.loads(self._file(kind).read_text())
+                if isinstance(stored, dict):
+                    self._kinds[kind] = stored
+        return self._kinds[kind]
+
+    def _file(self, kind: str) -> Path:
+        return self.folder / f"{kind}.json"
+
+    def made(self, kind: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+        """The stored value; where there is none it is made (as JSON gives it back) and stored."""
+        value = self.get(kind, key)
+        if value is None:
+            value = make()
+            self.put(kind, key, value)
+        return value
+
+    def features(self, kind: str, key: dict[str, Any], make: Callable[[], Tensor]) -> Tensor:
+        """The same for features (N, F), which are kept in float16 and given in float32."""
+        path = self.folder / kind / f"{_name(key)}.safetensors"
+        with suppress(FileError, KeyError):
+            return read_tensors(path)[0]["features"].float()
+        features = make().half()
+        write_tensors(path, {"features": features}, {"kind": "features", "key": key})
+        self.computed.append(kind)
+        return features.to(torch.float32)
+
+
+def _name(key: dict[str, Any]) -> str:
+    text = json.dumps({"version": VERSION, **key}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,91 @@
+"""The images of a report as files: photographs, reconstructions, edits, ways between photographs."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.codes import render
+from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.images import load_image, save_image
+from wrangan_cli.engine.inversion.folder import Job
+from wrangan_cli.engine.reports.subject import Subject
+
+LOSSY_SIDE = 256
+"""From this resolution on edits, of which there are many, are .jpg."""
+
+
+class Drawings:
+    """Draws what is not there yet; a file whose content is not what was drawn is drawn again."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.folder = subject.out / "images"
+        self._made: dict[Path, str] = {}
+
+    def photo(self, path: Path) -> Path | None:
+        """The photograph as the methods see it; None if it cannot be read."""
+        target = self.folder / "photo" / f"{path.stem}.png"
+
+        def draw() -> Tensor:
+            return load_image(path, self.subject.model.resolution)
+
+        try:
+            return self._file(target, {"photo": self.subject.sha(path)}, draw)
+        except (WranganError, OSError):
+            return None  # its inversion failed, and was named then
+
+    def reconstruction(self, method: str, job: Job) -> Path:
+        """The image of a code."""
+
+        def draw() -> Tensor:
+            return render(self.subject.model, [self.subject.code(job)])[0]
+
+        key = {"code": self.subject.sha(job.code), "model": self.subject.model.sha256}
+        return self._file(self.folder / method / f"{job.photo.stem}.png", key, draw)
+
+    def edit(self, method: str, job: Job, direction: Direction, strength: float) -> Path:
+        """The image of a code moved along a direction."""
+        move = Move(direction, strength)
+
+        def draw() -> Tensor:
+            rows = self.subject.model.generator.config.num_latents
+            return render(self.subject.model, [edit_code(self.subject.code(job), [move], rows)])[0]
+
+        key = {
+            "code": self.subject.sha(job.code),
+            "model": self.subject.model.sha256,
+            "vector": direction.vector.tolist(),
+            "layers": direction.layers,
+            "step": strength * direction.std,
+        }
+        suffix = ".jpg" if self.subject.model.resolution >= LOSSY_SIDE else ".png"
+        return self._file(self.folder / method / move.label / f"{job.photo.stem}{suffix}", key, draw)
+
+    def figure(self, name: str, key: dict[str, Any], draw: Callable[[], Tensor]) -> Path:
+        """A figure (3, H, W) under `figures/`, drawn anew only where the key or the file differs."""
+        return self._file(self.subject.out / "figures" / f"{name}.png", key, draw)
+
+    def plot(self, name: str, key: dict[str, Any], draw: Callable[[Path], None]) -> Path:
+        """The same for a figure that is written by `draw` itself."""
+        return self._written(self.subject.out / "figures" / f"{name}.png", key, draw)
+
+    def _file(self, path: Path, key: dict[str, Any], draw: Callable[[], Tensor]) -> Path:
+        return self._written(path, key, lambda target: save_image(target, draw().clamp(-1, 1).cpu()))
+
+    def _written(self, path: Path, key: dict[str, Any], write: Callable[[Path], None]) -> Path:
+        key = {"file": str(path.relative_to(self.subject.out)), **key}
+        known = self.subject.cache.get("drawn", key)
+        if known is None or not path.is_file() or sha256(path) != known:
+            write(path)
+            self.subject.cache.put("drawn", key, sha256(path))
+        return path
+
+
+def stacked(paths: Sequence[Path], resolution: int) -> Tensor:
+    """Images of files: (N, 3, R, R) in [-1, 1]."""
+    return torch.stack([load_image(path, resolution) for path in paths])

@@ -1,0 +1,266 @@
+"""The figures of a report: grids of images, maps of differences, distributions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wrangan_cli.engine.editing.interpolation import draw_way
+from wrangan_cli.engine.images import labelled_grid
+from wrangan_cli.engine.inversion.folder import Job
+from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.reports.drawings import Drawings, stacked
+from wrangan_cli.engine.reports.measured import Measured
+from wrangan_cli.engine.reports.plots import DASHED, SOLID, Curve, bars, coloured, curves, histograms
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Table, Value
+
+FIGURE_SIDE = 128
+"""Small images are enlarged (nearest neighbour) to about this side."""
+STRATEGIES = ("weight-tuning", "pti", "wrangan")
+"""The three ways of keeping tuned weights in check (the paper's Figure 1)."""
+STRATEGY_DIRECTIONS = 4
+WAY_STEPS = 7
+"""Images from one photograph to the next, both included."""
+
+Figure = tuple[Path, str]
+"""File and caption."""
+
+
+def draw_figures(subject: Subject, drawings: Drawings, measured: Measured) -> list[Figure]:
+    """Draw all figures that the codes allow, and return them with their captions."""
+    stems = subject.shared_stems[: subject.settings.shown]
+    figures: list[Figure] = []
+    if stems and subject.jobs:
+        chosen = {
+            method: [job for job in jobs if job.photo.stem in stems] for method, jobs in subject.jobs.items()
+        }
+        figures += _reconstructions(subject, drawings, chosen)
+        figures += _edits(subject, drawings, chosen)
+        figures += _strategies(subject, drawings, chosen, measured)
+        figures += _interpolations(subject, drawings, chosen)
+    figures += _std(subject, drawings)
+    for method, jobs in subject.jobs.items():
+        figures += _epsilon(subject, drawings, method, jobs)
+    figures += _corruption(drawings, measured.corruption)
+    figures += _sweep(drawings, measured.sweep)
+    return figures
+
+
+def _reconstructions(
+    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]
+) -> list[Figure]:
+    methods = list(chosen)
+    jobs = next(iter(chosen.values()))
+    files = [[drawings.photo(job.photo) for job in jobs]]
+    files += [[drawings.reconstruction(method, job) for job in chosen[method]] for method in methods]
+    columns = [[path for path in column if path is not None] for column in files]
+    key = {"columns": methods, "images": [[subject.sha(path) for path in column] for column in columns]}
+    size = subject.model.resolution
+
+    def rows(crop: bool = False) -> Tensor:
+        images = torch.stack([stacked(column, size) for column in columns], dim=1)
+        if crop:
+            images = images[..., size // 4 : size - size // 4, size // 4 : size - size // 4]
+        return images
+
+    def grid(images: Tensor, titles: Sequence[str]) -> Tensor:
+        return labelled_grid([enlarged(row) for row in images], [job.photo.stem for job in jobs], titles)
+
+    def maps() -> Tensor:
+        images = rows()
+        errors = (images[:, 1:] - images[:, :1]).abs().mean(dim=2)
+        return grid(coloured(errors, difference_scale(errors)), methods)
+
+    titles = ["photograph", *methods]
+    return [
+        (
+            drawings.figure("reconstructions", key, lambda: grid(rows(), titles)),
+            "Photographs and their reconstructions (Figures 4, 5, 10, 11).",
+        ),
+        (
+            drawings.figure("zooms", key, lambda: grid(rows(crop=True), titles)),
+            "The middle of the same images.",
+        ),
+        (
+            drawings.figure("differences", key, maps),
+            "Differences to the photograph, mean over the colours (Figures 12, 13): purple none, yellow the "
+            "99th percentile of all and more.",
+        ),
+    ]
+
+
+def _edits(subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]) -> list[Figure]:
+    figures = []
+    strength = subject.settings.strength
+    for direction in subject.directions:
+        files = [
+            [drawings.edit(method, job, direction, strength) for job in jobs]
+            for method, jobs in chosen.items()
+        ]
+        names = [job.photo.stem for job in next(iter(chosen.values()))]
+        key = {"columns": list(chosen), "images": [[subject.sha(path) for path in row] for row in files]}
+
+        def draw(files: list[list[Path]] = files, names: list[str] = names) -> Tensor:
+            images = torch.stack([stacked(column, subject.model.resolution) for column in files], dim=1)
+            return labelled_grid([enlarged(row) for row in images], names, list(chosen))
+
+        path = drawings.figure(f"edits-{direction.name}", key, draw)
+        figures.append((path, f"{direction.name} {strength:+g} std, by method (Figures 6, 24–28)."))
+    return figures
+
+
+def _strategies(
+    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]], measured: Measured
+) -> list[Figure]:
+    there = [method for method in STRATEGIES if method in chosen]
+    if not there:
+        return []
+    directions = subject.directions[:STRATEGY_DIRECTIONS]
+    strength = subject.settings.strength
+    files: list[list[Path]] = []
+    titles = []
+    for method in there:
+        job = chosen[method][0]
+        photo = drawings.photo(job.photo)
+        moved = [drawings.edit(method, job, direction, strength) for direction in directions]
+        files.append([*([photo] if photo else []), drawings.reconstruction(method, job), *moved])
+        numbers = {
+            "MSE": measured.photos.get(method, {}).get(job.photo.stem, {}).get("mse"),
+            "KID": measured.corruption.get(method, {}).get(job.photo.stem),
+        }
+        told = [f"{name} {value:.3g}" for name, value in numbers.items() if value is not None]
+        titles.append(", ".join([method, *told]))
+    key = {"titles": titles, "images": [[subject.sha(path) for path in row] for row in files]}
+
+    def draw() -> Tensor:
+        rows = [enlarged(stacked(row, subject.model.resolution)) for row in files]
+        heads = ["photograph", "inversion", *(f"{d.name} {strength:+g}" for d in directions)]
+        return labelled_grid(rows, titles, heads)
+
+    caption = (
+        "Three strategies of regularisation, one photograph, and edits (Figure 1). "
+        "KID: of its own moved images, as in Table 4."
+    )
+    return [(drawings.figure("strategies", key, draw), caption)]
+
+
+def _interpolations(
+    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]
+) -> list[Figure]:
+    count = min(subject.settings.interpolations, len(next(iter(chosen.values()))) - 1)
+    if count < 1:
+        return []
+    ends, titles = [], []
+    for pair in range(count):
+        for method, jobs in chosen.items():
+            ends.append((jobs[pair], jobs[pair + 1]))
+            titles.append(f"{jobs[pair].photo.stem} – {jobs[pair + 1].photo.stem}, {method}")
+    key = {"titles": titles, "codes": [[subject.sha(job.code) for job in both] for both in ends]}
+
+    def draw() -> Tensor:
+        rows = [
+            draw_way(subject.model, subject.code(first), subject.code(last), WAY_STEPS).clamp(-1, 1)
+            for first, last in ends
+        ]
+        return labelled_grid([enlarged(row) for row in rows], titles)
+
+    caption = "Straight ways from one code to the next (Figure 7)."
+    return [(drawings.figure("interpolations", key, draw), caption)]
+
+
+def _std(subject: Subject, drawings: Drawings) -> list[Figure]:
+    layers = randomized_layers(subject.model.generator)
+    if not layers:
+        return []
+
+    def draw(path: Path) -> None:
+        values = {n: conv.std.detach().flatten() for n, conv in layers.items() if conv.std is not None}
+        histograms(path, values, "σ")
+
+    path = drawings.plot("std", {"model": subject.model.sha256}, draw)
+    return [(path, "Distribution of σ in each random layer (Figures 8, 9).")]
+
+
+def _epsilon(subject: Subject, drawings: Drawings, method: str, jobs: Sequence[Job]) -> list[Figure]:
+    some = [job for job in jobs if job.photo.stem in subject.shared_stems[: subject.settings.shown]]
+    if not some or not subject.code(some[0]).epsilon:
+        return []
+
+    def draw(path: Path) -> None:
+        codes = [subject.code(job) for job in some]
+        names = [name for name in randomized_layers(subject.model.generator) if name in codes[0].epsilon]
+        values = {
+            name: torch.cat([code.epsilon[name].float().flatten() for code in codes if name in code.epsilon])
+            for name in names
+        }
+        histograms(path, values, "ε")
+
+    key = {"codes": [subject.sha(job.code) for job in some]}
+    path = drawings.plot(f"epsilon-{method}", key, draw)
+    caption = f"Distribution of ε in each layer after {method}, {len(some)} photographs (Figures 14–23)."
+    return [(path, caption)]
+
+
+def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]]) -> list[Figure]:
+    found = {method: values for method, values in corruption.items() if values}
+    if not found:
+        return []
+    baseline = next((m for m in ("pti", "encoder") if m in found), next(iter(found)))
+    others = [method for method in found if method != baseline] or [baseline]
+
+    def difference(method: str) -> list[float]:
+        less = found[baseline] if method != baseline else {}
+        return [value - less.get(stem, 0.0) for stem, value in found[method].items()]
+
+    rows = {m if m == baseline else f"{m} − {baseline}": difference(m) for m in others}
+
+    def draw(path: Path) -> None:
+        bars(path, rows, "photograph", "KID")
+
+    path = drawings.plot("corruption", {"rows": rows}, draw)
+    return [
+        (
+            path,
+            "Corruption of each photograph's generator: KID of its own moved images, less that of "
+            f"{baseline} (Figure 2, there with FID). Few images each: only large differences mean something.",
+        )
+    ]
+
+
+def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
+    """A panel for each measure, a curve for each method and N."""
+    panels: dict[str, list[Curve]] = {}
+    lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
+    for column in sweep.columns:
+        if column.higher_is_better is None:
+            continue  # what the points are, and not how good
+        for method, layers in lines:
+            cells = [
+                (row["alpha"], row.get(column.key))
+                for row in sweep.rows
+                if (row["method"], row["layers"]) == (method, layers)
+            ]
+            points = [(float(a), c.value) for a, c in cells if isinstance(a, float) and isinstance(c, Value)]
+            style = SOLID if method == "wrangan" else DASHED
+            if points:
+                panels.setdefault(column.title, []).append((f"{method}, N = {layers}", style, points))
+    if not panels:
+        return []
+    path = drawings.plot("sweep", {"panels": panels}, lambda path: curves(path, panels, "α"))
+    return [(path, "Distortion over the weight α of the penalty, by method and N (Figure 3).")]
+
+
+def enlarged(images: Tensor) -> Tensor:
+    """(N, 3, H, W): small images by a whole factor, nearest neighbour."""
+    factor = max(1, FIGURE_SIDE // images.shape[-1])
+    return F.interpolate(images, scale_factor=factor) if factor > 1 else images
+
+
+def difference_scale(errors: Tensor) -> float:
+    """The 99th percentile of all differences, which the maps show as their top."""
+    # quantile() takes no more than 16 million numbers.
+    flat = errors.flatten()
+    return max(float(flat[:: max(1, len(flat) // 1_000_000)].quantile(0.99)), 1e-6)

@@ -1,0 +1,255 @@
+"""The tables of the generator alone (1, 3, 5, 6, 7) and of what inversion does to it (4)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from wrangan_cli.engine.editing.settings import LearnSettings
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.inversion.folder import Job
+from wrangan_cli.engine.metrics import fid, kid, precision, recall
+from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
+from wrangan_cli.engine.metrics.samples import generated_images
+from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
+from wrangan_cli.engine.metrics.separability import Separability, separability
+from wrangan_cli.engine.metrics.std_share import METRIC as STD_SHARE
+from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
+from wrangan_cli.engine.models.attributes import load_attributes
+from wrangan_cli.engine.models.randomized import num_randomized, randomized_layers
+from wrangan_cli.engine.reports.samples import Samples
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
+
+LAYER_COUNTS = (4, 6, 8)
+"""N of the paper's Table 1."""
+LEAST_GROUP = 4
+"""Images of one code from which a KID of it can be had."""
+
+
+def cost_table(subject: Subject) -> Table:
+    """Table 1: how many weights become random with the last N convolutions."""
+    generator = subject.model.generator
+    convolutions = [layer.conv for layer in generator.styled_convs().values()]
+    total = sum(p.numel() for name, p in generator.named_parameters() if not name.endswith("conv.std"))
+    own = generator.config.randomized_layers
+    rows: list[dict[str, Cell]] = []
+    for count in sorted({n for n in (*LAYER_COUNTS, own) if 0 < n <= len(convolutions)}):
+        weights = sum(conv.weight.numel() for conv in convolutions[-count:])
+        rows.append(
+            {
+                "layers": count,
+                "weights": weights,
+                "share": weights / total,
+                "own": "yes" if count == own else "",
+            }
+        )
+    return Table(
+        "table-1-cost",
+        "Table 1. Cost of randomising the last N convolutions",
+        [
+            Column("layers", "N"),
+            Column("weights", "random weights"),
+            Column("share", "% more parameters", None, percent=True),
+            Column("own", "this model"),
+        ],
+        rows,
+        f"The generator has {total:,} parameters without σ; {num_randomized(generator):,} of this model's "
+        "are random.",
+    )
+
+
+def sample_table(subject: Subject, samples: Samples) -> Table:
+    """Table 3: the generator against real images, at the mean weights and with ε drawn."""
+    settings = subject.settings
+    metrics = (fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC)
+    rows: list[dict[str, Cell]] = []
+    missing: list[str] = []
+    about = ""
+    for epsilon, name in ((0.0, "mean weights (ε = 0)"), (1.0, "ε ~ N(0, 1) for each image")):
+        if epsilon and not randomized_layers(subject.model.generator):
+            missing.append(subject.leave_out("Table 3 with ε", "the model has no random layers"))
+            continue
+        if not settings.samples:
+            missing.append(subject.leave_out("Table 3", "samples=0"))
+            break
+        try:
+            reference = samples.reference()
+            key = {"seed": settings.seed, "epsilon": epsilon}
+            features = samples.features("generated", key, partial(_generated, subject, epsilon))
+            rows.append({"weights": name, **samples.estimates("generated", features, metrics)})
+            about = f"{settings.samples} samples against {len(reference.features)} of {reference.source}; "
+        except WranganError as error:
+            missing.append(subject.leave_out("Table 3", error))
+            break
+    return Table(
+        "table-3-samples",
+        "Table 3. The generator",
+        [
+            Column("weights", "weights"),
+            *(Column(metric.name, metric.name, metric.higher_is_better) for metric in metrics),
+        ],
+        rows,
+        f"{about}± is one standard error. " + " ".join(f"{m.name}: {m.protocol}." for m in metrics),
+        missing,
+    )
+
+
+def _generated(subject: Subject, epsilon: float, numbers: Sequence[int]) -> Iterator[Tensor]:
+    settings = subject.settings
+    return generated_images(subject.model, settings.samples, settings.seed, subject.batch, epsilon, numbers)
+
+
+def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[str, dict[str, float]]]:
+    """Table 4, and of each method the KID of each photograph's own images, by stem (Figure 2)."""
+    settings = subject.settings
+    rows: list[dict[str, Cell]] = []
+    missing: list[str] = []
+    each: dict[str, dict[str, float]] = {}
+    about = ""
+    # The same photographs for every method, and so the same directions for each of them.
+    count = len(subject.shared_stems)
+    try:
+        if not settings.samples:
+            raise WranganError("samples=0")
+        if not count:
+            raise WranganError("no photograph has a code of every method")
+        reference = samples.reference()
+    except WranganError as error:
+        missing.append(subject.leave_out("Table 4", error))
+    else:
+        about = f"{settings.samples} images against {len(reference.features)} of {reference.source}; "
+        for method, jobs in subject.jobs.items():
+            shared = [job for job in jobs if job.photo.stem in subject.shared_stems]
+            try:
+                cells, each[method] = _corruption(subject, samples, shared)
+            except WranganError as error:
+                missing.append(subject.leave_out(f"Table 4, {method}", error))
+            else:
+                rows.append({"method": method, "codes": count, **cells})
+    table = Table(
+        "table-4-corruption",
+        "Table 4. Corruption by method",
+        [
+            Column("method", "method"),
+            Column("codes", "codes"),
+            Column("kid", "corruption-kid", False),
+            Column("fid", "corruption-fid", False),
+        ],
+        rows,
+        f"{about}w moved by the size of W in random directions, the same for every method, drawn with each "
+        "code's own weights. FID of so few images is strongly biased: KID leads.",
+        missing,
+    )
+    return table, each
+
+
+def _corruption(
+    subject: Subject, samples: Samples, jobs: Sequence[Job]
+) -> tuple[dict[str, Value], dict[str, float]]:
+    """The cells of a method, and by stem the KID of each photograph's own images."""
+    key = {"codes": [subject.sha(job.code) for job in jobs], "seed": subject.settings.seed}
+    features = samples.features("moved", key, partial(_moved, subject, jobs))
+    cells = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
+    each = {}
+    for number, job in enumerate(jobs):
+        own = features[number :: len(jobs)]  # image i is of code i mod n
+        if len(own) >= LEAST_GROUP:
+            cell = samples.estimates("moved-one", own, (kid.METRIC,))["kid"]
+            each[job.photo.stem] = cell.value
+    return cells, each
+
+
+def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Tensor]:
+    codes = [subject.code(job) for job in jobs]
+    return moved_images(subject.model, codes, numbers, subject.settings.seed, subject.batch)
+
+
+def separability_table(subject: Subject) -> Table:
+    """Table 5: accuracy of hyperplanes in W, at the mean weights and with ε drawn."""
+    count = subject.settings.separability_samples
+    missing: list[str] = []
+    cells: dict[str, dict[str, Cell]] = {}
+    scales: tuple[float, ...] = (0.0, 1.0) if randomized_layers(subject.model.generator) else (0.0,)
+    if not count or not subject.has_attributes:
+        why = "the model has no attribute net" if count else "separability_samples=0"
+        missing.append(subject.leave_out("Table 5", why))
+        scales = ()
+    for epsilon in scales:
+        settings = replace(LearnSettings(), samples=count, seed=subject.settings.seed, epsilon=epsilon)
+        key = {
+            "model": subject.model.sha256,
+            "net": sha256(subject.model.path / ATTRIBUTES),
+            "settings": asdict(settings),
+        }
+        try:
+            found = subject.cache.made("separability", key, partial(_separability, subject, settings))
+        except WranganError as error:
+            missing.append(subject.leave_out("Table 5", error))
+            break
+        for name, values in found.items():
+            if "error" in values:
+                missing.append(subject.leave_out(f"Table 5, {name}, ε = {epsilon:g}", values["error"]))
+                continue
+            row = cells.setdefault(name, {"attribute": name, "held out": values["held_out"]})
+            row |= {f"{part} {epsilon:g}": values[part] for part in ("test", "moved", "rest")}
+    parts = {"test": "held out", "moved": "moved", "rest": "in between"}
+    columns = [
+        Column(f"{part} {epsilon:g}", f"{title} %, {'ε ~ N' if epsilon else 'ε = 0'}", None, percent=True)
+        for epsilon in scales
+        for part, title in parts.items()
+    ]
+    return Table(
+        "table-5-separability",
+        "Table 5. Accuracy of hyperplanes in W",
+        [Column("attribute", "attribute"), Column("held out", "samples held out"), *columns],
+        list(cells.values()),
+        f"{count} samples. {SEPARABILITY.protocol}.",
+        missing,
+    )
+
+
+def _separability(subject: Subject, settings: LearnSettings) -> dict[str, dict[str, Any]]:
+    with subject.track("separability", settings.samples) as advance:
+        found = separability(subject.model, load_attributes(subject.model), settings, advance)
+    return {n: asdict(v) if isinstance(v, Separability) else {"error": str(v)} for n, v in found.items()}
+
+
+def std_table(subject: Subject) -> Table:
+    """Table 6: share of the random weights that each layer has given up."""
+    rows: list[dict[str, Cell]] = [
+        {"layer": name, "share": share} for name, share in STD_SHARE.compute(subject.model, 0, 0, 1).items()
+    ]
+    missing = [] if rows else [subject.leave_out("Table 6", "the model has no random layers")]
+    columns = [Column("layer", "layer"), Column("share", "share %", None, percent=True)]
+    title = "Table 6. Share of weights with small σ"
+    return Table("table-6-std-share", title, columns, rows, STD_SHARE.protocol, missing)
+
+
+def influence_table(subject: Subject) -> Table:
+    """Table 7: error of the image when one layer alone is drawn anew."""
+    missing: list[str] = []
+    found: dict[str, float] = {}
+    settings = subject.settings
+    if randomized_layers(subject.model.generator):
+        key = {
+            "model": subject.model.sha256,
+            "samples": settings.influence_samples,
+            "seed": settings.seed,
+        }
+
+        def make() -> dict[str, float]:
+            return INFLUENCE.compute(subject.model, settings.influence_samples, settings.seed, subject.batch)
+
+        found = subject.cache.made("influence", key, make)
+    else:
+        missing.append(subject.leave_out("Table 7", "the model has no random layers"))
+    rows: list[dict[str, Cell]] = [{"layer": name, "mse": value} for name, value in found.items()]
+    columns = [Column("layer", "layer"), Column("mse", "MSE")]
+    note = f"{INFLUENCE.protocol}; {settings.influence_samples} samples. all: every random layer is drawn."
+    title = "Table 7. Influence of each layer"
+    return Table("table-7-layer-influence", title, columns, rows, note, missing)

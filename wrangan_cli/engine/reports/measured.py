@@ -1,0 +1,44 @@
+"""Everything that a report says in numbers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wrangan_cli.engine.reports import generators, reconstruction
+from wrangan_cli.engine.reports.samples import Samples
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.sweep import sweep_table
+from wrangan_cli.engine.reports.tables import Table
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The tables, and what the figures and the page need beside them."""
+
+    tables: list[Table]
+    """All, in the order of the page."""
+    photos: reconstruction.PerPhoto
+    corruption: Mapping[str, Mapping[str, float]]
+    """Method → stem of the photograph → KID of its own moved images."""
+    sweep: Table
+    """Figure 3; the last of `tables`."""
+
+
+def measure(subject: Subject) -> Measured:
+    """Measure what is not in the cache; problems are in `subject.failures` and `.remarks` afterwards."""
+    photos = reconstruction.measure_photos(subject)
+    samples = Samples(subject)
+    corruption, each = generators.corruption_table(subject, samples)
+    sweep = sweep_table(subject, samples)
+    tables = [
+        generators.cost_table(subject),
+        reconstruction.reconstruction_table(subject, photos),
+        reconstruction.comparison_table(subject, photos),
+        generators.sample_table(subject, samples),
+        corruption,
+        generators.separability_table(subject),
+        generators.std_table(subject),
+        generators.influence_table(subject),
+        reconstruction.consistency_table(subject),
+        sweep,
+    ]
+    return Measured(tables, photos, each, sweep)

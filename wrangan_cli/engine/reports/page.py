@@ -1,0 +1,121 @@
+"""The page of a report: one `index.html` that needs no network, with the images as files beside it."""
+
+import html
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
+from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
+from wrangan_cli.engine.reports.drawings import Drawings
+from wrangan_cli.engine.reports.figures import Figure
+from wrangan_cli.engine.reports.measured import Measured
+from wrangan_cli.engine.reports.reconstruction import PerPhoto
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import as_html
+
+NAME = "index.html"
+TEMPLATE = Path(__file__).parent / "page.html"
+
+
+def write_page(
+    subject: Subject,
+    drawings: Drawings,
+    measured: Measured,
+    figures: Sequence[Figure],
+) -> Path:
+    """Draw the images that the page shows, and write it; its path."""
+    data = gallery(subject, drawings, measured.photos)
+    model, count = subject.model, len(data["photos"])
+    parts = {
+        "title": html.escape(f"{model.name}: {len(subject.codes)} methods, {count} photographs"),
+        "about": html.escape(
+            f"Model {model.name}, {model.resolution} px, sha256 {model.sha256[:12]}…. "
+            f"Methods: {', '.join(subject.codes) or 'none'}."
+        ),
+        "remarks": _remarks(subject),
+        "tables": "\n".join(as_html(table) for table in measured.tables),
+        "figures": "\n".join(_figure(subject.out, figure) for figure in figures),
+        # "</" would end the script element.
+        "data": json.dumps(data).replace("</", "<\\/"),
+    }
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"<!--{name}-->", part)
+    path = subject.out / NAME
+    with replaced_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return path
+
+
+def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str, Any]:
+    """What the page's script shows: photographs with the images and numbers of each method.
+
+    Addresses are relative to the page.
+    """
+    strength = subject.settings.strength
+    moves = [(d, s) for d in subject.directions for s in (-strength, strength) if s]
+    edited = set(subject.shared_stems[: subject.settings.edited])
+    jobs = {method: {job.photo.stem: job for job in some} for method, some in subject.jobs.items()}
+    entries = []
+    for photo in subject.photos:
+        target = drawings.photo(photo)
+        if target is None:
+            continue
+        methods: dict[str, Any] = {}
+        for method, some in jobs.items():
+            job = some.get(photo.stem)
+            if job is None:
+                continue
+            edits = {}
+            for direction, step in moves if photo.stem in edited else ():
+                drawn = drawings.edit(method, job, direction, step)
+                edits[f"{direction.name} {step:+g}"] = address(drawn, subject.out)
+            methods[method] = {
+                "image": address(drawings.reconstruction(method, job), subject.out),
+                "values": photos.get(method, {}).get(photo.stem, {}),
+                "edits": edits,
+            }
+        entries.append({"name": photo.stem, "image": address(target, subject.out), "methods": methods})
+    metrics: dict[str, PairMetric | RecordMetric] = {**PAIR_METRICS, **RECORD_METRICS}
+    shown = [
+        name
+        for name in metrics
+        if any(name in values for rows in photos.values() for values in rows.values())
+    ]
+    return {
+        "methods": list(subject.codes),
+        "first": "wrangan" if "wrangan" in subject.codes else next(iter(subject.codes), ""),
+        "edits": [f"{direction.name} {step:+g}" for direction, step in moves],
+        "metrics": [{"name": name, "higher": metrics[name].higher_is_better} for name in shown],
+        "photos": entries,
+    }
+
+
+def address(path: Path, base: Path) -> str:
+    """A file as the page names it."""
+    return quote(os.fsencode(path.relative_to(base).as_posix()))
+
+
+def _figure(out: Path, figure: Figure) -> str:
+    path, caption = figure
+    text = html.escape(caption, quote=True)
+    return (
+        f'<figure class="figure"><div class="wide"><a href="{address(path, out)}">'
+        f'<img loading="lazy" src="{address(path, out)}" alt="{text}"></a></div>'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+def _remarks(subject: Subject) -> str:
+    failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
+    lines = [*(f"failed: {line}" for line in failed), *subject.remarks]
+    if not lines:
+        return ""
+    summary = f"Failed: {len(failed)}. Left out: {len(subject.remarks)}."
+    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<details><summary>{summary}</summary><ul>{listed}</ul></details>"

@@ -1,0 +1,94 @@
+"""The figures that matplotlib draws: distributions, bars, curves. Each is written as .png."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.files import replaced_atomically
+
+BINS = 80
+SOLID, DASHED = "-o", "--s"
+
+Curve = tuple[str, str, Sequence[tuple[float, float]]]
+"""Label, matplotlib's style, points (x, y)."""
+
+
+def require_matplotlib() -> None:
+    """WranganError naming the extra where matplotlib is missing; without a display it draws to files."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise WranganError("a report needs matplotlib: pip install 'wrangan[report]'") from error
+    matplotlib.use("Agg")
+
+
+def histograms(path: Path, values: Mapping[str, Tensor], what: str) -> None:
+    """A histogram of each tensor, with its mean and standard deviation, as .png."""
+    from matplotlib.figure import Figure as Canvas
+
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    canvas = Canvas(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(values) :]:
+        axis.set_axis_off()
+    for axis, (name, tensor) in zip(axes, values.items(), strict=False):
+        numbers = tensor.double().cpu().numpy()
+        axis.hist(numbers, bins=BINS, histtype="stepfilled")
+        axis.set_yscale("log")
+        axis.set_title(f"{name}: {what} mean {numbers.mean():.3g}, std {numbers.std():.3g}", fontsize=8)
+        axis.tick_params(which="both", labelsize=7)
+        axis.yaxis.set_minor_formatter("")
+    save_canvas(path, canvas)
+
+
+def save_canvas(path: Path, canvas: object) -> None:
+    """A matplotlib figure as .png, atomically and without the date in it."""
+    from matplotlib.figure import Figure as Canvas
+
+    assert isinstance(canvas, Canvas)
+    with replaced_atomically(path) as temporary:
+        canvas.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+
+
+def bars(path: Path, rows: Mapping[str, Sequence[float]], across: str, up: str) -> None:
+    """A row of bars for each title, on one scale."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(8, 2 * len(rows) + 0.5), layout="constrained")
+    axes = canvas.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axis, (title, heights) in zip(axes, rows.items(), strict=True):
+        axis.bar(range(len(heights)), heights)
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_title(title, fontsize=9)
+        axis.set_ylabel(up)
+    axes[-1].set_xlabel(across)
+    save_canvas(path, canvas)
+
+
+def curves(path: Path, panels: Mapping[str, Sequence[Curve]], across: str) -> None:
+    """A panel for each title, with its curves; the axis across is logarithmic."""
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas(figsize=(4.6 * len(panels), 3.6), layout="constrained")
+    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for label, style, points in lines:
+            axis.plot(*zip(*sorted(points), strict=True), style, label=label, markersize=4)
+        axis.set_xscale("log")
+        axis.set_xlabel(across)
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    save_canvas(path, canvas)
+
+
+def coloured(values: Tensor, top: float) -> Tensor:
+    """(…, H, W) in 0…top → (…, 3, H, W) in [-1, 1], purple to yellow (viridis)."""
+    from matplotlib import colormaps
+
+    rgb = torch.from_numpy(colormaps["viridis"]((values / top).clamp(0, 1).numpy())[..., :3])
+    return rgb.movedim(-1, -3).float() * 2 - 1

@@ -1,0 +1,251 @@
+"""Table 2 and its kin: distortion of each method, paired comparisons, latent editing consistency."""
+
+from collections.abc import Mapping
+
+from wrangan_cli.engine.editing.directions import Direction
+from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.inversion.folder import Job
+from wrangan_cli.engine.metrics import consistency
+from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric, mean_interval
+from wrangan_cli.engine.metrics.comparison import compare_paired
+from wrangan_cli.engine.metrics.pairs import Compared, compare_pairs, load_metrics
+from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS, pair_metrics
+from wrangan_cli.engine.reports.settings import split_names
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
+
+Metric = PairMetric | RecordMetric
+PerPhoto = dict[str, dict[str, dict[str, float]]]
+"""Method → stem of the photograph → metric → value."""
+
+
+def wanted_metrics(subject: Subject) -> list[PairMetric]:
+    """Those that the settings name, or all; identity by itself only where directions say faces."""
+    names = split_names(subject.settings.metrics)
+    if names:
+        return pair_metrics(names)
+    faces = any(direction.name in KNOWN_ATTRIBUTES for direction in subject.directions)
+    return [metric for metric in PAIR_METRICS.values() if metric.name != "identity" or faces]
+
+
+def measure_photos(subject: Subject) -> PerPhoto:
+    """Every metric of every photograph and method that is not in the cache, and those that are."""
+    metrics = wanted_metrics(subject)
+    known = {
+        method: {job: _known(subject, job, metrics) for job in jobs} for method, jobs in subject.jobs.items()
+    }
+    lacking = [
+        metric
+        for metric in metrics
+        if any(metric.name not in values for rows in known.values() for values in rows.values())
+    ]
+    measures, missing = load_metrics(lacking, subject.model.device) if lacking else ({}, [])
+    for error in missing:
+        # Where it was looked for is of no interest to the report's readers.
+        subject.leave_out("a metric", str(error).partition(";")[0])
+    records = list(RECORD_METRICS.values())
+    for method, rows in known.items():
+        todo = [job for job, values in rows.items() if not values.keys() >= measures.keys()]
+        jobs = {job.code: job for job in todo}
+        with subject.track(f"measuring {method}", len(todo)) as advance:
+            pairs = [subject.pair(job) for job in todo]
+            compared = compare_pairs(subject.model, pairs, measures, subject.batch, records)
+            for count, one in enumerate(compared, 1):
+                job = jobs[one.pair.code]
+                rows[job] = {**rows[job], **_stored(subject, job, one, metrics, measures)}
+                advance(count)
+    return {
+        method: {job.photo.stem: values for job, values in rows.items() if values}
+        for method, rows in known.items()
+    }
+
+
+def _all(metrics: list[PairMetric]) -> list[Metric]:
+    return [*metrics, *RECORD_METRICS.values()]
+
+
+def _key(subject: Subject, job: Job, metric: Metric) -> dict[str, str]:
+    # The code's file says the model, the method, its settings and the photograph.
+    return {
+        "model": subject.model.sha256,
+        "code": subject.sha(job.code),
+        "photo": subject.sha(job.photo),
+        "metric": metric.name,
+        "protocol": metric.protocol,
+    }
+
+
+def _known(subject: Subject, job: Job, metrics: list[PairMetric]) -> dict[str, float]:
+    found = {}
+    for metric in _all(metrics):
+        value = subject.cache.get("pairs", _key(subject, job, metric))
+        if value is not None:
+            found[metric.name] = value
+    return found
+
+
+def _stored(
+    subject: Subject, job: Job, one: Compared, metrics: list[PairMetric], measures: Mapping[str, object]
+) -> dict[str, float]:
+    if one.error is not None:
+        subject.failures.append(_about(job, one.error))
+        return {}
+    for metric in _all(metrics):
+        if metric.name in one.values and (metric.name in measures or metric.name in RECORD_METRICS):
+            subject.cache.put("pairs", _key(subject, job, metric), one.values[metric.name])
+    return dict(one.values)
+
+
+def _about(job: Job, error: WranganError | OSError) -> WranganError | OSError:
+    return error if isinstance(error, FileError) else FileError(job.code, str(error))
+
+
+def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
+    """Table 2: the mean of each metric by method, with its interval."""
+    metrics = _all(wanted_metrics(subject))
+    present = [
+        m for m in metrics if any(m.name in values for rows in photos.values() for values in rows.values())
+    ]
+    rows: list[dict[str, Cell]] = []
+    for method, values in photos.items():
+        failed = len(subject.photos) - len(values)
+        row: dict[str, Cell] = {"method": method, "count": len(values), "failed": failed}
+        for metric in present:
+            column = [one[metric.name] for one in values.values() if metric.name in one]
+            if column:
+                # The photographs of a batch share their cost, so an interval over them means nothing.
+                shared = isinstance(metric, RecordMetric)
+                row[metric.name] = Value(sum(column) / len(column)) if shared else mean_value(column)
+        rows.append(row)
+    return Table(
+        "table-2-reconstruction",
+        "Table 2. Reconstruction by method",
+        [
+            Column("method", "method"),
+            Column("count", "photographs"),
+            Column("failed", "failed"),
+            *(Column(m.name, m.name, m.higher_is_better) for m in present),
+        ],
+        rows,
+        "Mean and 95 % bootstrap interval over the photographs (of seconds and memory, which a batch shares, "
+        "the mean alone); those that failed are in no mean. "
+        + " ".join(f"{metric.name}: {metric.protocol}." for metric in present),
+        _lines_about(subject, "a metric"),
+    )
+
+
+def photographs_table(photos: PerPhoto) -> Table:
+    """Every value by method and photograph: what the means are of."""
+    names = list(dict.fromkeys(n for rows in photos.values() for values in rows.values() for n in values))
+    rows: list[dict[str, Cell]] = [
+        {"method": method, "photo": stem, **values}
+        for method, found in photos.items()
+        for stem, values in found.items()
+    ]
+    columns = [Column("method", "method"), Column("photo", "photograph"), *(Column(n, n) for n in names)]
+    return Table("photographs", "Every photograph", columns, rows)
+
+
+def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
+    """Photograph by photograph: how often each method beats the one that the report is about."""
+    first = "wrangan" if "wrangan" in photos else next(iter(photos), "")
+    metrics = wanted_metrics(subject)
+    rows: list[dict[str, Cell]] = []
+    for other in photos:
+        row: dict[str, Cell] = {"methods": f"against {other}"}
+        for metric in metrics:
+            mine, theirs = (
+                {stem: values[metric.name] for stem, values in photos[m].items() if metric.name in values}
+                for m in (first, other)
+            )
+            if other == first or not mine.keys() & theirs.keys():
+                continue
+            found = compare_paired(mine, theirs, metric.higher_is_better)
+            row[metric.name] = Value(found.share, *found.interval)
+            row["count"] = found.count
+        if len(row) > 1:
+            rows.append(row)
+    present = [metric for metric in metrics if any(metric.name in row for row in rows)]
+    return Table(
+        "table-2-wins",
+        f"Photographs that {first} wins",
+        [
+            Column("methods", ""),
+            Column("count", "photographs"),
+            *(Column(metric.name, f"{metric.name} %", None, percent=True) for metric in present),
+        ],
+        rows,
+        "Share of the photographs on which the first method is better, with its 95 % Wilson interval; a tie "
+        "counts half. An interval that holds 50 decides nothing.",
+    )
+
+
+def consistency_table(subject: Subject) -> Table:
+    """Latent editing consistency of each method, on the first photographs."""
+    direction = next(iter(subject.directions), None)
+    columns = [
+        Column("method", "method"),
+        Column("count", "photographs"),
+        *(Column(name, name, False) for name in consistency.NAMES),
+    ]
+    name, title = "editing-consistency", "Latent editing consistency"
+    missing: list[str] = []
+    if direction is None or not subject.settings.consistency:
+        why = "consistency=0" if direction else "the model has no directions"
+        return Table(name, title, columns, [], "", [subject.leave_out("latent editing consistency", why)])
+    rows: list[dict[str, Cell]] = []
+    stems = subject.shared_stems[: subject.settings.consistency]
+    for method, jobs in subject.jobs.items():
+        some = [job for job in jobs if job.photo.stem in stems]
+        try:
+            found = _consistency_of(subject, method, some, direction)
+        except UsageError as error:  # the model has lost what the method needs
+            missing.append(subject.leave_out(f"latent editing consistency of {method}", error))
+            continue
+        if found:
+            cells = {part: mean_value([values[part] for values in found]) for part in consistency.NAMES}
+            rows.append({"method": method, "count": len(found), **cells})
+    note = consistency.PROTOCOL.format(strength=subject.settings.strength, direction=direction.name)
+    note += ". " + "; ".join(f"{part}: {what}" for part, what in consistency.NAMES.items()) + "."
+    return Table(name, title, columns, rows, note, missing)
+
+
+def _consistency_of(
+    subject: Subject, method: str, jobs: list[Job], direction: Direction
+) -> list[dict[str, float]]:
+    keys = {
+        job: {
+            "model": subject.model.sha256,
+            "code": subject.sha(job.code),
+            "vector": direction.vector.tolist(),
+            "layers": direction.layers,
+            "step": subject.settings.strength * direction.std,
+        }
+        for job in jobs
+    }
+    known = {job: subject.cache.get("consistency", key) for job, key in keys.items()}
+    todo = [job for job in jobs if known[job] is None]
+    with subject.track(f"editing, inverting again: {method}", len(todo)) as advance:
+        codes = [subject.code(job) for job in todo]
+        found = consistency.codes_consistency(
+            subject.model, codes, direction, subject.settings.strength, subject.batch
+        )
+        for count, (job, one) in enumerate(zip(todo, found, strict=True), 1):
+            if isinstance(one, WranganError):
+                subject.failures.append(FileError(job.code, f"editing consistency: {one}"))
+            else:
+                known[job] = one.values
+                subject.cache.put("consistency", keys[job], one.values)
+            advance(count)
+    return [values for values in known.values() if values is not None]
+
+
+def mean_value(values: list[float]) -> Value:
+    """The mean with its bootstrap interval; no interval for one value."""
+    mean, interval = mean_interval(values)
+    return Value(mean, *(interval or (None, None)))
+
+
+def _lines_about(subject: Subject, what: str) -> list[str]:
+    return [line for line in subject.remarks if line.startswith(f"{what}:")]

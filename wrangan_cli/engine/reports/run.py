@@ -1,0 +1,58 @@
+"""A report from the codes that are there: measures, tables, figures, the page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.reports.drawings import Drawings
+from wrangan_cli.engine.reports.figures import draw_figures
+from wrangan_cli.engine.reports.measured import measure
+from wrangan_cli.engine.reports.page import write_page
+from wrangan_cli.engine.reports.plots import require_matplotlib
+from wrangan_cli.engine.reports.reconstruction import photographs_table
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Table, markdown, write_table
+
+TABLES = "tables"
+ALL_TABLES = "tables.md"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written, and what had to be computed for it."""
+
+    tables: list[Table]
+    files: list[Path]
+    """Tables (CSV, Markdown, JSON), `tables.md`, figures, the page last."""
+    computed: list[str]
+    """Kinds of measures and drawings that were not there yet, one entry each."""
+
+
+def write_report(subject: Subject) -> Report:
+    """Measure and draw what is not in `out/cache` and `out/images` yet, and write everything.
+
+    Problems with single photographs, codes or metrics are in `subject.failures` and
+    `subject.remarks` afterwards. Raises WranganError without matplotlib, FileError where nothing can
+    be written.
+    """
+    require_matplotlib()
+    try:
+        return _written(subject)
+    finally:
+        subject.cache.flush()
+
+
+def _written(subject: Subject) -> Report:
+    measured = measure(subject)
+    tables = measured.tables
+    folder = subject.out / TABLES
+    files = [path for table in tables for path in write_table(folder, table)]
+    files += write_table(folder, photographs_table(measured.photos))
+    with replaced_atomically(subject.out / ALL_TABLES) as temporary:
+        temporary.write_text("\n".join(map(markdown, tables)), encoding="utf-8", errors="surrogateescape")
+    files.append(subject.out / ALL_TABLES)
+    drawings = Drawings(subject)
+    figures = draw_figures(subject, drawings, measured)
+    files += [path for path, _ in figures]
+    files.append(write_page(subject, drawings, measured, figures))
+    return Report(tables, files, subject.cache.computed)

@@ -1,0 +1,77 @@
+"""Inception features of a report's samples, and what they say against the reference."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.metrics.base import SampleMetric
+from wrangan_cli.engine.metrics.inception import extract_features
+from wrangan_cli.engine.metrics.samples import Reference
+from wrangan_cli.engine.reports.subject import Subject
+from wrangan_cli.engine.reports.tables import Value
+
+PART = 250
+"""Images whose features are one file of the cache: about a minute of one CPU core."""
+
+
+class Samples:
+    """Inception features of a report's samples; the network and the reference are loaded when needed."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.inception = cache(subject.inception)
+        self.reference: Callable[[], Reference] = cache(subject.reference)
+        self.reference_key = cache(lambda: digest_of(self.reference().features))
+
+    def features(
+        self, kind: str, key: dict[str, Any], images: Callable[[Sequence[int]], Iterator[Tensor]]
+    ) -> Tensor:
+        """Features of `settings.samples` images; images(numbers) draws some of them.
+
+        They are kept in parts, so that a run that was ended goes on where it was.
+        """
+        count = self.subject.settings.samples
+        key = {"model": self.subject.model.sha256, "samples": count, **key}
+        parts = []
+        with self.subject.track(f"sampling: {kind}", count) as advance:
+            for start in range(0, count, PART):
+                numbers = range(start, min(start + PART, count))
+
+                def make(numbers: range = numbers) -> Tensor:
+                    def told(done: int) -> None:
+                        advance(numbers.start + done)
+
+                    return extract_features(self.inception(), images(numbers), told)
+
+                parts.append(
+                    self.subject.cache.features(kind, {**key, "from": start, "to": numbers.stop}, make)
+                )
+        return torch.cat(parts)
+
+    def estimates(self, kind: str, features: Tensor, metrics: tuple[SampleMetric, ...]) -> dict[str, Value]:
+        """Each metric of the features against the reference."""
+        cells: dict[str, Value] = {}
+        for metric in metrics:
+            key = {
+                "features": digest_of(features),
+                "reference": self.reference_key(),
+                "metric": metric.name,
+                "protocol": metric.protocol,
+            }
+
+            def make(metric: SampleMetric = metric) -> dict[str, Any]:
+                return asdict(metric.compute(features, self.reference().features))
+
+            found = self.subject.cache.made(kind, key, make)
+            cells[metric.name] = Value(found["value"], standard_error=found["standard_error"])
+        return cells
+
+
+def digest_of(features: Tensor) -> str:
+    """Of the values in float16, in which features are kept."""
+    return hashlib.sha256(features.half().numpy().tobytes()).hexdigest()[:20]

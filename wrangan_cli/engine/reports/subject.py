@@ -1,0 +1,126 @@
+"""What a report is about: a model, photographs, the codes of each method, and where results go."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from wrangan_cli.engine.codes import Code, load_code
+from wrangan_cli.engine.editing.directions import Direction, directions_file, find_direction, load_directions
+from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
+from wrangan_cli.engine.inversion.loop import resolved
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.metrics.pairs import Pair
+from wrangan_cli.engine.metrics.samples import Reference
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
+from wrangan_cli.engine.reports.cache import Cache
+from wrangan_cli.engine.reports.settings import ReportSettings, split_names
+
+FIRST_DIRECTIONS = 5
+
+Track = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
+"""(what is done, how many) → a context that gives a function of the number done: a progress bar."""
+
+
+@contextlib.contextmanager
+def untracked(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
+    """Nobody watches."""
+    yield lambda _done: None
+
+
+@dataclass
+class Subject:
+    """All that the measures and figures of one report need. Problems are collected, not raised."""
+
+    model: Model
+    photos: Sequence[Path]
+    """Those that can have codes: of two of the same stem the first."""
+    codes: Mapping[str, Path]
+    """Method → folder of its codes, in the order of the tables."""
+    wanted: Mapping[str, InversionSettings]
+    """Method → settings that its codes must have been made with."""
+    out: Path
+    settings: ReportSettings
+    reference: Callable[[], Reference]
+    """The real images of Tables 3 and 4; WranganError where there are none."""
+    inception: Callable[[], Callable[[Tensor], Tensor]]
+    """The network of FID and KID; WranganError where it cannot be had."""
+    batch: int = 8
+    track: Track = untracked
+    failures: list[WranganError | OSError] = field(default_factory=list)
+    """Inputs that could not be used, each once."""
+    remarks: list[str] = field(default_factory=list)
+    """What was left out on purpose, or because the model lacks it."""
+    named: list[str] = field(default_factory=list)
+    """Failures of the inversions, a line each, which were said when they happened."""
+
+    @cached_property
+    def cache(self) -> Cache:
+        """What earlier runs computed."""
+        return Cache(self.out / "cache")
+
+    @cached_property
+    def jobs(self) -> dict[str, list[Job]]:
+        """Method → photographs with their codes, those that can be read and drawn; the others fail."""
+        return {method: self._jobs_of(method, folder) for method, folder in self.codes.items()}
+
+    def _jobs_of(self, method: str, folder: Path) -> list[Job]:
+        found = []
+        settings = resolved(self.wanted[method], self.model)
+        for job in plan(self.photos, folder)[0]:
+            # By the rules of inversion: a code of other settings or of another photograph is none.
+            code = stored_code(job, self.model, settings)
+            if isinstance(code, Code):
+                found.append(job)
+            elif code is not None:
+                self.failures.append(code)
+        return found
+
+    def code(self, job: Job) -> Code:
+        """The code of a photograph."""
+        return load_code(job.code, self.model)
+
+    def pair(self, job: Job) -> Pair:
+        """The same as the metrics want it."""
+        return Pair(job.photo, job.code)
+
+    def sha(self, path: Path) -> str:
+        """Of a photograph or code; each file is read once."""
+        if path not in self._shas:
+            self._shas[path] = sha256(path)
+        return self._shas[path]
+
+    _shas: dict[Path, str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def shared_stems(self) -> list[str]:
+        """Photographs for which every method has a code, in order."""
+        stems = [{job.photo.stem for job in jobs} for jobs in self.jobs.values()]
+        return [photo.stem for photo in self.photos if all(photo.stem in some for some in stems)]
+
+    @cached_property
+    def directions(self) -> list[Direction]:
+        """Those that the settings name, or the model's first ones; none where it has none."""
+        known = load_directions(self.model)
+        names = split_names(self.settings.directions)
+        if names:
+            return [find_direction(known, name, directions_file(self.model)) for name in names]
+        return list(known.values())[:FIRST_DIRECTIONS]
+
+    @property
+    def has_attributes(self) -> bool:
+        """Whether the model has an attribute net."""
+        return (self.model.path / ATTRIBUTES).is_file()
+
+    def leave_out(self, what: str, why: WranganError | str) -> str:
+        """Note that something is not in the report; the line."""
+        line = f"{what}: left out ({why})"
+        if line not in self.remarks:
+            self.remarks.append(line)
+        return line

@@ -1,0 +1,38 @@
+"""Which trainer belongs to which kind of encoder."""
+
+from pathlib import Path
+from typing import Any
+
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import Encoder, Hypernet, StyleEncoder, encoder_sha256, read_any
+from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.training.encoder import EncoderTrainer, ImageTrainer
+from wrangan_cli.engine.training.hypernet import HypernetTrainer
+from wrangan_cli.engine.training.settings import EncoderSettings
+from wrangan_cli.engine.training.style_encoder import StyleEncoderTrainer
+
+
+def encoder_trainer(
+    model: Model, settings: EncoderSettings, perceptual: PerceptualDistance, start: Path | None = None
+) -> ImageTrainer[Any]:
+    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from.
+
+    Raises UsageError for sizes that do not fit, FileError where `start` is not such a file.
+    """
+    network = read_any(start, settings.kind)[0] if start else None
+    if settings.kind == "w":
+        assert network is None or isinstance(network, Encoder)
+        return EncoderTrainer(model, settings, perceptual, network)
+    if settings.kind == "hyperstyle":
+        assert network is None or isinstance(network, Hypernet)
+        return HypernetTrainer(model, settings, perceptual, network)
+    assert network is None or isinstance(network, StyleEncoder)
+    return StyleEncoderTrainer(model, settings, perceptual, network)
+
+
+def record_of(trainer: ImageTrainer[Any]) -> dict[str, Any]:
+    """What the finished network's file says beside its sizes, but for the settings."""
+    about: dict[str, Any] = {"images": trainer.images}
+    if trainer.settings.kind == "hyperstyle":
+        about["encoder_sha256"] = encoder_sha256(trainer.model)
+    return about

@@ -1,0 +1,114 @@
+"""Training of the hypernetwork (HyperStyle: Alaluf et al. 2022).
+
+Left out is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
+"""
+
+import copy
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import (
+    Hypernet,
+    HypernetConfig,
+    layer_shapes,
+    load_encoder,
+    refined,
+    weight_offsets,
+)
+from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes
+from wrangan_cli.engine.training.settings import EncoderSettings
+
+
+class HypernetTrainer(ImageTrainer[Hypernet]):
+    """Offsets of the generator's weights, on top of w from the model's encoder, which stays as it is.
+
+    Each pass has its loss and its gradients, which add up to one step; the offsets and the
+    image of before are constants to a pass.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: EncoderSettings,
+        perceptual: PerceptualDistance,
+        start: Hypernet | None = None,
+    ) -> None:
+        """As ImageTrainer; raises UsageError also where the model has no encoder into W."""
+        super().__init__(model, settings, perceptual, start)
+        self.w_encoder = load_encoder(model)
+
+    def network(self) -> Hypernet:
+        """Of the settings' sizes, for all styled convolutions of the generator."""
+        settings = self.settings
+        backbone = settings.backbone or "resnet"
+        widths, blocks = body_sizes(settings, backbone)
+        return Hypernet(
+            HypernetConfig(
+                layers=layer_shapes(self.model.generator),
+                widths=widths,
+                blocks=blocks,
+                input_side=settings.input_side,
+                backbone=backbone,
+                shared_width=settings.shared_width,
+                shared_inner=settings.shared_inner,
+                inner=settings.inner,
+                features=settings.features,
+                separate=settings.separate,
+                rank=settings.offset_rank,
+                kernel=settings.offset_kernel,
+                passes=settings.passes,
+            )
+        )
+
+    def losses(self, real: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """(3,), see `loss_names`, of the first pass."""
+        w, shown = self._start(real)
+        return self._one_pass(real, w, self.target_of(real), {}, shown)[0]
+
+    def backward(self, real: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
+        """Add the gradients of every pass; the losses of the last one, detached."""
+        w, shown = self._start(real)
+        target, losses = self.target_of(real), torch.empty(0)
+        offsets: dict[str, Tensor] = {}
+        for _ in range(self.encoder.config.passes):
+            losses, offsets, shown = self._one_pass(real, w, target, offsets, shown)
+            losses[0].backward()
+        return losses.detach()
+
+    @torch.no_grad()
+    def drawn(self, images: Tensor) -> Tensor:
+        """Reconstructions (B, 3, R, R) after the last pass."""
+        generator, w = self.model.generator, self.w_encoder(images)
+        offsets = refined(self.ema, generator, images, w)
+        return generator.synthesis(w, delta=weight_offsets(generator, offsets))
+
+    @torch.no_grad()
+    def _start(self, real: Tensor) -> tuple[Tensor, Tensor]:
+        """w of the images, and its images."""
+        w = self.w_encoder(real)
+        return w, self.model.generator.synthesis(w)
+
+    def _one_pass(
+        self, real: Tensor, w: Tensor, target: list[Tensor], offsets: dict[str, Tensor], shown: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Losses; offsets and images for the next pass, both without history."""
+        made = self.encoder(real, shown)
+        summed = {name: offsets[name] + new if offsets else new for name, new in made.items()}
+        generator = self.model.generator
+        drawn = generator.synthesis(w, delta=weight_offsets(generator, summed))
+        losses = torch.stack(self.reconstruction(drawn, real, target))
+        return losses, {name: offset.detach() for name, offset in summed.items()}, drawn.detach()
+
+    def networks(self) -> list[nn.Module]:
+        """All that lies in memory."""
+        return [*super().networks(), self.w_encoder]
+
+    def on_meta(self) -> Self:
+        """See ImageTrainer."""
+        twin = super().on_meta()
+        twin.w_encoder = copy.deepcopy(self.w_encoder).to("meta")
+        return twin

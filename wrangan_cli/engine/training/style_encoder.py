@@ -1,0 +1,176 @@
+"""Training of the encoders into W+: e4e (Tov et al. 2021) and ReStyle (Alaluf et al. 2021).
+
+Left out of both is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
+"""
+
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.distributed import gather_shares
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.encoders import StyleEncoder, StyleEncoderConfig, average_image, encoded
+from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes
+from wrangan_cli.engine.training.latent_discriminator import LatentAdversary
+from wrangan_cli.engine.training.run import Report
+from wrangan_cli.engine.training.settings import EncoderSettings
+
+
+class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
+    """One w at first, then a delta more for each further latent as the schedule switches them on.
+
+    The deltas are kept short, and a discriminator keeps the single latents like the generator's w.
+    With several passes each has its loss and its gradients, which add up to one step; what
+    a pass starts from is a constant to it.
+    """
+
+    loss_names = ("total", "mse", "perceptual", "delta", "latent", "w")
+
+    def __init__(
+        self,
+        model: Model,
+        settings: EncoderSettings,
+        perceptual: PerceptualDistance,
+        start: StyleEncoder | None = None,
+    ) -> None:
+        """As ImageTrainer; start must have as many input channels as the kind has."""
+        super().__init__(model, settings, perceptual, start)
+        self.average_shown = average_image(model.generator, model.w_mean)
+        self.adversary: LatentAdversary | None = None
+        if settings.latent_weight > 0 and self.encoder.config.deltas:
+            style_dim = model.generator.config.style_dim
+            self.adversary = LatentAdversary(style_dim, settings, model.device)
+        self._codes = torch.empty(0)
+
+    def network(self) -> StyleEncoder:
+        """Of the settings' sizes."""
+        settings, config = self.settings, self.model.generator.config
+        again, backbone = settings.kind == "restyle", settings.backbone or "ir-se"
+        widths, blocks = body_sizes(settings, backbone)
+        return StyleEncoder(
+            StyleEncoderConfig(
+                style_dim=config.style_dim,
+                num_latents=config.num_latents,
+                widths=widths,
+                blocks=blocks,
+                input_side=settings.input_side,
+                input_channels=6 if again else 3,
+                backbone=backbone,
+                heads=settings.heads or ("single" if again else "pyramid"),
+                deltas=settings.deltas,
+                head_width=settings.head_width,
+                passes=settings.passes if again else 1,
+            )
+        )
+
+    @property
+    def stage(self) -> int:
+        """How many deltas are switched on."""
+        config, settings = self.encoder.config, self.settings
+        if self.images < settings.progressive_start:
+            return 0
+        on = 1 + (self.images - settings.progressive_start) // settings.progressive_every
+        return min(on, config.num_latents - 1)
+
+    def losses(self, real: Tensor, z: Tensor) -> Tensor:
+        """(6,), see `loss_names`, of the first pass."""
+        images, true_w = self._inputs(real, z)
+        return self._one_pass(images, true_w, self.target_of(real), None, None)[0]
+
+    def backward(self, real: Tensor, z: Tensor) -> Tensor:
+        """Add the gradients of every pass; the losses of the last one, detached."""
+        images, true_w = self._inputs(real, z)
+        target = self.target_of(real)
+        losses, codes, shown = torch.empty(0), None, None
+        for _ in range(self.encoder.config.passes):
+            losses, codes, shown = self._one_pass(images, true_w, target, codes, shown)
+            losses[0].backward()
+        assert codes is not None
+        # In the encoder's own order, and what counts: the latents that may differ.
+        self._codes = codes[: len(real), : self._counted()].cpu()
+        return losses.detach()
+
+    def after(self, z: Tensor) -> Report:
+        """One step of the latent discriminator, with the codes of all processes."""
+        if self.adversary is None:
+            return {"stage": float(self.stage)}
+        encoded = torch.stack(gather_shares(list(self._codes)))
+        with torch.no_grad():
+            real_w = self.model.generator.mapping(z.to(self.model.device)).cpu()
+        return self.adversary.step(real_w, encoded) | {"stage": float(self.stage)}
+
+    @torch.no_grad()
+    def drawn(self, images: Tensor) -> Tensor:
+        """Reconstructions (B, 3, R, R) after the last pass."""
+        generator = self.model.generator
+        return generator.synthesis(encoded(self.ema, generator, images, self.average_shown))
+
+    def _counted(self) -> int:
+        return self.stage + 1 if self.encoder.config.deltas else self.encoder.config.num_latents
+
+    def _inputs(self, real: Tensor, z: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The images that the encoder sees, the real ones first, and the w of the generated ones."""
+        if not self.settings.w_weight:
+            return real, None
+        true_w, generated = self.generated(z)
+        return torch.cat([real, generated]), true_w
+
+    def _one_pass(
+        self,
+        images: Tensor,
+        true_w: Tensor | None,
+        target: list[Tensor],
+        codes: Tensor | None,
+        shown: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Losses; codes and what is shown for the next pass, both without history."""
+        generator, again = self.model.generator, self.encoder.config.input_channels == 6
+        count = len(images) if true_w is None else len(images) - len(true_w)
+        real = images[:count]
+        if again and shown is None:
+            shown = self.average_shown.expand_as(images)
+        codes = self.encoder(images, shown, codes, self.stage)
+        drawn = generator.synthesis(codes[:count])
+        total, *parts = self.reconstruction(drawn, real, target)
+        settings, zero = self.settings, total.new_zeros(())
+        loss_delta = loss_latent = loss_w = zero
+        if self.encoder.config.deltas and self.stage > 0:
+            deltas = codes[:count, 1 : self._counted()] - codes[:count, :1]
+            loss_delta = deltas.norm(dim=2).mean(dim=0).sum()
+        if self.adversary is not None:
+            loss_latent = self.adversary.judgement(codes[:count, : self._counted()])
+        if true_w is not None:
+            error = (codes[count:] - true_w[:, None]).square().sum(dim=2)
+            loss_w = error.mean() / self.model.w_std**2
+        total = total + settings.delta_weight * loss_delta + settings.latent_weight * loss_latent
+        total = total + (settings.w_weight or 0.0) * loss_w
+        next_shown = None
+        if again:
+            next_shown = drawn.detach()
+            if true_w is not None:
+                with torch.no_grad():
+                    next_shown = torch.cat([next_shown, generator.synthesis(codes[count:])])
+        return torch.stack([total, *parts, loss_delta, loss_latent, loss_w]), codes.detach(), next_shown
+
+    def networks(self) -> list[nn.Module]:
+        """All that lies in memory."""
+        return [*super().networks(), *([self.adversary.network] if self.adversary else [])]
+
+    def on_meta(self) -> Self:
+        """See ImageTrainer; the latent discriminator, which is small, is left out."""
+        twin = super().on_meta()
+        twin.average_shown = self.average_shown.to("meta")
+        twin.adversary = None
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return super().state() | ({"adversary": self.adversary.state()} if self.adversary else {})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; UsageError if it belongs to another model or kind."""
+        super().restore(state)
+        if self.adversary is not None and "adversary" in state:
+            self.adversary.restore(state["adversary"])

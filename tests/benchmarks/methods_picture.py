@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.methods_picture --photos photos/ --codes encoder=codes/encoder \\
         --codes "w only=codes/sg2-w" --codes "(w, eps)=codes/wrangan" --edit smile=2 --edit age=2 \\
-        --names 001 003 004 --out methods.png
+        --names 001 003 004 --out methods.jpg
 
 The edits are those of the last folder of codes, in standard deviations of w along the direction.
 """
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--codes", action="append", required=True, help="LABEL=FOLDER")
     parser.add_argument("--edit", action="append", default=[], help="DIRECTION=STRENGTH")
     parser.add_argument("--names", nargs="+", required=True, help="photographs, without their suffixes")
-    parser.add_argument("--out", type=Path, required=True, help="picture (.png)")
+    parser.add_argument("--out", type=Path, required=True, help="picture (.png, .jpg)")
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)

@@ -318,8 +318,10 @@ def test_a_real_sigint(photos: Path, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "codes"
     command = [sys.executable, "-m", "wrangan_cli", "invert", str(photos), "--out", str(out)]
     command += ["--model", str(tiny_folder), "--batch", "1", "--init", "mean", "--perceptual-weight", "0"]
-    # Long for the machine, short for the test: it is stopped after the first code.
-    command += ["--steps", "500", "--device", "cpu"]
+    # Enough to do for a busy machine that is slow to send the signal: it is stopped after the first code.
+    for index in range(60):
+        write_photo(photos / f"z{index}.png", seed=index)
+    command += ["--steps", "150", "--device", "cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

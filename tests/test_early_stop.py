@@ -8,7 +8,7 @@ from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.inversion.variables import Variables, compact, joined
+from wrangan_cli.engine.inversion.variables import Variables, joined
 from wrangan_cli.engine.model_folder import Model
 
 LOSS = "fake (loss)"
@@ -29,16 +29,21 @@ def threshold(inverter: Inverter, images: torch.Tensor) -> float:
     return (after[0] + after[-1]) / 2
 
 
-@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w", "sg2-w-plus"])
+@pytest.mark.parametrize("method", ["wrangan", "wrangan lbfgs", "weight-tuning", "sg2-w", "sg2-w-plus"])
 def test_codes_are_those_of_images_alone(tiny_model: Model, method: str) -> None:
     images = images_of(tiny_model)
-    few = {"method": method, "steps": 15, "lr": 1e-2, "noise_weight": 10.0}
+    total = 15
+    few = {"method": method.split()[0], "steps": total, "lr": 1e-2, "noise_weight": 10.0}
+    if "lbfgs" in method:
+        # It has got as far by then, and divides by small differences: float noise grows with every step.
+        total = 8
+        few |= {"optimizer": "lbfgs", "steps": total}
     stop = threshold(make_inverter(tiny_model, **few), images)
     inverter = make_inverter(tiny_model, **few, stop_at=stop)
     together = codes_of(inverter.invert(images))
     steps = [code.info["steps"] for code in together]
-    assert steps[0] < 15
-    assert steps[-1] == 15
+    assert steps[0] < total
+    assert steps[-1] == total
     assert steps[0] <= steps[1]
     for index in range(4):
         (alone,) = codes_of(inverter.invert(images[index : index + 1]))
@@ -79,35 +84,6 @@ def test_image_that_diverges_is_named_though_others_stop(tiny_model: Model) -> N
     assert isinstance(results[1], WranganError)
     assert isinstance(results[0], Code)
     assert isinstance(results[2], Code)
-
-
-def test_adam_goes_on_where_it_was() -> None:
-    """Rows that stay move as in a batch in which nobody leaves."""
-
-    def make() -> tuple[Variables, torch.optim.Adam]:
-        torch.manual_seed(0)
-        v = Variables(torch.randn(4, 3), epsilon={"a": torch.randn(4, 2, 2, 3, 3)})
-        v.free = [t.requires_grad_(True) for t in (v.w, v.epsilon["a"])]
-        return v, torch.optim.Adam([{"params": [v.w], "lr": 0.1}, {"params": [v.epsilon["a"]], "lr": 0.3}])
-
-    def step(v: Variables, optimizer: torch.optim.Adam) -> None:
-        optimizer.zero_grad()
-        (v.w.pow(4).sum() + v.epsilon["a"].sin().sum()).backward()
-        optimizer.step()
-
-    whole, reference = make()
-    part, optimizer = make()
-    kept = torch.tensor([1, 3])
-    for number in range(6):
-        step(whole, reference)
-        if number == 3:
-            left = part.select(kept)
-            compact(optimizer, part, left, kept)
-            part = left
-        step(part, optimizer)
-    assert torch.equal(part.w, whole.w[kept])
-    assert torch.equal(part.epsilon["a"], whole.epsilon["a"][kept])
-    assert [id(t) for t in part.free] == [id(part.w), id(part.epsilon["a"])]
 
 
 def test_joined_puts_images_back_in_order() -> None:

@@ -1,7 +1,7 @@
 """The one optimisation loop that every method runs in (paper, Algorithm 1).
 
 All images of a batch advance together, and none feels the others: losses are summed
-over the batch, Adam acts on each number alone, and every draw is the same for every image.
+over the batch, the optimizer moves each image by itself, and every draw is the same for every image.
 An image that is done leaves the batch.
 """
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion.optimizers import OPTIMIZERS, Optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
-from wrangan_cli.engine.inversion.variables import GROUPS, Variables, compact, joined
+from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
@@ -126,14 +127,11 @@ class Inverter:
             return variables, batch.steps
         for tensor in variables.free:
             tensor.requires_grad_(True)
-        optimizer = torch.optim.Adam(method.groups(variables, settings))
-        rates = [group["lr"] for group in optimizer.param_groups]
+        optimizer = OPTIMIZERS[settings.optimizer_used](method.groups(variables, settings), settings.history)
         rng = random_generator(settings.seed)
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * method.schedule(settings, step / total)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
             stay = _not_yet(distance, settings.stop_at)
             if stay is None:
@@ -142,12 +140,14 @@ class Inverter:
                 if bool(stay.any()):
                     loss[stay].sum().backward()
                 batch.let_go(~stay, step, optimizer)
+                loss = loss[stay]
                 if len(batch.rows) == 0:
-                    break
-            optimizer.step()
+                    return batch.finished(), batch.steps
+            optimizer.step(loss, method.schedule(settings, step / total))
             if method.after_step is not None:
                 method.after_step(self.model, batch.variables)
             on_step(step + 1)
+        optimizer.settle()
         return batch.finished(), batch.steps
 
     def _draw(self, variables: Variables) -> Tensor:
@@ -229,15 +229,15 @@ class _Batch:
     done: list[tuple[Tensor, Variables]] = field(default_factory=list)
     """Places and variables of those that left together."""
 
-    def let_go(self, done: Tensor, step: int, optimizer: torch.optim.Adam) -> None:
-        """Take out the images where `done` (b,) is true; Adam goes on with the others."""
+    def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
+        """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""
         leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
         rows = self.rows[leaving.cpu()]
         self.done.append((rows, self.variables.select(leaving)))
         for row in rows.tolist():
             self.steps[row] = step
         left = self.variables.select(kept)
-        compact(optimizer, self.variables, left, kept)
+        optimizer.keep(left.free, kept)
         self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
         self.target = None if self.target is None else [features[kept] for features in self.target]
 

@@ -8,6 +8,7 @@ METHODS = (*_TUNING, *_PROJECTORS, "pti", "encoder", "e4e", "restyle", "hypersty
 PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
+OPTIMIZER_NAMES = ("adam", "lbfgs")
 _NOT_NEGATIVE = (
     "l2_weight",
     "perceptual_weight",
@@ -28,7 +29,7 @@ _NOT_NEGATIVE = (
 _FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
 _HEEDED_BY = {
-    **dict.fromkeys(("lr", "epsilon_lr", "beta2", "warmup", "decay"), _TUNING),
+    **dict.fromkeys(("lr", "epsilon_lr", "beta2", "warmup", "decay", "optimizer", "history"), _TUNING),
     **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
     "steps": (*_TUNING, *_PROJECTORS),
     "projection_lr": _PROJECTORS,
@@ -49,6 +50,10 @@ class InversionSettings:
     model's network of that name predicts, without optimisation."""
     steps: int = 500
     """Adam steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000)."""
+    optimizer: str = "adam"
+    """adam (Algorithm 1), or lbfgs, which needs about half the steps (wrangan, weight-tuning)."""
+    history: int = 20
+    """Pairs of steps and gradients that lbfgs remembers; each takes twice the memory of the weights."""
     lr: float = 1e-3
     """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
     epsilon_lr: float | None = None
@@ -111,6 +116,7 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         choices_of = {"method": METHODS, "penalty": PENALTIES, "pti_pivot": PTI_PIVOTS, "init": STARTS}
+        choices_of["optimizer"] = OPTIMIZER_NAMES
         for name, choices in choices_of.items():
             given = getattr(self, name)
             if given not in choices and not (name == "init" and given is None):
@@ -122,6 +128,8 @@ class InversionSettings:
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a share of the steps, 0 to 1")
+        if self.optimizer == "lbfgs" and (self.warmup or self.decay or self.history < 1):
+            raise ValueError("optimizer lbfgs: warmup and decay are Adam's, and history is 1 or more")
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
         if min(self.steps, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
@@ -158,6 +166,11 @@ class InversionSettings:
     def data_l2_weight(self) -> float:
         """Weight of the mean squared error in the method's own loop."""
         return self.pti_l2_weight if self.method == "pti" else self.l2_weight
+
+    @property
+    def optimizer_used(self) -> str:
+        """`optimizer`, in the methods that heed it; the others keep Adam."""
+        return self.optimizer if self.method in _TUNING else "adam"
 
     @property
     def loop_steps(self) -> int:

@@ -55,21 +55,3 @@ def joined(parts: Sequence[Variables], order: Tensor) -> Variables:
         for g in GROUPS
     }
     return Variables(torch.cat([part.w.detach() for part in parts])[order], **groups)
-
-
-def compact(optimizer: torch.optim.Adam, before: Variables, after: Variables, rows: Tensor) -> None:
-    """Let Adam go on with `after` = `before.select(rows)`: gradients and moments of those images."""
-    swapped = {id(old): new for old, new in zip(before.free, after.free, strict=True)}
-    for old, new in zip(before.free, after.free, strict=True):
-        new.requires_grad_(True)
-        if old.grad is not None:
-            new.grad = old.grad[rows]
-        state = optimizer.state.pop(old, None)
-        if state is not None:
-            optimizer.state[new] = {
-                # The count of steps is one number for all images.
-                name: value[rows] if isinstance(value, Tensor) and value.shape == old.shape else value
-                for name, value in state.items()
-            }
-    for group in optimizer.param_groups:
-        group["params"] = [swapped[id(tensor)] for tensor in group["params"]]

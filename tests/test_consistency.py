@@ -174,6 +174,7 @@ def test_command_against_another_method(tiny_model: Model, tiny_folder: Path, tm
     timed = run("--metric", "seconds", "--metric", "peak-memory", "--codes", tmp_path / "one", *options)
     assert timed.exit_code == 1  # these codes have no memory in their record, and each is named
     assert [json.loads(line)["value"] for line in timed.stdout.splitlines()] == [3.0]
+    assert json.loads(timed.stdout.splitlines()[0])["interval"] is None  # a batch shares its seconds
     assert timed.stderr.count("has no peak_memory_mib") == 3
 
 

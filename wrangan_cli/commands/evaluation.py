@@ -36,7 +36,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
     """Photographs against the images of their codes; the mean of each metric is printed."""
     from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.metrics.pairs import load_metrics
-    from wrangan_cli.engine.metrics.registry import pair_metrics, record_metrics
+    from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
 
     metrics, records = pair_metrics(names), record_metrics(names)
     measures, lacking = load_metrics(metrics, model.device)
@@ -57,6 +57,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
             model,
             list(values.values()),
             "pair",
+            shared=metric.name in RECORD_METRICS,
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             protocol=metric.protocol,
@@ -110,12 +111,15 @@ def _record_mean(
     *,
     metric: str,
     protocol: str,
+    shared: bool = False,
     **more: Any,
 ) -> None:
-    """The mean of a metric with its bootstrap interval."""
+    """The mean of a metric with its bootstrap interval; without where a batch shares its values."""
     from wrangan_cli.engine.metrics.base import mean_interval
 
     mean, interval = mean_interval(values)
+    if shared:
+        interval = None
     spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
     counted = f"1 {unit}" if len(values) == 1 else f"{len(values)} {unit}s"
     results.record(

@@ -162,9 +162,10 @@ class LBFGS:
         """Write these rows of the basis, and their inner products with all rows."""
         for row, values in rows.items():
             self.basis[:, row] = values
-        products = self.basis @ torch.stack(list(rows.values()), dim=2)
+        # In this order: twice as fast on the CPU as basis @ new.
+        products = torch.stack(list(rows.values()), dim=1) @ self.basis.mT
         for index, row in enumerate(rows):
-            self.gram[:, row], self.gram[:, :, row] = products[..., index], products[..., index]
+            self.gram[:, row], self.gram[:, :, row] = products[:, index], products[:, index]
 
     def _downhill(self) -> tuple[Tensor, Tensor]:
         """−H·g and its slope, by the two-loop recursion on coefficients of the basis."""

@@ -84,8 +84,9 @@ class InversionSettings:
     """Perceptual distance of the loss; empty: the model's own (config.json)."""
     loss_side: int = 256
     """The perceptual distance sees images reduced to this side, if they are larger."""
-    alpha: float = 1e-4
-    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning)."""
+    alpha: float = 0.1
+    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Chosen by a sweep
+    (docs/inversion.md); the paper has 1e-4, and does not say how it reduces the norm."""
     penalty: str = "mean"
     """How ‖·‖² is reduced over the weights of an image: sum or mean (docs/inversion.md)."""
     epsilon_init: float = 1e-4

@@ -22,6 +22,8 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 CUDA_SOURCES = ROOT / "kernels" / "cuda"
 DRIVER = Path(__file__).with_name("kernels_cuda_driver.cpp")
+OPERATORS = Path(__file__).with_name("kernels_cuda_operators.cpp")
+LAUNCHER = Path(__file__).with_name("kernels_cuda_launcher.h")
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 GUARD = 64
 # A misaligned pack or a bad index ends the process; no library is needed for that.
@@ -59,29 +61,42 @@ def torch_includes() -> list[str]:
     return [f"-I{path}" for path in include_paths()]
 
 
-def library() -> ctypes.CDLL:
-    """The driver, built once for the same sources and torch; skips where there is no g++."""
+def built(driver: Path, flags: list[str], link: list[str]) -> Path:
+    """A library of `driver` and the bodies, made once for the same sources and torch; skips without g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to build the kernels' bodies with")
-    sources = [DRIVER, *sorted(CUDA_SOURCES.glob("*.cuh"))]
-    told = hashlib.sha256(f"{torch.__version__} {compiler} {FLAGS}".encode())
-    for source in sources:
+    told = hashlib.sha256(f"{torch.__version__} {compiler} {flags}".encode())
+    for source in [driver, LAUNCHER, *sorted(CUDA_SOURCES.iterdir())]:
         told.update(source.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"wrangan-tests-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    built = folder / f"kernels-{told.hexdigest()[:16]}.so"
-    with open(folder / "lock", "w") as lock:
+    library = folder / f"{driver.stem}-{told.hexdigest()[:16]}.so"
+    with open(folder / f"{driver.stem}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists():
-            made = built.with_suffix(".part")
-            command = [compiler, *FLAGS, f"-I{CUDA_SOURCES}", *torch_includes(), str(DRIVER), "-o", str(made)]
+        if not library.exists():
+            made = library.with_suffix(".part")
+            includes = [f"-I{CUDA_SOURCES}", *torch_includes()]
+            command = [compiler, *flags, *includes, str(driver), *link, "-o", str(made)]
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr[-4000:]
-            made.replace(built)
-    driver = ctypes.CDLL(str(built))
+            made.replace(library)
+    return library
+
+
+def library() -> ctypes.CDLL:
+    """One function a kernel (tests/kernels_cuda_driver.cpp)."""
+    driver = ctypes.CDLL(str(built(DRIVER, FLAGS, [])))
     driver.error.restype = ctypes.c_char_p
     return driver
+
+
+def operators_library() -> Path:
+    """The operators themselves, for tensors of the CPU (tests/kernels_cuda_operators.cpp)."""
+    from torch.utils.cpp_extension import library_paths
+
+    link = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    return built(OPERATORS, FLAGS, [*link, "-ltorch", "-ltorch_cpu", "-lc10"])
 
 
 def guarded(values: Tensor, offset: int = 0) -> Tensor:

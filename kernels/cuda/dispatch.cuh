@@ -2,7 +2,7 @@
 // and on the CPU the one of the tests. `launcher.template run<Block>(arguments, blocks, shared_bytes)`.
 #pragma once
 
-#include "fir.cuh"
+#include "fir_blocks.cuh"
 #include "modulated.cuh"
 #include "pointwise.cuh"
 

@@ -2,7 +2,9 @@
 // Nothing is checked here, allocated or waited for.
 #pragma once
 
+#if !defined(WRANGAN_ON_HOST)
 #include <cuda_runtime_api.h>
+#endif
 
 #include "dispatch.cuh"
 

@@ -33,8 +33,11 @@ SCHEMAS = (
     "modulated_weight_backward(Tensor grad_weight, Tensor mu, Tensor? std, Tensor? epsilon, Tensor style, "
     "Tensor demod, float scale, bool[4] needed) "
     "-> (Tensor grad_mu, Tensor grad_std, Tensor grad_epsilon, Tensor grad_style)",
-    "conv3x3(Tensor x, Tensor weight) -> Tensor",
-    "conv3x3_weight_grad(Tensor x, Tensor grad, bool per_image) -> Tensor",
+    # On the CPU alone:
+    "conv3x3(Tensor x, Tensor weight, Tensor? scale_in, Tensor? scale_out, bool transposed) -> Tensor",
+    "conv3x3_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
+    "-> Tensor",
+    "plane_dot(Tensor a, Tensor b) -> Tensor",
 )
 
 LIBRARY = torch.library.Library("wrangan", "DEF")
@@ -130,6 +133,8 @@ def _fir_act_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     if _strange(grad) or grad.is_contiguous() != y.is_contiguous():
         grad = grad.contiguous(memory_format=_layout(y))
     grad_x, grad_pre = _ops.fir_act_backward(grad, y, kernel, *ctx.pad, scale, *ctx.numbers, *ctx.sides)
+    if kernel is None and scale is None:
+        grad_x = grad_pre
     grad_noise = grad_strength = grad_scale = grad_bias = None
     if noise is not None and (needs[4] or needs[5]):
         over_channels = grad_pre.sum(dim=1, keepdim=True, dtype=_sum_dtype(grad_pre))
@@ -141,7 +146,7 @@ def _fir_act_grad(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
             grad_strength = (over_channels * noise).sum().reshape(strength.shape).to(strength.dtype)
     if x is not None:
         # <grad_pre, FIR(x)> = <FIRᵀ(scale ⊙ grad_pre), x> / scale: no second filtering.
-        grad_scale = (grad_x * x).sum(dim=(2, 3), dtype=_sum_dtype(x)).to(scale.dtype) / scale
+        grad_scale = plane_dot(grad_x, x).to(scale.dtype) / scale
     if needs[7]:
         grad_bias = grad_pre.sum(dim=(0, 2, 3), dtype=_sum_dtype(grad_pre)).to(ctx.bias_dtype)
     grad_in = grad_x if needs[0] else None
@@ -172,8 +177,11 @@ def _fir_act_backward_fake(
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor]:
-    del kernel, before, after, scale, slope, gain, clamp
-    return _like(y, (*grad.shape[:2], height, width)), _like(y, tuple(grad.shape))
+    del before, after, slope, gain, clamp
+    pre = _like(y, tuple(grad.shape))
+    # Without filter and scale both would be the same, and one is enough.
+    back = y.new_empty(0) if kernel is None and scale is None else _like(y, (*grad.shape[:2], height, width))
+    return back, pre
 
 
 def _fir_act_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -185,18 +193,16 @@ def _fir_act_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Ten
 def _fir_act_backward_grad(ctx: Any, grad_of_x: Tensor, grad_of_pre: Tensor) -> tuple[Any, ...]:
     """grad_x = FIRᵀ(scale ⊙ m ⊙ grad) and grad_pre = m ⊙ grad, with m the slope of the activation."""
     y, kernel, scale, grad_pre = ctx.saved_tensors
-    filtered = grad_of_x
+    filtered = grad_of_x if kernel is not None or scale is not None else torch.zeros_like(grad_of_pre)
     if kernel is not None:
         filtered = grad_of_x.contiguous() if _strange(grad_of_x) else grad_of_x
         filtered = _ops.upfirdn2d(filtered, kernel, 1, 1, ctx.before, ctx.after)
-    elif ctx.before or ctx.after:
-        filtered = torch.nn.functional.pad(grad_of_x, (ctx.before, ctx.after) * 2)
     grad_scale = None
     total = filtered
     if scale is not None:
         total = filtered * scale.to(filtered.dtype)[:, :, None, None]
         if ctx.needs_input_grad[5]:
-            grad_scale = (grad_pre * filtered).sum(dim=(2, 3), dtype=_sum_dtype(y)).to(scale.dtype)
+            grad_scale = plane_dot(grad_pre, filtered).to(scale.dtype)
     slopes = torch.where(y > 0, ctx.gain, ctx.gain * ctx.slope).to(y.dtype)
     if ctx.clamp >= 0:
         slopes = slopes * (y.abs() < ctx.clamp)
@@ -353,53 +359,108 @@ _register(
 )
 
 
-# conv3x3
+# plane_dot
 
 
-def _conv3x3_fake(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty((x.shape[0], weight.shape[-4], *x.shape[2:]))
+def plane_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b over each plane: (B, C, H, W) twice → (B, C), in float32 at least."""
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.float32:
+        return _ops.plane_dot(a, b)
+    return (a * b).sum(dim=(2, 3), dtype=_sum_dtype(a))
+
+
+def _plane_dot_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _plane_dot_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    a, b = ctx.saved_tensors
+    grad = grad[:, :, None, None]
+    return grad * b if ctx.needs_input_grad[0] else None, grad * a if ctx.needs_input_grad[1] else None
+
+
+_register("plane_dot", lambda a, b: a.new_empty(b.shape[:2]), _plane_dot_backward, _plane_dot_setup)
+
+
+# conv3x3: y = scale_out ⊙ conv(scale_in ⊙ x), scales (B, channels) or none; 3×3, stride 1, padding 1.
+# `transposed`: the gradient of that in x, by the same weight (so channels change places).
+
+
+def _conv3x3_fake(
+    x: Tensor, weight: Tensor, scale_in: Tensor | None, scale_out: Tensor | None, transposed: bool
+) -> Tensor:
+    del scale_in, scale_out
+    return x.new_empty((x.shape[0], weight.shape[-3 if transposed else -4], *x.shape[2:]))
 
 
 def _conv3x3_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    del output
-    x, weight = inputs
+    x, weight, scale_in, scale_out, ctx.transposed = inputs
     ctx.per_image = weight.ndim == 5
-    need_x, need_weight = ctx.needs_input_grad[:2]
-    ctx.save_for_backward(x if need_weight else None, weight if need_x else None)
+    needs = ctx.needs_input_grad
+    ctx.save_for_backward(
+        x if needs[1] or needs[2] else None,
+        weight if needs[0] or needs[2] else None,
+        scale_in,
+        scale_out,
+        output if needs[3] else None,
+    )
 
 
 def _conv3x3_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    x, weight = ctx.saved_tensors
+    x, weight, scale_in, scale_out, y = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_x = grad_weight = grad_in = grad_out = None
     grad = grad.contiguous()
-    grad_x = None if weight is None else _ops.conv3x3(grad, rotated(weight))
-    grad_weight = None if x is None else _ops.conv3x3_weight_grad(x, grad, ctx.per_image)
-    return grad_x, grad_weight
+    if needs[2]:
+        grad_x = _ops.conv3x3(grad, weight, scale_out, None, not ctx.transposed)
+        grad_in = plane_dot(x, grad_x)
+        grad_x = _scaled(grad_x, scale_in) if needs[0] else None
+    elif needs[0]:
+        grad_x = _ops.conv3x3(grad, weight, scale_out, scale_in, not ctx.transposed)
+    if needs[1]:
+        pairs = (grad, x, scale_out, scale_in) if ctx.transposed else (x, grad, scale_in, scale_out)
+        grad_weight = _ops.conv3x3_weight_grad(*pairs, ctx.per_image)
+    if needs[3]:
+        grad_out = plane_dot(grad, y) / scale_out
+    return grad_x, grad_weight, grad_in, grad_out, None
 
 
-def rotated(weight: Tensor) -> Tensor:
-    """The weight of the convolution's gradient: (…, O, I, 3, 3) → (…, I, O, 3, 3), turned by 180°."""
-    return weight.flip(-2, -1).transpose(-4, -3).contiguous()
+def _scaled(x: Tensor, scale: Tensor) -> Tensor:
+    """x times one number a plane; in place where no second derivative is wanted."""
+    factors = scale[:, :, None, None]
+    return x * factors if torch.is_grad_enabled() else x.mul_(factors)
 
 
 _register("conv3x3", _conv3x3_fake, _conv3x3_backward, _conv3x3_setup)
 
 
-def _conv3x3_weight_grad_fake(x: Tensor, grad: Tensor, per_image: bool) -> Tensor:
+def _conv3x3_weight_grad_fake(
+    x: Tensor, grad: Tensor, scale_in: Tensor | None, scale_out: Tensor | None, per_image: bool
+) -> Tensor:
+    del scale_in, scale_out
     shape = (grad.shape[1], x.shape[1], 3, 3)
     return x.new_empty((x.shape[0], *shape) if per_image else shape)
 
 
 def _conv3x3_weight_grad_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     del output
-    ctx.save_for_backward(*inputs[:2])
+    ctx.save_for_backward(*inputs[:4])
 
 
 def _conv3x3_weight_grad_backward(ctx: Any, grad_weight: Tensor) -> tuple[Any, ...]:
-    x, grad = ctx.saved_tensors
-    grad_weight = grad_weight.contiguous()
-    grad_x = _ops.conv3x3(grad, rotated(grad_weight)) if ctx.needs_input_grad[0] else None
-    grad_grad = _ops.conv3x3(x, grad_weight) if ctx.needs_input_grad[1] else None
-    return grad_x, grad_grad, None
+    x, grad, scale_in, scale_out = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_x = grad_grad = grad_in = grad_out = None
+    if needs[0]:
+        grad_x = _ops.conv3x3(grad, grad_weight, scale_out, scale_in, True)
+    if needs[1]:
+        grad_grad = _ops.conv3x3(x, grad_weight, scale_in, scale_out, False)
+    if needs[2]:
+        grad_in = plane_dot(x, _ops.conv3x3(grad, grad_weight, scale_out, None, True))
+    if needs[3]:
+        grad_out = plane_dot(grad, _ops.conv3x3(x, grad_weight, scale_in, None, False))
+    return grad_x, grad_grad, grad_in, grad_out, None
 
 
 _register(

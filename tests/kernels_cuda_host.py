@@ -33,10 +33,16 @@ FLAGS = ["-std=c++20", "-O1", "-shared", "-fPIC", "-w", CHECKS, "-fsanitize-unde
 
 class Geometry(ctypes.Structure):
     _fields_ = [
-        (name, ctypes.c_int)
-        for name in (
-            "batch channels in_height in_width out_height out_width channels_last taps before flip".split()
-        )
+        ("batch", ctypes.c_int),
+        ("channels", ctypes.c_int),
+        ("in_height", ctypes.c_int),
+        ("in_width", ctypes.c_int),
+        ("out_height", ctypes.c_int),
+        ("out_width", ctypes.c_int),
+        ("channels_last", ctypes.c_int),
+        ("taps", ctypes.c_int),
+        ("before", ctypes.c_int),
+        ("flip", ctypes.c_int),
     ]
 
 
@@ -108,7 +114,9 @@ def guarded(values: Tensor, offset: int = 0) -> Tensor:
     return inside.copy_(values)
 
 
-def poisoned(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, offset: int = 0) -> Tensor:
+def poisoned(
+    shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool = False, offset: int = 0
+) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return guarded(torch.empty(shape, dtype=dtype, memory_format=layout).fill_(torch.nan), offset)
 
@@ -124,7 +132,9 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
-def both_orders(driver: ctypes.CDLL, outputs: Callable[[], list[Tensor]], call: Callable[..., int | None]) -> list[Tensor]:
+def both_orders(
+    driver: ctypes.CDLL, outputs: Callable[[], list[Tensor]], call: Callable[..., int | None]
+) -> list[Tensor]:
     """Fresh outputs filled by `call(*outputs)`: complete, in their bounds, the same in both orders."""
     results = []
     for order in (1, -1):
@@ -164,7 +174,7 @@ class Fir:
         taps = 1 if kernel is None else kernel.shape[0]
         self.shape = (*x.shape[:2], *sides)
         self.geometry = Geometry(*x.shape[:4], *sides, int(self.last), taps, before, int(flip))
-        self.kind = KINDS[x.dtype]
+        self.begin = (KINDS[x.dtype], ctypes.byref(self.geometry))
 
     def input(self, x: Tensor) -> Tensor:
         return guarded(x, self.offset)
@@ -176,13 +186,13 @@ class Fir:
     def upfirdn2d(self, x: Tensor, up: int, down: int, scale: Tensor | None = None) -> Tensor:
         x = self.input(x)
         return both_orders(self.driver, lambda: [self.output()], lambda out: self.driver.run_upfirdn2d(
-            self.kind, ctypes.byref(self.geometry), pointer(self.kernel), up, down, pointer(x), pointer(scale), pointer(out)
+            *self.begin, pointer(self.kernel), up, down, pointer(x), pointer(scale), pointer(out)
         ))[0]  # fmt: skip
 
     def add_upsampled(self, y: Tensor, skip: Tensor) -> Tensor:
         y, skip = self.input(y), self.input(skip)
         return both_orders(self.driver, lambda: [self.output()], lambda out: self.driver.run_add_upsampled(
-            self.kind, ctypes.byref(self.geometry), pointer(self.kernel), pointer(y), pointer(skip), pointer(out)
+            *self.begin, pointer(self.kernel), pointer(y), pointer(skip), pointer(out)
         ))[0]  # fmt: skip
 
     def fir_act(
@@ -197,7 +207,7 @@ class Fir:
         x = self.input(x)
         per_image = int(noise is not None and noise.shape[0] > 1)
         return both_orders(self.driver, lambda: [self.output()], lambda out: self.driver.run_fir_act(
-            self.kind, ctypes.byref(self.geometry), pointer(self.kernel), pointer(x), pointer(scale), pointer(bias),
+            *self.begin, pointer(self.kernel), pointer(x), pointer(scale), pointer(bias),
             pointer(noise), pointer(strength), per_image, ctypes.byref(act), pointer(out)
         ))[0]  # fmt: skip
 
@@ -209,8 +219,8 @@ class Fir:
 
         def call(grad_pre: Tensor, grad_x: Tensor | None = None) -> None:
             self.driver.run_act_grad(
-                self.kind, ctypes.byref(self.geometry), pointer(grad), pointer(y), pointer(scale), ctypes.byref(act),
-                pointer(grad_x), pointer(grad_pre)
+                *self.begin, pointer(grad), pointer(y), pointer(scale),
+                ctypes.byref(act), pointer(grad_x), pointer(grad_pre)
             )  # fmt: skip
 
         return both_orders(self.driver, lambda: [self.output() for _ in range(1 + want_x)], call)
@@ -221,8 +231,8 @@ class Fir:
 
         def call(grad_x: Tensor, grad_pre: Tensor) -> None:
             done = self.driver.run_fir_act_grad(
-                self.kind, ctypes.byref(self.geometry), pointer(self.kernel), pointer(grad), pointer(y), pointer(scale), ctypes.byref(act),
-                pointer(grad_x), pointer(grad_pre)
+                *self.begin, pointer(self.kernel), pointer(grad), pointer(y), pointer(scale),
+                ctypes.byref(act), pointer(grad_x), pointer(grad_pre)
             )  # fmt: skip
             assert done == 1
 
@@ -266,7 +276,9 @@ class Modulated:
 
         return both_orders(self.driver, outputs, call)
 
-    def backward(self, grad: Tensor, demod: Tensor | None, needed: list[bool], group: int) -> dict[str, Tensor]:
+    def backward(
+        self, grad: Tensor, demod: Tensor | None, needed: list[bool], group: int
+    ) -> dict[str, Tensor]:
         """Gradients by name: of what is `needed` (μ, σ, ε, style)."""
         grad = guarded(grad, self.offset)
         mu, _, epsilon, style = self.kept

@@ -36,7 +36,9 @@ for name in sys.argv[2:]:
 def cuda_folders() -> list[Path]:
     """Where CUDA may be: CUDA_HOME, the packages that torch depends on, the usual places."""
     named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    packages = [Path(entry) / "nvidia" / f"cu{(torch.version.cuda or '0').split('.')[0]}" for entry in sys.path]
+    packages = [
+        Path(entry) / "nvidia" / f"cu{(torch.version.cuda or '0').split('.')[0]}" for entry in sys.path
+    ]
     return [path for path in (*named, *packages, Path("/usr/local/cuda")) if path.is_dir()]
 
 

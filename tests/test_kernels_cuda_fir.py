@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tests.kernels_cuda_formulas import Pad, activated, direct, sides, slopes, transposed
 from tests.kernels_cuda_host import Act, Fir, library
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-Pad = tuple[int, int]
 
 
 @pytest.fixture(scope="module")
@@ -25,23 +24,6 @@ def _fresh_inputs() -> None:
     seed = secrets.randbelow(2**31)
     print(f"seed {seed}")  # shown when the test fails
     torch.manual_seed(seed)
-
-
-def direct(x: Tensor, kernel: Tensor, up: int, down: int, pad: Pad) -> Tensor:
-    """The definition, in float64: insert zeros, pad or crop, true convolution, keep each `down`-th."""
-    batch, channels, height, width = x.shape
-    spread = x.new_zeros(batch * channels, 1, height * up, width * up, dtype=torch.float64)
-    spread[:, :, ::up, ::up] = x.reshape(-1, 1, height, width).double()
-    spread = F.pad(spread, (*pad, *pad))
-    made = F.conv2d(spread, kernel.double().flip(0, 1)[None, None])[:, :, ::down, ::down]
-    return made.reshape(batch, channels, *made.shape[2:])
-
-
-def transposed(grad: Tensor, kernel: Tensor, pad: Pad, sides: tuple[int, int]) -> Tensor:
-    """The gradient of `direct` with up = down = 1, by autograd in float64."""
-    x = torch.zeros(*grad.shape[:2], *sides, dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(direct(x, kernel, 1, 1, pad), x, grad.double())
-    return found
 
 
 def assert_close(got: Tensor, expected: Tensor, magnitude: Tensor, taps: int) -> None:
@@ -64,12 +46,9 @@ def maps(shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> Ten
 
 def fir(taps: int, separable: bool) -> Tensor:
     """Not symmetric, so that a correlation in place of a convolution is noticed."""
-    return torch.outer(torch.rand(taps) + 0.1, torch.rand(taps) + 0.1) if separable else torch.randn(taps, taps)
-
-
-def sides(x: Tensor, taps: int, up: int, down: int, pad: Pad) -> tuple[int, int]:
-    height, width = ((n * up + sum(pad) - taps) // down + 1 for n in x.shape[2:])
-    return height, width
+    return (
+        torch.outer(torch.rand(taps) + 0.1, torch.rand(taps) + 0.1) if separable else torch.randn(taps, taps)
+    )
 
 
 def check_upfirdn(
@@ -118,7 +97,9 @@ def test_padding_and_cropping(driver: ctypes.CDLL, pad: Pad, channels_last: bool
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", [(1, 2, 70, 131), (1, 1, 33, 260), (3, 5, 4, 4), (1, 132, 9, 3), (2, 4, 1, 64)])
+@pytest.mark.parametrize(
+    "shape", [(1, 2, 70, 131), (1, 1, 33, 260), (3, 5, 4, 4), (1, 132, 9, 3), (2, 4, 1, 64)]
+)
 def test_more_than_one_tile(
     driver: ctypes.CDLL, dtype: torch.dtype, channels_last: bool, shape: tuple[int, ...]
 ) -> None:
@@ -172,12 +153,8 @@ def test_add_upsampled(
     assert_close(got, expected, y.double().abs() + direct(skip.abs(), kernel, 2, 1, pad), taps)
 
 
-def activated(pre: Tensor, act: Act) -> Tensor:
-    y = F.leaky_relu(pre, act.slope) * act.gain
-    return y.clamp(-act.clamp, act.clamp) if act.clamp >= 0 else y
-
-
-ACTS = {"plain": Act(0.2, 2**0.5, -1.0), "clamped": Act(0.1, 1.5, 1.0), "linear": Act(1.0, 1.0, -1.0)}
+NUMBERS = {"plain": (0.2, 2**0.5, -1.0), "clamped": (0.1, 1.5, 1.0), "linear": (1.0, 1.0, -1.0)}
+ACTS = {name: Act(*numbers) for name, numbers in NUMBERS.items()}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -207,7 +184,7 @@ def test_fir_act(driver: ctypes.CDLL, dtype: torch.dtype, channels_last: bool, t
         factor = 1.0 if scale is None else scale.double()[:, :, None, None]
         extra: Any = 0.0 if noise is None or strength is None else noise.double() * strength.double()
         offset = 0.0 if bias is None else bias.double()[:, None, None]
-        expected = activated(factor * filtered + extra + offset, ACTS[act])
+        expected = activated(factor * filtered + extra + offset, *NUMBERS[act])
         bound = factor * magnitude + abs(extra) + (0.0 if bias is None else offset.abs())
         assert_close(got, expected, bound * max(1.0, ACTS[act].gain), taps)
 
@@ -219,21 +196,15 @@ def test_fir_act_keeps_what_is_not_a_number(driver: ctypes.CDLL) -> None:
         assert bool(call.fir_act(x, None, None, None, None, ACTS["clamped"]).isnan().all())
 
 
-def slopes(y: Tensor, act: Act) -> Tensor:
-    made = torch.where(y > 0, act.gain, act.gain * act.slope).double()
-    limit = torch.tensor(act.clamp).to(y.dtype)
-    return made * (y.abs() < limit) if act.clamp >= 0 else made
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("act", ACTS)
 def test_act_grad(driver: ctypes.CDLL, dtype: torch.dtype, channels_last: bool, act: str) -> None:
     for shape in ((1, 8, 16, 16), (5, 4, 9, 7), (5, 3, 3, 3)):
         grad = maps(shape, dtype, channels_last)
-        y = activated(maps(shape, dtype, channels_last).double(), ACTS[act]).to(dtype)
+        y = activated(maps(shape, dtype, channels_last).double(), *NUMBERS[act]).to(dtype)
         scale = torch.rand(shape[:2]) + 0.5
-        pre = grad.double() * slopes(y, ACTS[act])
+        pre = grad.double() * slopes(y, *NUMBERS[act])
         call = Fir(driver, grad, None, shape[2:])
         grad_pre, grad_x = call.act_grad(grad, y, scale, ACTS[act])
         assert_close(grad_pre, pre, pre, 1)
@@ -246,19 +217,20 @@ def test_act_grad(driver: ctypes.CDLL, dtype: torch.dtype, channels_last: bool, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize(
-    ("taps", "pad"), [(4, (1, 1)), (4, (2, 1)), (4, (0, 0)), (4, (3, 3)), (3, (2, 0)), (8, (4, 3)), (6, (0, 5))]
+    ("taps", "pad"),
+    [(4, (1, 1)), (4, (2, 1)), (4, (0, 0)), (4, (3, 3)), (3, (2, 0)), (8, (4, 3)), (6, (0, 5))],
 )
 def test_fir_act_grad(driver: ctypes.CDLL, dtype: torch.dtype, act: str, taps: int, pad: Pad) -> None:
     for shape in ((1, 2, 16, 16), (5, 3, 9, 11), (1, 2, 70, 133), (2, 2, 64, 65), (3, 5, 32, 128)):
         kernel = fir(taps, taps != 8)
         out = sides(torch.empty(shape), taps, 1, 1, pad)
         grad = maps((*shape[:2], *out), dtype, False)
-        y = activated(maps(grad.shape, dtype, False).double(), ACTS[act]).to(dtype)
+        y = activated(maps(grad.shape, dtype, False).double(), *NUMBERS[act]).to(dtype)
         scale = torch.rand(shape[:2]) + 0.5 if taps != 3 else None
         # FIRᵀ is the FIR with the kernel as it is (not flipped) and other paddings.
         call = Fir(driver, grad, kernel, shape[2:], taps - 1 - pad[0], flip=False)
         grad_x, grad_pre = call.fir_act_grad(grad, y, scale, ACTS[act])
-        pre = grad.double() * slopes(y, ACTS[act])
+        pre = grad.double() * slopes(y, *NUMBERS[act])
         assert_close(grad_pre, pre, pre, 1)
         factor = 1.0 if scale is None else scale.double()[:, :, None, None]
         bound = transposed(pre.abs(), kernel.abs(), pad, shape[2:])
@@ -285,7 +257,7 @@ def test_two_passes_of_the_backward(driver: ctypes.CDLL, channels_last: bool) ->
     (grad_pre,) = Fir(driver, grad, None, out).act_grad(grad, y, None, ACTS["plain"], want_x=False)
     call = Fir(driver, grad, kernel, shape[2:], 3 - pad[0], flip=False)
     grad_x = call.upfirdn2d(grad_pre, 1, 1, scale)
-    pre = grad.double() * slopes(y, ACTS["plain"])
+    pre = grad.double() * slopes(y, *NUMBERS["plain"])
     factor = scale.double()[:, :, None, None]
     bound = transposed(pre.abs(), kernel, pad, shape[2:])
     assert_close(grad_x, factor * transposed(pre, kernel, pad, shape[2:]), factor * bound, 5)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.kernels_cuda_formulas import modulated
 from tests.kernels_cuda_host import Modulated, library
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -50,9 +51,7 @@ class Case:
         offset = torch.randn((batch, *shape) if epsilon == "image" else shape).to(dtype)
         given = epsilon != "none"
         style = torch.randn(batch, inputs) + 1
-        return cls(
-            torch.randn(shape), torch.rand(shape) if given else None, offset if given else None, style
-        )
+        return cls(torch.randn(shape), torch.rand(shape) if given else None, offset if given else None, style)
 
     def reference(self, demodulate: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """In float64: weight, demod, and the leaves for autograd: μ, σ, ε, style."""
@@ -60,10 +59,8 @@ class Case:
             torch.zeros(1, dtype=torch.float64) if t is None else t.double().requires_grad_()
             for t in (self.mu, self.std, self.epsilon, self.style)
         ]
-        mu, std, epsilon, style = leaves
-        weight = self.scale * (mu + std * epsilon) * style[:, None, :, None, None]
-        demod = (weight.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt()
-        return (weight * demod[:, :, None, None, None] if demodulate else weight), demod, leaves
+        weight, demod = modulated(*leaves, self.scale, demodulate)
+        return weight, demod, leaves
 
 
 def assert_near(got: Tensor, expected: Tensor, dtype: torch.dtype, terms: int) -> None:

@@ -20,7 +20,7 @@ def _loaded() -> None:
     import wrangan_kernels.operators  # noqa: F401
     from wrangan_kernels import loader
 
-    assert loader.available("cuda"), "the CUDA kernels could not be built or loaded"
+    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
 
 
 class Layer:

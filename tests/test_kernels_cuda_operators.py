@@ -42,7 +42,7 @@ def _loaded(request: pytest.FixtureRequest) -> None:
         return
     from wrangan_kernels import loader
 
-    assert loader.available("cuda"), "the CUDA kernels could not be built or loaded"
+    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
 
 
 @pytest.fixture(autouse=True)

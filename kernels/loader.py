@@ -7,8 +7,8 @@ WRANGAN_KERNELS=require  no kernels is an error
 """
 
 import contextlib
+import logging
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,4 +178,5 @@ def _load(device: str, path: str) -> str:
 
 
 def _say(line: str) -> None:
-    print(f"wrangan: {line}", file=sys.stderr, flush=True)
+    """On stderr: the commands show what this log says, and elsewhere Python does."""
+    logging.getLogger("wrangan").warning(line)

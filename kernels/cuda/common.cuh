@@ -47,9 +47,26 @@ WRANGAN_HD float read(const float* from) {
 #endif
 }
 
+// As whole words: the compiler would take numbers of 16 bits by fours at most.
+template <typename P>
+WRANGAN_HD void move_pack(const P* from, P* to) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof(P) == 16) {
+    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+  } else if constexpr (sizeof(P) == 8) {
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(from);
+  } else {
+    *to = *from;
+  }
+#else
+  *to = *from;
+#endif
+}
+
 template <typename T, int N>
 WRANGAN_HD void load(const T* from, float (&values)[N]) {
-  const Pack<T, N> pack = *reinterpret_cast<const Pack<T, N>*>(from);
+  Pack<T, N> pack;
+  move_pack(reinterpret_cast<const Pack<T, N>*>(from), &pack);
   WRANGAN_UNROLL
   for (int i = 0; i < N; ++i) values[i] = static_cast<float>(pack.at[i]);
 }
@@ -59,7 +76,7 @@ WRANGAN_HD void store(T* to, const float (&values)[N]) {
   Pack<T, N> pack;
   WRANGAN_UNROLL
   for (int i = 0; i < N; ++i) pack.at[i] = static_cast<T>(values[i]);
-  *reinterpret_cast<Pack<T, N>*>(to) = pack;
+  move_pack(&pack, reinterpret_cast<Pack<T, N>*>(to));
 }
 
 WRANGAN_HD constexpr int ceil_div(int a, int b) {  // b > 0; a of either sign

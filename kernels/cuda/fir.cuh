@@ -12,12 +12,12 @@ namespace wrangan {
 constexpr int MAX_TAPS = 8;
 
 // The kernel as it is laid over the signal, in shared memory. `full` always; for 8 taps also
-// full = inverse · row ⊗ col where it is of rank one.
+// full = inverse · row ⊗ col where `separable()`: where it is of rank one.
 struct alignas(32) FirTaps {  // what follows it in shared memory is stored in packs
   float full[MAX_TAPS][MAX_TAPS];
   float row[MAX_TAPS], col[MAX_TAPS];
   float inverse;
-  int separable;
+  int row_fits[MAX_TAPS];
 
   // flip: a true convolution; without it, its transpose.
   WRANGAN_HD void load(int thread, const float* kernel, int taps, bool flip) {
@@ -26,7 +26,6 @@ struct alignas(32) FirTaps {  // what follows it in shared memory is stored in p
       const int from = flip ? (taps - 1 - i) * taps + taps - 1 - j : i * taps + j;
       full[i][j] = i < taps && j < taps ? read(kernel + from) : 0.0f;
     }
-    if (thread == 0) separable = 1;
   }
   WRANGAN_HD void sum(int thread) {
     if (thread >= 2 * MAX_TAPS) return;
@@ -35,16 +34,26 @@ struct alignas(32) FirTaps {  // what follows it in shared memory is stored in p
     for (int i = 0; i < MAX_TAPS; ++i) total += thread < MAX_TAPS ? full[k][i] : full[i][k];
     (thread < MAX_TAPS ? row : col)[k] = total;
   }
-  // A kernel of rank one is row ⊗ col / Σ, unless Σ = 0: then it counts as not separable.
+  // A kernel of rank one is row ⊗ col / Σ, unless Σ = 0: then it counts as not separable. Each row has
+  // its thread and its flag.
   WRANGAN_HD void test(int thread, int taps) {
-    if (thread >= MAX_TAPS * MAX_TAPS) return;
-    const int i = thread / MAX_TAPS, j = thread % MAX_TAPS;
+    if (thread >= MAX_TAPS) return;
     float total = 0;
     for (int k = 0; k < MAX_TAPS; ++k) total += row[k];
-    const float error = full[i][j] - row[i] * (col[j] / total);
     const float allowed = 4e-6f * (total < 0 ? -total : total) / static_cast<float>(taps * taps);
-    if (!(error <= allowed && -error <= allowed)) separable = 0;
+    bool same = true;
+    for (int j = 0; j < MAX_TAPS; ++j) {
+      const float error = full[thread][j] - row[thread] * (col[j] / total);
+      same = same && error <= allowed && -error <= allowed;
+    }
+    row_fits[thread] = same;
     if (thread == 0) inverse = 1.0f / total;
+  }
+  WRANGAN_HD bool separable() const {
+    bool all = true;
+    WRANGAN_UNROLL
+    for (int k = 0; k < MAX_TAPS; ++k) all = all && row_fits[k] != 0;
+    return all;
   }
 };
 
@@ -112,7 +121,7 @@ template <int UP, int DOWN, int TAPS, int ROWS, int V, class Source>
 WRANGAN_HD void fir_sums(const FirTaps& taps, int row_phase, int col_phase, const Source& source,
                          float (&sums)[ROWS][V]) {
   if constexpr (TAPS > 4) {
-    if (taps.separable) {
+    if (taps.separable()) {
       fir_strip<UP, DOWN, TAPS, ROWS, V, true>(taps, row_phase, col_phase, source, sums);
       return;
     }

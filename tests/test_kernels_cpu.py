@@ -187,13 +187,39 @@ def test_conv3x3(shape: tuple[int, ...], per_image: bool, scales: tuple[bool, bo
     compare(lambda x, w, s, d: ops().conv3x3(x, w, s, d, False), formula, inputs_given)
 
 
-def test_conv3x3_of_a_gradient_is_the_gradient() -> None:
-    grad, weight = torch.randn(2, 9, 32, 48), torch.randn(2, 9, 6, 3, 3)
+@pytest.mark.parametrize("scales", [True, False])
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("shape", CONVOLUTIONS)
+def test_conv3x3_up(shape: tuple[int, ...], per_image: bool, scales: bool) -> None:
+    batch, inputs, outputs, height, width = shape
+    weight = torch.randn(*((batch,) if per_image else ()), outputs, inputs, 3, 3)
+    scale_in = torch.randn(batch, inputs) if scales else None
+    scale_out = torch.rand(batch, outputs) + 0.5 if scales else None
+
+    def formula(x: Tensor, w: Tensor, s: Tensor | None, d: Tensor | None) -> Tensor:
+        x = x if s is None else x * s[:, :, None, None]
+        own = [(w[i] if per_image else w).transpose(0, 1) for i in range(batch)]
+        y = torch.cat([F.conv_transpose2d(x[i : i + 1], own[i], stride=2) for i in range(batch)])
+        return y if d is None else y * d[:, :, None, None]
+
+    given = [torch.randn(batch, inputs, height, width), weight, scale_in, scale_out]
+    compare(lambda x, w, s, d: ops().conv3x3_up(x, w, s, d, False), formula, given)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (18, 64), (16, 16), (6, 7)])
+def test_convolutions_of_a_gradient_are_the_gradients(height: int, width: int) -> None:
+    weight = torch.randn(2, 9, 6, 3, 3)
 
     def formula(g: Tensor, w: Tensor) -> Tensor:
         return torch.cat([F.conv_transpose2d(g[i : i + 1], w[i], padding=1) for i in range(2)])
 
+    def formula_down(g: Tensor, w: Tensor) -> Tensor:
+        return torch.cat([F.conv2d(g[i : i + 1], w[i].transpose(0, 1), stride=2) for i in range(2)])
+
+    grad = torch.randn(2, 9, height, width)
     compare(lambda g, w: ops().conv3x3(g, w, None, None, True), formula, [grad, weight])
+    grad = torch.randn(2, 9, 2 * height + 1, 2 * width + 1)
+    compare(lambda g, w: ops().conv3x3_up(g, w, None, None, True), formula_down, [grad, weight])
 
 
 def test_an_image_does_not_depend_on_its_batch_nor_on_the_threads() -> None:
@@ -225,6 +251,9 @@ def test_every_number_is_written() -> None:
         results = [
             ops().conv3x3(x, weight, None, None, False),
             ops().conv3x3_weight_grad(x, torch.randn(2, 6, 37, 35), None, None, True),
+            ops().conv3x3_up(x, weight, None, None, False),
+            ops().conv3x3_up(x, weight.transpose(0, 1), None, None, True),
+            ops().conv3x3_up_weight_grad(x, torch.randn(2, 6, 75, 71), None, None, True),
             ops().upfirdn2d(x, kernel, 2, 1, 2, 1),
             *ops().fir_act_backward(x, x, kernel, 2, 1, None, 0.2, 1.0, -1.0, 37, 35),
             ops().fir_act(x, None, 0, 0, None, None, None, None, 0.2, 1.0, -1.0),
@@ -250,6 +279,8 @@ def test_shapes_without_computing() -> None:
         "add_upsampled": (torch.randn(2, 5, 64, 66), x, kernel),
         "conv3x3": (x, weight, None, None, False),
         "conv3x3_weight_grad": (x, torch.randn(2, 6, 32, 33), None, None, True),
+        "conv3x3_up": (x, weight, None, None, False),
+        "conv3x3_up_weight_grad": (x, torch.randn(2, 6, 65, 67), None, None, True),
         "plane_dot": (x, x),
     }
     for name, arguments in calls.items():

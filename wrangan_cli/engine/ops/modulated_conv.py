@@ -106,8 +106,9 @@ def convolved(
         style = style / _largest(style, (-1,))
     factors = demodulation(weight, style, scale) if demodulate else None
     if x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
-        if size == 3 and not up:
-            return kernels().conv3x3(x, weight, style * scale, factors, False), None
+        if size == 3:
+            convolve = kernels().conv3x3_up if up else kernels().conv3x3
+            return convolve(x, weight, style * scale, factors, False), None
         if size == 1 and not up:
             # So few results (to RGB) that their weights are quicker to modulate than x.
             rows = weight[..., 0, 0] * (style * scale)[:, None, :]
@@ -132,8 +133,12 @@ def convolved(
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
     """A plain convolution without bias: x (B, I, H, W), weight (O, I, k, k) of the same type."""
-    if weight.shape[-1] == 3 and stride == padding == 1 and x.device.type == "cpu" and compiled(x):
-        return kernels().conv3x3(x, weight, None, None, False)
+    if weight.shape[-1] == 3 and x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
+        if stride == padding == 1:
+            return kernels().conv3x3(x, weight, None, None, False)
+        if stride == 2 and padding == 0 and all(side % 2 and side > 1 for side in x.shape[2:]):
+            # The gradient of the up-sampling convolution, with inputs and outputs in each other's place.
+            return kernels().conv3x3_up(x, weight.transpose(0, 1), None, None, True)
     return F.conv2d(x, weight, stride=stride, padding=padding)
 
 

@@ -94,15 +94,21 @@ def close(
     dtype: torch.dtype,
     loss: float = 1.0,
     by_way_of: torch.dtype = torch.float32,
+    size: float = 1e-3,
 ) -> None:
-    """Within a few roundings of the largest number, of the coarser of the two types."""
+    """Within a few roundings of the largest number (or of `size`), of the coarser of the two types."""
     assert got.dtype == dtype
     assert got.shape == expected.shape
     got, expected = got.detach().double().cpu(), expected.detach().double().cpu()
     rounding = max(torch.finfo(dtype).eps, torch.finfo(by_way_of).eps, 2e-6) * loss
-    allowed = 4 * rounding * expected.abs().max().clamp_min(1e-3)
+    allowed = 4 * rounding * expected.abs().max().clamp_min(size)
     error = (got - expected).abs()
-    assert bool((error <= allowed).all()), f"off by {(error / allowed).max().item():.3g} of what is allowed"
+    worst = error.argmax()
+    assert bool((error <= allowed).all()), (
+        f"{tuple(got.shape)} of {dtype}: {got.flatten()[worst].item():.6g} in place of "
+        f"{expected.flatten()[worst].item():.6g}, {allowed.item():.3g} is allowed; "
+        f"{int((~(error <= allowed)).sum())} of {error.numel()} are off"
+    )
 
 
 def leaves(*tensors: Tensor | None) -> list[Tensor | None]:
@@ -112,6 +118,12 @@ def leaves(*tensors: Tensor | None) -> list[Tensor | None]:
 def cpu64(*tensors: Tensor | None) -> list[Any]:
     """The same numbers as leaves in float64 on the CPU."""
     return [None if t is None else t.detach().double().cpu().requires_grad_() for t in tensors]
+
+
+def summed(leaf: Tensor, result: Tensor) -> float:
+    """The size of the gradient of a single number: the sum of as many terms of either sign as the
+    result has, which may by chance be close to 0 without its terms being so."""
+    return result.numel() ** 0.5 if leaf.numel() == 1 else 1e-3
 
 
 def check_gradients(
@@ -131,7 +143,7 @@ def check_gradients(
     grads = torch.autograd.grad(got, mine, first, create_graph=twice)
     wanted = torch.autograd.grad(expected, right, second, create_graph=twice)
     for grad, want, leaf in zip(grads, wanted, mine, strict=True):
-        close(grad, want, leaf.dtype, 5, got.dtype)
+        close(grad, want, leaf.dtype, 5, got.dtype, summed(leaf, expected))
     if not twice:
         return
     directions = [torch.randn(w.shape).double() for w in wanted]
@@ -145,7 +157,7 @@ def check_gradients(
         if want is None or grad is None:  # no influence: the one may say so by zeros
             assert all(part is None or not bool(part.any()) for part in (grad, want))
         else:
-            close(grad, want, leaf.dtype, 20, got.dtype)
+            close(grad, want, leaf.dtype, 20, got.dtype, summed(leaf, expected))
 
 
 FACTORS = [

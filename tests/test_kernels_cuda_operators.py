@@ -362,6 +362,18 @@ def test_errors_are_one_clear_line(name: str) -> None:
 
 
 @anywhere
+@LAYOUTS
+def test_backward_without_filter_and_scale(last: bool) -> None:
+    """Both gradients would be the same: the first comes back empty."""
+    grad, y = maps((2, 4, 7, 5), last=last), maps((2, 4, 7, 5), last=last)
+    act = (0.2, 1.5, 1.0)
+    none, pre = ops.fir_act_backward(grad, y, None, 0, 0, None, *act, 7, 5)
+    assert none.shape == (0,)
+    assert pre.stride() == y.stride()
+    close(pre, grad.double().cpu() * slopes(y.cpu(), *act), torch.float32)
+
+
+@anywhere
 def test_registrations_agree() -> None:
     """Fake kernels, schemas and autograd, by PyTorch's own checks."""
     x, k = maps((2, 4, 8, 8)).requires_grad_(), fir(4)
@@ -376,6 +388,7 @@ def test_registrations_agree() -> None:
         (ops.upfirdn2d, (x.to(memory_format=torch.channels_last), k, 1, 2, 2, 1)),
         (ops.fir_act, (x, k, 1, 1, noise, strength, scale, bias, *act)),
         (ops.fir_act_backward, (maps((2, 4, 7, 7)), maps((2, 4, 7, 7)), k, 1, 1, scale, *act, 8, 8)),
+        (ops.fir_act_backward, (maps((2, 4, 8, 8)), maps((2, 4, 8, 8)), None, 0, 0, None, *act, 8, 8)),
         (ops.add_upsampled, (maps((2, 4, 16, 16)), x, k)),
         (ops.modulated_weight, (w, std, epsilon, style, 1.0, True, 6)),
         (ops.modulated_weight_backward, (maps((2, 4, 3, 3, 3)), w, std, epsilon, style, maps((2, 4)), 1.0,

@@ -216,16 +216,20 @@ std::tuple<Tensor, Tensor> fir_act_backward_op(const Tensor& grad_in, const Tens
                   resampled(width, 1, 1, before, after, taps, "fir_act_backward") == y.size(3),
               "fir_act_backward: y ", y.sizes(), " is not the result for an input of ", height, " × ", width, " px");
   const auto scale = checked_scale(scale_in, y, "fir_act_backward: scale");
-  Tensor grad_pre = empty_maps(y, y.size(2), y.size(3)), grad_x = empty_maps(y, height, width);
+  // Without kernel and scale both are the same, and one is enough.
+  const bool same = !kernel && !scale;
+  Tensor grad_pre = empty_maps(y, y.size(2), y.size(3));
+  Tensor grad_x = same ? at::empty({0}, y.options()) : empty_maps(y, height, width);
   if (y.numel() == 0) return {grad_x.zero_(), grad_pre};
   const auto stream = current_stream();
   const Activation act = activation(slope, gain, clamp);
   // FIRᵀ: the kernel is not flipped, and what was cut off at an edge is padded there.
-  FirShape shape{maps_of(y, "fir_act_backward: y"), maps_of(grad_x, "fir_act_backward: result"),
-                 static_cast<int>(taps), static_cast<int>(taps - 1 - before), false, pointer(kernel)};
+  const Maps of_y = maps_of(y, "fir_act_backward: y");
+  FirShape shape{of_y, same ? of_y : maps_of(grad_x, "fir_act_backward: result"), static_cast<int>(taps),
+                 static_cast<int>(taps - 1 - before), false, pointer(kernel)};
   shape.in.channels_last = shape.out.channels_last = is_channels_last(y);
   const void *from = grad.const_data_ptr(), *result = y.const_data_ptr();
-  void *to = grad_x.mutable_data_ptr(), *to_pre = grad_pre.mutable_data_ptr();
+  void *to = same ? nullptr : grad_x.mutable_data_ptr(), *to_pre = grad_pre.mutable_data_ptr();
   if (!kernel) {
     act_grad_cuda(kind, shape.in, from, result, pointer(scale), act, to, to_pre, stream);
   } else if (one_pass(shape)) {
@@ -239,7 +243,7 @@ std::tuple<Tensor, Tensor> fir_act_backward_op(const Tensor& grad_in, const Tens
   return {grad_x, grad_pre};
 }
 
-// The tensors of a call as the kernels take them; `kept` holds what was copied.
+// The tensors of a call as the kernels take them, held until they are launched.
 struct Modulation {
   Tensor mu, style;
   OptionalTensor std, epsilon;

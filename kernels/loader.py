@@ -126,7 +126,7 @@ def _prepared(device: str) -> State:
     if setting == "off":
         return State(False, "off")
     try:
-        return State(True, _found_or_made(device))
+        return State(True, _found_or_made(device, setting == "auto"))
     except build.BuildError as error:
         reason = str(error)
         if setting == "require":
@@ -136,32 +136,42 @@ def _prepared(device: str) -> State:
         return State(False, reason)
 
 
-def _found_or_made(device: str) -> str:
+def _found_or_made(device: str, tell: bool) -> str:
     if device in _loaded:
         return _loaded[device]
     wanted = build.recipe(device)
-    if not _may_build and not wanted.library.is_file():
-        raise build.BuildError("not built")
-    # Without the lock: most starts find a library that is whole.
+    # Without the lock: most starts find a library that is whole, or know that there is none.
     if wanted.library.is_file():
         with contextlib.suppress(build.BuildError):
             return _load(device, str(wanted.library))
+    if not _may_build:
+        raise build.BuildError("not built")
     if reason := build.remembered_failure(wanted):
         raise build.BuildError(reason)
-    with build.building(wanted):
-        # Another process may have made it, or failed, meanwhile.
-        if reason := build.remembered_failure(wanted):
-            raise build.BuildError(reason)
-        try:
-            if wanted.library.is_file():
-                with contextlib.suppress(build.BuildError):
-                    return _load(device, str(wanted.library))
-            _say(f"making the {device} kernels: once on this machine, about a minute")
-            return _load(device, str(build.build(wanted)))
-        except build.BuildError as error:
-            build.remember_failure(wanted, str(error))
+    try:
+        with build.building(wanted):
+            return _load(device, _made_by_anyone(device, wanted))
+    except _KnownError:
+        raise
+    except build.BuildError as error:
+        build.remember_failure(wanted, str(error))
+        if tell:
             _say(f"no {device} kernels ({error}): {COSTS[device]}; this is said once")
-            raise
+        raise
+
+
+class _KnownError(build.BuildError):
+    """Another process has failed, and said so, while this one waited."""
+
+
+def _made_by_anyone(device: str, wanted: build.Recipe) -> str:
+    if reason := build.remembered_failure(wanted):
+        raise _KnownError(reason)
+    if wanted.library.is_file():
+        with contextlib.suppress(build.BuildError):
+            return _load(device, str(wanted.library))
+    _say(f"making the {device} kernels: once on this machine, about a minute")
+    return str(build.build(wanted))
 
 
 def _load(device: str, path: str) -> str:

@@ -165,6 +165,8 @@ CONVOLUTIONS = [
     (2, 8, 9, 64, 64),
     (1, 130, 20, 16, 16),
     (3, 17, 8, 128, 32),
+    (1, 129, 128, 32, 33),
+    (1, 128, 130, 32, 32),
     (2, 6, 5, 8, 8),
 ]
 
@@ -206,9 +208,12 @@ def test_conv3x3_up(shape: tuple[int, ...], per_image: bool, scales: bool) -> No
     compare(lambda x, w, s, d: ops().conv3x3_up(x, w, s, d, False), formula, given)
 
 
+@pytest.mark.parametrize("channels", [(9, 6), (129, 128)])
 @pytest.mark.parametrize(("height", "width"), [(32, 48), (18, 64), (16, 16), (6, 7)])
-def test_convolutions_of_a_gradient_are_the_gradients(height: int, width: int) -> None:
-    weight = torch.randn(2, 9, 6, 3, 3)
+def test_convolutions_of_a_gradient_are_the_gradients(
+    height: int, width: int, channels: tuple[int, int]
+) -> None:
+    weight = torch.randn(2, *channels, 3, 3)
 
     def formula(g: Tensor, w: Tensor) -> Tensor:
         return torch.cat([F.conv_transpose2d(g[i : i + 1], w[i], padding=1) for i in range(2)])
@@ -216,9 +221,9 @@ def test_convolutions_of_a_gradient_are_the_gradients(height: int, width: int) -
     def formula_down(g: Tensor, w: Tensor) -> Tensor:
         return torch.cat([F.conv2d(g[i : i + 1], w[i].transpose(0, 1), stride=2) for i in range(2)])
 
-    grad = torch.randn(2, 9, height, width)
+    grad = torch.randn(2, channels[0], height, width)
     compare(lambda g, w: ops().conv3x3(g, w, None, None, True), formula, [grad, weight])
-    grad = torch.randn(2, 9, 2 * height + 1, 2 * width + 1)
+    grad = torch.randn(2, channels[0], 2 * height + 1, 2 * width + 1)
     compare(lambda g, w: ops().conv3x3_up(g, w, None, None, True), formula_down, [grad, weight])
 
 

@@ -298,6 +298,9 @@ struct Down : Both {
   }
 };
 
+// Where the channels are few, PyTorch's stride-2 convolution and its kernels' gradient are as quick (docs/kernels.md).
+constexpr int64_t MANY = 16384;
+
 Tensor direct(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale_in,
               const optional<Tensor>& scale_out, bool transposed) {
   const int64_t groups = weight.dim() == 5 ? x.size(0) : 1;
@@ -344,7 +347,8 @@ Tensor conv3x3_up(const Tensor& x_given, const Tensor& weight_given, const optio
   TORCH_CHECK(!transposed || (x.size(2) % 2 == 1 && x.size(3) % 2 == 1 && x.size(2) > 1 && x.size(3) > 1),
               "conv3x3_up: transposed, the sides of x must be odd, and more than 1, not ", x.sizes());
   const int64_t height = transposed ? x.size(2) / 2 : x.size(2), width = transposed ? x.size(3) / 2 : x.size(3);
-  if (x.numel() == 0 || outputs == 0 || !pays(height, width, per_image ? 1 : batch, inputs * outputs))
+  if (x.numel() == 0 || outputs == 0 || (transposed && inputs * outputs < MANY) ||
+      !pays(height, width, per_image ? 1 : batch, inputs * outputs))
     return direct(x, weight, scale_in, scale_out, transposed);
   const Grid grid(height, width);
   if (transposed) {
@@ -367,7 +371,8 @@ Tensor conv3x3_up_weight_grad(const Tensor& x_given, const Tensor& grad_given, c
   const int64_t outputs = grad.size(1);
   TORCH_CHECK(grad.size(0) == batch && grad.size(2) == 2 * height + 1 && grad.size(3) == 2 * width + 1,
               "conv3x3_up_weight_grad: grad ", grad.sizes(), " does not fit x ", x.sizes());
-  if (x.numel() == 0 || outputs == 0 || !pays(height, width, per_image ? 1 : batch, INT64_MAX)) {
+  if (x.numel() == 0 || outputs == 0 || inputs * outputs < MANY ||
+      !pays(height, width, per_image ? 1 : batch, INT64_MAX)) {
     // x is the gradient, and grad the input, of the stride-2 convolution with these kernels.
     const int64_t groups = per_image ? batch : 1;
     const Tensor small = scaled(x, scale_in).reshape({-1, inputs * groups, height, width});

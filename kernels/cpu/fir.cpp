@@ -213,13 +213,16 @@ Tensor add_upsampled(const Tensor& given, const Tensor& skip_given, const Tensor
   return laid_out_as(given, result);
 }
 
-// A tensor of one number a channel or image, in the type of the sums; null where there is none.
-template <typename T>
-const T* numbers(const optional<Tensor>& given, int64_t count, const char* name, Tensor& holder) {
-  if (!given.has_value()) return nullptr;
+// One number for each channel or image, in the type of the sums; an undefined tensor where there is none.
+Tensor numbers(const optional<Tensor>& given, int64_t count, const char* name, const Tensor& like) {
+  if (!given.has_value()) return Tensor();
   TORCH_CHECK(given->numel() == count, "fir_act: ", name, " has ", given->numel(), " numbers, expected ", count);
-  holder = given->to(c10::CppTypeToScalarType<T>::value).contiguous();
-  return holder.const_data_ptr<T>();
+  return given->to(like.scalar_type()).contiguous();
+}
+
+template <typename T>
+const T* at_or_null(const Tensor& numbers) {
+  return numbers.defined() ? numbers.const_data_ptr<T>() : nullptr;
 }
 
 Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t before, int64_t after,
@@ -235,13 +238,12 @@ Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t befo
   const int64_t area = r.out_height * r.out_width;
   Tensor y = at::empty({batch, channels, r.out_height, r.out_width}, x.options());
   if (y.numel() == 0) return y;
+  const Tensor a = numbers(noise, own ? batch * area : area, "noise", x), b = numbers(strength, 1, "strength", x);
+  const Tensor c = numbers(scale, batch * channels, "scale", x), d = numbers(bias, channels, "bias", x);
   each_plane(x, batch * channels, [&]<typename T>(int64_t n, Rows<T>& rows) {
-    Tensor a, b, c, d;
     const int64_t image = n / channels, channel = n % channels;
-    const T* const maps = numbers<T>(noise, own ? batch * area : area, "noise", a);
-    const T* const amount = numbers<T>(strength, 1, "strength", b);
-    const T* const factors = numbers<T>(scale, batch * channels, "scale", c);
-    const T* const biases = numbers<T>(bias, channels, "bias", d);
+    const T *const maps = at_or_null<T>(a), *const amount = at_or_null<T>(b);
+    const T *const factors = at_or_null<T>(c), *const biases = at_or_null<T>(d);
     const T factor = factors ? factors[n] : T(1), shift = biases ? biases[channel] : T(0);
     const T by = amount ? *amount : T(0), steep = static_cast<T>(gain), flat = static_cast<T>(gain * slope);
     const T most = static_cast<T>(clamp);
@@ -292,9 +294,9 @@ std::tuple<Tensor, Tensor> fir_act_backward(const Tensor& grad_given, const Tens
   const bool both = kernel.has_value() || scale.has_value();
   Tensor back = both ? at::empty({batch, channels, height, width}, y.options()) : at::empty({0}, y.options());
   if (y.numel() == 0) return {back.zero_(), pre};
+  const Tensor a = numbers(scale, batch * channels, "scale", y);
   each_plane(y, batch * channels, [&]<typename T>(int64_t n, Rows<T>& rows) {
-    Tensor a;
-    const T* const factors = numbers<T>(scale, batch * channels, "scale", a);
+    const T* const factors = at_or_null<T>(a);
     const T factor = factors ? factors[n] : T(1), steep = static_cast<T>(gain), flat = static_cast<T>(gain * slope);
     const T most = static_cast<T>(clamp);
     const T* const g = grad.const_data_ptr<T>() + n * area;

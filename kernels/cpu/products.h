@@ -38,8 +38,9 @@ class Scratch {
   int64_t size_ = 0;
 };
 
-// C (MR, n·VL) = Σ_k A (K, MR)ᵀ · B (K, NR); the sum runs over k in order, whatever surrounds it.
-template <int n>
+// C (MR, n·VL) = Σ_k A (K, MR)ᵀ · B (K, NR), or added to it; the sum runs over k in order, whatever
+// surrounds it. Not inlined: GCC then keeps all sums in registers.
+template <int n, bool add = false>
 __attribute__((noinline)) void product(const float* a, const float* b, int64_t count, float* c, int64_t row) {
   vf total[MR][n];
   for (int m = 0; m < MR; m++)
@@ -58,42 +59,23 @@ __attribute__((noinline)) void product(const float* a, const float* b, int64_t c
     b += NR;
   }
   for (int m = 0; m < MR; m++)
-    for (int j = 0; j < n; j++) store(c + m * row + j * VL, total[m][j]);
+    for (int j = 0; j < n; j++) {
+      float* const place = c + m * row + j * VL;
+      store(place, add ? load(place) + total[m][j] : total[m][j]);
+    }
 }
 
-constexpr int MO = 2, MI = VL / MO;  // a block of inner products: as many as a vector has lanes
-
-// The sums of the lanes of VL vectors, as one vector: neighbours are added until one is left.
-inline vf lane_sums(vf v[VL]) {
-  for (int many = VL / 2; many > 0; many /= 2)
+// Rows and columns of VL vectors change places.
+inline void transpose(vf v[VL]) {
+  for (int round = 1; round < VL; round *= 2) {
+    vf next[VL];
 #pragma GCC unroll 8
-    for (int l = 0; l < many; l++) v[l] = evens(v[2 * l], v[2 * l + 1]) + odds(v[2 * l], v[2 * l + 1]);
-  return v[0];
-}
-
-// c (MO, MI) += A (MO, T) · B (MI, T)ᵀ, T a multiple of VL. B is to stay in the first cache.
-static __attribute__((noinline)) void inner_products(const float* a, int64_t a_row, const float* b, int64_t b_row, int64_t count, float* c,
-                           int64_t c_row) {
-  vf total[VL];
-  for (auto& v : total) v = vf{};
-  for (int64_t k = 0; k < count; k += VL) {
-    vf left[MO];
-    for (int m = 0; m < MO; m++) {
-      left[m] = load(a + m * a_row + k);
-      keep(left[m]);
+    for (int l = 0; l < VL / 2; l++) {
+      next[2 * l] = zip_low(v[l], v[l + VL / 2]);
+      next[2 * l + 1] = zip_high(v[l], v[l + VL / 2]);
     }
-#pragma GCC unroll 8
-    for (int j = 0; j < MI; j++) {
-      vf right = load(b + j * b_row + k);
-      keep(right);
-#pragma GCC unroll 2
-      for (int m = 0; m < MO; m++) total[m * MI + j] += left[m] * right;
-    }
+    for (int l = 0; l < VL; l++) v[l] = next[l];
   }
-  float sums[VL];
-  store(sums, lane_sums(total));
-  for (int m = 0; m < MO; m++)
-    for (int j = 0; j < MI; j++) c[m * c_row + j] += sums[m * MI + j];
 }
 
 }  // namespace wrangan

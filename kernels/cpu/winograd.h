@@ -159,7 +159,38 @@ void convolve(const Tensor& x, const Tensor& weight, const optional<Tensor>& sca
   });
 }
 
+// A group of tiles of VL channels, transformed, with the channels side by side: slot p, tile t and channel
+// c go to out[p · step + t · row + c], or, in panels of `wide` channels, `panel` floats apart.
+template <typename Transform>
+inline void write_channels(int slots, int64_t channels, Transform transform, float* out, int64_t step, int64_t row,
+                           int64_t wide, int64_t panel) {
+  constexpr int64_t PLACE = VL * VL + 16;
+  alignas(64) float buffer[81 * PLACE];
+  for (int64_t c = 0; c < VL; c++) {
+    if (c < channels)
+      transform(c, buffer + c * VL, PLACE);
+    else
+      for (int p = 0; p < slots; p++) store(buffer + p * PLACE + c * VL, vf{});
+  }
+  for (int p = 0; p < slots; p++) {
+    vf v[VL];
+    for (int c = 0; c < VL; c++) v[c] = load(buffer + p * PLACE + c * VL);
+    transpose(v);
+    for (int t = 0; t < VL; t++) {
+      if (wide >= VL) {
+        store(out + p * step + t * row, v[t]);
+      } else {
+        float line[VL];
+        store(line, v[t]);
+        for (int64_t part = 0; part < VL / wide; part++)
+          std::memcpy(out + p * step + part * panel + t * row, line + part * wide, wide * sizeof(float));
+      }
+    }
+  }
+}
+
 // The gradient of `convolve` in the weight; result (O, I, 3, 3), or (B, O, I, 3, 3) per image.
+// The products are of channels with channels, and sums over the tiles, a chunk of them at a time.
 template <typename Scheme>
 void correlate(const Tensor& x, const Tensor& grad, const optional<Tensor>& scale_in,
                const optional<Tensor>& scale_out, bool per_image, const Grid& grid, const Tensor& result) {
@@ -170,9 +201,10 @@ void correlate(const Tensor& x, const Tensor& grad, const optional<Tensor>& scal
   const float* const factors_out = numbers(scale_out, batch, outputs, held_out);
   const int64_t row = grid.groups * (per_image ? 1 : batch);
   const int64_t data_area = Scheme::data_area(grid), result_area = Scheme::result_area(grid);
-  const int64_t ins = rounded(inputs, MI), outs = rounded(outputs, MO);
-  const int64_t fitting = (12 << 20) / (SLOTS * 4 * VL * (ins + outs));
-  const int64_t most = std::min(row, std::max<int64_t>(fitting, 16)), tiles = most * VL + 16;
+  const int64_t in_blocks = (inputs + VL - 1) / VL, out_blocks = (outputs + VL - 1) / VL;
+  const int64_t ins = rounded(inputs, NR), outs = out_blocks * VL;
+  const int64_t fitting = (6 << 20) / (SLOTS * 4 * VL * (ins + outs));
+  const int64_t most = std::min(row, std::max<int64_t>(fitting, 8)), tiles = most * VL;
   // Odd steps in units of cache lines, here too.
   const int64_t v_step = ins * tiles + 16, d_step = outs * tiles + 16, c_step = outs * ins + 16;
   float* const v = kernel_scratch(SLOTS * (v_step + d_step) + KERNELS * c_step);
@@ -184,42 +216,49 @@ void correlate(const Tensor& x, const Tensor& grad, const optional<Tensor>& scal
   for (int64_t set = 0; set < sets; set++) {
     for (int64_t first = 0; first < row; first += most) {
       const int64_t count = std::min(most, row - first);
-      at::parallel_for(0, ins + outs, 1, [&](int64_t begin, int64_t end) {
+      at::parallel_for(0, (in_blocks + out_blocks) * count, 1, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) {
-          const bool data = n < ins;
-          const int64_t channel = data ? n : n - ins, channels = data ? inputs : outputs;
-          float* const place = (data ? v : d) + channel * tiles;
-          const int64_t step = data ? v_step : d_step;
-          for (int64_t g = 0; g < count; g++) {
-            const int64_t image = per_image ? set : (first + g) / grid.groups, group = (first + g) % grid.groups;
-            if (channel >= channels) {
-              for (int p = 0; p < SLOTS; p++) store(place + g * VL + p * step, vf{});
-              continue;
-            }
-            const int64_t plane = image * channels + channel;
-            const float* const factors = data ? factors_in : factors_out;
-            const float factor = factors ? factors[plane] : 1.f;
-            if (data)
-              Scheme::write_data(in + plane * data_area, grid, group, factor, place + g * VL, step);
-            else
-              Scheme::write_gradient(g_in + plane * result_area, grid, group, factor, place + g * VL, step);
+          const int64_t block = n / count, g = n % count;
+          const int64_t image = per_image ? set : (first + g) / grid.groups, group = (first + g) % grid.groups;
+          if (block < in_blocks) {
+            const int64_t plane = image * inputs + block * VL;
+            const auto transform = [&](int64_t k, float* to, int64_t step) {
+              Scheme::write_data(in + (plane + k) * data_area, grid, group, factors_in ? factors_in[plane + k] : 1.f,
+                                 to, step);
+            };
+            float* const to = v + (block / NV * tiles + g * VL) * NR + block % NV * VL;
+            write_channels(SLOTS, std::min<int64_t>(VL, inputs - block * VL), transform, to, v_step, NR, NR, 0);
+          } else {
+            const int64_t plane = image * outputs + (block - in_blocks) * VL;
+            const auto transform = [&](int64_t k, float* to, int64_t step) {
+              Scheme::write_gradient(g_in + (plane + k) * result_area, grid, group,
+                                     factors_out ? factors_out[plane + k] : 1.f, to, step);
+            };
+            float* const to = d + (block - in_blocks) * VL * tiles + g * VL * MR;
+            write_channels(SLOTS, std::min<int64_t>(VL, outputs - (block - in_blocks) * VL), transform, to, d_step, MR,
+                           MR, tiles * MR);
           }
         }
       });
       // One sum after the other for each chunk: the order does not depend on the threads.
-      const int64_t parts = std::max<int64_t>(1, outs / 32);
+      const int64_t panels = outs / MR, parts = std::max<int64_t>(1, panels / 4);
       at::parallel_for(0, KERNELS * parts, 1, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; n++) {
-          const int64_t q = n % KERNELS, part = n / KERNELS;
-          const int64_t from = outs / MO * part / parts * MO, to = outs / MO * (part + 1) / parts * MO;
+          const int64_t q = n % KERNELS, from = panels * (n / KERNELS) / parts, to = panels * (n / KERNELS + 1) / parts;
           float* const sums = c + q * c_step;
-          if (first == 0) std::memset(sums + from * ins, 0, (to - from) * ins * sizeof(float));
+          if (first == 0) std::memset(sums + from * MR * ins, 0, (to - from) * MR * ins * sizeof(float));
           for (int p = 0; p < SLOTS; p++) {
             if (Scheme::kernel_of(p) != q) continue;
-            for (int64_t i = 0; i < ins; i += MI)
-              for (int64_t o = from; o < to; o += MO)
-                inner_products(d + p * d_step + o * tiles, tiles, v + p * v_step + i * tiles, tiles, count * VL,
-                               sums + o * ins + i, ins);
+            for (int64_t i = 0; i < in_blocks; i += NV)
+              for (int64_t o = from; o < to; o++) {
+                const float* const a = d + p * d_step + o * tiles * MR;
+                const float* const b = v + p * v_step + i * VL * tiles;
+                float* const place = sums + o * MR * ins + i * VL;
+                if (i + 1 < in_blocks)
+                  product<2, true>(a, b, count * VL, place, ins);
+                else
+                  product<1, true>(a, b, count * VL, place, ins);
+              }
           }
         }
       });

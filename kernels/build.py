@@ -30,7 +30,7 @@ CACHE_ENVIRONMENT = "WRANGAN_KERNELS_CACHE"
 TIME_LIMIT = 900
 """Seconds after which a compiler counts as broken."""
 _CPU_FLAGS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-w")
-_CUDA_FLAGS = ("-O3", "-std=c++20", "--expt-relaxed-constexpr", "--expt-extended-lambda", "-w")
+_CUDA_FLAGS = ("-O3", "-std=c++20", "--threads", "0", "-w")
 
 
 class BuildError(RuntimeError):
@@ -95,7 +95,7 @@ def recipe(device: str) -> Recipe:
     flags = (*_CUDA_FLAGS, "-gencode", f"arch=compute_{arch},code=sm_{arch}")
     folder = HERE / "cuda"
     found = sorted(folder.iterdir()) if folder.is_dir() else []
-    sources = tuple(path for path in found if path.suffix in (".cu", ".cuh", ".h"))
+    sources = tuple(path for path in found if path.suffix in (".cu", ".cuh", ".cpp", ".h"))
     return Recipe("cuda", sources, flags, f"sm_{arch}")
 
 

@@ -183,6 +183,8 @@ def _load(device: str, path: str) -> str:
         torch.ops.load_library(path)
     except (OSError, RuntimeError) as error:
         raise build.BuildError(f"{path} does not load: {str(error).splitlines()[0][:200]}") from error
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("wrangan::upfirdn2d", device.upper()):
+        raise build.BuildError(f"{path} has no operators")
     _loaded[device] = path
     return path
 

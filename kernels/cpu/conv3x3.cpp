@@ -146,7 +146,8 @@ Tensor conv3x3(const Tensor& x_given, const Tensor& weight_given, const optional
   TORCH_CHECK(weight.size(transposed ? -4 : -3) == inputs && weight.size(-1) == 3 && weight.size(-2) == 3 &&
                   (!per_image || weight.size(0) == batch),
               "conv3x3: weight ", weight.sizes(), " does not fit x ", x.sizes());
-  if (x.numel() > 0 && !pays(height, width, per_image ? 1 : batch, inputs * outputs))
+  // By the pixels of one image, whatever the batch: an image must not depend on the others.
+  if (x.numel() > 0 && !pays(height, width, 1, inputs * outputs))
     return direct(x, weight, scale_in, scale_out, transposed);
   Tensor y = at::empty({batch, outputs, height, width}, x.options());
   if (y.numel() == 0) return y;

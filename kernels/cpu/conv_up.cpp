@@ -348,7 +348,7 @@ Tensor conv3x3_up(const Tensor& x_given, const Tensor& weight_given, const optio
               "conv3x3_up: transposed, the sides of x must be odd, and more than 1, not ", x.sizes());
   const int64_t height = transposed ? x.size(2) / 2 : x.size(2), width = transposed ? x.size(3) / 2 : x.size(3);
   if (x.numel() == 0 || outputs == 0 || (transposed && inputs * outputs < MANY) ||
-      !pays(height, width, per_image ? 1 : batch, inputs * outputs))
+      !pays(height, width, 1, inputs * outputs))  // one image decides, as in conv3x3
     return direct(x, weight, scale_in, scale_out, transposed);
   const Grid grid(height, width);
   if (transposed) {

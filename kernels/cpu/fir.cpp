@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 namespace wrangan {
@@ -48,6 +50,20 @@ struct Filter {
     for (int a = 0; a < taps; a++)
       for (int b = 0; b < taps && separable; b++)
         separable = std::abs(down_column[a] * along_row[b] - whole[a][b]) <= 1e-7 * std::abs(pivot);
+  }
+};
+
+// Both, made once for all planes.
+struct Filters {
+  Filter<float> single;
+  Filter<double> twice;
+  Filters(const Tensor& given, bool turned) : single(given, turned), twice(given, turned) {}
+  template <typename T>
+  const Filter<T>& of() const {
+    if constexpr (std::is_same_v<T, float>)
+      return single;
+    else
+      return twice;
   }
 };
 
@@ -184,8 +200,9 @@ Tensor upfirdn2d(const Tensor& given, const Tensor& kernel, int64_t up, int64_t 
   const Resampling r(x.size(2), x.size(3), kernel.size(0), up, down, before, after);
   Tensor y = at::empty({x.size(0), x.size(1), r.out_height, r.out_width}, x.options());
   if (y.numel() == 0) return y;
+  const Filters filters(kernel, true);
   each_plane(x, x.size(0) * x.size(1), [&]<typename T>(int64_t n, Rows<T>& rows) {
-    const Filter<T> filter(kernel, true);
+    const Filter<T>& filter = filters.template of<T>();
     T* const out = y.mutable_data_ptr<T>() + n * r.out_height * r.out_width;
     filter_plane(x.const_data_ptr<T>() + n * r.height * r.width, r, filter, rows,
                  [&](int64_t row, const T* sums) { std::copy(sums, sums + r.out_width, out + row * r.out_width); });
@@ -201,8 +218,9 @@ Tensor add_upsampled(const Tensor& given, const Tensor& skip_given, const Tensor
                   y.size(3) == r.out_width && y.scalar_type() == skip.scalar_type(),
               "add_upsampled: skip ", skip.sizes(), " does not fit y ", y.sizes());
   Tensor result = at::empty(y.sizes(), y.options());
+  const Filters filters(kernel, true);
   each_plane(y, y.size(0) * y.size(1), [&]<typename T>(int64_t n, Rows<T>& rows) {
-    const Filter<T> filter(kernel, true);
+    const Filter<T>& filter = filters.template of<T>();
     const int64_t offset = n * r.out_height * r.out_width;
     const T* const old = y.const_data_ptr<T>() + offset;
     T* const out = result.mutable_data_ptr<T>() + offset;
@@ -240,6 +258,8 @@ Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t befo
   if (y.numel() == 0) return y;
   const Tensor a = numbers(noise, own ? batch * area : area, "noise", x), b = numbers(strength, 1, "strength", x);
   const Tensor c = numbers(scale, batch * channels, "scale", x), d = numbers(bias, channels, "bias", x);
+  std::optional<Filters> filters;
+  if (kernel.has_value()) filters.emplace(*kernel, true);
   each_plane(x, batch * channels, [&]<typename T>(int64_t n, Rows<T>& rows) {
     const int64_t image = n / channels, channel = n % channels;
     const T *const maps = at_or_null<T>(a), *const amount = at_or_null<T>(b);
@@ -267,8 +287,7 @@ Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t befo
     };
     const T* const in = x.const_data_ptr<T>() + n * r.height * r.width;
     if (kernel.has_value()) {
-      const Filter<T> filter(*kernel, true);
-      filter_plane(in, r, filter, rows, finish);
+      filter_plane(in, r, filters->template of<T>(), rows, finish);
     } else {
       for (int64_t row = 0; row < r.out_height; row++) finish(row, in + row * r.width);
     }
@@ -295,6 +314,8 @@ std::tuple<Tensor, Tensor> fir_act_backward(const Tensor& grad_given, const Tens
   Tensor back = both ? at::empty({batch, channels, height, width}, y.options()) : at::empty({0}, y.options());
   if (y.numel() == 0) return {back.zero_(), pre};
   const Tensor a = numbers(scale, batch * channels, "scale", y);
+  std::optional<Filters> filters;
+  if (kernel.has_value()) filters.emplace(*kernel, false);
   each_plane(y, batch * channels, [&]<typename T>(int64_t n, Rows<T>& rows) {
     const T* const factors = at_or_null<T>(a);
     const T factor = factors ? factors[n] : T(1), steep = static_cast<T>(gain), flat = static_cast<T>(gain * slope);
@@ -313,8 +334,7 @@ std::tuple<Tensor, Tensor> fir_act_backward(const Tensor& grad_given, const Tens
       for (int64_t i = 0; i < area; i++) out[i] = p[i] * factor;
       return;
     }
-    const Filter<T> filter(*kernel, false);
-    filter_plane(p, r, filter, rows, [&](int64_t row, const T* sums) {
+    filter_plane(p, r, filters->template of<T>(), rows, [&](int64_t row, const T* sums) {
       for (int64_t i = 0; i < width; i++) out[row * width + i] = sums[i] * factor;
     });
   });

@@ -84,7 +84,7 @@ inline Tensor scaled(const Tensor& x, const optional<Tensor>& scale) {
 }
 
 // Measured (docs/kernels.md): the transforms of the kernels must spread over enough pixels, and a group of
-// tiles must not be half empty. `images`: how many have these kernels in common.
+// tiles must not be half empty. `images`: how many these kernels' gradient is summed over.
 inline bool pays(int64_t height, int64_t width, int64_t images, int64_t kernels) {
   if (std::min(height, width) < 16) return false;
   const int64_t pixels = height * width * images;

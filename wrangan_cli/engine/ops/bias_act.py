@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.ops.dispatch import compiled, kernels, laid_out
+from wrangan_cli.engine.ops.dispatch import kernels, laid_out, large
 
 LEAKY_SLOPE = 0.2
 LEAKY_GAIN = math.sqrt(2.0)
@@ -23,7 +23,7 @@ def bias_act(
     x: (B, C, …). bias: (C,). With activate=False only bias and clamp apply
     (a linear layer has gain 1).
     """
-    if activate and x.ndim == 4 and compiled(x):
+    if activate and x.ndim == 4 and large(x):
         most = -1.0 if clamp is None else clamp
         return kernels().fir_act(laid_out(x), None, 0, 0, None, None, None, bias, LEAKY_SLOPE, gain, most)
     if bias is not None:

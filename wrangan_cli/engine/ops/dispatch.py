@@ -1,6 +1,7 @@
 """The one place that asks for compiled kernels (package `wrangan_kernels`); without them every
 operation here is made of PyTorch's own."""
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ _TYPES = {
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
 }
 MOST_TAPS = 8
+_SMALLEST = 100_000
+"""Numbers of one image from which the CPU's kernels for filters and activations pay (docs/kernels.md)."""
 
 
 def kernels() -> Any:
@@ -39,10 +42,15 @@ def ready(device: str) -> bool:
         raise kind(str(error)) from error
 
 
+def large(x: Tensor) -> bool:
+    """`compiled`, and worth a kernel that passes over x once; the batch does not matter for it."""
+    return compiled(x) and (x.device.type != "cpu" or math.prod(x.shape[1:]) >= _SMALLEST)
+
+
 def filters(x: Tensor, kernel: Tensor) -> bool:
     """Whether the kernels can run this FIR over x: square, of few taps, and not trained itself."""
     square = kernel.shape[0] == kernel.shape[1] <= MOST_TAPS
-    return square and kernel.dtype == torch.float32 and not kernel.requires_grad and compiled(x)
+    return square and kernel.dtype == torch.float32 and not kernel.requires_grad and large(x)
 
 
 def activation_layout(device: torch.device) -> torch.memory_format:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, LEAKY_SLOPE, bias_act
-from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, laid_out
+from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, laid_out, large
 from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
 
 DEMODULATION_EPSILON = 1e-8
@@ -72,7 +72,7 @@ def styled_conv2d(
 
     noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
     """
-    if not compiled(x) or (up and (fir is None or not filters(x, fir))):
+    if not large(x) or (up and (fir is None or not filters(x, fir))):
         x = modulated_conv2d(x, weight, style, scale, True, up, fir)
         if noise is not None:
             x = x + (strength * noise).to(x.dtype)

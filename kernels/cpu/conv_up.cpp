@@ -371,7 +371,7 @@ Tensor conv3x3_up_weight_grad(const Tensor& x_given, const Tensor& grad_given, c
   const int64_t outputs = grad.size(1);
   TORCH_CHECK(grad.size(0) == batch && grad.size(2) == 2 * height + 1 && grad.size(3) == 2 * width + 1,
               "conv3x3_up_weight_grad: grad ", grad.sizes(), " does not fit x ", x.sizes());
-  if (x.numel() == 0 || outputs == 0 || inputs * outputs < MANY ||
+  if (x.numel() == 0 || outputs == 0 || inputs * outputs < MANY || height * width * (per_image ? 1 : batch) < 4096 ||
       !pays(height, width, per_image ? 1 : batch, INT64_MAX)) {
     // x is the gradient, and grad the input, of the stride-2 convolution with these kernels.
     const int64_t groups = per_image ? batch : 1;

@@ -202,7 +202,7 @@ Tensor upfirdn2d(const Tensor& given, const Tensor& kernel, int64_t up, int64_t 
   if (y.numel() == 0) return y;
   const Filters filters(kernel, true);
   each_plane(x, x.size(0) * x.size(1), [&]<typename T>(int64_t n, Rows<T>& rows) {
-    const Filter<T>& filter = filters.template of<T>();
+    const Filter<T> filter = filters.template of<T>();  // a copy: to the compiler, results could overlap the shared one
     T* const out = y.mutable_data_ptr<T>() + n * r.out_height * r.out_width;
     filter_plane(x.const_data_ptr<T>() + n * r.height * r.width, r, filter, rows,
                  [&](int64_t row, const T* sums) { std::copy(sums, sums + r.out_width, out + row * r.out_width); });
@@ -220,7 +220,7 @@ Tensor add_upsampled(const Tensor& given, const Tensor& skip_given, const Tensor
   Tensor result = at::empty(y.sizes(), y.options());
   const Filters filters(kernel, true);
   each_plane(y, y.size(0) * y.size(1), [&]<typename T>(int64_t n, Rows<T>& rows) {
-    const Filter<T>& filter = filters.template of<T>();
+    const Filter<T> filter = filters.template of<T>();  // a copy: to the compiler, results could overlap the shared one
     const int64_t offset = n * r.out_height * r.out_width;
     const T* const old = y.const_data_ptr<T>() + offset;
     T* const out = result.mutable_data_ptr<T>() + offset;
@@ -287,7 +287,8 @@ Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t befo
     };
     const T* const in = x.const_data_ptr<T>() + n * r.height * r.width;
     if (kernel.has_value()) {
-      filter_plane(in, r, filters->template of<T>(), rows, finish);
+      const Filter<T> filter = filters->template of<T>();
+      filter_plane(in, r, filter, rows, finish);
     } else {
       for (int64_t row = 0; row < r.out_height; row++) finish(row, in + row * r.width);
     }
@@ -334,7 +335,8 @@ std::tuple<Tensor, Tensor> fir_act_backward(const Tensor& grad_given, const Tens
       for (int64_t i = 0; i < area; i++) out[i] = p[i] * factor;
       return;
     }
-    filter_plane(p, r, filters->template of<T>(), rows, [&](int64_t row, const T* sums) {
+    const Filter<T> filter = filters->template of<T>();
+    filter_plane(p, r, filter, rows, [&](int64_t row, const T* sums) {
       for (int64_t i = 0; i < width; i++) out[row * width + i] = sums[i] * factor;
     });
   });

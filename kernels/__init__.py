@@ -1,4 +1,5 @@
-"""The place of the fused CUDA extensions, installed as `wrangan_kernels`.
+"""Kernels in C++ and CUDA, installed as `wrangan_kernels`: operators.py says what there is,
+build.py makes the libraries, loader.py tells whether they can be used.
 
-Nothing is compiled yet: the suite runs on the PyTorch reference in `wrangan_cli.engine.ops`.
+Nothing is compiled or loaded at import.
 """

@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from wrangan_kernels import build
 
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
+
+# Tests that give themselves another cache keep the kernels that were made for all.
+os.environ.setdefault(build.CACHE_ENVIRONMENT, str(build.cache_folder()))
 
 SHARED = Path(os.environ.get("WRANGAN_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from tests.conftest import TINY, random_generator_network
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
-from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualConv2d, EqualLinear
+from wrangan_cli.engine.models.layers import EqualConv2d, EqualLinear
 from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator, PixelNorm
+from wrangan_cli.engine.models.stylegan2 import Generator, PixelNorm, StyledConv
 
 
 def on_meta(resolution: int, randomized: int = 0, multiplier: float = 2.0) -> Generator:
@@ -229,7 +229,7 @@ def test_conv_clamp_bounds_every_layer() -> None:
     generator = random_generator_network(dataclasses.replace(TINY, conv_clamp=0.25))
     seen: list[float] = []
     for module in generator.modules():
-        if isinstance(module, BiasLeakyReLU):
+        if isinstance(module, StyledConv):
             module.register_forward_hook(lambda _m, _i, y: seen.append(y.abs().max().item()))
     with torch.no_grad():
         image = generator.synthesis(torch.randn(2, 16))

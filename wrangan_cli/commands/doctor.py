@@ -9,13 +9,18 @@ import typer
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    build: Annotated[
+        bool, typer.Option("--build-kernels", help="First compile the kernels anew (about a minute).")
+    ] = False,
 ) -> None:
     """Show versions, devices, optional parts, models and weights, and run a self-test.
 
     Missing optional parts are no failure; exit code 1 means that the self-test failed.
     """
-    from wrangan_cli.engine.diagnosis import diagnose
+    from wrangan_cli.engine.diagnosis import build_kernels, diagnose
 
+    if build:
+        build_kernels()
     report = diagnose()
     print(json.dumps(report) if as_json else "\n".join(_lines(report)))
     if not report["passed"]:
@@ -29,7 +34,8 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     devices = report["devices"]
     yield f"device auto is {devices['auto']}; there are {', '.join(devices['available'])}"
     yield f"threads {devices['threads']}"
-    yield f"kernels {report['kernels']}"
+    for device, state in report["kernels"].items():
+        yield f"kernels {device}: {state}"
     yield "optional parts"
     for extra in report["extras"]:
         state = "present" if extra["present"] else f"missing: {extra['install']}"

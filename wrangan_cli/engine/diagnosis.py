@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from wrangan_kernels import loader
+from wrangan_kernels.build import BuildError
 
 from wrangan_cli import __version__
 from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import draw_epsilon
@@ -79,17 +81,43 @@ class Check:
 
 def diagnose() -> dict[str, Any]:
     """All sections by name, JSON values only; `passed` tells whether the self-test did."""
-    checks = self_test()
+    # A diagnosis makes nothing: the self-test uses kernels where they exist.
+    with loader.nothing_built():
+        checks = self_test()
     return {
         "versions": versions(),
         "devices": devices(),
-        "kernels": "none built; the PyTorch reference is used",
+        "kernels": kernel_states(),
         "extras": extras(),
         "models": models(),
         "weights": third_party_weights(),
         "self_test": [asdict(check) for check in checks],
         "passed": all(check.passed for check in checks),
     }
+
+
+def kernel_devices() -> list[str]:
+    """What compiled kernels would serve here."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def kernel_states() -> dict[str, str]:
+    """By device: where the compiled kernels are, or why there are none. UsageError for a bad setting."""
+    try:
+        return {device: loader.describe(device) for device in kernel_devices()}
+    except loader.KernelError as error:
+        raise UsageError(str(error)) from error
+
+
+def build_kernels() -> dict[str, str]:
+    """Compile anew for every device that is here; by device, the library. WranganError where one fails."""
+    made = {}
+    for device in kernel_devices():
+        try:
+            made[device] = loader.make(device)
+        except BuildError as error:
+            raise WranganError(f"{device} kernels: {error}") from error
+    return made
 
 
 def versions() -> dict[str, str]:

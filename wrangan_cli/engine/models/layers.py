@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, bias_act
 from wrangan_cli.engine.ops.fir import down_conv_padding, fir_kernel, upfirdn2d
+from wrangan_cli.engine.ops.modulated_conv import conv2d
 
 
 class EqualLinear(nn.Module):
@@ -51,7 +52,7 @@ class EqualConv2d(nn.Module):
         """x: (B, I, H, W) → (B, O, H / stride, W / stride); padded only at stride 1."""
         padding = self.weight.shape[-1] // 2 if self.stride == 1 else 0
         weight = self.weight.to(x.dtype) * self.scale
-        return F.conv2d(x, weight, stride=self.stride, padding=padding)
+        return conv2d(x, weight, self.stride, padding)
 
 
 class BiasLeakyReLU(nn.Module):

@@ -15,8 +15,8 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.ops.bias_act import bias_act
-from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d, upsample_padding
-from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d
+from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
+from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d
 
 NoiseMode = Literal["const", "random", "none"]
 LayerWeights = Mapping[str, Tensor]
@@ -120,10 +120,19 @@ class StyledConv(nn.Module):
         epsilon: Tensor | None = None,
         delta: Tensor | None = None,
     ) -> Tensor:
-        x = self.conv(x, w, epsilon, delta)
-        if noise is not None:
-            x = x + (self.noise.weight * noise).to(x.dtype)
-        return self.activate(x)
+        conv = self.conv
+        return styled_conv2d(
+            x,
+            conv.kernel(epsilon, delta),
+            conv.modulation(w),
+            conv.scale,
+            noise,
+            self.noise.weight,
+            self.activate.bias,
+            self.activate.clamp,
+            up=conv.blur is not None,
+            fir=None if conv.blur is None else conv.blur.kernel,
+        )
 
 
 class ToRGB(nn.Module):
@@ -143,8 +152,7 @@ class ToRGB(nn.Module):
         y = y.to(w.dtype)
         if skip is not None:
             assert self.upsample is not None
-            kernel = self.upsample.kernel
-            y = y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))
+            y = add_upsampled(y, skip, self.upsample.kernel)
         return y
 
 

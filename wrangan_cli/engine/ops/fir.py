@@ -1,7 +1,7 @@
 """FIR resampling of image batches (StyleGAN2, Karras et al. 2020, appendix B).
 
-Every filter runs as one depthwise convolution, which oneDNN and cuDNN have fast
-paths for; gradients of any order come from PyTorch.
+Without compiled kernels every filter runs as one depthwise convolution, which oneDNN and
+cuDNN have fast paths for. Gradients of any order exist either way.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from wrangan_cli.engine.ops.dispatch import filters, kernels, laid_out
 
 DEFAULT_TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -33,6 +35,8 @@ def upfirdn2d(
     convolution. pad: (before, after) on both axes after zero insertion; negative
     values crop. Returns (B, C, H', W') with H' = (H·up + before + after − kh) // down + 1.
     """
+    if filters(x, kernel):
+        return kernels().upfirdn2d(laid_out(x), kernel, up, down, *pad)
     channels = x.shape[1]
     kh, kw = kernel.shape
     weight = kernel.to(x.dtype).expand(channels, 1, kh, kw)
@@ -55,6 +59,13 @@ def upfirdn2d(
         x = F.conv_transpose2d(x, weight, stride=up, groups=channels)
         x = F.pad(x, (-left, right, -top, bottom))
     return x[:, :, ::down, ::down] if down > 1 else x
+
+
+def add_upsampled(y: Tensor, skip: Tensor, kernel: Tensor) -> Tensor:
+    """y + skip enlarged twofold: y (B, C, 2H, 2W), skip (B, C, H, W), kernel (k, k) of gain 4."""
+    if y.dtype == skip.dtype and filters(y, kernel):
+        return kernels().add_upsampled(laid_out(y), laid_out(skip), kernel)
+    return y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))
 
 
 def upsample_padding(taps: int, factor: int = 2) -> tuple[int, int]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, LEAKY_SLOPE, bias_act
+from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, laid_out, large
 from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
 
 DEMODULATION_EPSILON = 1e-8
@@ -44,11 +46,74 @@ def modulated_conv2d(
     demodulation undoes: the sums then stay within fp16's range.
     Returns (B, O, H, W), or (B, O, 2H, 2W) when `up`.
     """
+    if up and fir is None:
+        raise ValueError("up-sampling needs the FIR kernel")
+    x, factors = convolved(x, weight, style, scale, demodulate, up)
+    if factors is not None:
+        x = x * factors.to(x.dtype)[:, :, None, None]
+    return (
+        x if fir is None or not up else upfirdn2d(x, fir, pad=up_conv_padding(fir.shape[0], weight.shape[-1]))
+    )
+
+
+def styled_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    scale: float,
+    noise: Tensor | None,
+    strength: Tensor,
+    bias: Tensor,
+    clamp: float | None = None,
+    up: bool = False,
+    fir: Tensor | None = None,
+) -> Tensor:
+    """A whole styled layer: `modulated_conv2d` (demodulated), + strength · noise, then `bias_act`.
+
+    noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
+    """
+    if not large(x) or (up and (fir is None or not filters(x, fir))):
+        x = modulated_conv2d(x, weight, style, scale, True, up, fir)
+        if noise is not None:
+            x = x + (strength * noise).to(x.dtype)
+        return bias_act(x, bias, clamp=clamp)
+    x, factors = convolved(x, weight, style, scale, True, up)
+    before, after = up_conv_padding(fir.shape[0], weight.shape[-1]) if up and fir is not None else (0, 0)
+    return kernels().fir_act(
+        laid_out(x),
+        fir if up else None,
+        before,
+        after,
+        noise,
+        None if noise is None else strength,
+        factors,
+        bias,
+        LEAKY_SLOPE,
+        LEAKY_GAIN,
+        -1.0 if clamp is None else clamp,
+    )
+
+
+def convolved(
+    x: Tensor, weight: Tensor, style: Tensor, scale: float, demodulate: bool, up: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The convolution of `modulated_conv2d` before its FIR, and the factors (B, O) of the demodulation
+    where the result still lacks them."""
     batch, _, height, width = x.shape
     size = weight.shape[-1]
     if x.dtype == torch.float16 and demodulate:
         weight = weight / _largest(weight, (-3, -2, -1))
         style = style / _largest(style, (-1,))
+    factors = demodulation(weight, style, scale) if demodulate else None
+    if x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
+        if size == 3:
+            convolve = kernels().conv3x3_up if up else kernels().conv3x3
+            return convolve(x, weight, style * scale, factors, False), None
+        if size == 1 and not up:
+            # So few results (to RGB) that their weights are quicker to modulate than x.
+            rows = weight[..., 0, 0] * (style * scale)[:, None, :]
+            rows = rows if factors is None else rows * factors[:, :, None]
+            return torch.bmm(rows, x.flatten(2)).unflatten(2, (height, width)), None
     x = x * (style * scale).to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     groups = 1
@@ -56,21 +121,25 @@ def modulated_conv2d(
         groups = batch
         x = x.reshape(1, -1, height, width)
     if up:
-        if fir is None:
-            raise ValueError("up-sampling needs the FIR kernel")
         kernel = kernel.transpose(-4, -3).reshape(-1, weight.shape[-4], size, size)
         x = F.conv_transpose2d(x, kernel, stride=2, groups=groups)
     else:
         kernel = kernel.reshape(-1, weight.shape[-3], size, size)
         x = F.conv2d(x, kernel, padding=size // 2, groups=groups)
-    if groups > 1 or weight.ndim == 5:
+    if weight.ndim == 5:
         x = x.reshape(batch, weight.shape[-4], *x.shape[2:])
-    if demodulate:
-        x = x * demodulation(weight, style, scale).to(x.dtype)[:, :, None, None]
-    if up:
-        assert fir is not None
-        x = upfirdn2d(x, fir, pad=up_conv_padding(fir.shape[0], size))
-    return x
+    return x, factors
+
+
+def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """A plain convolution without bias: x (B, I, H, W), weight (O, I, k, k) of the same type."""
+    if weight.shape[-1] == 3 and x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
+        if stride == padding == 1:
+            return kernels().conv3x3(x, weight, None, None, False)
+        if stride == 2 and padding == 0 and all(side % 2 and side > 1 for side in x.shape[2:]):
+            # The gradient of the up-sampling convolution, with inputs and outputs in each other's place.
+            return kernels().conv3x3_up(x, weight.transpose(0, 1), None, None, True)
+    return F.conv2d(x, weight, stride=stride, padding=padding)
 
 
 def _largest(values: Tensor, dims: tuple[int, ...]) -> Tensor:

@@ -21,6 +21,7 @@ from wrangan_cli.engine.models.projected import (
 )
 from wrangan_cli.engine.models.randomized import parametrise_std
 from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
+from wrangan_cli.engine.ops.dispatch import activation_layout
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
 from wrangan_cli.engine.training.draws import Draws, Inputs
 from wrangan_cli.engine.training.losses import (
@@ -57,7 +58,8 @@ class AdversarialTrainer:
         self.generator = generator.to(self.device).train()
         if isinstance(settings, RandomizeSettings):
             parametrise_std(self.generator, settings.std_form)
-        self.discriminator = discriminator.to(self.device).to(memory_format=torch.channels_last).train()
+        self.layout = activation_layout(self.device)
+        self.discriminator = discriminator.to(self.device).to(memory_format=self.layout).train()
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         low = low_precision(settings.precision, settings.low_precision_resolutions, generator.config)
         self.generator.low_precision = self.discriminator.low_precision = low
@@ -94,7 +96,7 @@ class AdversarialTrainer:
         The losses are those of the whole batch, the same in every process.
         """
         settings = self.settings
-        real = real.to(self.device).contiguous(memory_format=torch.channels_last)
+        real = real.to(self.device).contiguous(memory_format=self.layout)
         reals = self.shares.cut(real)
         report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
         if self.native and self.steps % settings.r1_interval == 0:

@@ -1,0 +1,194 @@
+"""Whether the compiled kernels can be used: loads them, and makes them on first use.
+
+WRANGAN_KERNELS=auto     make them if need be; where that fails, one line on stderr says
+                         why and what it costs, and the PyTorch reference runs (default)
+WRANGAN_KERNELS=off      the reference, silently
+WRANGAN_KERNELS=require  no kernels is an error
+"""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from wrangan_kernels import build
+
+ENVIRONMENT = "WRANGAN_KERNELS"
+MODES = ("auto", "off", "require")
+COSTS = {
+    "cpu": "images are drawn and inverted at about half the speed",
+    "cuda": "images are drawn and inverted by PyTorch's own kernels, which is slower",
+}
+"""What it costs to have no kernels."""
+
+
+class KernelError(RuntimeError):
+    """The kernels are required and not there, or the setting has no meaning; one line."""
+
+
+@dataclass(frozen=True)
+class State:
+    """What became of the kernels of one device in this process."""
+
+    ready: bool
+    reason: str
+    """Where they are, or why they are not."""
+
+
+_states: dict[str, State] = {}
+_loaded: dict[str, str] = {}
+"""Libraries in this process, by device: they cannot be taken out again."""
+_lock = threading.RLock()
+_set_aside = 0
+_may_build = True
+
+
+def mode() -> str:
+    """The setting; raises KernelError for one that has no meaning."""
+    value = os.environ.get(ENVIRONMENT, "auto").strip().lower() or "auto"
+    if value not in MODES:
+        raise KernelError(f"{ENVIRONMENT}={value}: expected {', '.join(MODES)}")
+    return value
+
+
+@torch.compiler.assume_constant_result
+def ready(device: str) -> bool:
+    """Whether the operators work on `device` (`cpu`, `cuda`); the first call loads or makes them.
+
+    Raises KernelError where they are required and cannot be had.
+    """
+    state = _states.get(device)
+    if state is None:
+        with _lock:
+            state = _states.get(device) or _prepared(device)
+            if _may_build:
+                _states[device] = state
+    return state.ready and not _set_aside
+
+
+@contextlib.contextmanager
+def reference() -> Iterator[None]:
+    """Within this block the PyTorch reference runs (in all threads): for comparisons."""
+    global _set_aside
+    _set_aside += 1
+    try:
+        yield
+    finally:
+        _set_aside -= 1
+
+
+@contextlib.contextmanager
+def nothing_built() -> Iterator[None]:
+    """Within this block kernels are used where they exist, and not made."""
+    global _may_build
+    before, _may_build = _may_build, False
+    try:
+        yield
+    finally:
+        _may_build = before
+
+
+def forget() -> None:
+    """Let the next use look at the setting, the cache and the compiler again."""
+    _states.clear()
+
+
+def describe(device: str) -> str:
+    """The state of the kernels in words; makes nothing."""
+    if mode() == "off":
+        return f"off ({ENVIRONMENT})"
+    if device in _loaded:
+        return f"in use ({_loaded[device]})"
+    wanted = build.recipe(device)
+    if wanted.library.is_file():
+        return f"built ({wanted.library})"
+    if reason := build.remembered_failure(wanted):
+        return f"none: {reason}"
+    return "not built yet: made on first use, or by `wrangan doctor --build-kernels`"
+
+
+def make(device: str) -> str:
+    """Build anew, whatever was remembered, and load; returns the library, raises BuildError."""
+    with _lock:
+        wanted = build.recipe(device)
+        with build.building(wanted):
+            path = build.build(wanted)
+        _load(device, str(path))
+        _states[device] = State(True, _loaded[device])
+        return str(path)
+
+
+def _prepared(device: str) -> State:
+    setting = mode()
+    if setting == "off":
+        return State(False, "off")
+    try:
+        return State(True, _found_or_made(device, setting == "auto"))
+    except build.BuildError as error:
+        reason = str(error)
+        if setting == "require":
+            raise KernelError(
+                f"{ENVIRONMENT}=require, but there are no {device} kernels: {reason}"
+            ) from error
+        return State(False, reason)
+
+
+def _found_or_made(device: str, tell: bool) -> str:
+    if device in _loaded:
+        return _loaded[device]
+    wanted = build.recipe(device)
+    # Without the lock: most starts find a library that is whole, or know that there is none.
+    if wanted.library.is_file():
+        with contextlib.suppress(build.BuildError):
+            return _load(device, str(wanted.library))
+    if not _may_build:
+        raise build.BuildError("not built")
+    if reason := build.remembered_failure(wanted):
+        raise build.BuildError(reason)
+    try:
+        with build.building(wanted):
+            return _load(device, _made_by_anyone(device, wanted))
+    except _KnownError:
+        raise
+    except build.BuildError as error:
+        build.remember_failure(wanted, str(error))
+        if tell:
+            _say(f"no {device} kernels ({error}): {COSTS[device]}; this is said once")
+        raise
+
+
+class _KnownError(build.BuildError):
+    """Another process has failed, and said so, while this one waited."""
+
+
+def _made_by_anyone(device: str, wanted: build.Recipe) -> str:
+    if reason := build.remembered_failure(wanted):
+        raise _KnownError(reason)
+    if wanted.library.is_file():
+        with contextlib.suppress(build.BuildError):
+            return _load(device, str(wanted.library))
+    _say(f"making the {device} kernels: once on this machine, about a minute")
+    return str(build.build(wanted))
+
+
+def _load(device: str, path: str) -> str:
+    if device in _loaded:
+        return _loaded[device]
+    from wrangan_kernels import operators  # noqa: F401  (the schemas, before what implements them)
+
+    try:
+        torch.ops.load_library(path)
+    except (OSError, RuntimeError) as error:
+        raise build.BuildError(f"{path} does not load: {str(error).splitlines()[0][:200]}") from error
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("wrangan::upfirdn2d", device.upper()):
+        raise build.BuildError(f"{path} has no operators")
+    _loaded[device] = path
+    return path
+
+
+def _say(line: str) -> None:
+    """On stderr: the commands show what this log says, and elsewhere Python does."""
+    logging.getLogger("wrangan").warning(line)

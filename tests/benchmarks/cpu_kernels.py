@@ -1,0 +1,140 @@
+"""Each CPU kernel against what PyTorch does instead, by shape: the measurements behind docs/kernels.md.
+
+    python -m tests.benchmarks.cpu_kernels
+
+Kernel and PyTorch take turns; medians of processor time (all threads), and their ratio.
+"""
+
+# ruff: noqa: B023  (each pair is called before its loop goes on: `main` takes them one by one)
+import argparse
+import itertools
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from wrangan_kernels import loader
+
+from wrangan_cli.engine.ops.bias_act import bias_act
+from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d
+
+SAME = [(1, 128, 256), (1, 256, 128), (1, 512, 64), (1, 512, 32), (1, 512, 16), (8, 32, 64), (8, 64, 32)]
+SAME += [(8, 96, 16), (8, 192, 8), (1, 64, 32), (1, 96, 16)]
+UP = [(1, 256, 128, 128), (1, 512, 256, 64), (1, 512, 512, 32), (1, 512, 512, 16), (8, 64, 32, 32)]
+UP += [(8, 96, 64, 16), (8, 192, 96, 8), (1, 64, 32, 32)]
+PLANES = [(1, 128, 256), (1, 512, 64), (8, 32, 64), (8, 96, 16), (8, 192, 8)]
+Pair = tuple[Callable[[], Any], Callable[[], Any]]
+
+
+def main() -> None:
+    """Print a table, a line for each shape and kernel."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    if not loader.ready("cpu"):
+        sys.exit(f"no CPU kernels to measure: {loader.describe('cpu')}")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("| shape | kernel | kernel ms | PyTorch ms | ratio |\n|---|---|---|---|---|")
+    for shape, name, pair in itertools.chain(same(), up(), filters()):
+        mine, theirs = (1e3 * t for t in medians(pair, options.repeats))
+        print(f"| {shape} | {name} | {mine:.2f} | {theirs:.2f} | {theirs / mine:.2f} |", flush=True)
+
+
+def medians(pair: Pair, repeats: int) -> list[float]:
+    """Processor seconds of both, in turn."""
+    times: list[list[float]] = [[], []]
+    for repeat in range(repeats + 1):
+        for work, own in zip(pair, times, strict=True):
+            start = time.process_time()
+            work()
+            if repeat:
+                own.append(time.process_time() - start)
+    return [statistics.median(own) for own in times]
+
+
+def backward(x: Tensor, g: Tensor, w: Tensor, stride: int, up: bool, of_weight: bool) -> Callable[[], Any]:
+    """PyTorch's gradient of a 3×3 convolution in x, or in the weight."""
+    pad, mask = (1 - int(stride == 2)), [not of_weight, of_weight, False]
+    convolution = torch.ops.aten.convolution_backward
+    numbers = ([stride] * 2, [pad] * 2, [1, 1], up, [0, 0], 1, mask)
+    return lambda: convolution(g, x, w, None, *numbers)
+
+
+def same() -> Iterator[tuple[str, str, Pair]]:
+    """3×3, stride 1, as many channels out as in: (batch, channels, side)."""
+    ops = torch.ops.wrangan
+    for batch, channels, side in SAME:
+        x, g = torch.randn(2, batch, channels, side, side)
+        w = torch.randn(channels, channels, 3, 3)
+        shape = f"{batch} × {channels} × {side}²"
+        yield (
+            shape,
+            "conv3x3",
+            (lambda: ops.conv3x3(x, w, None, None, False), lambda: F.conv2d(x, w, padding=1)),
+        )
+        back = (lambda: ops.conv3x3(g, w, None, None, True), backward(x, g, w, 1, False, False))
+        yield shape, "conv3x3, in x", back
+        back = (lambda: ops.conv3x3_weight_grad(x, g, None, None, False), backward(x, g, w, 1, False, True))
+        yield shape, "conv3x3, in the weight", back
+
+
+def up() -> Iterator[tuple[str, str, Pair]]:
+    """Transposed, stride 2: (batch, inputs, outputs, side)."""
+    ops = torch.ops.wrangan
+    for batch, inputs, outputs, side in UP:
+        x, g = torch.randn(batch, inputs, side, side), torch.randn(batch, outputs, 2 * side + 1, 2 * side + 1)
+        w = torch.randn(outputs, inputs, 3, 3)
+        t = w.transpose(0, 1).contiguous()
+        shape = f"{batch} × {inputs} → {outputs} × {side}²"
+        pair = (lambda: ops.conv3x3_up(x, w, None, None, False), lambda: F.conv_transpose2d(x, t, stride=2))
+        yield shape, "conv3x3_up", pair
+        back = (lambda: ops.conv3x3_up(g, w, None, None, True), backward(x, g, t, 2, True, False))
+        yield shape, "conv3x3_up, in x", back
+        back = (lambda: ops.conv3x3_up_weight_grad(x, g, None, None, False), backward(x, g, t, 2, True, True))
+        yield shape, "conv3x3_up, in the weight", back
+
+
+def filters() -> Iterator[tuple[str, str, Pair]]:
+    """FIR and the tail of a layer, forward and backward: (batch, channels, side)."""
+    kernel = fir_kernel(gain=4.0)
+    for batch, channels, side in PLANES:
+        x = torch.randn(batch, channels, side + 1, side + 1, requires_grad=True)
+        bias, noise, strength = torch.randn(channels), torch.randn(1, 1, side, side), torch.rand(1)
+        scale = torch.rand(batch, channels) + 0.5
+
+        def blurred() -> None:
+            upfirdn2d(x, kernel, pad=(1, 1)).sum().backward()
+
+        def layer() -> None:
+            numbers = (noise, strength, scale, bias, 0.2, 1.4, -1.0)
+            torch.ops.wrangan.fir_act(x, kernel, 1, 1, *numbers).sum().backward()
+
+        def parts() -> None:
+            y = upfirdn2d(x * scale[:, :, None, None], kernel, pad=(1, 1)) + strength * noise
+            bias_act(y, bias).sum().backward()
+
+        def activated() -> None:
+            bias_act(x, bias).sum().backward()
+
+        shape = f"{batch} × {channels} × {side}²"
+        yield shape, "upfirdn2d", (blurred, reference(blurred))
+        yield shape, "fir_act", (layer, reference(parts))
+        yield shape, "fir_act, no filter", (activated, reference(activated))
+
+
+def reference(work: Callable[[], Any]) -> Callable[[], Any]:
+    """The same without kernels."""
+
+    def run() -> None:
+        with loader.reference():
+            work()
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

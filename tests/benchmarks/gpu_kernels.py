@@ -1,0 +1,279 @@
+"""Each CUDA kernel's bytes over the bandwidth of a copy, on the GPU at hand.
+
+    python -m tests.benchmarks.gpu_kernels
+
+The bytes of a kernel are those of all its tensors, each read or written once: less is not possible.
+The copy is that of a large tensor to another by PyTorch, read and written. Times are medians over
+repeats of a row of calls between two CUDA events; the tensors are larger than the L2 cache. A second
+table says which way of convolving with a weight for each image is the fastest.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATION = (0.2, 2**0.5, 256.0)
+DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SCALAR_TYPES = {"float32": 6, "fp16": 5, "bf16": 15}
+TARGET = 0.7
+ops: Any = torch.ops.wrangan
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a kernel."""
+
+    kernel: str
+    shape: str
+    dtype: str
+    layout: str
+    call: Callable[[], Any]
+    inputs: tuple[Tensor | None, ...]
+
+    def bytes(self, results: Any) -> int:
+        """Of all tensors, each once."""
+        outputs = results if isinstance(results, tuple) else (results,)
+        tensors = [t for t in (*self.inputs, *outputs) if t is not None]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def main() -> None:
+    """Measure and print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--dtypes", default="float32,bf16,fp16", help="of float32, bf16, fp16")
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--calls", type=int, default=10, help="between two events")
+    parser.add_argument("--json", action="store_true", help="one object a line instead of tables")
+    options = parser.parse_args()
+    names = options.dtypes.split(",")
+    if unknown := set(names) - set(DTYPES):
+        parser.error(f"--dtypes: unknown {', '.join(sorted(unknown))}; choose from {', '.join(DTYPES)}")
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device: the kernels' bandwidth is not measured")
+    from wrangan_kernels import loader
+
+    if not loader.ready("cuda"):
+        sys.exit(f"no CUDA kernels: {loader.describe('cuda')}")
+
+    def timed(call: Callable[[], Any]) -> float:
+        return median_seconds(call, options.repeats, options.calls)
+
+    bandwidth = copy_bandwidth(timed)
+    about = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "copy_gb_s": bandwidth / 1e9}
+    print(json.dumps(about) if options.json else header(about))
+    for case in cases(torch.device("cuda"), options.batch, names):
+        seconds = timed(case.call)
+        share = case.bytes(case.call()) / seconds / bandwidth
+        print(row(case, seconds, share, options.json), flush=True)
+    if not options.json:
+        print("\n| a weight for each image | shape | type | ms |\n|---|---|---|---|")
+    for way, shape, name, call in convolutions(torch.device("cuda"), options.batch, names):
+        ms = timed(call) * 1e3
+        told = {"way": way, "shape": shape, "dtype": name, "ms": ms}
+        print(json.dumps(told) if options.json else f"| {way} | {shape} | {name} | {ms:.3f} |", flush=True)
+
+
+def header(about: dict[str, Any]) -> str:
+    """What was measured on, and the head of the first table."""
+    return (
+        f"{about['device']}, torch {about['torch']}; a copy moves {about['copy_gb_s']:.0f} GB/s\n\n"
+        "| kernel | shape | type | layout | µs | of the copy's bandwidth | ≥ 70 % |\n" + "|---" * 7 + "|"
+    )
+
+
+def row(case: Case, seconds: float, share: float, as_json: bool) -> str:
+    """One line of the first table."""
+    if as_json:
+        told = {name: getattr(case, name) for name in ("kernel", "shape", "dtype", "layout")}
+        return json.dumps({**told, "us": seconds * 1e6, "share": share})
+    verdict = "yes" if share >= TARGET else "no"
+    cells = (
+        case.kernel,
+        case.shape,
+        case.dtype,
+        case.layout,
+        f"{seconds * 1e6:.1f}",
+        f"{share:.0%}",
+        verdict,
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def median_seconds(call: Callable[[], Any], repeats: int, calls: int) -> float:
+    """Of one call: the median over `repeats` of the time of `calls` in a row, after a warm-up."""
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / calls)
+    return statistics.median(times)
+
+
+def copy_bandwidth(timed: Callable[[Callable[[], Any]], float]) -> float:
+    """Bytes a second, read and written."""
+    x = torch.zeros(2**28, device="cuda")
+    y = torch.empty_like(x)
+    return 2 * x.numel() * x.element_size() / timed(lambda: y.copy_(x))
+
+
+def cases(device: torch.device, batch: int, dtypes: list[str]) -> Iterator[Case]:
+    """The kernels at the shapes of a generator of 256 px, width 2."""
+    import wrangan_kernels.operators  # noqa: F401
+
+    line = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device)
+    taps4 = torch.outer(line, line) / 16
+    long = torch.arange(1.0, 9.0, device=device)
+    taps8 = torch.outer(long, long) / 1296
+    for name in dtypes:
+        for last in (False, True):
+            yield from _fir_cases(device, batch, name, last, taps4, taps8)
+        yield from _weight_cases(device, batch, name)
+
+
+def _fir_cases(
+    device: torch.device, batch: int, name: str, last: bool, taps4: Tensor, taps8: Tensor
+) -> Iterator[Case]:
+    layout = torch.channels_last if last else torch.contiguous_format
+    told = "channels_last" if last else "NCHW"
+
+    def maps(channels: int, side: int) -> Tensor:
+        made = torch.randn(batch, channels, side, side, device=device, dtype=DTYPES[name])
+        return made.contiguous(memory_format=layout)
+
+    def case(kernel: str, x: Tensor, call: Callable[[], Any], *others: Tensor | None) -> Case:
+        shape = f"{batch}×{x.shape[1]}×{x.shape[2]}²"
+        return Case(kernel, shape, name, told, call, (x, *others))
+
+    x = maps(128, 256)
+    yield case("upfirdn2d, 4 taps", x, lambda: ops.upfirdn2d(x, taps4, 1, 1, 2, 1))
+    yield case("upfirdn2d, 8 taps", x, lambda: ops.upfirdn2d(x, taps8, 1, 1, 4, 3))
+    yield case("upfirdn2d, down 2", x, lambda: ops.upfirdn2d(x, taps4, 1, 2, 1, 1))
+    half = maps(128, 128)
+    yield case("upfirdn2d, up 2", half, lambda: ops.upfirdn2d(half, taps4, 2, 1, 2, 1))
+    for channels, side in ((128, 256), (512, 64)):
+        wide = maps(channels, side + 1)
+        noise = torch.randn(1, 1, side, side, device=device)
+        strength = torch.ones(1, device=device)
+        scale = torch.rand(batch, channels, device=device)
+        bias = torch.randn(channels, device=device)
+        end = (noise, strength, scale, bias)
+
+        def forward(wide: Tensor = wide, end: tuple[Tensor, ...] = end) -> Tensor:
+            return ops.fir_act(wide, taps4, 1, 1, *end, *ACTIVATION)
+
+        yield case("fir_act", wide, forward, *end)
+        y, grad = maps(channels, side), maps(channels, side)
+
+        def backward(grad: Tensor = grad, y: Tensor = y, scale: Tensor = scale, side: int = side) -> Any:
+            return ops.fir_act_backward(grad, y, taps4, 1, 1, scale, *ACTIVATION, side + 1, side + 1)
+
+        yield case("fir_act_backward", grad, backward, y, scale)
+
+        def pointwise(y: Tensor = y, end: tuple[Tensor, ...] = end) -> Tensor:
+            return ops.fir_act(y, None, 0, 0, *end, *ACTIVATION)
+
+        yield case("fir_act without FIR", y, pointwise, *end)
+
+        def pointwise_backward(grad: Tensor = grad, y: Tensor = y, side: int = side) -> Any:
+            return ops.fir_act_backward(grad, y, None, 0, 0, None, *ACTIVATION, side, side)
+
+        yield case("fir_act_backward without FIR", grad, pointwise_backward, y)
+    skip, image = (torch.randn(32 * batch, 3, s, s, device=device, dtype=DTYPES[name]) for s in (128, 256))
+    skip, image = (t.contiguous(memory_format=layout) for t in (skip, image))
+    shape = f"{32 * batch}×3×256²"
+    yield Case(
+        "add_upsampled", shape, name, told, lambda: ops.add_upsampled(image, skip, taps4 * 4), (image, skip)
+    )
+
+
+def _weight_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]:
+    shape = (512, 512, 3, 3)
+    mu, std = (torch.randn(shape, device=device) for _ in range(2))
+    epsilon = torch.randn(batch, *shape, device=device)
+    style = torch.randn(batch, 512, device=device)
+    told = f"{batch}×512×512×3²"
+    code = SCALAR_TYPES[name]
+    yield Case(
+        "modulated_weight", told, name, "OIkk",
+        lambda: ops.modulated_weight(mu, std, epsilon, style, 0.01, True, code), (mu, std, epsilon, style),
+    )  # fmt: skip
+    grad = torch.randn(batch, *shape, device=device, dtype=DTYPES[name])
+    demod = torch.rand(batch, 512, device=device)
+    for what, needed in (
+        ("ε, style", (False, False, True, True)),
+        ("μ, σ, style", (True, True, False, True)),
+    ):
+
+        def backward(needed: tuple[bool, ...] = needed) -> Any:
+            return ops.modulated_weight_backward(grad, mu, std, epsilon, style, demod, 0.01, list(needed))
+
+        given = (grad, mu, std, epsilon, style, demod)
+        yield Case(f"modulated_weight_backward ({what})", told, name, "OIkk", backward, given)
+
+
+def convolutions(
+    device: torch.device, batch: int, dtypes: list[str]
+) -> Iterator[tuple[str, str, str, Callable[[], Tensor]]]:
+    """(way, shape, type, call): 3×3 convolutions with a weight for each image, forward and backward."""
+    for name in dtypes:
+        for channels, side in ((512, 32), (256, 128), (128, 256)):
+            shape = f"{batch}×{channels}×{side}²"
+            x = torch.randn(batch, channels, side, side, device=device, dtype=DTYPES[name])
+            weight = torch.randn(batch, channels, channels, 3, 3, device=device, dtype=DTYPES[name])
+            for way, call in _ways(x.requires_grad_(), weight.requires_grad_()).items():
+                yield way, shape, name, call
+
+
+def _ways(x: Tensor, weight: Tensor) -> dict[str, Callable[[], Tensor]]:
+    batch, channels = x.shape[:2]
+
+    def backward(y: Tensor) -> Tensor:
+        return torch.autograd.grad(y.sum(), [x, weight])[1]
+
+    def grouped(layout: torch.memory_format) -> Tensor:
+        rows = x.reshape(1, -1, *x.shape[2:]).contiguous(memory_format=layout)
+        kernels = weight.reshape(-1, channels, 3, 3).contiguous(memory_format=layout)
+        return F.conv2d(rows, kernels, padding=1, groups=batch)
+
+    def one_by_one(layout: torch.memory_format) -> Tensor:
+        pairs = zip(x, weight, strict=True)
+        return torch.cat(
+            [
+                F.conv2d(
+                    a[None].contiguous(memory_format=layout), b.contiguous(memory_format=layout), padding=1
+                )
+                for a, b in pairs
+            ]
+        )
+
+    def columns() -> Tensor:
+        return weight.reshape(batch, channels, -1) @ F.unfold(x, 3, padding=1)
+
+    nchw, last = torch.contiguous_format, torch.channels_last
+    return {
+        "grouped, NCHW": lambda: backward(grouped(nchw)),
+        "grouped, channels_last": lambda: backward(grouped(last)),
+        "one by one, NCHW": lambda: backward(one_by_one(nchw)),
+        "one by one, channels_last": lambda: backward(one_by_one(last)),
+        "columns and batched GEMM": lambda: backward(columns()),
+        "shared weight (the floor)": lambda: backward(F.conv2d(x, weight[0], padding=1)),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The step of an inversion as a captured CUDA graph: one launch a step, and no work for the host.
+
+What a captured step reads must lie where it lay when it was captured, and what differs from step to
+step must lie on the GPU. So this is for methods whose steps differ in their learning rates alone
+(wrangan, weight-tuning), with all images going on to the end (no stop_at): see `can_capture`.
+"""
+
+import gc
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.inversion.settings import InversionSettings
+
+WARM_UP = 4
+"""Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
+them, Adam makes its moments. They count like the others."""
+CAPTURED_METHODS = ("wrangan", "weight-tuning")
+_log = logging.getLogger("wrangan")
+
+
+def can_capture(settings: InversionSettings, device: torch.device) -> bool:
+    """Whether the steps of such an inversion can be replayed.
+
+    Not on other devices than CUDA; not with stop_at, which asks after each step who is done; not where
+    a step draws numbers on the host (the projector, pti).
+    """
+    return (
+        device.type == "cuda"
+        and settings.method in CAPTURED_METHODS
+        and not settings.stop_at
+        and settings.loop_steps > WARM_UP
+    )
+
+
+def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
+    """Adam over parameter groups (each with its `lr`), whose learning rates lie on `device`, so that a
+    captured step sees them change; fused into one kernel on CUDA."""
+    moved = [
+        {**group, "lr": torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)}
+        for group in groups
+    ]
+    on_gpu = device.type == "cuda"
+    return torch.optim.Adam(moved, fused=on_gpu or None, capturable=on_gpu)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, rates: Iterable[float]) -> None:
+    """Give each group of `capturable_adam` its learning rate, without waiting for the GPU."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"].fill_(rate)
+
+
+class Steps:
+    """Takes the same step again and again: the first WARM_UP as they are, then as a captured graph.
+
+    step: no arguments, no result; the whole step, from clearing the gradients (set_to_none) to
+    optimizer.step(). It must not wait for the GPU, nor read numbers of the host that change. Where
+    capturing fails, one line in the log says why, and the steps go on as they are.
+
+    The graph keeps its memory until the object is gone: `close`, or use it in a `with` block.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[], None],
+        capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
+    ) -> None:
+        self._step = step
+        self._capture = capture or captured
+        self._replay: Callable[[], None] | None = None
+        self._taken = 0
+        self._side = torch.cuda.Stream() if capture is None else None
+        """As PyTorch asks, the steps before a capture run on a stream of their own."""
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def replays(self) -> bool:
+        """Whether the steps from now on are replays of the graph."""
+        return self._replay is not None
+
+    def __call__(self) -> None:
+        """Take one step."""
+        if self._taken == WARM_UP:
+            self._try_to_capture()
+        self._taken += 1
+        if self._replay is not None:
+            self._replay()
+        elif self._side is not None and self._taken <= WARM_UP:
+            self._side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._side):
+                self._step()
+            torch.cuda.current_stream().wait_stream(self._side)
+        else:
+            self._step()
+
+    def close(self) -> None:
+        """Give the graph and its memory back; further steps are taken one operation at a time."""
+        self._replay = None
+        self._taken = max(self._taken, WARM_UP + 1)
+
+    def _try_to_capture(self) -> None:
+        try:
+            self._replay = self._capture(self._step)
+        except (RuntimeError, ValueError) as error:
+            cause = (str(error) or type(error).__name__).splitlines()[0][:200]
+            _log.warning("the step could not be captured as a CUDA graph (%s): slower, not different", cause)
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """What replays `step` on the current CUDA device. Capturing does not take the step.
+
+    Raises RuntimeError where the step does something that cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
+    # A tensor that is freed during the capture would end it.
+    gc.collect()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def gradient_step(
+    optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], after: Callable[[], None] | None = None
+) -> Callable[[], None]:
+    """One step of `optimizer` down the sum of `loss()` (B,), as `Steps` takes it; `after` it, in place."""
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss().sum().backward()
+        optimizer.step()
+        if after is not None:
+            after()
+
+    return step

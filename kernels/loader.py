@@ -185,8 +185,20 @@ def _load(device: str, path: str) -> str:
         raise build.BuildError(f"{path} does not load: {str(error).splitlines()[0][:200]}") from error
     if not torch._C._dispatch_has_kernel_for_dispatch_key("wrangan::upfirdn2d", device.upper()):
         raise build.BuildError(f"{path} has no operators")
+    if name := _wrong(device):
+        raise build.BuildError(f"{path} gives wrong results ({name})")
     _loaded[device] = path
     return path
+
+
+def _wrong(device: str) -> str | None:
+    """What does not work on this machine though it was built (verify.py); None if all does."""
+    from wrangan_kernels import verify
+
+    try:
+        return verify.wrong(device)
+    except RuntimeError as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
 
 
 def _say(line: str) -> None:

@@ -1,0 +1,95 @@
+"""What a library just loaded must get right before anybody relies on it: each operator once, on a few
+numbers, against float64 formulas of PyTorch's own. Some milliseconds, once a process.
+
+The tests look closer; this is for the machine that nobody has tested: another processor, another GPU,
+another compiler.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOLERANCE = 1e-4
+"""Largest error, relative to the largest value."""
+_SLOPE, _GAIN = 0.2, 2.0**0.5
+
+
+def wrong(device: str) -> str | None:
+    """The name of an operator that gives wrong numbers on `device` (`cpu`, `cuda`); None if all are right."""
+    with torch.enable_grad():  # whatever the caller is about
+        cases = list(_cases(device))
+    for name, found, expected in cases:
+        given = found.detach().double().cpu()
+        if given.shape != expected.shape:
+            return name
+        error = (given - expected).abs().max()
+        # Not `error > …`: a NaN must not pass.
+        if not bool(error <= TOLERANCE * expected.abs().max()):
+            return name
+    return None
+
+
+def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Name, what the operator gives, what the formula gives in float64 on the CPU."""
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    def there(x: Tensor) -> Tensor:
+        return x.float().to(device)
+
+    ops = torch.ops.wrangan
+    line = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64)
+    kernel = torch.outer(line, line) / 16
+    x, skip = draw(2, 3, 16, 16), draw(2, 3, 8, 8)
+    for up, down, before, after in ((1, 1, 2, 1), (2, 1, 2, 1), (1, 2, 1, 1)):
+        found = ops.upfirdn2d(there(x), there(kernel), up, down, before, after)
+        yield "upfirdn2d", found, _fir(x, kernel, up, down, before, after)
+    found = ops.add_upsampled(there(x), there(skip), there(kernel))
+    yield "add_upsampled", found, x + _fir(skip, kernel, 2, 1, 2, 1)
+
+    noise, strength, scale, bias = draw(1, 1, 16, 16), draw(1), draw(2, 3).abs() + 0.5, draw(3)
+    theirs, ours = x.clone().requires_grad_(True), there(x).requires_grad_(True)
+    expected = F.leaky_relu(
+        scale[:, :, None, None] * _fir(theirs, kernel, 1, 1, 2, 1) + strength * noise + bias[:, None, None],
+        _SLOPE,
+    )
+    expected = expected * _GAIN
+    parts = [there(part) for part in (noise, strength, scale, bias)]
+    found = ops.fir_act(ours, there(kernel), 2, 1, *parts, _SLOPE, _GAIN, -1.0)
+    yield "fir_act", found, expected.detach()
+    pull = draw(*expected.shape)
+    (gradient,) = torch.autograd.grad(found, ours, there(pull))
+    (wanted,) = torch.autograd.grad(expected, theirs, pull)
+    yield "fir_act_backward", gradient, wanted
+
+    mu, style = draw(4, 3, 3, 3), draw(2, 3)
+    weights = mu * style[:, None, :, None, None]
+    if device == "cpu":
+        x = draw(2, 3, 32, 32)
+        flat = weights.reshape(8, 3, 3, 3)
+        expected = F.conv2d(x.reshape(1, 6, 32, 32), flat, padding=1, groups=2).reshape(2, 4, 32, 32)
+        yield "conv3x3", ops.conv3x3(there(x), there(mu), there(style), None, False), expected
+    else:
+        demod = (weights.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        found, _ = ops.modulated_weight(there(mu), None, None, there(style), 1.0, True, _float32())
+        yield "modulated_weight", found, weights * demod
+
+
+def _float32() -> int:
+    from wrangan_kernels.operators import DTYPE_CODES
+
+    return DTYPE_CODES[torch.float32]
+
+
+def _fir(x: Tensor, kernel: Tensor, up: int, down: int, before: int, after: int) -> Tensor:
+    """Zero insertion, padding, a true convolution, every `down`-th sample."""
+    batch, channels, height, width = x.shape
+    spread = x.new_zeros(batch, channels, height * up, width * up)
+    spread[:, :, ::up, ::up] = x
+    padded = F.pad(spread, (before, after, before, after))
+    weight = kernel.flip(0, 1).expand(channels, 1, *kernel.shape)
+    return F.conv2d(padded, weight, groups=channels)[:, :, ::down, ::down]

@@ -150,11 +150,17 @@ def _found_or_made(device: str, tell: bool) -> str:
         raise build.BuildError(reason)
     try:
         with build.building(wanted):
-            return _load(device, _made_by_anyone(device, wanted))
+            try:
+                return _load(device, _made_by_anyone(device, wanted))
+            except _KnownError:
+                raise
+            except build.BuildError as error:
+                # Before the lock goes: who waits for it is to know.
+                build.remember_failure(wanted, str(error))
+                raise
     except _KnownError:
         raise
     except build.BuildError as error:
-        build.remember_failure(wanted, str(error))
         if tell:
             _say(f"no {device} kernels ({error}): {COSTS[device]}; this is said once")
         raise

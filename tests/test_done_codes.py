@@ -83,7 +83,13 @@ def test_settings_without_effect_leave_the_code_as_it_is(method: str, tiny_model
     (code,) = make_inverter(tiny_model, **short).invert(images)
     assert isinstance(code, Code)
     settings = InversionSettings(method=method)
-    changed = {"penalty": "sum", "pti_pivot": "sg2-w", "pti_perceptual": "lpips-vgg"}
+    changed = {
+        "penalty": "sum",
+        "pti_pivot": "sg2-w",
+        "pti_perceptual": "lpips-vgg",
+        "optimizer": "lbfgs",
+        "history": 5,
+    }
     for field in dataclasses.fields(settings):
         if field.name in settings.heeded:
             continue

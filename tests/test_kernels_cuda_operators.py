@@ -70,7 +70,6 @@ def test_on_the_cpu() -> None:
         "-p",
         "no:xdist",
         "-rs",
-        "-q",
         __file__,
     ]
     done = subprocess.run(command, capture_output=True, text=True, env=told)

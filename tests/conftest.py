@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import secrets
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from wrangan_kernels import build
+from wrangan_kernels import build, loader
 
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
@@ -42,6 +43,21 @@ def random_generator_network(config: StyleGAN2Config = TINY, seed: int = 0) -> G
 def _one_thread_and_seed() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(1234)
+
+
+@pytest.fixture
+def fresh_seed(_one_thread_and_seed: None) -> None:
+    """Inputs that are new in each run; the seed is printed where a test fails."""
+    seed = secrets.randbelow(2**31)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+
+
+@pytest.fixture
+def cpu_kernels() -> None:
+    """Skips the test where there are no compiled kernels."""
+    if not loader.ready("cpu"):
+        pytest.skip(f"no CPU kernels: {loader.describe('cpu')}")
 
 
 @pytest.fixture

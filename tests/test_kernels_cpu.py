@@ -3,7 +3,6 @@
 Skipped, with the reason, where the kernels could not be made: nothing else needs a compiler.
 """
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -11,25 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from wrangan_kernels import loader, operators
+from wrangan_kernels import operators
 
 TOLERANCE = 1e-4
 """Of the largest value of the float64 result."""
 Function = Callable[..., Tensor]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _kernels() -> None:
-    if not loader.ready("cpu"):
-        pytest.skip(f"no CPU kernels: {loader.describe('cpu')}")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_seed(_one_thread_and_seed: None) -> None:
-    """Printed where a test fails, since its inputs are new each time."""
-    chosen = secrets.randbelow(2**31)
-    print(f"seed {chosen}")
-    torch.manual_seed(chosen)
+pytestmark = pytest.mark.usefixtures("cpu_kernels", "fresh_seed")
 
 
 def ops() -> Any:

@@ -1,7 +1,6 @@
 """The bodies of modulated_weight and its gradient, run on the CPU, against formulas in float64."""
 
 import ctypes
-import secrets
 from dataclasses import dataclass
 
 import pytest
@@ -19,11 +18,7 @@ def driver() -> ctypes.CDLL:
     return library()
 
 
-@pytest.fixture(autouse=True)
-def _fresh_inputs() -> None:
-    seed = secrets.randbelow(2**31)
-    print(f"seed {seed}")  # shown when the test fails
-    torch.manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("fresh_seed")
 
 
 @dataclass

@@ -8,7 +8,6 @@ captured graphs, sizes beyond 2^31) stays skipped there.
 """
 
 import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -45,11 +44,11 @@ def _loaded(request: pytest.FixtureRequest) -> None:
     assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
 
 
+pytestmark = pytest.mark.usefixtures("fresh_seed")
+
+
 @pytest.fixture(autouse=True)
-def _fresh_inputs_and_poison() -> Iterator[None]:
-    seed = secrets.randbelow(2**31)
-    print(f"seed {seed}")  # shown when the test fails
-    torch.manual_seed(seed)
+def _poison() -> Iterator[None]:
     # Fills what ATen allocates with NaN: a number that no kernel writes shows.
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield

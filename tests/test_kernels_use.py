@@ -19,13 +19,7 @@ CONFIG = StyleGAN2Config(
 )
 
 
-@pytest.fixture(autouse=True)
-def _kernels(_one_thread_and_seed: None) -> None:
-    if not loader.ready("cpu"):
-        pytest.skip(f"no CPU kernels: {loader.describe('cpu')}")
-    seed = secrets.randbelow(2**31)
-    print(f"seed {seed}")
-    torch.manual_seed(seed)
+pytestmark = pytest.mark.usefixtures("cpu_kernels", "fresh_seed")
 
 
 def agree(mine: list[Tensor], reference: list[Tensor], limit: float) -> None:

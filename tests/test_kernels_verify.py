@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from wrangan_kernels import build, loader, verify
 
+pytestmark = pytest.mark.usefixtures("cpu_kernels")
+
 
 @pytest.fixture(autouse=True)
-def _kernels() -> Iterator[None]:
-    if not loader.ready("cpu"):
-        pytest.skip(f"no CPU kernels: {loader.describe('cpu')}")
+def _forget() -> Iterator[None]:
     yield
     loader.forget()
 

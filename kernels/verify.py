@@ -80,7 +80,7 @@ def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _float32() -> int:
-    from wrangan_kernels.operators import DTYPE_CODES
+    from wrangan_kernels.modulated import DTYPE_CODES
 
     return DTYPE_CODES[torch.float32]
 

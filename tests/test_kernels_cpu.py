@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from wrangan_kernels import operators
+from wrangan_kernels.schemas import plane_dot
 
 TOLERANCE = 1e-4
 """Of the largest value of the float64 result."""
@@ -269,7 +269,7 @@ def test_every_number_is_written() -> None:
 
 
 def test_plane_dot() -> None:
-    compare(operators.plane_dot, lambda a, b: (a * b).sum((2, 3)), [torch.randn(3, 4, 9, 15) for _ in "ab"])
+    compare(plane_dot, lambda a, b: (a * b).sum((2, 3)), [torch.randn(3, 4, 9, 15) for _ in "ab"])
 
 
 def test_shapes_without_computing() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.ops.image_conv import ImageConv2d
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "st-lpips-vgg", "st-lpips-alex")
 SMALLEST = 32
@@ -68,7 +69,8 @@ class PerceptualDistance(nn.Module):
             hidden = tap(hidden)
             # Bounded before the root: its slope at 0 (a dead pixel) is infinite.
             length = hidden.square().sum(dim=1, keepdim=True).clamp_min(_TINY**2).sqrt()
-            maps.append(hidden / (length + _TINY) * getattr(self, f"root{index}"))
+            # Not divided by: the gradient of a division passes over the whole map three times more.
+            maps.append(hidden * (length + _TINY).reciprocal() * getattr(self, f"root{index}"))
         return maps
 
     def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -196,12 +198,13 @@ def shift_tolerant_taps(vgg: bool) -> nn.ModuleList:
         for width, depth in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
             stage: list[nn.Module] = [nn.MaxPool2d(2, stride=1), BlurPool(channels)] if stages else []
             for _ in range(depth):
-                stage += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+                conv = nn.Conv2d if stages or stage else ImageConv2d
+                stage += [conv(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
                 channels = width
             stages.append(stage)
     else:
         stages = [
-            [nn.Conv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU(inplace=True)],
+            [ImageConv2d(3, 64, 11, padding=2), BlurPool(64), nn.ReLU(inplace=True)],
             [nn.MaxPool2d(3, 1), BlurPool(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(inplace=True)],
             [nn.MaxPool2d(3, 1), BlurPool(192), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(inplace=True)],
             [nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True)],

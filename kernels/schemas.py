@@ -1,0 +1,78 @@
+"""What the operators are called with, and what their parts share.
+
+See operators.py.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCHEMAS = (
+    "upfirdn2d(Tensor x, Tensor kernel, int up, int down, int before, int after) -> Tensor",
+    "fir_act(Tensor x, Tensor? kernel, int before, int after, Tensor? noise, Tensor? strength, "
+    "Tensor? scale, Tensor? bias, float slope, float gain, float clamp) -> Tensor",
+    "fir_act_backward(Tensor grad, Tensor y, Tensor? kernel, int before, int after, Tensor? scale, "
+    "float slope, float gain, float clamp, int height, int width) -> (Tensor grad_x, Tensor grad_pre)",
+    "add_upsampled(Tensor y, Tensor skip, Tensor kernel) -> Tensor",
+    "modulated_weight(Tensor mu, Tensor? std, Tensor? epsilon, Tensor style, float scale, "
+    "bool demodulate, int dtype) -> (Tensor weight, Tensor demod)",
+    "modulated_weight_backward(Tensor grad_weight, Tensor mu, Tensor? std, Tensor? epsilon, Tensor style, "
+    "Tensor demod, float scale, bool[4] needed) "
+    "-> (Tensor grad_mu, Tensor grad_std, Tensor grad_epsilon, Tensor grad_style)",
+    # On the CPU alone:
+    "conv3x3(Tensor x, Tensor weight, Tensor? scale_in, Tensor? scale_out, bool transposed) -> Tensor",
+    "conv3x3_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
+    "-> Tensor",
+    "conv3x3_up(Tensor x, Tensor weight, Tensor? scale_in, Tensor? scale_out, bool transposed) -> Tensor",
+    "conv3x3_up_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
+    "-> Tensor",
+    "plane_dot(Tensor a, Tensor b) -> Tensor",
+)
+
+LIBRARY = torch.library.Library("wrangan", "DEF")
+for _schema in SCHEMAS:
+    LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+ops: Any = torch.ops.wrangan
+
+
+def like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An empty tensor of `shape` in the layout of x."""
+    channels_last = (
+        x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout)
+
+
+def register(name: str, fake: Any, backward: Any, setup: Any) -> None:
+    """Shape and gradient of an operator."""
+    torch.library.register_fake(f"wrangan::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(f"wrangan::{name}", backward, setup_context=setup, lib=LIBRARY)
+
+
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """In which sums over x are taken."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def plane_dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ a·b over each plane: (B, C, H, W) twice → (B, C), in float32 at least."""
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.float32:
+        return ops.plane_dot(a, b)
+    return (a * b).sum(dim=(2, 3), dtype=sum_dtype(a))
+
+
+def _plane_dot_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    ctx.save_for_backward(*inputs)
+
+
+def _plane_dot_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    a, b = ctx.saved_tensors
+    grad = grad[:, :, None, None]
+    return grad * b if ctx.needs_input_grad[0] else None, grad * a if ctx.needs_input_grad[1] else None
+
+
+register("plane_dot", lambda a, b: a.new_empty(b.shape[:2]), _plane_dot_backward, _plane_dot_setup)

@@ -1,0 +1,54 @@
+"""The convolution of the image: its gradients against those of PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wrangan_cli.engine.ops.image_conv import ImageConv2d
+from wrangan_cli.engine.perceptual import shift_tolerant_taps
+
+CASES = [(3, 1, 12, 9), (11, 2, 20, 17), (5, 0, 9, 9), (5, 4, 8, 7), (1, 0, 5, 6)]
+
+
+def images(height: int, width: int) -> Tensor:
+    return torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+
+
+@pytest.mark.parametrize(("side", "padding", "height", "width"), CASES)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_values_and_gradients(
+    side: int, padding: int, height: int, width: int, layout: torch.memory_format
+) -> None:
+    conv = ImageConv2d(3, 8, side, padding=padding).double().requires_grad_(False)
+    conv = conv.to(memory_format=layout)
+    ours, theirs = images(height, width), images(height, width)
+    theirs.data = ours.data.clone()
+    found = conv(ours)
+    expected = F.conv2d(theirs, conv.weight, conv.bias, padding=padding)
+    assert type(found.grad_fn).__name__ == "_ByRowsBackward"
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    seed = torch.randn_like(found)
+    found.backward(seed)
+    expected.backward(seed)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_second_derivatives() -> None:
+    conv = ImageConv2d(3, 4, 5, padding=2).double().requires_grad_(False)
+    x = torch.randn(1, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: conv(x).square(), (x,))
+
+
+def test_weights_that_learn_get_their_gradient() -> None:
+    conv = ImageConv2d(3, 4, 3, padding=1)
+    conv(torch.randn(1, 3, 8, 8, requires_grad=True)).sum().backward()
+    assert conv.weight.grad is not None
+    assert float(conv.weight.grad.abs().sum()) > 0
+
+
+@pytest.mark.parametrize("vgg", [True, False])
+def test_the_first_layer_of_the_distances_is_one(vgg: bool) -> None:
+    kinds = [type(layer) for tap in shift_tolerant_taps(vgg) for layer in tap if hasattr(layer, "weight")]
+    assert kinds[0] is ImageConv2d
+    assert set(kinds[1:]) == {torch.nn.Conv2d}

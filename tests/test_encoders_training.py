@@ -288,7 +288,9 @@ def test_the_commands_from_training_to_codes(faces: Path, tiny_folder: Path, tmp
         settings = json.loads((out / "settings.json").read_text())
         assert settings["kind"] == kind
         again = ["--out", tmp_path / f"{kind}-2", "--kind", kind, "--images", "4", "--start", out / file]
-        run("train", "encoder", *base, *again)
+        run("train", "encoder", *base, *again, "--passes", "3")
+        if kind in ("restyle", "hyperstyle"):
+            assert read_any(tmp_path / f"{kind}-2" / file, kind)[0].config.passes == 3
         method = "encoder" if kind == "w" else kind
         codes = tmp_path / f"{kind}-codes"
         (path,) = run("invert", photo, "--model", tiny_folder, "--method", method, "--out", codes)

@@ -24,6 +24,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
+def fused_adam(device: torch.device) -> bool:
+    """Whether torch's Adam is to be asked for its fused form, one pass over all numbers, on `device`.
+
+    On the CPU too: at 368,640 random weights and 10 images it takes a tenth of the time.
+    """
+    return device.type in ("cpu", "cuda")
+
+
 def random_generator(seed: int) -> torch.Generator:
     """A CPU generator: the same draws on every device. UsageError for a seed beyond 64 bits."""
     try:

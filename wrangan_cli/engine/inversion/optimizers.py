@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.runtime import fused_adam
+
 Groups = list[dict[str, Any]]
 """Adam's: `params`, tensors with a leading batch axis, and `lr`."""
 
@@ -40,7 +42,8 @@ class Adam:
     """torch's Adam, whose moments follow the images that stay."""
 
     def __init__(self, groups: Groups) -> None:
-        self.adam = torch.optim.Adam(groups)
+        device = groups[0]["params"][0].device
+        self.adam = torch.optim.Adam(groups, fused=fused_adam(device))
         self.rates = [group["lr"] for group in self.adam.param_groups]
 
     def zero_grad(self) -> None:

@@ -1,0 +1,37 @@
+"""A report as it lies in docs/results/: all tables (CSV, and one page of Markdown), figures as small JPEGs.
+
+python -m tests.benchmarks.compact_report out/ docs/results/faces-64-ffhq
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from PIL import Image
+
+WIDTH = 1400
+"""px; wider figures are reduced to it."""
+
+
+def main() -> None:
+    """Write the folder, in place of what lies there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("report", type=Path)
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    if not (arguments.report / "tables.md").is_file():
+        parser.error(f"{arguments.report}: no report (no tables.md)")
+    shutil.rmtree(arguments.out, ignore_errors=True)
+    (arguments.out / "tables").mkdir(parents=True)
+    shutil.copy(arguments.report / "tables.md", arguments.out / "README.md")
+    for table in sorted((arguments.report / "tables").glob("*.csv")):
+        shutil.copy(table, arguments.out / "tables")
+    for figure in sorted((arguments.report / "figures").glob("*.png")):
+        image = Image.open(figure).convert("RGB")
+        if image.width > WIDTH:
+            image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
+        image.save(arguments.out / f"{figure.stem}.jpg", quality=82, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -33,16 +33,23 @@ def draw(
         return generator.synthesis(w, epsilon=epsilon, delta=delta, noise=maps)
     own = dict(generator.named_parameters())
     synthesis, images = _Synthesis(generator), []
-    for row in range(w.shape[0]):
-        one = slice(row, row + 1)
-        tuned = {f"generator.{name}": own[name] + value[row] for name, value in parameters.items()}
+    # Taken apart at once: the gradient of value[row] is as large as the whole batch, for every row.
+    rows = {name: value.unbind() for name, value in parameters.items()}
+    epsilons, deltas = _ones(epsilon), _ones(delta)
+    for row, one in enumerate(w.split(1)):
+        tuned = {f"generator.{name}": own[name] + value[row] for name, value in rows.items()}
         given = {
-            "epsilon": {name: value[one] for name, value in (epsilon or {}).items()},
-            "delta": {name: value[one] for name, value in (delta or {}).items()},
-            "noise": maps if isinstance(maps, str) else [m[one] if m.shape[0] > 1 else m for m in maps],
+            "epsilon": {name: values[row] for name, values in epsilons.items()},
+            "delta": {name: values[row] for name, values in deltas.items()},
+            "noise": maps if isinstance(maps, str) else [m[row : row + 1] if len(m) > 1 else m for m in maps],
         }
-        images.append(functional_call(synthesis, tuned, (w[one],), given))
+        images.append(functional_call(synthesis, tuned, (one,), given))
     return cat(images)
+
+
+def _ones(offsets: Offsets | None) -> dict[str, tuple[Tensor, ...]]:
+    """Each row by itself, with its batch axis."""
+    return {name: value.split(1) for name, value in (offsets or {}).items()}
 
 
 def noise_maps(generator: Generator, noise: Offsets) -> list[Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH = 1400
+WIDTH = 1000
 """px; wider figures are reduced to it."""
 
 
@@ -23,14 +23,20 @@ def main() -> None:
         parser.error(f"{arguments.report}: no report (no tables.md)")
     shutil.rmtree(arguments.out, ignore_errors=True)
     (arguments.out / "tables").mkdir(parents=True)
-    shutil.copy(arguments.report / "tables.md", arguments.out / "README.md")
+    page = [
+        f"# {arguments.out.name}: tables and figures",
+        (arguments.report / "tables.md").read_text().strip(),
+    ]
+    page.append("## Figures")
     for table in sorted((arguments.report / "tables").glob("*.csv")):
         shutil.copy(table, arguments.out / "tables")
     for figure in sorted((arguments.report / "figures").glob("*.png")):
         image = Image.open(figure).convert("RGB")
         if image.width > WIDTH:
             image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-        image.save(arguments.out / f"{figure.stem}.jpg", quality=82, optimize=True)
+        image.save(arguments.out / f"{figure.stem}.jpg", quality=78, optimize=True)
+        page.append(f"### {figure.stem}\n![{figure.stem}]({figure.stem}.jpg)")
+    (arguments.out / "README.md").write_text("\n\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

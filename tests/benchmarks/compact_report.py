@@ -26,10 +26,11 @@ def main() -> None:
     page = [
         f"# {arguments.out.name}: tables and figures",
         (arguments.report / "tables.md").read_text().strip(),
+        "## Figures",
     ]
-    page.append("## Figures")
     for table in sorted((arguments.report / "tables").glob("*.csv")):
-        shutil.copy(table, arguments.out / "tables")
+        if len(table.read_text().splitlines()) > 1:  # one that was left out has no rows
+            shutil.copy(table, arguments.out / "tables")
     for figure in sorted((arguments.report / "figures").glob("*.png")):
         image = Image.open(figure).convert("RGB")
         if image.width > WIDTH:

@@ -1,5 +1,8 @@
 """Device and seed: the two things that every command resolves the same way."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 from wrangan_cli.engine.distributed import own_gpu
@@ -24,12 +27,14 @@ def resolve_device(name: str = "auto") -> torch.device:
     return device
 
 
-def fused_adam(device: torch.device) -> bool:
-    """Whether torch's Adam is to be asked for its fused form, one pass over all numbers, on `device`.
+def adam(parameters: Iterable[Any], **options: Any) -> torch.optim.Adam:
+    """torch's Adam over tensors or parameter groups, fused (one pass over all numbers) where it can be.
 
     On the CPU too: at 368,640 random weights and 10 images it takes a tenth of the time.
     """
-    return device.type in ("cpu", "cuda")
+    given = list(parameters)
+    first = given[0]["params"][0] if isinstance(given[0], dict) else given[0]
+    return torch.optim.Adam(given, fused=first.device.type in ("cpu", "cuda"), **options)
 
 
 def random_generator(seed: int) -> torch.Generator:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.runtime import adam
 
 WARM_UP = 4
 """Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
@@ -38,13 +39,12 @@ def can_capture(settings: InversionSettings, device: torch.device) -> bool:
 
 def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
     """Adam over parameter groups (each with its `lr`), whose learning rates lie on `device`, so that a
-    captured step sees them change; fused into one kernel on CUDA."""
+    captured step sees them change."""
     moved = [
         {**group, "lr": torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)}
         for group in groups
     ]
-    on_gpu = device.type == "cuda"
-    return torch.optim.Adam(moved, fused=on_gpu or None, capturable=on_gpu)
+    return adam(moved, capturable=device.type == "cuda")
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Iterable[float]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.runtime import fused_adam
+from wrangan_cli.engine.runtime import adam
 
 Groups = list[dict[str, Any]]
 """Adam's: `params`, tensors with a leading batch axis, and `lr`."""
@@ -42,8 +42,7 @@ class Adam:
     """torch's Adam, whose moments follow the images that stay."""
 
     def __init__(self, groups: Groups) -> None:
-        device = groups[0]["params"][0].device
-        self.adam = torch.optim.Adam(groups, fused=fused_adam(device))
+        self.adam = adam(groups)
         self.rates = [group["lr"] for group in self.adam.param_groups]
 
     def zero_grad(self) -> None:

@@ -40,13 +40,17 @@ class _ByRows(torch.autograd.Function):
 class ImageConv2d(nn.Conv2d):
     """`nn.Conv2d` of stride 1 and square filters, for a frozen network that sees images.
 
-    Same numbers, but for rounding; on the CPU the gradient in the image is fast.
+    Same numbers, but for rounding; on the CPU the gradient in the image is fast. padding: less than `side`.
     """
+
+    def __init__(self, in_channels: int, out_channels: int, side: int, padding: int) -> None:
+        if not 0 <= padding < side:
+            raise ValueError(f"padding {padding}: expected 0 to {side - 1}")
+        super().__init__(in_channels, out_channels, side, padding=padding)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) → (B, O, H', W')."""
         frozen = not self.weight.requires_grad
         if frozen and input.requires_grad and input.device.type == "cpu":
-            (padding,) = set(self.padding)
-            return _ByRows.apply(input, self.weight, self.bias, padding)
+            return _ByRows.apply(input, self.weight, self.bias, self.padding[0])
         return super().forward(input)

@@ -22,7 +22,7 @@ from wrangan_cli.engine.models.projected import (
 from wrangan_cli.engine.models.randomized import parametrise_std
 from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
 from wrangan_cli.engine.ops.dispatch import activation_layout
-from wrangan_cli.engine.runtime import fused_adam
+from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
 from wrangan_cli.engine.training.draws import Draws, Inputs
 from wrangan_cli.engine.training.losses import (
@@ -329,9 +329,7 @@ def _lazy_ratio(interval: int) -> float:
 def _adam(network: torch.nn.Module, lr: float, interval: int) -> torch.optim.Adam:
     """Adam corrected for a regulariser that is applied every `interval` steps only."""
     ratio = _lazy_ratio(interval)
-    parameters = list(network.parameters())
-    fused = fused_adam(parameters[0].device)
-    return torch.optim.Adam(parameters, lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8, fused=fused)
+    return adam(network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
 
 
 def _bound_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:

@@ -15,7 +15,7 @@ from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
 from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
-from wrangan_cli.engine.runtime import fused_adam
+from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.batch_norm import share_batch_norm
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
@@ -63,9 +63,7 @@ class ImageTrainer(ABC, Generic[N]):
             self.encoder.w_mean.copy_(model.w_mean)
         self.ema = copy.deepcopy(self.encoder)
         self.ema.eval().requires_grad_(False)
-        self.optimizer = torch.optim.Adam(
-            self.encoder.parameters(), lr=settings.lr, fused=fused_adam(model.device)
-        )
+        self.optimizer = adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
         # As in draws.py: every process draws for the whole batch and keeps its own rows.
         self.rng = torch.Generator().manual_seed(settings.seed)

@@ -1,5 +1,6 @@
 """Which trainer belongs to which kind of encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ def encoder_trainer(
 
     Raises UsageError for sizes that do not fit, FileError where `start` is not such a file.
     """
-    network = read_any(start, settings.kind)[0] if start else None
+    network: Any = read_any(start, settings.kind)[0] if start else None
+    if network is not None and settings.kind in ("restyle", "hyperstyle"):
+        # Not a size of the network: the settings say how often it is run.
+        network.config = replace(network.config, passes=settings.passes)
     if settings.kind == "w":
         assert network is None or isinstance(network, Encoder)
         return EncoderTrainer(model, settings, perceptual, network)

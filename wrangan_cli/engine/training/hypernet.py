@@ -4,7 +4,6 @@ Left out is the loss on identity, which needs a recogniser with gradients; Adam 
 """
 
 import copy
-from dataclasses import replace
 from typing import Self
 
 import torch
@@ -38,10 +37,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         perceptual: PerceptualDistance,
         start: Hypernet | None = None,
     ) -> None:
-        """As ImageTrainer; the number of passes is the settings'. Raises UsageError also where the
-        model has no encoder into W."""
-        if start is not None:
-            start.config = replace(start.config, passes=settings.passes)
+        """As ImageTrainer; raises UsageError also where the model has no encoder into W."""
         super().__init__(model, settings, perceptual, start)
         self.w_encoder = load_encoder(model)
 

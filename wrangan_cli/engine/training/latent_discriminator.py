@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.losses import discriminator_loss, generator_loss
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
@@ -56,7 +57,7 @@ class LatentAdversary:
     def __init__(self, style_dim: int, settings: EncoderSettings, device: torch.device) -> None:
         self.settings, self.device = settings, device
         self.network = LatentDiscriminator(style_dim).to(device).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.latent_lr)
+        self.optimizer = adam(self.network.parameters(), lr=settings.latent_lr)
         self.rng = torch.Generator().manual_seed((settings.seed + SEED_OFFSET) % 2**63)
         self.pools = {
             name: CodePool(settings.latent_pool, style_dim, self.rng) for name in ("real", "encoded")

@@ -3,7 +3,6 @@
 Left out of both is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
 """
 
-from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -36,10 +35,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         perceptual: PerceptualDistance,
         start: StyleEncoder | None = None,
     ) -> None:
-        """As ImageTrainer; start must have as many input channels as the kind has. Of a kind that makes
-        several passes, their number is the settings'."""
-        if start is not None and start.config.input_channels == 6:
-            start.config = replace(start.config, passes=settings.passes)
+        """As ImageTrainer; start must have as many input channels as the kind has."""
         super().__init__(model, settings, perceptual, start)
         self.average_shown = average_image(model.generator, model.w_mean)
         self.adversary: LatentAdversary | None = None

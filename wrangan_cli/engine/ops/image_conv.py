@@ -12,7 +12,7 @@ class _ByRows(torch.autograd.Function):
 
     The gradient of a convolution from C to O channels is one from O to C, and with C = 3 a vector
     unit of 16 lanes idles. Here it is a convolution with one row of the filter, from O to C·k
-    channels, and the sum of its k parts, each shifted by a row: for 11×11 filters three to four
+    channels, and the sum of its k parts, each shifted by a row: for 11×11 filters about three
     times as fast.
     """
 

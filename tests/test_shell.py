@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -226,6 +226,24 @@ def test_results_as_lines_and_as_json(capsys: pytest.CaptureFixture[str]) -> Non
         {"path": "out/ä b.png", "seed": 3},
         {"metric": "mse", "value": 0.5},
     ]
+
+
+def test_a_result_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that share a standard output, unbuffered as torchrun starts them, break no lines."""
+    written: list[bytes] = []
+
+    class Pipe(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            written.append(bytes(data))
+            return len(data)
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(Pipe(), write_through=True))
+    Results().wrote(Path("a.st"))
+    Results(as_json=True).wrote(Path("b.st"))
+    assert written == [b"a.st\n", b'{"path": "b.st"}\n']
 
 
 def test_failures_name_the_file_once_and_end_with_1(

@@ -131,7 +131,9 @@ class Results:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        print(line, flush=True)
+        # One write: of several processes (torchrun starts them unbuffered) no line may break another.
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 def _cause(error: Exception | str) -> str:

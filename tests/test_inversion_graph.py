@@ -3,59 +3,96 @@
 import copy
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.fakes import codes_of, fake_perceptual
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.runtime import random_generator
 
 SETTINGS = InversionSettings(steps=9, init="mean", lr=0.02, epsilon_lr=0.05, warmup=0.3, decay=0.5)
 
 
-def inverted(
-    model: Model, settings: InversionSettings, images: Tensor, steps: Callable[..., graph.Steps]
-) -> Tensor:
-    """ε after `settings.steps` steps of `graph.py`, of all layers in one row."""
-    device = model.device
-    inverter = Inverter(model, settings, None, fake_perceptual().to(device))
-    method = METHOD_TABLE[settings.method]
-    variables = method.start(model, inverter.initial_w(images), settings)
-    for tensor in variables.free:
-        tensor.requires_grad_(True)
-    target = inverter._features(images)
-    groups = method.groups(variables, settings)
-    rates = [group["lr"] for group in groups]
-    optimizer = graph.capturable_adam(groups, device)
-    moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
-    step = graph.gradient_step(optimizer, lambda: inverter._loss(variables, images, target, moment)[0])
-    with steps(step) as take:
-        for index in range(settings.steps):
-            factor = method.schedule(settings, index / settings.steps)
-            graph.set_rates(optimizer, [rate * factor for rate in rates])
-            take()
-    return torch.cat([epsilon.detach().flatten() for epsilon in variables.epsilon.values()])
+def inverted(model: Model, settings: InversionSettings, images: Tensor, cuda_graph: bool) -> Tensor:
+    """ε or δ after the steps, of all layers in one row."""
+    inverter = Inverter(model, settings, None, fake_perceptual().to(model.device), cuda_graph=cuda_graph)
+    codes = codes_of(inverter.invert(images))
+    return torch.cat([v.float().flatten() for c in codes for v in [*c.epsilon.values(), *c.delta.values()]])
 
 
-def by_the_loop(model: Model, settings: InversionSettings, images: Tensor) -> Tensor:
-    codes = codes_of(Inverter(model, settings, None, fake_perceptual().to(model.device)).invert(images))
-    layers = [torch.stack([code.epsilon[name] for code in codes]) for name in codes[0].epsilon]
-    return torch.cat([layer.flatten() for layer in layers])
+Capture = Callable[[Callable[[], None]], Callable[[], None]]
 
 
-def test_the_steps_are_those_of_the_loop(tiny_model: Model) -> None:
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Capture | None], list[graph.Steps]]:
+    """Lets the loop capture by another function; what it makes is listed."""
+
+    def set_up(capture: Capture | None) -> list[graph.Steps]:
+        made: list[graph.Steps] = []
+
+        class Watched(graph.Steps):
+            def __init__(self, step: Callable[[], None], state: Callable[[], Sequence[Tensor]]) -> None:
+                super().__init__(step, state, capture)
+                self.replayed = False
+                made.append(self)
+
+            def close(self) -> None:
+                self.replayed = self.replays
+                super().close()
+
+        monkeypatch.setattr(graph, "Steps", Watched)
+        return made
+
+    return set_up
+
+
+@pytest.mark.parametrize("method", graph.CAPTURED_METHODS)
+def test_the_steps_are_those_of_the_loop(
+    tiny_model: Model, stand_in: Callable[[Capture | None], list[graph.Steps]], method: str
+) -> None:
+    settings = dataclasses.replace(SETTINGS, method=method)
     images = torch.rand(2, 3, 16, 16) * 2 - 1
-    got = inverted(tiny_model, SETTINGS, images, lambda step: graph.Steps(step, capture=lambda same: same))
-    expected = by_the_loop(tiny_model, SETTINGS, images)
-    assert got.abs().max() > 0.01
-    torch.testing.assert_close(got.half(), expected, rtol=2e-3, atol=2e-4)
+    expected = inverted(tiny_model, settings, images, False)
+    made = stand_in(lambda step: step)
+    torch.testing.assert_close(inverted(tiny_model, settings, images, True), expected, rtol=2e-3, atol=2e-4)
+    assert [steps.replayed for steps in made] == [True]
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "twice", "nan"])
+def test_a_graph_that_takes_another_step_is_not_used(
+    tiny_model: Model,
+    stand_in: Callable[[Capture | None], list[graph.Steps]],
+    caplog: pytest.LogCaptureFixture,
+    wrong: str,
+) -> None:
+    def capture(step: Callable[[], None]) -> Callable[[], None]:
+        def replay() -> None:
+            if wrong == "twice":
+                step()
+                step()
+            elif wrong == "nan":
+                step()
+                made[-1]._state()[0].data.fill_(float("nan"))
+
+        return replay
+
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    expected = inverted(tiny_model, SETTINGS, images, False)
+    made = stand_in(capture)
+    with caplog.at_level(logging.WARNING, "wrangan"):
+        got = inverted(tiny_model, SETTINGS, images, True)
+    torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-4)
+    assert [steps.replayed for steps in made] == [False]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the captured CUDA graph takes another step than it was made of: not used, slower"
+    ]
 
 
 def test_what_is_captured_is_replayed_and_nothing_else() -> None:
@@ -65,7 +102,7 @@ def test_what_is_captured_is_replayed_and_nothing_else() -> None:
         assert told == ["step"] * graph.WARM_UP
         return lambda: told.append("replay")
 
-    steps = graph.Steps(lambda: told.append("step"), capture)
+    steps = graph.Steps(lambda: told.append("step"), lambda: [torch.zeros(1)], capture)
     for _ in range(graph.WARM_UP):
         steps()
         assert not steps.replays
@@ -74,7 +111,8 @@ def test_what_is_captured_is_replayed_and_nothing_else() -> None:
     assert steps.replays
     steps.close()
     steps()
-    assert told == ["step"] * graph.WARM_UP + ["replay", "replay", "step"]
+    # The first step after the warm-up is taken both ways.
+    assert told == ["step"] * (graph.WARM_UP + 1) + ["replay", "replay", "step"]
 
 
 def test_a_failed_capture_is_one_line_and_the_steps_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -82,7 +120,7 @@ def test_a_failed_capture_is_one_line_and_the_steps_go_on(caplog: pytest.LogCapt
         raise RuntimeError("operation not permitted when stream is capturing\nand a long trace")
 
     taken: list[int] = []
-    steps = graph.Steps(lambda: taken.append(1), capture)
+    steps = graph.Steps(lambda: taken.append(1), lambda: [], capture)
     with caplog.at_level(logging.WARNING, "wrangan"):
         for _ in range(10):
             steps()
@@ -93,38 +131,36 @@ def test_a_failed_capture_is_one_line_and_the_steps_go_on(caplog: pytest.LogCapt
     ]
 
 
-def test_which_inversions_can_be_captured() -> None:
+def test_which_inversions_can_be_captured(tiny_model: Model) -> None:
     gpu, settings = torch.device("cuda"), InversionSettings(steps=500)
-    assert graph.can_capture(settings, gpu)
-    assert not graph.can_capture(settings, torch.device("cpu"))
-    assert not graph.can_capture(dataclasses.replace(settings, stop_at=0.1), gpu)
-    assert not graph.can_capture(dataclasses.replace(settings, steps=3), gpu)
-    possible = {m for m in METHODS if graph.can_capture(dataclasses.replace(settings, method=m), gpu)}
+    why = graph.why_not_captured
+    assert why(settings, gpu) is None
+    assert why(settings, torch.device("cpu")) == "the device is cpu"
+    assert "stop_at" in (why(dataclasses.replace(settings, stop_at=0.1), gpu) or "")
+    assert "lbfgs" in (why(dataclasses.replace(settings, optimizer="lbfgs"), gpu) or "")
+    possible = {m for m in METHODS if why(dataclasses.replace(settings, method=m), gpu) is None}
     assert possible == {"wrangan", "weight-tuning"}
     # Those, and only those, have steps that differ in their rates alone.
     for name in possible:
         method = METHOD_TABLE[name]
         assert method.drawn_w is None
         assert method.after_step is None
+    with pytest.raises(UsageError, match="a CUDA graph was asked for, but the device is cpu"):
+        Inverter.load(tiny_model, SETTINGS, cuda_graph=True)
 
 
 @pytest.mark.gpu
-def test_captured_on_a_gpu(tiny_model: Model) -> None:
+def test_captured_on_a_gpu(
+    tiny_model: Model, stand_in: Callable[[Capture | None], list[graph.Steps]]
+) -> None:
     model = copy.deepcopy(tiny_model)
     model = dataclasses.replace(model, generator=model.generator.cuda(), w_mean=model.w_mean.cuda())
     images = (torch.rand(3, 3, 16, 16) * 2 - 1).cuda()
-    made: list[graph.Steps] = []
-
-    class Watched(graph.Steps):
-        def close(self) -> None:
-            made.append(self)
-            assert self.replays, "the step was not captured"
-            super().close()
-
-    got = inverted(model, SETTINGS, images, Watched)
-    assert len(made) == 1
-    eager = inverted(model, SETTINGS, images, lambda step: graph.Steps(step, capture=lambda same: same))
-    torch.testing.assert_close(got, eager, rtol=1e-4, atol=1e-6)
+    eager = inverted(model, SETTINGS, images, False)
+    made = stand_in(None)
+    got = inverted(model, SETTINGS, images, True)
+    assert [steps.replayed for steps in made] == [True]
+    torch.testing.assert_close(got, eager, rtol=2e-3, atol=2e-4)
 
 
 @pytest.mark.gpu
@@ -135,7 +171,7 @@ def test_a_captured_step_that_waits_is_declined(caplog: pytest.LogCaptureFixture
         x.add_(1)
         x.sum().item()
 
-    with graph.Steps(step) as steps, caplog.at_level(logging.WARNING, "wrangan"):
+    with graph.Steps(step, lambda: [x]) as steps, caplog.at_level(logging.WARNING, "wrangan"):
         for _ in range(7):
             steps()
         assert not steps.replays

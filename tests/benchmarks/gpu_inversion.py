@@ -214,7 +214,11 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         rates = [group["lr"] for group in groups]
         optimizer = graph.capturable_adam(groups, model.device)
         step = graph.gradient_step(optimizer, lambda: made(variables, target))
-        with graph.Steps(step) if "graph" in way.mode else Plain(step) as take:
+        with (
+            graph.Steps(step, lambda: graph.changed_by(optimizer))
+            if "graph" in way.mode
+            else Plain(step) as take
+        ):
             for index in range(count):
                 factor = method.schedule(settings, index / count)
                 graph.set_rates(optimizer, [rate * factor for rate in rates])

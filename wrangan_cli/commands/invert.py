@@ -33,6 +33,12 @@ def invert(
     model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
     batch: Annotated[int, typer.Option(min=1, help="Photographs inverted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
+    cuda_graph: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graph", help="Replay one captured step (wrangan, weight-tuning by Adam, no --stop-at)."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Invert again what is done already.")
     ] = False,
@@ -51,7 +57,7 @@ def invert(
         place = resolve_device(device)
         results = Results(as_json)
         loaded = cache(lambda: load_model(model, place))
-        invert_photos(photos, out, settings, loaded, batch, overwrite, results)
+        invert_photos(photos, out, settings, loaded, batch, overwrite, results, cuda_graph)
         results.finish()
 
 
@@ -63,12 +69,13 @@ def invert_photos(
     batch: int,
     overwrite: bool,
     results: Results,
+    cuda_graph: bool = False,
 ) -> None:
     """Make the codes that are not there yet; of several processes each its share (all must call this)."""
     from wrangan_cli.engine.distributed import own_share
     from wrangan_cli.engine.inversion.loop import Inverter
 
-    inverter = cache(lambda: Inverter.load(loaded(), settings))
+    inverter = cache(lambda: Inverter.load(loaded(), settings, cuda_graph))
 
     def whole_list() -> "list[Job]":
         todo = _todo(photos, out, overwrite, settings, loaded, results)

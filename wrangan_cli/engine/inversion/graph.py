@@ -2,12 +2,12 @@
 
 What a captured step reads must lie where it lay when it was captured, and what differs from step to
 step must lie on the GPU. So this is for methods whose steps differ in their learning rates alone
-(wrangan, weight-tuning), with all images going on to the end (no stop_at): see `can_capture`.
+(wrangan, weight-tuning), with all images going on to the end (no stop_at): see `why_not_captured`.
 """
 
 import gc
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,21 +20,27 @@ WARM_UP = 4
 """Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
 them, Adam makes its moments. They count like the others."""
 CAPTURED_METHODS = ("wrangan", "weight-tuning")
+SAME_STEP = 0.05
+"""A first replay counts as the step if each tensor ends within this share of what the step changes in it.
+(Adam turns rounding into whole steps where a gradient is all rounding: the two are never quite the same.)"""
 _log = logging.getLogger("wrangan")
 
 
-def can_capture(settings: InversionSettings, device: torch.device) -> bool:
-    """Whether the steps of such an inversion can be replayed.
+def why_not_captured(settings: InversionSettings, device: torch.device) -> str | None:
+    """Why the steps of such an inversion cannot be replayed; None if they can.
 
-    Not on other devices than CUDA; not with stop_at, which asks after each step who is done; not where
-    a step draws numbers on the host (the projector, pti).
+    A step must ask nothing of the host: not who is done (stop_at), nor how far to go (lbfgs), nor for
+    random numbers (the projector, pti).
     """
-    return (
-        device.type == "cuda"
-        and settings.method in CAPTURED_METHODS
-        and not settings.stop_at
-        and settings.loop_steps > WARM_UP
-    )
+    if device.type != "cuda":
+        return f"the device is {device.type}"
+    if settings.method not in CAPTURED_METHODS:
+        return f"method {settings.method} is none of {', '.join(CAPTURED_METHODS)}"
+    if settings.optimizer_used != "adam":
+        return f"optimizer {settings.optimizer_used} decides on the host how far it goes"
+    if settings.stop_at:
+        return "stop_at asks after each step which photographs are done"
+    return None
 
 
 def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
@@ -47,6 +53,13 @@ def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> t
     return adam(moved, capturable=device.type == "cuda")
 
 
+def changed_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What a step of `optimizer` changes: the parameters and what it remembers of each."""
+    parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    remembered = [v for p in parameters for v in optimizer.state[p].values() if isinstance(v, Tensor)]
+    return [*parameters, *remembered]
+
+
 def set_rates(optimizer: torch.optim.Optimizer, rates: Iterable[float]) -> None:
     """Give each group of `capturable_adam` its learning rate, without waiting for the GPU."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -57,8 +70,10 @@ class Steps:
     """Takes the same step again and again: the first WARM_UP as they are, then as a captured graph.
 
     step: no arguments, no result; the whole step, from clearing the gradients (set_to_none) to
-    optimizer.step(). It must not wait for the GPU, nor read numbers of the host that change. Where
-    capturing fails, one line in the log says why, and the steps go on as they are.
+    optimizer.step(). It must not wait for the GPU, nor read numbers of the host that change. state: all
+    tensors that it changes and that outlive it, asked for after the WARM_UP. Before a graph is relied on,
+    one step is taken both ways from the same state. Where capturing fails, or the two differ, one line in
+    the log says why, and the steps go on as they are.
 
     The graph keeps its memory until the object is gone: `close`, or use it in a `with` block.
     """
@@ -66,9 +81,11 @@ class Steps:
     def __init__(
         self,
         step: Callable[[], None],
+        state: Callable[[], Sequence[Tensor]],
         capture: Callable[[Callable[[], None]], Callable[[], None]] | None = None,
     ) -> None:
         self._step = step
+        self._state = state
         self._capture = capture or captured
         self._replay: Callable[[], None] | None = None
         self._taken = 0
@@ -88,10 +105,10 @@ class Steps:
 
     def __call__(self) -> None:
         """Take one step."""
-        if self._taken == WARM_UP:
-            self._try_to_capture()
         self._taken += 1
-        if self._replay is not None:
+        if self._taken == WARM_UP + 1:
+            self._first_replay()
+        elif self._replay is not None:
             self._replay()
         elif self._side is not None and self._taken <= WARM_UP:
             self._side.wait_stream(torch.cuda.current_stream())
@@ -106,12 +123,37 @@ class Steps:
         self._replay = None
         self._taken = max(self._taken, WARM_UP + 1)
 
-    def _try_to_capture(self) -> None:
+    def _first_replay(self) -> None:
+        """One step as it is and, if it can be captured, from the same state as a replay."""
         try:
-            self._replay = self._capture(self._step)
+            replay = self._capture(self._step)
         except (RuntimeError, ValueError) as error:
             cause = (str(error) or type(error).__name__).splitlines()[0][:200]
             _log.warning("the step could not be captured as a CUDA graph (%s): slower, not different", cause)
+            self._step()
+            return
+        state = self._state()
+        before = [tensor.detach().clone() for tensor in state]
+        self._step()
+        after = [tensor.detach().clone() for tensor in state]
+        _put(before, state)
+        replay()
+        # A NaN is not the same either.
+        same = [
+            torch.linalg.vector_norm(new - got) <= SAME_STEP * torch.linalg.vector_norm(new - old)
+            for old, new, got in zip(before, after, state, strict=True)
+        ]
+        if not bool(torch.stack(same).all()):
+            _put(after, state)
+            _log.warning("the captured CUDA graph takes another step than it was made of: not used, slower")
+            return
+        self._replay = replay
+
+
+@torch.no_grad()
+def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+    for value, tensor in zip(values, tensors, strict=True):
+        tensor.copy_(value)
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:

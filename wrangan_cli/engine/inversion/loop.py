@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import OPTIMIZERS, Optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
@@ -42,10 +43,13 @@ class Inverter:
     """What finds the w at which pti tunes; None: w is where it starts."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
+    cuda_graph: bool = False
+    """Whether the steps are replays of a captured CUDA graph (graph.py)."""
 
     @classmethod
-    def load(cls, model: Model, settings: InversionSettings) -> "Inverter":
-        """Load what `settings` ask for; raises UsageError if the model lacks it."""
+    def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
+        """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
+        for where steps cannot be captured."""
         settings = resolved(settings, model)
         if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
             raise UsageError(f"method {settings.method} needs init encoder")
@@ -59,7 +63,10 @@ class Inverter:
             same = perceptual is None or perceptual.name == own
             pivot_loss = perceptual if same else load_perceptual(own, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
-        return cls(model, settings, encoder, perceptual, pivot, load_prediction(model, settings))
+        predict = load_prediction(model, settings)
+        if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
+            raise UsageError(f"a CUDA graph was asked for, but {cause}")
+        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -127,6 +134,9 @@ class Inverter:
             return variables, batch.steps
         for tensor in variables.free:
             tensor.requires_grad_(True)
+        if self.cuda_graph:
+            self._replay(batch, total, on_step)
+            return batch.finished(), batch.steps
         optimizer = OPTIMIZERS[settings.optimizer_used](method.groups(variables, settings), settings.history)
         rng = random_generator(settings.seed)
         for step in range(total):
@@ -149,6 +159,24 @@ class Inverter:
             on_step(step + 1)
         optimizer.settle()
         return batch.finished(), batch.steps
+
+    def _replay(self, batch: "_Batch", total: int, on_step: Callable[[int], None]) -> None:
+        """The steps of Adam as replays of one captured step."""
+        settings, method = self.settings, METHOD_TABLE[self.settings.method]
+        # What depends on the moment is not captured: `why_not_captured`.
+        moment = Moment(self.model, settings, self.perceptual, random_generator(settings.seed), 0.0)
+        groups = method.groups(batch.variables, settings)
+        rates = [group["lr"] for group in groups]
+        optimizer = graph.capturable_adam(groups, self.model.device)
+        step = graph.gradient_step(
+            optimizer, lambda: self._loss(batch.variables, batch.images, batch.target, moment)[0]
+        )
+        with graph.Steps(step, lambda: graph.changed_by(optimizer)) as take:
+            for index in range(total):
+                factor = method.schedule(settings, index / total)
+                graph.set_rates(optimizer, [rate * factor for rate in rates])
+                take()
+                on_step(index + 1)
 
     def _draw(self, variables: Variables) -> Tensor:
         offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}

@@ -19,9 +19,10 @@ def fake_perceptual() -> PerceptualDistance:
 
 
 def make_inverter(model: Model, **settings: object) -> Inverter:
-    """An Inverter that starts from the mean of W and uses `fake_perceptual`."""
+    """An Inverter that starts from the mean of W and uses `fake_perceptual`, in the model's precision."""
     chosen = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
-    return Inverter(model, chosen, None, fake_perceptual() if chosen.perceptual_weight else None)
+    perceptual = fake_perceptual().to(model.w_mean.dtype) if chosen.perceptual_weight else None
+    return Inverter(model, chosen, None, perceptual)
 
 
 def images_of(count: int = 2, side: int = 16) -> Tensor:

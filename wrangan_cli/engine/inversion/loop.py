@@ -17,7 +17,7 @@ from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
-from wrangan_cli.engine.inversion.optimizers import OPTIMIZERS, Optimizer
+from wrangan_cli.engine.inversion.optimizers import Optimizer, make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
@@ -137,7 +137,8 @@ class Inverter:
         if self.cuda_graph:
             self._replay(batch, total, on_step)
             return batch.finished(), batch.steps
-        optimizer = OPTIMIZERS[settings.optimizer_used](method.groups(variables, settings), settings.history)
+        groups = method.groups(variables, settings)
+        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables))
         rng = random_generator(settings.seed)
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)

@@ -87,7 +87,7 @@ def _wrangan(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
             "make some with `wrangan train randomize`, or use weight-tuning"
         )
     variables = Variables(w=w.clone())
-    variables.epsilon = _small_offsets(list(layers), model, w.shape[0], settings)
+    variables.epsilon = _small_offsets(list(layers), model, w, settings)
     variables.free = [variables.w, *variables.epsilon.values()]
     return variables
 
@@ -95,7 +95,7 @@ def _wrangan(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
 def _weight_tuning(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
     variables = Variables(w=w.clone())
     names = list(tunable_layers(model.generator))
-    variables.delta = _small_offsets(names, model, w.shape[0], settings)
+    variables.delta = _small_offsets(names, model, w, settings)
     variables.free = [variables.w, *variables.delta.values()]
     return variables
 
@@ -126,15 +126,16 @@ def _encoder(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
 
 
 def _small_offsets(
-    names: list[str], model: Model, batch: int, settings: InversionSettings
+    names: list[str], model: Model, w: Tensor, settings: InversionSettings
 ) -> dict[str, Tensor]:
-    """N(0, epsilon_init²) of one seed, the same for every image: no image depends on its batch."""
+    """N(0, epsilon_init²) of one seed for each image of w (B, …), the same for all: no image depends on
+    its batch."""
     rng = random_generator(settings.seed)
     offsets = {}
     for name in names:
         shape = model.generator.styled_convs()[name].conv.weight.shape[1:]
         draw = torch.randn(shape, generator=rng) * settings.epsilon_init
-        offsets[name] = draw.to(model.device)[None].repeat(batch, 1, 1, 1, 1)
+        offsets[name] = draw.to(w)[None].repeat(len(w), 1, 1, 1, 1)
     return offsets
 
 

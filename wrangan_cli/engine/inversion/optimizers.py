@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.inversion.curvature import Metric, Rates, measured
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.runtime import adam
 
 Groups = list[dict[str, Any]]
@@ -81,22 +83,22 @@ class LBFGS:
     so a step reads the history twice. The history of B images of N numbers takes (2·history + 1)·B·N
     floats.
 
-    The proportions of the groups' learning rates scale the variables: a first step moves each by its
-    gradient times the square of its rate. `rate` of `step` is not heeded: the line search decides.
+    It moves z, the tensors are where they began + T z; `metric` is T, unset: the proportions of the
+    groups' learning rates. `rate` of `step` is not heeded: the line search decides.
     """
 
-    def __init__(self, groups: Groups, history: int) -> None:
+    def __init__(self, groups: Groups, history: int, metric: Metric | None = None) -> None:
         if history < 1:
             raise ValueError(f"history {history}: expected 1 or more")
         self.tensors: list[Tensor] = [tensor for group in groups for tensor in group["params"]]
-        largest = max(group["lr"] for group in groups)
-        scales = [group["lr"] / largest for group in groups for _ in group["params"]]
+        self.metric: Metric = metric or Rates(groups)
+        self.origin = [tensor.detach().clone() for tensor in self.tensors]
         sizes = [tensor[0].numel() for tensor in self.tensors]
         first = self.tensors[0]
-        self.scale = torch.cat([first.new_full((n,), s) for n, s in zip(sizes, scales, strict=True)]).detach()
         self.sizes, self.history = sizes, history
         batch, rows = first.shape[0], 2 * history + 1
-        self.point = self._flat(self.tensors)
+        self.point = first.new_zeros(batch, sum(sizes)).detach()
+        """z: (B, N)."""
         self.basis = first.new_zeros(batch, rows, sum(sizes)).detach()
         """S in the first rows, Y in the next, the gradient at `point` in the last: (B, 2m + 1, N)."""
         self.gram = first.new_zeros(batch, rows, rows).detach()
@@ -114,7 +116,8 @@ class LBFGS:
 
     @torch.no_grad()
     def step(self, loss: Tensor, rate: float) -> None:  # noqa: ARG002
-        loss, gradient = loss.detach(), self._flat([_gradient(t) for t in self.tensors]) * self.scale.square()
+        loss = loss.detach()
+        gradient = torch.cat([g.flatten(1) for g in self.metric([_gradient(t) for t in self.tensors])], dim=1)
         m = self.history
         if self.loss is None:
             self.loss = loss.clone()
@@ -143,6 +146,8 @@ class LBFGS:
         for old, new in zip(self.tensors, tensors, strict=True):
             _take_gradient(old, new, rows)
         self.tensors = list(tensors)
+        self.origin = [start[rows] for start in self.origin]
+        self.metric.keep(rows)
         for name in ("point", "basis", "gram", "valid", "slope", "direction", "length"):
             setattr(self, name, getattr(self, name)[rows])
         self.loss = None if self.loss is None else self.loss[rows]
@@ -152,13 +157,10 @@ class LBFGS:
         """To the last point that lowered the loss; the trial after it has not been evaluated."""
         self._place(self.point)
 
-    def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """(B, N), in units of `scale`."""
-        return torch.cat([tensor.detach().flatten(1) for tensor in tensors], dim=1) / self.scale
-
-    def _place(self, values: Tensor) -> None:
-        for tensor, part in zip(self.tensors, (values * self.scale).split(self.sizes, dim=1), strict=True):
-            tensor.data.copy_(part.reshape(tensor.shape))
+    def _place(self, z: Tensor) -> None:
+        parts = [p.reshape(t.shape) for p, t in zip(z.split(self.sizes, dim=1), self.tensors, strict=True)]
+        for tensor, start, part in zip(self.tensors, self.origin, self.metric(parts), strict=True):
+            torch.add(start, part, out=tensor.data)
 
     def _remember(self, rows: dict[int, Tensor]) -> None:
         """Write these rows of the basis, and their inner products with all rows."""
@@ -201,11 +203,13 @@ class LBFGS:
         return torch.where(bounded.isfinite(), bounded, 0.1 * self.length)
 
 
-OPTIMIZERS: dict[str, Callable[[Groups, int], Optimizer]] = {
-    "adam": lambda groups, history: Adam(groups),  # noqa: ARG005
-    "lbfgs": LBFGS,
-}
-"""(groups, history) → optimizer."""
+def make_optimizer(settings: InversionSettings, groups: Groups, draw: Callable[[], Tensor]) -> Optimizer:
+    """What `settings` name, over `groups`; draw: the images (B, 3, R, R) of where the tensors are."""
+    if settings.optimizer_used == "adam":
+        return Adam(groups)
+    tensors = [tensor for group in groups for tensor in group["params"]]
+    metric = measured(draw, tensors, settings.probes) if settings.probes else None
+    return LBFGS(groups, settings.history, metric)
 
 
 def _gradient(tensor: Tensor) -> Tensor:

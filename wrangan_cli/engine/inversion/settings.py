@@ -29,7 +29,9 @@ _NOT_NEGATIVE = (
 _FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
 _HEEDED_BY = {
-    **dict.fromkeys(("lr", "epsilon_lr", "beta2", "warmup", "decay", "optimizer", "history"), _TUNING),
+    **dict.fromkeys(
+        ("lr", "epsilon_lr", "beta2", "warmup", "decay", "optimizer", "history", "probes"), _TUNING
+    ),
     **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
     "steps": (*_TUNING, *_PROJECTORS),
     "projection_lr": _PROJECTORS,
@@ -51,9 +53,12 @@ class InversionSettings:
     steps: int = 500
     """Adam steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000)."""
     optimizer: str = "adam"
-    """adam (Algorithm 1), or lbfgs, which needs about half the steps (wrangan, weight-tuning)."""
+    """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps (wrangan, weight-tuning)."""
     history: int = 20
     """Pairs of steps and gradients that lbfgs remembers; each takes twice the memory of the weights."""
+    probes: int = 8
+    """Backward passes through the generator by which lbfgs measures, at the start, how much each
+    direction changes the image; 0: the proportions of lr and epsilon_lr instead."""
     lr: float = 1e-3
     """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
     epsilon_lr: float | None = None
@@ -129,8 +134,10 @@ class InversionSettings:
         for name in ("warmup", "decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a share of the steps, 0 to 1")
-        if self.optimizer == "lbfgs" and (self.warmup or self.decay or self.history < 1):
-            raise ValueError("optimizer lbfgs: warmup and decay are Adam's, and history is 1 or more")
+        if self.optimizer == "lbfgs" and (self.warmup or self.decay or self.history < 1 or self.probes < 0):
+            raise ValueError(
+                "optimizer lbfgs: warmup and decay are Adam's, history is 1 or more, probes 0 or more"
+            )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
         if min(self.steps, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:

@@ -1,0 +1,130 @@
+"""In which units L-BFGS moves the unknowns, so that the loss curves about alike in all directions.
+
+Each image moves z, and its unknowns are x₀ + T z. T is linear and symmetric; T² stands for the inverse
+of the curvature. With residuals r = image − photograph the curvature of Σr² is 2JᵀJ, J the derivative of
+the image in the unknowns, and Jᵀv of random images v (E vvᵀ = 1) has JᵀJ as its second moment. Of each
+layer's, (O, I, kh, kw), the moments along its axes are kept, whose Kronecker product bounds the whole
+(Shampoo, Gupta et al. 2018, arXiv:1802.09568), here as the metric of a quasi-Newton method in place of a sum
+over the steps of a training.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.runtime import random_generator
+
+FLOOR = 0.01
+"""Added to the eigenvalues of each factor, in units of their mean: few probes leave some at 0."""
+FACTOR_POWER = -1 / 6
+"""Of each of a layer's three factors: T² takes the inverse of Shampoo's bound, a third of each."""
+LAYER_POWER = -0.25
+"""Of a layer's mean curvature, in units of that of all layers."""
+W_POWER = -0.5
+"""Of w's, in the same units; Newton's, as w has few numbers and by far the largest curvature."""
+
+
+class Metric(Protocol):
+    """T, for each image of a batch."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """T z: tensors of the unknowns' shapes, (B, …) each, in their order."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these images."""
+
+
+class Rates:
+    """The proportions of the learning rates of `groups` (Adam's)."""
+
+    def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
+        largest = max(group["lr"] for group in groups)
+        self.scales: list[float] = [group["lr"] / largest for group in groups for _ in group["params"]]
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensor * scale for tensor, scale in zip(tensors, self.scales, strict=True)]
+
+    def keep(self, rows: Tensor) -> None:
+        pass
+
+
+class Kronecker:
+    """w by a number, each layer by a symmetric matrix on each of its axes: O, I, and the taps.
+
+    scales: one (B,) for each tensor. factors: for each tensor (B, O, I, kh, kw) its three,
+    (B, O, O), (B, I, I), (B, kh·kw, kh·kw); none for others.
+    """
+
+    def __init__(self, scales: list[Tensor], factors: list[list[Tensor]]) -> None:
+        self.scales, self.factors = scales, factors
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            _apply(tensor, scale, factors)
+            for tensor, scale, factors in zip(tensors, self.scales, self.factors, strict=True)
+        ]
+
+    def keep(self, rows: Tensor) -> None:
+        self.scales = [scale[rows] for scale in self.scales]
+        self.factors = [[factor[rows] for factor in factors] for factors in self.factors]
+
+
+def measured(draw: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
+    """The metric at where the unknowns are.
+
+    draw: the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …) first, then
+    the layers' (B, O, I, kh, kw). probes: backward passes through the generator; the random images are the
+    same for each image of the batch.
+    """
+    rng = random_generator(0)
+    images = draw()
+    squares = [torch.zeros_like(tensor[:, :1].flatten(1)[:, 0]) for tensor in tensors]
+    moments: list[list[Tensor]] = [[] for _ in tensors]
+    for probe in range(probes):
+        v = torch.randn(images.shape[1:], generator=rng).to(images)
+        last = probe == probes - 1
+        grads = torch.autograd.grad((images * v).sum(), list(tensors), retain_graph=not last)
+        for index, grad in enumerate(grads):
+            # An image that is not finite gets some metric, and is named at the end.
+            grad = grad.nan_to_num(0, 0, 0)
+            squares[index] += grad.flatten(1).square().mean(dim=1) / probes
+            if grad.dim() == 5:
+                found = _moments(grad)
+                before = moments[index]
+                moments[index] = [a + b for a, b in zip(before, found, strict=True)] if before else found
+    layers = [i for i, tensor in enumerate(tensors) if tensor.dim() == 5]
+    weighed = layers or range(len(tensors))
+    numel = {i: tensors[i][0].numel() for i in weighed}
+    mean = torch.stack([squares[i] * numel[i] for i in weighed]).sum(dim=0) / sum(numel.values())
+    scales = [
+        (square / mean.clamp_min(1e-30) + 1e-6).pow(LAYER_POWER if index in layers else W_POWER)
+        for index, square in enumerate(squares)
+    ]
+    return Kronecker(scales, [[_power(m, FACTOR_POWER) for m in of_layer] for of_layer in moments])
+
+
+def _moments(grad: Tensor) -> list[Tensor]:
+    """Second moments of (B, O, I, kh, kw) along O, I and the taps, sums over the other axes."""
+    grad = grad.flatten(3)
+    rows, columns, taps = grad.flatten(2), grad.transpose(1, 2).flatten(2), grad.flatten(1, 2)
+    return [rows @ rows.mT, columns @ columns.mT, taps.mT @ taps]
+
+
+def _power(moment: Tensor, power: float) -> Tensor:
+    """(moment / its mean eigenvalue + FLOOR)^power, of symmetric matrices (B, n, n)."""
+    mean = moment.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
+    values, vectors = torch.linalg.eigh(moment / mean.clamp_min(1e-30))
+    return (vectors * (values.clamp_min(0) + FLOOR).pow(power)[:, None]) @ vectors.mT
+
+
+def _apply(tensor: Tensor, scale: Tensor, factors: list[Tensor]) -> Tensor:
+    tensor = tensor * scale.reshape(-1, *[1] * (tensor.dim() - 1))
+    if not factors:
+        return tensor
+    rows, columns, taps = factors
+    batch, out, inner = tensor.shape[:3]
+    made = (tensor.flatten(1, 2).flatten(2) @ taps).reshape(batch, out, -1)
+    made = columns[:, None] @ (rows @ made).reshape(batch, out, inner, -1)
+    return made.reshape(tensor.shape)

@@ -32,6 +32,7 @@ from tests.benchmarks.conversion_parity import peer_modules
 from tests.benchmarks.generator_speed import backward_step, convolution_step
 from tests.benchmarks.gpu_inversion import Peer, commit, random_inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import Generator
@@ -212,13 +213,14 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     for tensor in variables.free:
         tensor.requires_grad_(True)
     target = inverter._features(images)
-    optimizer = torch.optim.Adam(method.groups(variables, settings))
+    optimizer = make_optimizer(settings, method.groups(variables, settings), images.clone)
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
     def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        inverter._loss(variables, images, target, moment)[0].sum().backward()
-        optimizer.step()
+        optimizer.zero_grad()
+        loss = inverter._loss(variables, images, target, moment)[0]
+        loss.sum().backward()
+        optimizer.step(loss, 1.0)
 
     return step
 

@@ -48,9 +48,14 @@ def large(x: Tensor) -> bool:
 
 
 def filters(x: Tensor, kernel: Tensor) -> bool:
-    """Whether the kernels can run this FIR over x: square, of few taps, and not trained itself."""
+    """Whether the kernels can run this FIR over x, and x is worth it."""
+    return knows(kernel) and large(x)
+
+
+def knows(kernel: Tensor) -> bool:
+    """Whether the kernels have this FIR: square, of few taps, and not trained itself."""
     square = kernel.shape[0] == kernel.shape[1] <= MOST_TAPS
-    return square and kernel.dtype == torch.float32 and not kernel.requires_grad and large(x)
+    return square and kernel.dtype == torch.float32 and not kernel.requires_grad
 
 
 def activation_layout(device: torch.device) -> torch.memory_format:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.ops.dispatch import filters, kernels, laid_out
+from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, knows, laid_out
 
 DEFAULT_TAPS = (1.0, 3.0, 3.0, 1.0)
 
@@ -63,7 +63,8 @@ def upfirdn2d(
 
 def add_upsampled(y: Tensor, skip: Tensor, kernel: Tensor) -> Tensor:
     """y + skip enlarged twofold: y (B, C, 2H, 2W), skip (B, C, H, W), kernel (k, k) of gain 4."""
-    if y.dtype == skip.dtype and filters(y, kernel):
+    # Of any size: three channels at a time are what PyTorch's transposed convolution is slow at.
+    if y.dtype == skip.dtype and knows(kernel) and compiled(y):
         return kernels().add_upsampled(laid_out(y), laid_out(skip), kernel)
     return y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))
 

@@ -1,0 +1,69 @@
+"""Where the time of an inversion's step goes, operation by operation.
+
+    python -m tests.benchmarks.step_profile [--model faces-64] [--batch 1] [--threads 1] [--optimizer lbfgs]
+    python -m tests.benchmarks.step_profile --random   # cpu_speed's 64-px rows: LPIPS's AlexNet, no weights
+
+Milliseconds a step and image: the median without the profiler, then under it the largest operations,
+their share, and how often a step calls them.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from argparse import Namespace
+from dataclasses import replace
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from tests.benchmarks.cpu_speed import WIDTHS
+from tests.benchmarks.gpu_inversion import random_inverter
+from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.model_folder import load_model
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="faces-64")
+    parser.add_argument("--random", action="store_true", help="a random model of 64 px instead")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
+    parser.add_argument("--optimizer", default="adam")
+    parser.add_argument("--rows", type=int, default=12)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    inverter = chosen_inverter(options)
+    images = torch.rand(options.batch, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    stamps: list[float] = []
+    inverter.invert(images, lambda _: stamps.append(time.perf_counter()))
+    passed = [after - before for before, after in itertools.pairwise(stamps[3:])]
+    each = 1000 / options.batch
+    print(f"{statistics.median(passed) * each:.1f} ms a step and image, {torch.get_num_threads()} threads")
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        inverter.invert(images)
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    for event in events[: options.rows]:
+        milliseconds = event.self_cpu_time_total / 1000 / options.steps / options.batch
+        share = 100 * event.self_cpu_time_total / total
+        print(f"{milliseconds:7.2f} ms {share:5.1f} % {event.count / options.steps:7.1f} × {event.key}")
+    print(f"{sum(event.count for event in events) / options.steps:.0f} operations a step")
+
+
+def chosen_inverter(options: Namespace) -> Inverter:
+    """The model's, or the one of cpu_speed's rows."""
+    if not options.random:
+        settings = InversionSettings(steps=options.steps, optimizer=options.optimizer)
+        return Inverter.load(load_model(options.model), settings)
+    sizes = Namespace(resolution=64, width=WIDTHS[64], random_layers=6, steps=options.steps)
+    inverter = random_inverter(sizes, torch.device("cpu"))
+    return replace(inverter, settings=replace(inverter.settings, optimizer=options.optimizer))
+
+
+if __name__ == "__main__":
+    main()

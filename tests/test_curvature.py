@@ -132,6 +132,19 @@ def test_it_gets_further_than_without(tiny_model: Model, method: str) -> None:
     assert ends[1] < ends[0]
 
 
+@pytest.mark.parametrize("probes", [0, 2])
+def test_a_rate_of_0_keeps_its_variables_where_they_are(tiny_model: Model, probes: int) -> None:
+    few = {"optimizer": "lbfgs", "steps": 4, "probes": probes, "epsilon_init": 0.0}
+    (code,) = codes_of(make_inverter(tiny_model, **few, lr=0.0, epsilon_lr=0.01).invert(images_of(1)))
+    torch.testing.assert_close(code.w, tiny_model.w_mean, rtol=0, atol=0)
+    assert any(epsilon.any() for epsilon in code.epsilon.values())
+    (code,) = codes_of(make_inverter(tiny_model, **few, lr=0.01, epsilon_lr=0.0).invert(images_of(1)))
+    assert not torch.equal(code.w, tiny_model.w_mean)
+    assert not any(epsilon.any() for epsilon in code.epsilon.values())
+    (code,) = codes_of(make_inverter(tiny_model, **few, lr=0.0, epsilon_lr=0.0).invert(images_of(1)))
+    torch.testing.assert_close(code.w, tiny_model.w_mean, rtol=0, atol=0)
+
+
 def test_an_image_that_is_not_finite_leaves_the_others_their_metric(tiny_model: Model) -> None:
     inverter = make_inverter(tiny_model, optimizer="lbfgs", steps=4)
     images = images_of(3)

@@ -40,7 +40,7 @@ class Rates:
     """The proportions of the learning rates of `groups` (Adam's)."""
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
-        largest = max(group["lr"] for group in groups)
+        largest = max(group["lr"] for group in groups) or 1.0
         self.scales: list[float] = [group["lr"] / largest for group in groups for _ in group["params"]]
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -65,6 +65,11 @@ class Kronecker:
             _apply(tensor, scale, factors)
             for tensor, scale, factors in zip(tensors, self.scales, self.factors, strict=True)
         ]
+
+    def fix(self, stay: Sequence[bool]) -> None:
+        """The tensors where `stay` is true do not move at all."""
+        for scale, still in zip(self.scales, stay, strict=True):
+            scale.mul_(not still)
 
     def keep(self, rows: Tensor) -> None:
         self.scales = [scale[rows] for scale in self.scales]

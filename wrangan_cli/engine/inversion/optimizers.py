@@ -207,8 +207,10 @@ def make_optimizer(settings: InversionSettings, groups: Groups, draw: Callable[[
     """What `settings` name, over `groups`; draw: the images (B, 3, R, R) of where the tensors are."""
     if settings.optimizer_used == "adam":
         return Adam(groups)
-    tensors = [tensor for group in groups for tensor in group["params"]]
-    metric = measured(draw, tensors, settings.probes) if settings.probes else None
+    if not settings.probes:
+        return LBFGS(groups, settings.history)
+    metric = measured(draw, [tensor for group in groups for tensor in group["params"]], settings.probes)
+    metric.fix([group["lr"] == 0 for group in groups for _ in group["params"]])
     return LBFGS(groups, settings.history, metric)
 
 

@@ -1,5 +1,8 @@
 """Stand-ins for what tests must not depend on, such as a perceptual distance without weight files."""
 
+import copy
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +19,12 @@ def fake_perceptual() -> PerceptualDistance:
     torch.manual_seed(7)
     taps = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU()), nn.Conv2d(8, 8, 3)])
     return PerceptualDistance("fake", taps, [torch.rand(8), torch.rand(8)])
+
+
+def in_float64(model: Model) -> Model:
+    """The model where rounding cannot grow over the steps into what looks like a difference."""
+    generator = copy.deepcopy(model.generator).double()
+    return dataclasses.replace(model, generator=generator, w_mean=model.w_mean.double())
 
 
 def make_inverter(model: Model, **settings: object) -> Inverter:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import random_generator_network
-from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
+from tests.fakes import codes_of, fake_perceptual, images_of, in_float64, make_inverter
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
@@ -94,15 +94,16 @@ def test_a_model_names_the_learning_rate_that_suits_its_std(tmp_path: Path) -> N
 
 
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
-    """Alone and in a batch of 4 an image gets the same code, up to float noise."""
-    images = images_of(4)
-    inverter = make_inverter(tiny_model, steps=20, lr=1e-2)
+    """Alone and in a batch of 4 an image gets the same code. In float64: Adam makes whole steps of noise."""
+    images = images_of(4).double()
+    inverter = make_inverter(in_float64(tiny_model), steps=20, lr=1e-2)
     together = codes_of(inverter.invert(images))
     for index in (0, 3):
         (alone,) = codes_of(inverter.invert(images[index : index + 1]))
-        assert torch.allclose(alone.w, together[index].w, atol=1e-4)
+        assert torch.allclose(alone.w, together[index].w, rtol=0, atol=1e-8)
         for name, value in alone.epsilon.items():
-            assert torch.allclose(value.float(), together[index].epsilon[name].float(), atol=2e-3)
+            # Stored in half precision: the last digit may fall to either side.
+            assert torch.allclose(value.float(), together[index].epsilon[name].float(), rtol=2e-3, atol=1e-6)
         mse = alone.info["distortion"]["after"]["mse"]
         assert mse == pytest.approx(together[index].info["distortion"]["after"]["mse"], rel=1e-3)
     w = [code.w for code in together]

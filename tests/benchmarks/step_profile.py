@@ -1,8 +1,9 @@
 """Where the time of an inversion's step goes, operation by operation.
 
     python -m tests.benchmarks.step_profile [--model faces-64] [--batch 1] [--threads 1] [--optimizer lbfgs]
-    python -m tests.benchmarks.step_profile --random   # cpu_speed's 64-px rows: LPIPS's AlexNet, no weights
+    python -m tests.benchmarks.step_profile --random [--compile] [--channels-last]
 
+--random: the model of cpu_speed's 64-px rows, LPIPS's AlexNet, random weights.
 Milliseconds a step and image: the median without the profiler, then under it the largest operations,
 their share, and how often a step calls them.
 """
@@ -34,11 +35,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
     parser.add_argument("--optimizer", default="adam")
     parser.add_argument("--rows", type=int, default=12)
+    parser.add_argument("--compile", action="store_true", help="the loss by torch.compile")
+    parser.add_argument("--channels-last", action="store_true", help="layout of photographs and loss")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     inverter = chosen_inverter(options)
     images = torch.rand(options.batch, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if options.compile:
+        inverter.invert(images)  # loads the kernels, which torch.compile cannot
+        setattr(Inverter, "_loss", torch.compile(Inverter._loss))  # noqa: B010
+    if options.channels_last:
+        images = images.to(memory_format=torch.channels_last)
+        if inverter.perceptual is not None:
+            inverter.perceptual.to(memory_format=torch.channels_last)
     stamps: list[float] = []
     inverter.invert(images, lambda _: stamps.append(time.perf_counter()))
     passed = [after - before for before, after in itertools.pairwise(stamps[3:])]

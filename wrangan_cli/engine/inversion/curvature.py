@@ -85,7 +85,7 @@ def measured(draw: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int)
     """
     rng = random_generator(0)
     images = draw()
-    squares = [torch.zeros_like(tensor[:, :1].flatten(1)[:, 0]) for tensor in tensors]
+    squares = [images.new_zeros(len(images)) for _ in tensors]
     moments: list[list[Tensor]] = [[] for _ in tensors]
     for probe in range(probes):
         v = torch.randn(images.shape[1:], generator=rng).to(images)

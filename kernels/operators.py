@@ -5,4 +5,4 @@ libraries add the kernels (TORCH_LIBRARY_IMPL(wrangan, CPU or CUDA, m)). Gradien
 same operators, or of PyTorch's own, so that they can be differentiated again.
 """
 
-from wrangan_kernels import convolutions, filters, modulated  # noqa: F401  (they register themselves)
+from wrangan_kernels import convolutions, filters, modulated, random_weight  # noqa: F401  (they register themselves)

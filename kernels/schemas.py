@@ -28,6 +28,8 @@ SCHEMAS = (
     "conv3x3_up_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
     "-> Tensor",
     "plane_dot(Tensor a, Tensor b) -> Tensor",
+    "random_weight(Tensor mu, Tensor? std, Tensor offset) -> (Tensor weight, Tensor energy)",
+    "random_weight_backward(Tensor grad_weight, Tensor grad_energy, Tensor weight, Tensor? std) -> Tensor",
 )
 
 LIBRARY = torch.library.Library("wrangan", "DEF")

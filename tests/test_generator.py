@@ -11,7 +11,13 @@ from tests.conftest import TINY, random_generator_network
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.layers import EqualConv2d, EqualLinear
 from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator, PixelNorm, StyledConv
+from wrangan_cli.engine.models.stylegan2 import (
+    Generator,
+    ModulatedConv2d,
+    PixelNorm,
+    StyledConv,
+    energies_kept,
+)
 
 
 def on_meta(resolution: int, randomized: int = 0, multiplier: float = 2.0) -> Generator:
@@ -197,6 +203,44 @@ def test_epsilon_is_in_units_of_std(tiny_generator: Generator) -> None:
 def test_epsilon_of_a_layer_without_std_is_refused(tiny_generator: Generator) -> None:
     with pytest.raises(ValueError, match="no σ"):
         tiny_generator.synthesis(torch.randn(1, 16), epsilon={"conv1": torch.zeros(16, 16, 3, 3)})
+
+
+def test_kept_energies_change_nothing_and_follow_replaced_weights(tiny_generator: Generator) -> None:
+    generator = tiny_generator.requires_grad_(False)
+    w = torch.randn(2, generator.config.style_dim)
+    name = "convs.0.conv.weight"
+    other = {name: torch.randn_like(dict(generator.named_parameters())[name])}
+
+    def images() -> list[torch.Tensor]:
+        class Drawing(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.generator = generator
+
+            def forward(self) -> torch.Tensor:
+                return self.generator.synthesis(w)
+
+        replaced = {f"generator.{key}": value for key, value in other.items()}
+        return [generator.synthesis(w), torch.func.functional_call(Drawing(), replaced, ())]
+
+    plain = images()
+    assert not torch.allclose(plain[0], plain[1])
+    with energies_kept(generator):
+        kept = [m.kept is not None for m in generator.modules() if isinstance(m, ModulatedConv2d)]
+        assert sum(kept) == generator.config.num_styled_convs
+        for found, expected in zip(images(), plain, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
+
+
+def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: Generator) -> None:
+    generator = tiny_generator.requires_grad_(True)
+    with energies_kept(generator):
+        assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
+        generator.synthesis(torch.randn(1, generator.config.style_dim)).sum().backward()
+    gradient = generator.conv1.conv.weight.grad
+    assert gradient is not None
+    assert bool(gradient.any())
 
 
 def test_w_of_the_wrong_shape_is_refused(tiny_generator: Generator) -> None:

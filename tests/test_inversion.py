@@ -51,6 +51,19 @@ def test_penalty_reductions() -> None:
     assert squared_norm(Variables(torch.zeros(2, 4)), "sum").tolist() == [0, 0]
 
 
+def test_penalty_has_the_gradients_of_a_sum_of_squares() -> None:
+    epsilon = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        epsilon[1] = 0  # as in weight-tuning at its start
+
+    def norm(x: torch.Tensor) -> torch.Tensor:
+        return squared_norm(Variables(torch.zeros(3, 4), epsilon={"convs.0": x}), "sum")
+
+    torch.testing.assert_close(norm(epsilon), epsilon.square().sum(dim=(1, 2, 3, 4)))
+    assert torch.autograd.gradcheck(norm, (epsilon,))
+    assert torch.autograd.gradgradcheck(norm, (epsilon,))
+
+
 @pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w"])
 def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -> None:
     """Adam's first step is lr · sign(gradient): an independent check of what is free."""

@@ -154,6 +154,10 @@ CONVOLUTIONS = [
     (1, 130, 20, 16, 16),
     (3, 17, 8, 128, 32),
     (2, 6, 5, 8, 8),
+    # small planes: by the definition, columns of several images beside each other
+    (5, 40, 19, 3, 3),
+    (1, 70, 33, 4, 4),
+    (3, 20, 21, 2, 5),
 ]
 
 
@@ -242,6 +246,68 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_threads() -> None:
         torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("per_image", [False, True])
+def test_small_planes_do_not_depend_on_their_batch_nor_on_the_threads(up: bool, per_image: bool) -> None:
+    convolve = ops().conv3x3_up if up else ops().conv3x3
+    correlate = ops().conv3x3_up_weight_grad if up else ops().conv3x3_weight_grad
+    x, side = torch.randn(5, 300, 4, 4), 9 if up else 4
+    grad, weight = torch.randn(5, 200, side, side), torch.randn(*((5,) if per_image else ()), 200, 300, 3, 3)
+
+    def everything(rows: slice) -> list[Tensor]:
+        own = weight[rows] if per_image else weight
+        found = [convolve(x[rows], own, None, None, False), convolve(grad[rows], own, None, None, True)]
+        return [*found, correlate(x[rows], grad[rows], None, None, True)]
+
+    whole = everything(slice(None))
+    for i in range(5):
+        assert all(map(torch.equal, everything(slice(i, i + 1)), (part[i : i + 1] for part in whole)))
+    torch.set_num_threads(3)
+    try:
+        assert all(map(torch.equal, everything(slice(None)), whole))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("offsets", [1, 5])
+@pytest.mark.parametrize("with_std", [True, False])
+def test_random_weight(with_std: bool, offsets: int) -> None:
+    """Values, gradients and second gradients, also of mu and std, and of each result alone."""
+    shape = (7, 5, 3, 3)
+    given = [torch.randn(shape), torch.rand(shape) if with_std else None, torch.randn(offsets, *shape)]
+
+    def formula(mu: Tensor, std: Tensor | None, offset: Tensor) -> tuple[Tensor, Tensor]:
+        theta = mu + (offset if std is None else std * offset)
+        return theta, theta.square().sum((-1, -2))
+
+    for part in (0, 1):
+        compare(
+            lambda *x, part=part: ops().random_weight(*x)[part],
+            lambda *x, part=part: formula(*x)[part],
+            given,
+        )
+    # As inversion asks for it: the gradient in the offset alone, by its kernel.
+    mu, std, offset = (None if x is None else x.double() for x in given)
+    assert offset is not None
+    seeds = torch.randn(offset.shape), torch.randn(offset.shape[:3])
+    results = []
+    for function, dtype in ((ops().random_weight, torch.float32), (formula, torch.float64)):
+        leaf = offset.to(dtype).requires_grad_()
+        found = function(mu.to(dtype), None if std is None else std.to(dtype), leaf)
+        results.append(torch.autograd.grad(found, leaf, [seed.to(dtype) for seed in seeds])[0])
+    agree(results[0], results[1], 1e-6)
+
+
+def test_random_weight_refuses_what_does_not_fit() -> None:
+    mu = torch.zeros(4, 3, 3, 3)
+    with pytest.raises(RuntimeError, match="do not fit"):
+        ops().random_weight(mu, None, torch.zeros(2, 3, 4, 3, 3))
+    with pytest.raises(RuntimeError, match="float32 and contiguous"):
+        ops().random_weight(mu, None, torch.zeros(2, 4, 3, 3, 3).double())
+    with pytest.raises(RuntimeError, match="std"):
+        ops().random_weight(mu, torch.zeros(4, 3, 1, 1), torch.zeros(2, 4, 3, 3, 3))
+
+
 def test_every_number_is_written() -> None:
     """Memory of a result is what it was before: NaN here, by PyTorch's switch for uninitialised memory."""
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -257,6 +323,15 @@ def test_every_number_is_written() -> None:
             ops().conv3x3_up(x, weight, None, None, False),
             ops().conv3x3_up(x, weight.transpose(0, 1), None, None, True),
             ops().conv3x3_up_weight_grad(x, torch.randn(2, 6, 75, 71), None, None, True),
+            *(
+                operator(*arguments)
+                for up, side in ((False, 4), (True, 9))
+                for operator, arguments in small_planes(up, side)
+            ),
+            *ops().random_weight(weight, None, torch.randn(2, 6, 5, 3, 3)),
+            ops().random_weight_backward(
+                torch.randn(2, 6, 5, 3, 3), torch.randn(2, 6, 5), torch.randn(2, 6, 5, 3, 3), weight
+            ),
             ops().upfirdn2d(x, kernel, 2, 1, 2, 1),
             *ops().fir_act_backward(x, x, kernel, 2, 1, None, 0.2, 1.0, -1.0, 37, 35),
             ops().fir_act(x, None, 0, 0, None, None, None, None, 0.2, 1.0, -1.0),
@@ -266,6 +341,18 @@ def test_every_number_is_written() -> None:
         torch.utils.deterministic.fill_uninitialized_memory = filling
         torch.use_deterministic_algorithms(False)
     assert all(result.isfinite().all() for result in results)
+
+
+def small_planes(up: bool, side: int) -> list[tuple[Function, tuple[Any, ...]]]:
+    """The three convolutions of small planes, with what they are called with."""
+    x, grad, weight = torch.randn(3, 5, 4, 4), torch.randn(3, 6, side, side), torch.randn(6, 5, 3, 3)
+    convolve = ops().conv3x3_up if up else ops().conv3x3
+    correlate = ops().conv3x3_up_weight_grad if up else ops().conv3x3_weight_grad
+    return [
+        (convolve, (x, weight, None, None, False)),
+        (convolve, (grad, weight, None, None, True)),
+        (correlate, (x, grad, None, None, True)),
+    ]
 
 
 def test_plane_dot() -> None:
@@ -285,6 +372,13 @@ def test_shapes_without_computing() -> None:
         "conv3x3_up": (x, weight, None, None, False),
         "conv3x3_up_weight_grad": (x, torch.randn(2, 6, 65, 67), None, None, True),
         "plane_dot": (x, x),
+        "random_weight": (weight, weight, torch.randn(2, 6, 5, 3, 3)),
+        "random_weight_backward": (
+            torch.randn(2, 6, 5, 3, 3),
+            torch.randn(2, 6, 5),
+            torch.randn(2, 6, 5, 3, 3),
+            weight,
+        ),
     }
     for name, arguments in calls.items():
         torch.library.opcheck(

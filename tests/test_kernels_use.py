@@ -43,8 +43,8 @@ def keep_off_kinks(network: nn.Module, run: Callable[[], Tensor], monkeypatch: p
     """
     layers = {m.bias.data_ptr(): m for m in network.modules() if isinstance(m, BiasLeakyReLU | ToRGB)}
 
-    def settled(x: Tensor, bias: Tensor, activate: bool = True, **options: float | None) -> Tensor:
-        layer = layers.get(bias.data_ptr())
+    def settled(x: Tensor, bias: Tensor | None, activate: bool = True, **options: float | None) -> Tensor:
+        layer = None if bias is None else layers.get(bias.data_ptr())
         if layer is not None:
             maps = x.detach().transpose(0, 1).flatten(1)
             low, high = maps.amin(1), maps.amax(1)

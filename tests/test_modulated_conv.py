@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel
-from wrangan_cli.engine.ops.modulated_conv import demodulation, modulated_conv2d
+from wrangan_cli.engine.ops.modulated_conv import demodulation, modulated_conv2d, weight_energy
 
 SCALE = 0.3
 
@@ -90,10 +90,10 @@ def test_gradients_of_second_order(per_image: bool, up: bool) -> None:
 def test_demodulated_weights_have_unit_norm() -> None:
     _, weights, style = case()
     modulated = SCALE * weights * style[:, None, :, None, None]
-    factor = demodulation(weights, style, SCALE)
+    factor = demodulation(weight_energy(weights), style * SCALE)
     norms = (modulated * factor[:, :, None, None, None]).square().sum(dim=(2, 3, 4))
     torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
-    shared = demodulation(weights[0], style, SCALE)
+    shared = demodulation(weight_energy(weights[0]), style * SCALE)
     torch.testing.assert_close(shared[0], factor[0])
 
 

@@ -7,7 +7,7 @@
 #include <ATen/ops/convolution_backward.h>
 #include <torch/library.h>
 
-#include "winograd.h"
+#include "planes.h"
 
 namespace wrangan {
 namespace {
@@ -147,11 +147,17 @@ Tensor conv3x3(const Tensor& x_given, const Tensor& weight_given, const optional
                   (!per_image || weight.size(0) == batch),
               "conv3x3: weight ", weight.sizes(), " does not fit x ", x.sizes());
   // By the pixels of one image, whatever the batch: an image must not depend on the others.
-  if (x.numel() > 0 && !pays(height, width, 1, inputs * outputs))
+  const bool tiles = pays(height, width, 1, inputs * outputs);
+  if (x.numel() > 0 && !tiles && !small(height, width, false))
     return direct(x, weight, scale_in, scale_out, transposed);
   Tensor y = at::empty({batch, outputs, height, width}, x.options());
   if (y.numel() == 0) return y;
   if (inputs == 0) return y.zero_();
+  if (!tiles) {
+    const Meeting meeting(height, width, false);
+    transposed ? gather(x, weight, scale_in, scale_out, meeting, y) : spread(x, weight, scale_in, scale_out, meeting, y);
+    return y;
+  }
   const Grid grid(height, width);
   if (transposed)
     convolve<Same<true>>(x, weight, scale_in, scale_out, true, grid, y);
@@ -181,11 +187,16 @@ Tensor conv3x3_weight_grad(const Tensor& x_given, const Tensor& grad_given, cons
   TORCH_CHECK(grad.size(0) == batch && grad.size(2) == height && grad.size(3) == width,
               "conv3x3_weight_grad: grad ", grad.sizes(), " does not fit x ", x.sizes());
   // Here the transform of the kernels is of sums, and of all inputs and outputs.
-  if (x.numel() > 0 && !pays(height, width, per_image ? 1 : batch, INT64_MAX))
+  const bool tiles = pays(height, width, per_image ? 1 : batch, INT64_MAX);
+  if (x.numel() > 0 && !tiles && !matches(height, width))
     return direct_weight_grad(x, grad, scale_in, scale_out, per_image);
   Tensor result = per_image ? at::empty({batch, outputs, inputs, 3, 3}, x.options())
                             : at::empty({outputs, inputs, 3, 3}, x.options());
   if (result.numel() == 0) return result;
+  if (x.numel() > 0 && !tiles) {
+    match(x, grad, scale_in, scale_out, per_image, Meeting(height, width, false), result);
+    return result;
+  }
   correlate<Same<false>>(x, grad, scale_in, scale_out, per_image, Grid(height, width), result);
   return result;
 }

@@ -11,7 +11,7 @@
 #include <ATen/ops/matmul.h>
 #include <torch/library.h>
 
-#include "winograd.h"
+#include "planes.h"
 
 namespace wrangan {
 namespace {
@@ -347,9 +347,21 @@ Tensor conv3x3_up(const Tensor& x_given, const Tensor& weight_given, const optio
   TORCH_CHECK(!transposed || (x.size(2) % 2 == 1 && x.size(3) % 2 == 1 && x.size(2) > 1 && x.size(3) > 1),
               "conv3x3_up: transposed, the sides of x must be odd, and more than 1, not ", x.sizes());
   const int64_t height = transposed ? x.size(2) / 2 : x.size(2), width = transposed ? x.size(3) / 2 : x.size(3);
-  if (x.numel() == 0 || outputs == 0 || (transposed && inputs * outputs < MANY) ||
-      !pays(height, width, 1, inputs * outputs))  // one image decides, as in conv3x3
-    return direct(x, weight, scale_in, scale_out, transposed);
+  const bool empty = x.numel() == 0 || outputs == 0;
+  // One image decides, as in conv3x3.
+  const bool tiles = (!transposed || inputs * outputs >= MANY) && pays(height, width, 1, inputs * outputs);
+  if (!empty && !tiles && small(height, width, true)) {
+    const Meeting meeting(height, width, true);
+    if (transposed) {
+      Tensor y = at::empty({batch, outputs, height, width}, x.options());
+      gather(x, weight, scale_in, scale_out, meeting, y);
+      return y;
+    }
+    Tensor y = at::empty({batch, outputs, 2 * height + 1, 2 * width + 1}, x.options());
+    spread(x, weight, scale_in, scale_out, meeting, y);
+    return y;
+  }
+  if (empty || !tiles) return direct(x, weight, scale_in, scale_out, transposed);
   const Grid grid(height, width);
   if (transposed) {
     Tensor y = at::empty({batch, outputs, height, width}, x.options());
@@ -371,8 +383,16 @@ Tensor conv3x3_up_weight_grad(const Tensor& x_given, const Tensor& grad_given, c
   const int64_t outputs = grad.size(1);
   TORCH_CHECK(grad.size(0) == batch && grad.size(2) == 2 * height + 1 && grad.size(3) == 2 * width + 1,
               "conv3x3_up_weight_grad: grad ", grad.sizes(), " does not fit x ", x.sizes());
-  if (x.numel() == 0 || outputs == 0 || inputs * outputs < MANY || height * width * (per_image ? 1 : batch) < 4096 ||
-      !pays(height, width, per_image ? 1 : batch, INT64_MAX)) {
+  const bool empty = x.numel() == 0 || outputs == 0;
+  const bool tiles = inputs * outputs >= MANY && height * width * (per_image ? 1 : batch) >= 4096 &&
+                     pays(height, width, per_image ? 1 : batch, INT64_MAX);
+  if (!empty && !tiles && matches(height, width)) {
+    Tensor result = per_image ? at::empty({batch, outputs, inputs, 3, 3}, x.options())
+                              : at::empty({outputs, inputs, 3, 3}, x.options());
+    match(x, grad, scale_in, scale_out, per_image, Meeting(height, width, true), result);
+    return result;
+  }
+  if (empty || !tiles) {
     // x is the gradient, and grad the input, of the stride-2 convolution with these kernels.
     const int64_t groups = per_image ? batch : 1;
     const Tensor small = scaled(x, scale_in).reshape({-1, inputs * groups, height, width});

@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import Generator, energies_kept
 from wrangan_cli.engine.runtime import random_generator
 
 BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
@@ -216,12 +217,16 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     optimizer = make_optimizer(settings, method.groups(variables, settings), images.clone)
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
+    kept = ExitStack()  # as long as there is a step
+    kept.enter_context(energies_kept(model.generator))
+
     def step() -> None:
         optimizer.zero_grad()
         loss = inverter._loss(variables, images, target, moment)[0]
         loss.sum().backward()
         optimizer.step(loss, 1.0)
 
+    step.kept = kept  # type: ignore[attr-defined]
     return step
 
 

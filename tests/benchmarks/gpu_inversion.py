@@ -34,7 +34,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
 from wrangan_cli.engine.models.stylegan2 import Generator
-from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.perceptual import PerceptualDistance, suited
 from wrangan_cli.engine.runtime import random_generator
 
 MODES = ("eager", "graph", "compile", "compile+graph")
@@ -123,7 +123,7 @@ def random_inverter(options: argparse.Namespace, device: torch.device) -> Invert
     mean, std = w.mean(dim=0).to(device), w.var(dim=0).sum().sqrt().item()
     model = Model("random", Path("random"), "0" * 64, generator, mean, std, "lpips-alex")
     settings = InversionSettings(steps=options.steps, init="mean", epsilon_lr=0.01)
-    return Inverter(model, settings, None, random_alexnet().to(device))
+    return Inverter(model, settings, None, suited(random_alexnet().to(device)))
 
 
 def random_alexnet() -> PerceptualDistance:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.ops.image_conv import ImageConv2d
+from wrangan_cli.engine.ops.image_conv import ImageConv2d, with_frozen_convs
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "st-lpips-vgg", "st-lpips-alex")
 SMALLEST = 32
@@ -99,8 +99,18 @@ def load_perceptual(name: str, device: torch.device | str = "cpu") -> Perceptual
     others = ", ".join(other for other in PERCEPTUAL_NAMES if other != name)
     build = _shift_tolerant if name.startswith("st-") else _lpips
     net = build(name, others).to(device)
-    if torch.device(device).type == "cpu":
-        net = net.to(memory_format=torch.channels_last)  # some 10 % faster there
+    return suited(net)
+
+
+def suited(net: PerceptualDistance) -> PerceptualDistance:
+    """`net`, in place, as it is fastest on its device (docs/benchmarks.md): on the CPU LPIPS's VGG in the
+    layout that the compiled kernels know, the others in channels_last, some 10 % faster there."""
+    if net.shift.device.type != "cpu":
+        return net
+    if net.name != "lpips-vgg":
+        net.to(memory_format=torch.channels_last)
+    if net.name.startswith("lpips"):
+        with_frozen_convs(net)
     return net
 
 

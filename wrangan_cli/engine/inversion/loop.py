@@ -24,6 +24,7 @@ from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.stylegan2 import energies_kept
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
 from wrangan_cli.engine.runtime import random_generator
 
@@ -85,10 +86,14 @@ class Inverter:
         Code.info holds the settings, the steps that were done, and the distortion before (at the
         start, without offsets) and after.
         """
-        model, settings = self.model, self.settings
+        model = self.model
         if images.shape[1:] != (3, model.resolution, model.resolution):
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
-        images = images.to(model.device)
+        with energies_kept(model.generator):
+            return self._inverted(images.to(model.device), on_step)
+
+    def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
+        model, settings = self.model, self.settings
         start, abouts = self._start(images, on_step)
         if self.predict is None:
             variables = METHOD_TABLE[settings.method].start(model, start, settings)

@@ -55,10 +55,24 @@ def squared_norm(variables: Variables, reduction: str) -> Tensor:
     offsets = [*variables.epsilon.values(), *variables.delta.values()]
     if not offsets:
         return variables.w.new_zeros(variables.w.shape[0])
-    total = torch.stack([offset.square().sum(dim=(1, 2, 3, 4)) for offset in offsets]).sum(dim=0)
+    total = torch.stack([_SquareSum.apply(offset) for offset in offsets]).sum(dim=0)
     if reduction == "mean":
         total = total / sum(offset[0].numel() for offset in offsets)
     return total
+
+
+class _SquareSum(torch.autograd.Function):
+    """Σ x² per image, (B, …) → (B,), which passes over x once each way (`square().sum()`: five times)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return x * (2 * grad).reshape(-1, *[1] * (x.ndim - 1))
 
 
 @dataclass(frozen=True)

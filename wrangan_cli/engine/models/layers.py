@@ -7,7 +7,6 @@ without a map (docs/conversion.md).
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, bias_act
@@ -35,8 +34,10 @@ class EqualLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in) → (B, out)."""
-        x = F.linear(x, self.weight.to(x.dtype) * self.scale)
-        return bias_act(x, self.bias * self.lr_multiplier, activate=self.activate)
+        bias = self.bias if self.lr_multiplier == 1 else self.bias * self.lr_multiplier
+        # One operation, and the scale on the few results instead of the many weights.
+        x = torch.addmm(bias.to(x.dtype), x, self.weight.to(x.dtype).t(), alpha=self.scale)
+        return bias_act(x, None, activate=True) if self.activate else x
 
 
 class EqualConv2d(nn.Module):

@@ -5,7 +5,8 @@ Keys of the state dict are rosinality's; a layer with random weights has one mor
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -15,8 +16,9 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.ops.bias_act import bias_act
+from wrangan_cli.engine.ops.dispatch import compiled, kernels
 from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
-from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d
+from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d, weight_energy
 
 NoiseMode = Literal["const", "random", "none"]
 LayerWeights = Mapping[str, Tensor]
@@ -60,6 +62,8 @@ class ModulatedConv2d(nn.Module):
         self.blur = _Kernel(fir_taps, gain=4.0) if up else None
         self.scale = 1.0 / math.sqrt(in_channels * size**2)
         self.demodulate = demodulate
+        self.kept: tuple[Tensor, Tensor] | None = None
+        """A weight and its energy, within `energies_kept`; good for that very tensor alone."""
 
     def kernel(self, epsilon: Tensor | None = None, delta: Tensor | None = None) -> Tensor:
         """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
@@ -72,18 +76,36 @@ class ModulatedConv2d(nn.Module):
             weight = weight + delta.to(weight.dtype)
         return weight
 
+    def kernel_and_energy(
+        self, epsilon: Tensor | None = None, delta: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`kernel`, and its energy (`weight_energy`) where that costs nothing: it is computed with
+        the kernel, or kept (`energies_kept`)."""
+        if epsilon is None and delta is None:
+            kept = self.kept
+            return self.weight[0], kept[1] if kept is not None and kept[0] is self.weight else None
+        # θ = μ + σ⊙ε or μ + δ, one a photograph, is what inversion asks for in every step.
+        offset, std = (epsilon, self.std) if delta is None else (delta, None)
+        if offset is not None and (epsilon is None or (delta is None and std is not None)):
+            same = offset.ndim == 5 and offset.dtype == self.weight.dtype
+            if same and offset.device.type == "cpu" and compiled(offset):
+                return kernels().random_weight(self.weight[0], std, offset.contiguous())
+        return self.kernel(epsilon, delta), None
+
     def forward(
         self, x: Tensor, w: Tensor, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> Tensor:
         """x: (B, I, H, W), w: (B, style_dim) → (B, O, H', W')."""
+        weight, energy = self.kernel_and_energy(epsilon, delta)
         return modulated_conv2d(
             x,
-            self.kernel(epsilon, delta),
+            weight,
             self.modulation(w),
             self.scale,
             demodulate=self.demodulate,
             up=self.blur is not None,
             fir=None if self.blur is None else self.blur.kernel,
+            energy=energy,
         )
 
 
@@ -121,9 +143,10 @@ class StyledConv(nn.Module):
         delta: Tensor | None = None,
     ) -> Tensor:
         conv = self.conv
+        weight, energy = conv.kernel_and_energy(epsilon, delta)
         return styled_conv2d(
             x,
-            conv.kernel(epsilon, delta),
+            weight,
             conv.modulation(w),
             conv.scale,
             noise,
@@ -132,6 +155,7 @@ class StyledConv(nn.Module):
             self.activate.clamp,
             up=conv.blur is not None,
             fir=None if conv.blur is None else conv.blur.kernel,
+            energy=energy,
         )
 
 
@@ -262,3 +286,24 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, noise: NoiseMode = "random") -> Tensor:
         """z: (B, style_dim) → images (B, 3, R, R), ε = 0."""
         return self.synthesis(self.mapping(z), noise=noise)
+
+
+@contextmanager
+def energies_kept(generator: Generator) -> Iterator[None]:
+    """Within this block the energies of frozen weights, which demodulation asks for in every image, are
+    computed once. The weights must not be changed in it; replacing them (functional_call) is heeded."""
+    mine = [
+        module
+        for module in generator.modules()
+        if isinstance(module, ModulatedConv2d)
+        and module.demodulate
+        and module.kept is None
+        and not module.weight.requires_grad
+    ]
+    for module in mine:
+        module.kept = (module.weight, weight_energy(module.weight[0]))
+    try:
+        yield
+    finally:
+        for module in mine:
+            module.kept = None

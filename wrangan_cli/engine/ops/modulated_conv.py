@@ -17,15 +17,19 @@ from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
 DEMODULATION_EPSILON = 1e-8
 
 
-def demodulation(weight: Tensor, style: Tensor, scale: float) -> Tensor:
-    """1 / ‖scale · weight · style‖ per output channel: (B, O).
+def weight_energy(weight: Tensor) -> Tensor:
+    """Σ weight² over the taps: (…, O, I, k, k) → (…, O, I). All that demodulation needs of a weight."""
+    return weight.square().sum(dim=(-1, -2))
 
-    weight: (O, I, k, k) or (B, O, I, k, k). style: (B, I).
+
+def demodulation(energy: Tensor, style: Tensor) -> Tensor:
+    """1 / ‖weight · style‖ per output channel: (B, O).
+
+    energy: `weight_energy`, (O, I) or (B, O, I). style: (B, I), the equalised learning rate's scale in it.
     """
-    energy = weight.square().sum(dim=(-1, -2))
     square = style.square()
-    total = square @ energy.t() if energy.ndim == 2 else torch.einsum("boi,bi->bo", energy, square)
-    return (total * scale**2 + DEMODULATION_EPSILON).rsqrt()
+    total = square @ energy.t() if energy.ndim == 2 else torch.bmm(energy, square[:, :, None])[:, :, 0]
+    return (total + DEMODULATION_EPSILON).rsqrt()
 
 
 def modulated_conv2d(
@@ -36,19 +40,21 @@ def modulated_conv2d(
     demodulate: bool = True,
     up: bool = False,
     fir: Tensor | None = None,
+    energy: Tensor | None = None,
 ) -> Tensor:
     """Convolve `x` with scale · weight · style, optionally doubling its size.
 
     x: (B, I, H, W). weight: (O, I, k, k), shared, or (B, O, I, k, k), one per image.
     style: (B, I), multiplies input channels. fir: the (taps, taps) kernel of gain 4
-    that follows the stride-2 transposed convolution when `up`. With x in fp16 and
+    that follows the stride-2 transposed convolution when `up`. energy: `weight_energy(weight)`, where
+    that is known; else it is computed for the demodulation. With x in fp16 and
     `demodulate`, weight and style are first divided by their largest magnitude, which
     demodulation undoes: the sums then stay within fp16's range.
     Returns (B, O, H, W), or (B, O, 2H, 2W) when `up`.
     """
     if up and fir is None:
         raise ValueError("up-sampling needs the FIR kernel")
-    x, factors = convolved(x, weight, style, scale, demodulate, up)
+    x, factors = convolved(x, weight, style, scale, demodulate, up, energy)
     if factors is not None:
         x = x * factors.to(x.dtype)[:, :, None, None]
     return (
@@ -67,17 +73,18 @@ def styled_conv2d(
     clamp: float | None = None,
     up: bool = False,
     fir: Tensor | None = None,
+    energy: Tensor | None = None,
 ) -> Tensor:
     """A whole styled layer: `modulated_conv2d` (demodulated), + strength · noise, then `bias_act`.
 
     noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
     """
     if not large(x) or (up and (fir is None or not filters(x, fir))):
-        x = modulated_conv2d(x, weight, style, scale, True, up, fir)
+        x = modulated_conv2d(x, weight, style, scale, True, up, fir, energy)
         if noise is not None:
             x = x + (strength * noise).to(x.dtype)
         return bias_act(x, bias, clamp=clamp)
-    x, factors = convolved(x, weight, style, scale, True, up)
+    x, factors = convolved(x, weight, style, scale, True, up, energy)
     before, after = up_conv_padding(fir.shape[0], weight.shape[-1]) if up and fir is not None else (0, 0)
     return kernels().fir_act(
         laid_out(x),
@@ -95,26 +102,35 @@ def styled_conv2d(
 
 
 def convolved(
-    x: Tensor, weight: Tensor, style: Tensor, scale: float, demodulate: bool, up: bool
+    x: Tensor,
+    weight: Tensor,
+    style: Tensor,
+    scale: float,
+    demodulate: bool,
+    up: bool,
+    energy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The convolution of `modulated_conv2d` before its FIR, and the factors (B, O) of the demodulation
     where the result still lacks them."""
     batch, _, height, width = x.shape
     size = weight.shape[-1]
     if x.dtype == torch.float16 and demodulate:
-        weight = weight / _largest(weight, (-3, -2, -1))
+        weight, energy = weight / _largest(weight, (-3, -2, -1)), None
         style = style / _largest(style, (-1,))
-    factors = demodulation(weight, style, scale) if demodulate else None
+    style = style * scale
+    factors = None
+    if demodulate:
+        factors = demodulation(weight_energy(weight) if energy is None else energy, style)
     if x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
         if size == 3:
             convolve = kernels().conv3x3_up if up else kernels().conv3x3
-            return convolve(x, weight, style * scale, factors, False), None
+            return convolve(x, weight, style, factors, False), None
         if size == 1 and not up:
             # So few results (to RGB) that their weights are quicker to modulate than x.
-            rows = weight[..., 0, 0] * (style * scale)[:, None, :]
+            rows = weight[..., 0, 0] * style[:, None, :]
             rows = rows if factors is None else rows * factors[:, :, None]
             return torch.bmm(rows, x.flatten(2)).unflatten(2, (height, width)), None
-    x = x * (style * scale).to(x.dtype)[:, :, None, None]
+    x = x * style.to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     groups = 1
     if weight.ndim == 5:

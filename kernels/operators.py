@@ -5,4 +5,10 @@ libraries add the kernels (TORCH_LIBRARY_IMPL(wrangan, CPU or CUDA, m)). Gradien
 same operators, or of PyTorch's own, so that they can be differentiated again.
 """
 
-from wrangan_kernels import convolutions, filters, modulated, random_weight  # noqa: F401  (they register themselves)
+from wrangan_kernels import (  # noqa: F401  (they register themselves)
+    convolutions,
+    filters,
+    modulated,
+    random_weight,
+    styled_conv,
+)

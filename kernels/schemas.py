@@ -28,6 +28,13 @@ SCHEMAS = (
     "conv3x3_up_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
     "-> Tensor",
     "plane_dot(Tensor a, Tensor b) -> Tensor",
+    "styled_conv(Tensor x, Tensor weight, Tensor energy, Tensor style, Tensor? noise, Tensor? strength, "
+    "Tensor bias, Tensor? fir, int before, int after, float slope, float gain, float clamp) "
+    "-> (Tensor y, Tensor mid, Tensor demod)",
+    "styled_conv_backward(Tensor grad, Tensor y, Tensor mid, Tensor demod, Tensor x, Tensor weight, "
+    "Tensor energy, Tensor style, Tensor? noise, Tensor? strength, Tensor? fir, int before, int after, "
+    "float slope, float gain, float clamp, bool[7] needed) -> (Tensor grad_x, Tensor grad_weight, "
+    "Tensor grad_energy, Tensor grad_style, Tensor grad_noise, Tensor grad_strength, Tensor grad_bias)",
     "random_weight(Tensor mu, Tensor? std, Tensor offset) -> (Tensor weight, Tensor energy)",
     "random_weight_backward(Tensor grad_weight, Tensor grad_energy, Tensor weight, Tensor? std) -> Tensor",
 )

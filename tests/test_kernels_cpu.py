@@ -32,7 +32,8 @@ def agree(given: Tensor, expected: Tensor, limit: float = TOLERANCE) -> None:
 
 
 def compare(mine: Function, formula: Function, inputs: list[Tensor | None], second: bool = True) -> None:
-    """Value, gradients of a random projection of its square, and gradients of a projection of these."""
+    """Value, gradients of a random projection of its square, as they are and as what is differentiated again,
+    and gradients of a projection of these."""
     floats = [None if x is None else x.clone().requires_grad_() for x in inputs]
     doubles = [None if x is None else x.double().requires_grad_() for x in inputs]
     results = []
@@ -44,7 +45,11 @@ def compare(mine: Function, formula: Function, inputs: list[Tensor | None], seco
             projections = [torch.randn(y.shape), *(torch.randn(x.shape) for x in leaves)]
         directions = [p.to(y.dtype) for p in projections]
         grads = torch.autograd.grad((y.square() * directions[0]).sum(), leaves, create_graph=True)
-        collected = [y, *grads]
+        collected = [
+            y,
+            *grads,
+            *torch.autograd.grad((function(*given).square() * directions[0]).sum(), leaves),
+        ]
         if second:
             total = sum((g * d).sum() for g, d in zip(grads, directions[1:], strict=True))
             collected += torch.autograd.grad(total, leaves, allow_unused=True)
@@ -384,3 +389,42 @@ def test_shapes_without_computing() -> None:
         torch.library.opcheck(
             getattr(ops(), name).default, arguments, test_utils=("test_schema", "test_faketensor")
         )
+
+
+LAYERS = [(2, 5, 7, 6, 9), (5, 20, 24, 4, 4), (1, 33, 18, 3, 5), (3, 6, 8, 32, 17)]
+
+
+@pytest.mark.parametrize("noisy", ["none", "one", "own"])
+@pytest.mark.parametrize("per_image", [True, False])
+@pytest.mark.parametrize("up", [True, False])
+@pytest.mark.parametrize("shape", LAYERS)
+def test_styled_conv(shape: tuple[int, ...], up: bool, per_image: bool, noisy: str) -> None:
+    batch, inputs, outputs, height, width = shape
+    clamp = 1.5 if noisy == "one" else -1.0
+    fir = random_kernel(4, True) if up else None
+    sides = (2 * height, 2 * width) if up else (height, width)
+    weight = torch.randn(*((batch,) if per_image else ()), outputs, inputs, 3, 3)
+    noise = None if noisy == "none" else torch.randn(1 if noisy == "one" else batch, 1, *sides)
+    strength = None if noise is None else torch.rand(1)
+    # A free variable here, to tell its gradient from the weight's; `test_kernels_use.py` has it as it is used.
+    energy = weight.square().sum((-1, -2)) + torch.rand(weight.shape[:-2])
+    style, bias = torch.randn(batch, inputs) + 1, torch.randn(outputs)
+    given = [torch.randn(batch, inputs, height, width), weight, energy, style, noise, strength, bias]
+    numbers = (fir, *((1, 1) if up else (0, 0)), 0.2, 1.4, clamp)
+
+    def formula(x: Tensor, w: Tensor, e: Tensor, s: Tensor, n: Any, a: Any, b: Tensor) -> Tensor:
+        own = [w[i] if per_image else w for i in range(batch)]
+        total = [(e[i] if per_image else e) @ s[i].square() for i in range(batch)]
+        planes = []
+        for i in range(batch):
+            plane = x[i : i + 1] * s[i][:, None, None]
+            kernel = own[i].transpose(0, 1)
+            made = F.conv_transpose2d(plane, kernel, stride=2) if up else F.conv2d(plane, own[i], padding=1)
+            planes.append(made * (total[i] + 1e-8).rsqrt()[:, None, None])
+        v = torch.cat(planes)
+        v = v if fir is None else filtered(v, fir, 1, 1, 1, 1)
+        v = (v if n is None else v + n * a) + b[:, None, None]
+        y = torch.where(v > 0, v, 0.2 * v) * 1.4
+        return y.clamp(-clamp, clamp) if clamp >= 0 else y
+
+    compare(lambda *x: ops().styled_conv(*x, *numbers)[0], formula, given)

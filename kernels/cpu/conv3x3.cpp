@@ -7,6 +7,7 @@
 #include <ATen/ops/convolution_backward.h>
 #include <torch/library.h>
 
+#include "operators.h"
 #include "planes.h"
 
 namespace wrangan {
@@ -135,6 +136,8 @@ Tensor direct(const Tensor& x, const Tensor& weight, const optional<Tensor>& sca
   return scaled(y.reshape({x.size(0), -1, x.size(2), x.size(3)}), scale_out).contiguous();
 }
 
+}  // namespace
+
 Tensor conv3x3(const Tensor& x_given, const Tensor& weight_given, const optional<Tensor>& scale_in,
                const optional<Tensor>& scale_out, bool transposed) {
   check(x_given, "x");
@@ -166,6 +169,8 @@ Tensor conv3x3(const Tensor& x_given, const Tensor& weight_given, const optional
   return y;
 }
 
+namespace {
+
 Tensor direct_weight_grad(const Tensor& x, const Tensor& grad, const optional<Tensor>& scale_in,
                           const optional<Tensor>& scale_out, bool per_image) {
   const int64_t groups = per_image ? x.size(0) : 1, height = x.size(2), width = x.size(3);
@@ -176,6 +181,8 @@ Tensor direct_weight_grad(const Tensor& x, const Tensor& grad, const optional<Te
                                                             false, {0, 0}, groups, {false, true, false}));
   return per_image ? found.reshape({x.size(0), grad.size(1), x.size(1), 3, 3}) : found;
 }
+
+}  // namespace
 
 Tensor conv3x3_weight_grad(const Tensor& x_given, const Tensor& grad_given, const optional<Tensor>& scale_in,
                            const optional<Tensor>& scale_out, bool per_image) {
@@ -200,8 +207,6 @@ Tensor conv3x3_weight_grad(const Tensor& x_given, const Tensor& grad_given, cons
   correlate<Same<false>>(x, grad, scale_in, scale_out, per_image, Grid(height, width), result);
   return result;
 }
-
-}  // namespace
 
 TORCH_LIBRARY_IMPL(wrangan, CPU, m) {
   m.impl("conv3x3", &conv3x3);

@@ -11,6 +11,7 @@
 #include <ATen/ops/matmul.h>
 #include <torch/library.h>
 
+#include "operators.h"
 #include "planes.h"
 
 namespace wrangan {
@@ -334,6 +335,8 @@ void write_border(const Tensor& x, const Tensor& weight, const optional<Tensor>&
   }
 }
 
+}  // namespace
+
 Tensor conv3x3_up(const Tensor& x_given, const Tensor& weight_given, const optional<Tensor>& scale_in,
                   const optional<Tensor>& scale_out, bool transposed) {
   check(x_given, "x");
@@ -422,8 +425,6 @@ Tensor conv3x3_up_weight_grad(const Tensor& x_given, const Tensor& grad_given, c
   }
   return result;
 }
-
-}  // namespace
 
 TORCH_LIBRARY_IMPL(wrangan, CPU, m) {
   m.impl("conv3x3_up", &conv3x3_up);

@@ -14,11 +14,11 @@
 #include <type_traits>
 #include <vector>
 
+#include "operators.h"
+
 namespace wrangan {
 namespace {
 
-using at::Tensor;
-using c10::optional;
 constexpr int MOST = 8;  // taps
 
 // The kernel, turned for a correlation, and its two factors where it has them.
@@ -243,6 +243,8 @@ const T* at_or_null(const Tensor& numbers) {
   return numbers.defined() ? numbers.const_data_ptr<T>() : nullptr;
 }
 
+}  // namespace
+
 Tensor fir_act(const Tensor& given, const optional<Tensor>& kernel, int64_t before, int64_t after,
                const optional<Tensor>& noise, const optional<Tensor>& strength, const optional<Tensor>& scale,
                const optional<Tensor>& bias, double slope, double gain, double clamp) {
@@ -366,8 +368,6 @@ Tensor plane_dot(const Tensor& a_given, const Tensor& b_given) {
   });
   return result;
 }
-
-}  // namespace
 
 TORCH_LIBRARY_IMPL(wrangan, CPU, m) {
   m.impl("upfirdn2d", &upfirdn2d);

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, LEAKY_SLOPE, bias_act
-from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, laid_out, large
+from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, knows, laid_out, large
 from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
 
 DEMODULATION_EPSILON = 1e-8
@@ -79,6 +79,24 @@ def styled_conv2d(
 
     noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
     """
+    same = x.dtype == weight.dtype == style.dtype
+    if same and weight.shape[-1] == 3 and x.device.type == "cpu" and _serves(fir if up else None) and compiled(x):
+        before, after = up_conv_padding(fir.shape[0], 3) if up and fir is not None else (0, 0)
+        return kernels().styled_conv(
+            x.contiguous(),
+            weight,
+            weight_energy(weight) if energy is None else energy,
+            style * scale,
+            noise,
+            None if noise is None else strength,
+            bias,
+            fir if up else None,
+            before,
+            after,
+            LEAKY_SLOPE,
+            LEAKY_GAIN,
+            -1.0 if clamp is None else clamp,
+        )[0]
     if not large(x) or (up and (fir is None or not filters(x, fir))):
         x = modulated_conv2d(x, weight, style, scale, True, up, fir, energy)
         if noise is not None:
@@ -99,6 +117,10 @@ def styled_conv2d(
         LEAKY_GAIN,
         -1.0 if clamp is None else clamp,
     )
+
+
+def _serves(fir: Tensor | None) -> bool:
+    return fir is None or knows(fir)
 
 
 def convolved(

@@ -47,7 +47,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 def _backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Any, ...]:
     del unused
     *tensors, y, mid, demod = ctx.saved_tensors
-    x, weight, energy, style, noise, strength, bias, fir = tensors
+    x, weight, energy, style, noise, strength, _, fir = tensors
     numbers = (ctx.before, ctx.after, ctx.slope, ctx.gain, ctx.clamp)
     needed = list(ctx.needs_input_grad[:7])
     found: list[Any]
@@ -67,8 +67,9 @@ def _differentiable(
     # Each under a name of its own: the energy is a function of the weight, and the weight's gradient here is
     # not to have what comes by the energy.
     named = [tensor if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-    y = parts(*named, *numbers)
-    wanted = [tensor for tensor, need in zip(named, needed, strict=False) if need]
+    given: list[Any] = [*named, *numbers]
+    y = parts(*given)
+    wanted = [tensor for tensor, need in zip(named, needed, strict=False) if need and tensor is not None]
     found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
     return [next(found) if need else None for need in needed]
 

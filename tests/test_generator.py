@@ -16,7 +16,7 @@ from wrangan_cli.engine.models.stylegan2 import (
     ModulatedConv2d,
     PixelNorm,
     StyledConv,
-    energies_kept,
+    frozen,
 )
 
 
@@ -205,10 +205,12 @@ def test_epsilon_of_a_layer_without_std_is_refused(tiny_generator: Generator) ->
         tiny_generator.synthesis(torch.randn(1, 16), epsilon={"conv1": torch.zeros(16, 16, 3, 3)})
 
 
-def test_kept_energies_change_nothing_and_follow_replaced_weights(tiny_generator: Generator) -> None:
+@pytest.mark.parametrize("name", ["convs.0.conv.weight", "to_rgbs.0.conv.modulation.bias"])
+def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
+    tiny_generator: Generator, name: str
+) -> None:
     generator = tiny_generator.requires_grad_(False)
     w = torch.randn(2, generator.config.style_dim)
-    name = "convs.0.conv.weight"
     other = {name: torch.randn_like(dict(generator.named_parameters())[name])}
 
     def images() -> list[torch.Tensor]:
@@ -225,18 +227,21 @@ def test_kept_energies_change_nothing_and_follow_replaced_weights(tiny_generator
 
     plain = images()
     assert not torch.allclose(plain[0], plain[1])
-    with energies_kept(generator):
+    with frozen(generator):
         kept = [m.kept is not None for m in generator.modules() if isinstance(m, ModulatedConv2d)]
         assert sum(kept) == generator.config.num_styled_convs
+        assert generator.kept_styles is not None
         for found, expected in zip(images(), plain, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
+    assert generator.kept_styles is None
 
 
 def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: Generator) -> None:
     generator = tiny_generator.requires_grad_(True)
-    with energies_kept(generator):
+    with frozen(generator):
         assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
+        assert generator.kept_styles is None
         generator.synthesis(torch.randn(1, generator.config.style_dim)).sum().backward()
     gradient = generator.conv1.conv.weight.grad
     assert gradient is not None

@@ -406,7 +406,7 @@ def test_styled_conv(shape: tuple[int, ...], up: bool, per_image: bool, noisy: s
     weight = torch.randn(*((batch,) if per_image else ()), outputs, inputs, 3, 3)
     noise = None if noisy == "none" else torch.randn(1 if noisy == "one" else batch, 1, *sides)
     strength = None if noise is None else torch.rand(1)
-    # A free variable here, to tell its gradient from the weight's; `test_kernels_use.py` has it as it is used.
+    # A variable of its own here, to tell the gradients apart; `test_kernels_use.py` has it as it is used.
     energy = weight.square().sum((-1, -2)) + torch.rand(weight.shape[:-2])
     style, bias = torch.randn(batch, inputs) + 1, torch.randn(outputs)
     given = [torch.randn(batch, inputs, height, width), weight, energy, style, noise, strength, bias]

@@ -50,10 +50,10 @@ def case(dtype: torch.dtype = torch.float64, size: int = 3) -> tuple[Tensor, Ten
 def test_both_forms_equal_explicit_weights(demodulate: bool, up: bool, size: int) -> None:
     x, weights, style = case(size=size)
     fir = fir_kernel(gain=4.0).double() if up else None
-    shared = modulated_conv2d(x, weights[0], style, SCALE, demodulate, up, fir)
+    shared = modulated_conv2d(x, weights[0], style * SCALE, demodulate, up, fir)
     expected = explicit(x, weights[:1].expand_as(weights), style, demodulate, up, fir)
     torch.testing.assert_close(shared, expected, atol=1e-10, rtol=1e-8)
-    own = modulated_conv2d(x, weights, style, SCALE, demodulate, up, fir)
+    own = modulated_conv2d(x, weights, style * SCALE, demodulate, up, fir)
     torch.testing.assert_close(own, explicit(x, weights, style, demodulate, up, fir), atol=1e-10, rtol=1e-8)
     assert own.shape[2:] == ((12, 14) if up else (6, 7))
 
@@ -66,8 +66,8 @@ def test_shared_and_per_image_forms_agree_in_float32(up: bool, batch: int) -> No
     style = torch.randn(batch, 16) + 1
     fir = fir_kernel(gain=4.0)
     scale = 1 / math.sqrt(16 * 9)
-    shared = modulated_conv2d(x, weight, style, scale, up=up, fir=fir)
-    grouped = modulated_conv2d(x, weight.expand(batch, -1, -1, -1, -1), style, scale, up=up, fir=fir)
+    shared = modulated_conv2d(x, weight, style * scale, up=up, fir=fir)
+    grouped = modulated_conv2d(x, weight.expand(batch, -1, -1, -1, -1), style * scale, up=up, fir=fir)
     assert (shared - grouped).abs().max() < 1e-5
 
 
@@ -81,7 +81,7 @@ def test_gradients_of_second_order(per_image: bool, up: bool) -> None:
     fir = fir_kernel(gain=4.0).double()
 
     def function(x: Tensor, weight: Tensor, style: Tensor) -> Tensor:
-        return modulated_conv2d(x, weight, style, SCALE, True, up, fir)
+        return modulated_conv2d(x, weight, style * SCALE, True, up, fir)
 
     assert torch.autograd.gradcheck(function, (x, weight, style), fast_mode=True)
     assert torch.autograd.gradgradcheck(function, (x, weight, style), fast_mode=True)
@@ -100,7 +100,7 @@ def test_demodulated_weights_have_unit_norm() -> None:
 def test_upsampling_without_a_filter_is_refused() -> None:
     x, weights, style = case()
     with pytest.raises(ValueError, match="FIR"):
-        modulated_conv2d(x, weights[0], style, SCALE, up=True)
+        modulated_conv2d(x, weights[0], style * SCALE, up=True)
 
 
 def test_bias_act_is_leaky_relu_with_gain_and_clamp() -> None:

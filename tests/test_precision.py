@@ -74,8 +74,8 @@ def test_fp16_sums_do_not_overflow(per_image: bool, up: bool) -> None:
     style = torch.rand(2, 64) * 50
     fir = fir_kernel(gain=4.0) if up else None
     scale = 1 / (64 * 9) ** 0.5
-    exact = modulated_conv2d(x, weight, style, scale, up=up, fir=fir)
-    low = modulated_conv2d(x.half(), weight, style, scale, up=up, fir=fir)
+    exact = modulated_conv2d(x, weight, style * scale, up=up, fir=fir)
+    low = modulated_conv2d(x.half(), weight, style * scale, up=up, fir=fir)
     assert low.dtype == torch.float16
     torch.testing.assert_close(low.float(), exact, rtol=0.01, atol=exact.abs().max().item() * 0.002)
     assert (scale * x[:, :, 4, 4] * style).sum() * 9 * 10 > 65504

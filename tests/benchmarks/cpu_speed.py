@@ -36,7 +36,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator, energies_kept
+from wrangan_cli.engine.models.stylegan2 import Generator, frozen
 from wrangan_cli.engine.runtime import random_generator
 
 BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
@@ -218,7 +218,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
     kept = ExitStack()  # as long as there is a step
-    kept.enter_context(energies_kept(model.generator))
+    kept.enter_context(frozen(model.generator))
 
     def step() -> None:
         optimizer.zero_grad()

@@ -63,7 +63,12 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1.0 / math.sqrt(in_channels * size**2)
         self.demodulate = demodulate
         self.kept: tuple[Tensor, Tensor] | None = None
-        """A weight and its energy, within `energies_kept`; good for that very tensor alone."""
+        """A weight and its energy, within `frozen`; good for that very tensor alone."""
+
+    def style(self, w: Tensor) -> Tensor:
+        """What multiplies the input channels, the scale of the equalised learning rate in it: (B, style_dim)
+        → (B, I)."""
+        return self.modulation(w) * self.scale
 
     def kernel(self, epsilon: Tensor | None = None, delta: Tensor | None = None) -> Tensor:
         """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
@@ -80,7 +85,7 @@ class ModulatedConv2d(nn.Module):
         self, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """`kernel`, and its energy (`weight_energy`) where that costs nothing: it is computed with
-        the kernel, or kept (`energies_kept`)."""
+        the kernel, or kept (`frozen`)."""
         if epsilon is None and delta is None:
             kept = self.kept
             return self.weight[0], kept[1] if kept is not None and kept[0] is self.weight else None
@@ -93,15 +98,14 @@ class ModulatedConv2d(nn.Module):
         return self.kernel(epsilon, delta), None
 
     def forward(
-        self, x: Tensor, w: Tensor, epsilon: Tensor | None = None, delta: Tensor | None = None
+        self, x: Tensor, style: Tensor, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> Tensor:
-        """x: (B, I, H, W), w: (B, style_dim) → (B, O, H', W')."""
+        """x: (B, I, H, W), style: of `style` → (B, O, H', W')."""
         weight, energy = self.kernel_and_energy(epsilon, delta)
         return modulated_conv2d(
             x,
             weight,
-            self.modulation(w),
-            self.scale,
+            style,
             demodulate=self.demodulate,
             up=self.blur is not None,
             fir=None if self.blur is None else self.blur.kernel,
@@ -137,7 +141,7 @@ class StyledConv(nn.Module):
     def forward(
         self,
         x: Tensor,
-        w: Tensor,
+        style: Tensor,
         noise: Tensor | None,
         epsilon: Tensor | None = None,
         delta: Tensor | None = None,
@@ -147,8 +151,7 @@ class StyledConv(nn.Module):
         return styled_conv2d(
             x,
             weight,
-            conv.modulation(w),
-            conv.scale,
+            style,
             noise,
             self.noise.weight,
             self.activate.bias,
@@ -170,10 +173,10 @@ class ToRGB(nn.Module):
         self.upsample = _Kernel(config.fir_taps, gain=4.0) if up else None
         self.clamp = config.conv_clamp
 
-    def forward(self, x: Tensor, w: Tensor, skip: Tensor | None) -> Tensor:
-        y = bias_act(self.conv(x, w), self.bias.flatten(), activate=False, clamp=self.clamp)
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
+        y = bias_act(self.conv(x, style), self.bias.flatten(), activate=False, clamp=self.clamp)
         # The image itself is summed in the precision of w, whatever x is in.
-        y = y.to(w.dtype)
+        y = y.to(style.dtype)
         if skip is not None:
             assert self.upsample is not None
             y = add_upsampled(y, skip, self.upsample.kernel)
@@ -191,6 +194,23 @@ class _Constant(nn.Module):
         self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
 
 
+class _AllStyles:
+    """The maps from w to all styles as one: a row for each input channel of each modulated convolution."""
+
+    def __init__(self, convs: Sequence[ModulatedConv2d]) -> None:
+        self.made_of = [tensor for conv in convs for tensor in (conv.modulation.weight, conv.modulation.bias)]
+        maps = [(conv.modulation, conv.scale) for conv in convs]
+        with torch.no_grad():
+            self.weight = torch.cat([own.weight * (own.scale * scale) for own, scale in maps])
+            self.bias = torch.cat([own.bias * (own.lr_multiplier * scale) for own, scale in maps])
+        self.widths = [len(own.bias) for own, _ in maps]
+
+    def good_for(self, maps: Sequence[EqualLinear]) -> bool:
+        """Whether these are the maps that it is made of, and none was replaced."""
+        tensors = (tensor for own in maps for tensor in (own.weight, own.bias))
+        return all(mine is given for mine, given in zip(self.made_of, tensors, strict=True))
+
+
 class Generator(nn.Module):
     """StyleGAN2 generator: `mapping` z → w, `synthesis` w → image."""
 
@@ -198,6 +218,8 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         self.low_precision: LowPrecision | None = None
+        self.kept_styles: _AllStyles | None = None
+        """Within `frozen`."""
         widths = config.channels
         mapping = [
             EqualLinear(
@@ -239,6 +261,27 @@ class Generator(nn.Module):
             layers[f"convs.{i}"] = layer
         return layers
 
+    def modulated_convs(self) -> list[tuple[int, ModulatedConv2d]]:
+        """All modulated convolutions in order of use, each with the row of W+ that modulates it."""
+        found: list[tuple[int, ModulatedConv2d]] = []
+        for index, layer in enumerate(self.styled_convs().values()):
+            found.append((index, layer.conv))
+            if index % 2 == 0:
+                to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
+                assert isinstance(to_rgb, ToRGB)
+                found.append((index + 1, to_rgb.conv))
+        return found
+
+    def styles(self, w: Tensor) -> list[Tensor]:
+        """Of each of `modulated_convs`, (B, I). w: (B, style_dim) or (B, num_latents, style_dim)."""
+        convs = self.modulated_convs()
+        if w.ndim == 3:
+            return [conv.style(w[:, row]) for row, conv in convs]
+        kept = self.kept_styles
+        if kept is None or not kept.good_for([conv.modulation for _, conv in convs]):
+            return [conv.style(w) for _, conv in convs]
+        return list(torch.addmm(kept.bias, w, kept.weight.t()).split(kept.widths, dim=1))
+
     def synthesis(
         self,
         w: Tensor,
@@ -254,24 +297,23 @@ class Generator(nn.Module):
         random layer uses its mean. noise: the stored maps, fresh ones, none, or one given
         (B, 1, side, side) a layer. Activations are in `low_precision` where that is set.
         """
-        if w.ndim == 2:
-            w = w[:, None].expand(-1, self.config.num_latents, -1)
-        if w.shape[1:] != (self.config.num_latents, self.config.style_dim):
+        if w.shape[1:] not in ((self.config.style_dim,), (self.config.num_latents, self.config.style_dim)):
             raise ValueError(
                 f"w has shape {tuple(w.shape)}; expected (B, {self.config.style_dim}) or "
                 f"(B, {self.config.num_latents}, {self.config.style_dim})"
             )
         epsilon, delta = epsilon or {}, delta or {}
+        styles = iter(self.styles(w))
         x = self.input.input.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for index, (name, layer) in enumerate(self.styled_convs().items()):
             maps = self._noise(index, x, noise) if isinstance(noise, str) else noise[index]
             if self.low_precision:
                 x = x.to(self.low_precision.at(noise_side(index), w.dtype))
-            x = layer(x, w[:, index], maps, epsilon.get(name), delta.get(name))
+            x = layer(x, next(styles), maps, epsilon.get(name), delta.get(name))
             if index % 2 == 0:
                 to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
-                image = to_rgb(x, w[:, index + 1], image)
+                image = to_rgb(x, next(styles), image)
         assert image is not None
         return image
 
@@ -289,21 +331,21 @@ class Generator(nn.Module):
 
 
 @contextmanager
-def energies_kept(generator: Generator) -> Iterator[None]:
-    """Within this block the energies of frozen weights, which demodulation asks for in every image, are
-    computed once. The weights must not be changed in it; replacing them (functional_call) is heeded."""
-    mine = [
-        module
-        for module in generator.modules()
-        if isinstance(module, ModulatedConv2d)
-        and module.demodulate
-        and module.kept is None
-        and not module.weight.requires_grad
-    ]
-    for module in mine:
-        module.kept = (module.weight, weight_energy(module.weight[0]))
+def frozen(generator: Generator) -> Iterator[None]:
+    """Within this block what every image asks of frozen weights is computed once: energies, for the
+    demodulation, and the maps from w to all styles as one. The weights must not be changed in it;
+    replacing them (functional_call) is heeded."""
+    convs = [conv for _, conv in generator.modulated_convs()]
+    mine = [c for c in convs if c.demodulate and c.kept is None and not c.weight.requires_grad]
+    for conv in mine:
+        conv.kept = (conv.weight, weight_energy(conv.weight[0]))
+    first = generator.kept_styles is None
+    if first and not any(p.requires_grad for conv in convs for p in conv.modulation.parameters()):
+        generator.kept_styles = _AllStyles(convs)
     try:
         yield
     finally:
-        for module in mine:
-            module.kept = None
+        for conv in mine:
+            conv.kept = None
+        if first:
+            generator.kept_styles = None

@@ -36,25 +36,24 @@ def modulated_conv2d(
     x: Tensor,
     weight: Tensor,
     style: Tensor,
-    scale: float,
     demodulate: bool = True,
     up: bool = False,
     fir: Tensor | None = None,
     energy: Tensor | None = None,
 ) -> Tensor:
-    """Convolve `x` with scale · weight · style, optionally doubling its size.
+    """Convolve `x` with weight · style, optionally doubling its size.
 
     x: (B, I, H, W). weight: (O, I, k, k), shared, or (B, O, I, k, k), one per image.
-    style: (B, I), multiplies input channels. fir: the (taps, taps) kernel of gain 4
-    that follows the stride-2 transposed convolution when `up`. energy: `weight_energy(weight)`, where
-    that is known; else it is computed for the demodulation. With x in fp16 and
-    `demodulate`, weight and style are first divided by their largest magnitude, which
-    demodulation undoes: the sums then stay within fp16's range.
+    style: (B, I), multiplies input channels; the scale of the equalised learning rate is in it.
+    fir: the (taps, taps) kernel of gain 4 that follows the stride-2 transposed convolution when `up`.
+    energy: `weight_energy(weight)`, where that is known; else it is computed for the demodulation.
+    With x in fp16 and `demodulate`, weight and style are first divided by their largest magnitude,
+    which demodulation undoes: the sums then stay within fp16's range.
     Returns (B, O, H, W), or (B, O, 2H, 2W) when `up`.
     """
     if up and fir is None:
         raise ValueError("up-sampling needs the FIR kernel")
-    x, factors = convolved(x, weight, style, scale, demodulate, up, energy)
+    x, factors = convolved(x, weight, style, demodulate, up, energy)
     if factors is not None:
         x = x * factors.to(x.dtype)[:, :, None, None]
     return (
@@ -66,7 +65,6 @@ def styled_conv2d(
     x: Tensor,
     weight: Tensor,
     style: Tensor,
-    scale: float,
     noise: Tensor | None,
     strength: Tensor,
     bias: Tensor,
@@ -80,13 +78,19 @@ def styled_conv2d(
     noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
     """
     same = x.dtype == weight.dtype == style.dtype
-    if same and weight.shape[-1] == 3 and x.device.type == "cpu" and _serves(fir if up else None) and compiled(x):
+    if (
+        same
+        and weight.shape[-1] == 3
+        and x.device.type == "cpu"
+        and _serves(fir if up else None)
+        and compiled(x)
+    ):
         before, after = up_conv_padding(fir.shape[0], 3) if up and fir is not None else (0, 0)
         return kernels().styled_conv(
             x.contiguous(),
             weight,
             weight_energy(weight) if energy is None else energy,
-            style * scale,
+            style,
             noise,
             None if noise is None else strength,
             bias,
@@ -98,11 +102,11 @@ def styled_conv2d(
             -1.0 if clamp is None else clamp,
         )[0]
     if not large(x) or (up and (fir is None or not filters(x, fir))):
-        x = modulated_conv2d(x, weight, style, scale, True, up, fir, energy)
+        x = modulated_conv2d(x, weight, style, True, up, fir, energy)
         if noise is not None:
             x = x + (strength * noise).to(x.dtype)
         return bias_act(x, bias, clamp=clamp)
-    x, factors = convolved(x, weight, style, scale, True, up, energy)
+    x, factors = convolved(x, weight, style, True, up, energy)
     before, after = up_conv_padding(fir.shape[0], weight.shape[-1]) if up and fir is not None else (0, 0)
     return kernels().fir_act(
         laid_out(x),
@@ -127,7 +131,6 @@ def convolved(
     x: Tensor,
     weight: Tensor,
     style: Tensor,
-    scale: float,
     demodulate: bool,
     up: bool,
     energy: Tensor | None = None,
@@ -139,7 +142,6 @@ def convolved(
     if x.dtype == torch.float16 and demodulate:
         weight, energy = weight / _largest(weight, (-3, -2, -1)), None
         style = style / _largest(style, (-1,))
-    style = style * scale
     factors = None
     if demodulate:
         factors = demodulation(weight_energy(weight) if energy is None else energy, style)

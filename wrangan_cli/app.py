@@ -15,6 +15,7 @@ from wrangan_cli.commands import (
 from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.shell import Shell
+from wrangan_cli.engine.freed_memory import keep_freed_memory
 
 app = typer.Typer(
     cls=Shell,
@@ -38,4 +39,5 @@ app.command("doctor")(doctor)
 
 def main() -> None:
     """Entry point of the console script."""
+    keep_freed_memory()
     app()

@@ -130,14 +130,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> styled_conv_b
     double gain, double clamp, std::array<bool, 7> needed) {
   check(x, weight, energy_given, style_given);
   const Tensor energy = energy_given.contiguous(), style = style_given.contiguous();
-  const auto [back, pre] =
+  auto [back, pre] =
       fir_act_backward(grad, y, fir, before, after, c10::nullopt, slope, gain, clamp, mid.size(2), mid.size(3));
-  const Tensor& slopes = fir.has_value() ? back : pre;  // in mid
   const auto convolve = fir.has_value() ? conv3x3_up : conv3x3;
   const auto correlate = fir.has_value() ? conv3x3_up_weight_grad : conv3x3_weight_grad;
   const Tensor none = at::empty({0}, x.options());
   Tensor grad_x = none, grad_weight = none, grad_energy = none, grad_style = none;
   Tensor grad_noise = none, grad_strength = none, grad_bias = none;
+  if (noise.has_value() && (needed[4] || needed[5])) {
+    Tensor over = pre.sum({1}, true);
+    if (noise->size(0) == 1) over = over.sum({0}, true);
+    if (needed[4]) grad_noise = at::mul(over, *strength);
+    if (needed[5]) grad_strength = at::mul(over, *noise).sum().reshape(strength->sizes());
+  }
+  if (needed[6]) grad_bias = pre.sum({0, 2, 3});
+  const Tensor slopes = fir.has_value() ? back : pre;  // in mid
+  back = pre = Tensor();  // at 256 px a plane too many is memory that is missed
   if (needed[3]) {
     grad_x = convolve(slopes, weight, demod, c10::nullopt, true);
     grad_style = plane_dot(x, grad_x);
@@ -157,13 +165,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> styled_conv_b
     if (needed[3]) add_style_gradient(energies, s, t, grad_style.mutable_data_ptr<float>());
     if (needed[2]) grad_energy = energy_gradient(energies, s, t, energy);
   }
-  if (noise.has_value() && (needed[4] || needed[5])) {
-    Tensor over = pre.sum({1}, true);
-    if (noise->size(0) == 1) over = over.sum({0}, true);
-    if (needed[4]) grad_noise = at::mul(over, *strength);
-    if (needed[5]) grad_strength = at::mul(over, *noise).sum().reshape(strength->sizes());
-  }
-  if (needed[6]) grad_bias = pre.sum({0, 2, 3});
   return {needed[0] ? grad_x : none, grad_weight, grad_energy, grad_style, grad_noise, grad_strength, grad_bias};
 }
 

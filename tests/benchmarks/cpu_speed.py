@@ -32,6 +32,7 @@ from wrangan_kernels import loader
 from tests.benchmarks.conversion_parity import peer_modules
 from tests.benchmarks.generator_speed import backward_step, convolution_step
 from tests.benchmarks.gpu_inversion import Peer, commit, random_inverter
+from wrangan_cli.engine.freed_memory import keep_freed_memory
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
@@ -43,6 +44,8 @@ BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
 """Channels of faces-64."""
 WIDTHS = {256: 2.0, 64: 0.125}
 """Channel multipliers of the inversion rows: published, and as narrow as faces-64."""
+IN_A_ROW = {64: 8, 256: 2}
+"""Steps of an inversion that each side takes in its turn."""
 ROWS = ("generator-256", "generator-64", "training", "inversion-256", "inversion-64", "memory")
 Step = Callable[[], tuple[float, float]]
 """One step; returns its seconds of wall and of processor time."""
@@ -61,6 +64,7 @@ def main() -> None:
         "--peak-of", type=int, help="only invert that many images at 256 px, and say the peak"
     )
     options = parser.parse_args()
+    keep_freed_memory()  # as the commands do; what a peer has in a process of its own is left alone
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.peak_of:
@@ -238,25 +242,46 @@ def pti_process(options: Namespace, resolution: int) -> Peer:
 
 
 def inversion_row(options: Namespace, resolution: int) -> None:
-    """A step of ours, per image, against one of PTI's."""
+    """A step of ours, per image, against one of PTI's; each takes several in a row, as an inversion does."""
+    row = IN_A_ROW[resolution]
     peer = pti_process(options, resolution)
 
     def theirs() -> tuple[float, float]:
         before = processor_seconds(peer.process.pid)
-        wall = peer.take(1)["seconds"]
-        return wall, processor_seconds(peer.process.pid) - before
+        wall = peer.take(row)["seconds"]
+        return wall / row, (processor_seconds(peer.process.pid) - before) / row
 
-    mine = ours_inverting(resolution, 1)
+    mine = repeated(ours_inverting(resolution, 1), row)
     steps = {
-        "wrangan, kernels": timed(mine),
-        "wrangan, reference": timed(without_kernels(mine)),
+        "wrangan, kernels": shared(timed(mine), row),
+        "wrangan, reference": shared(timed(without_kernels(mine)), row),
         "PTI": theirs,
     }
     if resolution == 64:
-        eight = timed(ours_inverting(64, 8))
-        steps = {"wrangan, kernels, of 8 images": lambda: tuple(t / 8 for t in eight()), **steps}  # type: ignore[dict-item]
+        eight = timed(repeated(ours_inverting(64, 8), row))
+        steps = {"wrangan, kernels, of 8 images": shared(eight, 8 * row), **steps}
     report(f"inversion step with perceptual loss, {resolution} px, per image", steps, options)
     peer.close()
+
+
+def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
+    """The step so many times."""
+
+    def steps() -> None:
+        for _ in range(times):
+            step()
+
+    return steps
+
+
+def shared(step: Step, parts: int) -> Step:
+    """The times of one of so many parts."""
+
+    def part() -> tuple[float, float]:
+        wall, processor = step()
+        return wall / parts, processor / parts
+
+    return part
 
 
 def memory_row(options: Namespace) -> None:

@@ -11,4 +11,5 @@ from wrangan_kernels import (  # noqa: F401  (they register themselves)
     modulated,
     random_weight,
     styled_conv,
+    to_rgb,
 )

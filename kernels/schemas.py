@@ -3,6 +3,7 @@
 See operators.py.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ SCHEMAS = (
     "Tensor energy, Tensor style, Tensor? noise, Tensor? strength, Tensor? fir, int before, int after, "
     "float slope, float gain, float clamp, bool[7] needed) -> (Tensor grad_x, Tensor grad_weight, "
     "Tensor grad_energy, Tensor grad_style, Tensor grad_noise, Tensor grad_strength, Tensor grad_bias)",
+    "to_rgb(Tensor x, Tensor weight, Tensor style, Tensor bias, Tensor? skip, Tensor? fir) -> Tensor",
+    "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor style, Tensor? fir, bool[5] needed) "
+    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_style, Tensor grad_bias, Tensor grad_skip)",
     "random_weight(Tensor mu, Tensor? std, Tensor offset) -> (Tensor weight, Tensor energy)",
     "random_weight_backward(Tensor grad_weight, Tensor grad_energy, Tensor weight, Tensor? std) -> Tensor",
 )
@@ -59,6 +63,23 @@ def register(name: str, fake: Any, backward: Any, setup: Any) -> None:
     """Shape and gradient of an operator."""
     torch.library.register_fake(f"wrangan::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"wrangan::{name}", backward, setup_context=setup, lib=LIBRARY)
+
+
+def again_differentiable(
+    function: Callable[..., Tensor],
+    tensors: Sequence[Tensor | None],
+    numbers: Sequence[Any],
+    grad: Tensor,
+    needed: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients of function(*tensors, *numbers) in the first tensors, as functions of all of them and of
+    `grad`: for second derivatives, of an operator made anew of parts that have them."""
+    # Each under a name of its own: where one is a function of another (the energy of the weight), that one's
+    # gradient is not to have what comes by the first.
+    named = [tensor if tensor is None else tensor.view_as(tensor) for tensor in tensors]
+    wanted = [tensor for tensor, need in zip(named, needed, strict=False) if need and tensor is not None]
+    found = iter(torch.autograd.grad(function(*named, *numbers), wanted, grad, create_graph=True))
+    return [next(found) if need else None for need in needed]
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from wrangan_kernels.modulated import DEMODULATION_EPSILON
-from wrangan_kernels.schemas import LIBRARY, ops, register
+from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register
 
 
 def _fake(
@@ -48,30 +48,15 @@ def _backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Any, ...]:
     del unused
     *tensors, y, mid, demod = ctx.saved_tensors
     x, weight, energy, style, noise, strength, _, fir = tensors
-    numbers = (ctx.before, ctx.after, ctx.slope, ctx.gain, ctx.clamp)
+    numbers = [ctx.before, ctx.after, ctx.slope, ctx.gain, ctx.clamp]
     needed = list(ctx.needs_input_grad[:7])
     found: list[Any]
     if torch.is_grad_enabled():
-        found = _differentiable(tensors, numbers, grad, needed)
+        found = again_differentiable(parts, tensors, numbers, grad, needed)
     else:
         given = (grad.contiguous(), y, mid, demod, x, weight, energy, style, noise, strength, fir)
         found = list(ops.styled_conv_backward(*given, *numbers, needed))
     return (*(g if need else None for g, need in zip(found, needed, strict=True)), *[None] * 6)
-
-
-def _differentiable(
-    tensors: list[Any], numbers: tuple[Any, ...], grad: Tensor, needed: list[bool]
-) -> list[Tensor | None]:
-    """The gradients as functions of everything, for second derivatives: of the layer made anew of parts
-    that have them."""
-    # Each under a name of its own: the energy is a function of the weight, and the weight's gradient here is
-    # not to have what comes by the energy.
-    named = [tensor if tensor is None else tensor.view_as(tensor) for tensor in tensors]
-    given: list[Any] = [*named, *numbers]
-    y = parts(*given)
-    wanted = [tensor for tensor, need in zip(named, needed, strict=False) if need and tensor is not None]
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    return [next(found) if need else None for need in needed]
 
 
 def parts(

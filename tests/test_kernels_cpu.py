@@ -333,6 +333,7 @@ def test_every_number_is_written() -> None:
                 for up, side in ((False, 4), (True, 9))
                 for operator, arguments in small_planes(up, side)
             ),
+            *(result for fir in (None, kernel) for result in whole_layers(fir)),
             *ops().random_weight(weight, None, torch.randn(2, 6, 5, 3, 3)),
             ops().random_weight_backward(
                 torch.randn(2, 6, 5, 3, 3), torch.randn(2, 6, 5), torch.randn(2, 6, 5, 3, 3), weight
@@ -360,6 +361,25 @@ def small_planes(up: bool, side: int) -> list[tuple[Function, tuple[Any, ...]]]:
     ]
 
 
+def whole_layers(fir: Tensor | None) -> list[Tensor]:
+    """All results of styled_conv and to_rgb, and of their gradients."""
+    x, weight, energy, style = (
+        torch.randn(2, 5, 6, 6),
+        torch.randn(6, 5, 3, 3),
+        torch.rand(6, 5),
+        torch.randn(2, 5),
+    )
+    side = 6 if fir is None else 12
+    noise, strength, bias = torch.randn(1, 1, side, side), torch.rand(1), torch.randn(6)
+    numbers = (fir, *((0, 0) if fir is None else (1, 1)), 0.2, 1.4, -1.0)
+    y, mid, demod = ops().styled_conv(x, weight, energy, style, noise, strength, bias, *numbers)
+    given = (torch.randn_like(y), y, mid, demod, x, weight, energy, style, noise, strength)
+    found = [y, mid, demod, *ops().styled_conv_backward(*given, *numbers, [True] * 7)]
+    skip, rows = None if fir is None else torch.randn(2, 3, 3, 3), torch.randn(3, 5)
+    image = ops().to_rgb(x, rows, style, torch.randn(3), skip, fir)
+    return [*found, image, *ops().to_rgb_backward(torch.randn_like(image), x, rows, style, fir, [True] * 5)]
+
+
 def test_plane_dot() -> None:
     compare(plane_dot, lambda a, b: (a * b).sum((2, 3)), [torch.randn(3, 4, 9, 15) for _ in "ab"])
 
@@ -368,6 +388,24 @@ def test_shapes_without_computing() -> None:
     """What torch.compile sees: the fake kernels give the shapes, types and layouts of the real ones."""
     x, weight = torch.randn(2, 5, 32, 33), torch.randn(6, 5, 3, 3)
     kernel, bias = random_kernel(4, True), torch.randn(5)
+    energy, noise = torch.rand(6, 5), torch.randn(1, 1, 64, 66)
+    layer = (
+        x,
+        weight,
+        energy,
+        x[:, :, 0, 0],
+        noise,
+        torch.rand(1),
+        torch.randn(6),
+        kernel,
+        1,
+        1,
+        0.2,
+        1.4,
+        -1.0,
+    )
+    y, mid, demod = ops().styled_conv(*layer)
+    made = (torch.randn_like(y), y, mid, demod)
     calls = {
         "upfirdn2d": (x, kernel, 2, 1, 2, 1),
         "fir_act": (x, kernel, 2, 1, None, None, None, bias, 0.2, 1.4, -1.0),
@@ -377,6 +415,17 @@ def test_shapes_without_computing() -> None:
         "conv3x3_up": (x, weight, None, None, False),
         "conv3x3_up_weight_grad": (x, torch.randn(2, 6, 65, 67), None, None, True),
         "plane_dot": (x, x),
+        "styled_conv": layer,
+        "styled_conv_backward": (*made, *layer[:6], *layer[7:], [True] * 7),
+        "to_rgb": (x, weight[:3, :, 0, 0].contiguous(), x[:, :, 0, 0], bias[:3], None, None),
+        "to_rgb_backward": (
+            torch.randn(2, 3, 32, 34),
+            torch.randn(2, 5, 32, 34),
+            weight[:3, :, 0, 0].contiguous(),
+            x[:, :, 0, 0],
+            kernel,
+            [True, True, True, True, True],
+        ),
         "random_weight": (weight, weight, torch.randn(2, 6, 5, 3, 3)),
         "random_weight_backward": (
             torch.randn(2, 6, 5, 3, 3),
@@ -428,3 +477,37 @@ def test_styled_conv(shape: tuple[int, ...], up: bool, per_image: bool, noisy: s
         return y.clamp(-clamp, clamp) if clamp >= 0 else y
 
     compare(lambda *x: ops().styled_conv(*x, *numbers)[0], formula, given)
+
+
+@pytest.mark.parametrize("with_skip", [True, False])
+@pytest.mark.parametrize("shape", [(1, 3, 4, 4, 4), (5, 3, 33, 6, 10), (2, 1, 7, 34, 40), (3, 4, 5, 2, 2)])
+def test_to_rgb(shape: tuple[int, ...], with_skip: bool) -> None:
+    batch, colours, inputs, height, width = shape
+    fir = random_kernel(4, True) if with_skip else None
+    skip = torch.randn(batch, colours, height // 2, width // 2) if with_skip else None
+    weight, style, bias = torch.randn(colours, inputs), torch.randn(batch, inputs), torch.randn(colours)
+
+    def formula(x: Tensor, w: Tensor, s: Tensor, b: Tensor, old: Tensor | None) -> Tensor:
+        y = torch.einsum("ci,bi,bihw->bchw", w, s, x) + b[:, None, None]
+        return y if old is None or fir is None else y + filtered(old, fir, 2, 1, 2, 1)
+
+    given = [torch.randn(batch, inputs, height, width), weight, style, bias, skip]
+    compare(lambda *x: ops().to_rgb(*x, fir), formula, given)
+
+
+def test_layers_refuse_what_does_not_fit() -> None:
+    x, weight, style, bias = torch.zeros(2, 3, 4, 4), torch.zeros(3, 3), torch.zeros(2, 3), torch.zeros(3)
+    with pytest.raises(RuntimeError, match="does not fit x"):
+        ops().to_rgb(x, torch.zeros(3, 4), style, bias, None, None)
+    with pytest.raises(RuntimeError, match="does not fit x"):
+        ops().to_rgb(x, torch.zeros(5, 3), style, bias, None, None)
+    with pytest.raises(RuntimeError, match="belong together"):
+        ops().to_rgb(x, weight, style, bias, torch.zeros(2, 3, 2, 2), None)
+    numbers = (None, None, torch.zeros(4), None, 0, 0, 0.2, 1.4, -1.0)
+    kernel, energy = torch.zeros(4, 3, 3, 3), torch.zeros(4, 3)
+    with pytest.raises(RuntimeError, match="energy"):
+        ops().styled_conv(x, kernel, torch.zeros(3, 4), style, *numbers)
+    with pytest.raises(RuntimeError, match="does not fit x"):
+        ops().styled_conv(x, kernel, energy, torch.zeros(1, 3), *numbers)
+    with pytest.raises(RuntimeError, match="float32"):
+        ops().styled_conv(x.double(), kernel, energy, style, *numbers)

@@ -194,6 +194,8 @@ Tensor laid_out_as(const Tensor& like, const Tensor& y) {
   return last ? y.contiguous(at::MemoryFormat::ChannelsLast) : y;
 }
 
+}  // namespace
+
 Tensor upfirdn2d(const Tensor& given, const Tensor& kernel, int64_t up, int64_t down, int64_t before, int64_t after) {
   TORCH_CHECK(given.dim() == 4, "upfirdn2d: x has ", given.dim(), " dimensions, expected 4");
   const Tensor x = given.contiguous();
@@ -230,6 +232,8 @@ Tensor add_upsampled(const Tensor& given, const Tensor& skip_given, const Tensor
   });
   return laid_out_as(given, result);
 }
+
+namespace {
 
 // One number for each channel or image, in the type of the sums; an undefined tensor where there is none.
 Tensor numbers(const optional<Tensor>& given, int64_t count, const char* name, const Tensor& like) {

@@ -22,6 +22,8 @@ constexpr int NC = 2;  // vectors of columns at a time: 9 · NC sums, or 9 · NC
 constexpr int NC = 1;
 #endif
 
+constexpr int64_t AHEAD = 768;  // floats of the weights that are asked for before their turn
+
 // Which pixel of y meets which of x: at[k · pixels + p], or `area` where it lies outside.
 struct Meeting {
   int64_t pixels, area;
@@ -49,6 +51,7 @@ __attribute__((noinline)) void nine_sums(const float* a, const float* b, int64_t
   for (int k = 0; k < 9; k++)
     for (int j = 0; j < n; j++) total[k][j] = vf{};
   for (int64_t c = 0; c < count; c++) {
+    __builtin_prefetch(a + AHEAD);
     vf right[n];
     for (int j = 0; j < n; j++) {
       right[j] = load(b + j * VL);
@@ -76,6 +79,7 @@ __attribute__((noinline)) void add_nine(const float* a, const float* b, int64_t 
       keep(right[k][j]);
     }
   for (int64_t c = 0; c < count; c++) {
+    __builtin_prefetch(a + AHEAD);
 #pragma GCC unroll 4
     for (int j = 0; j < n; j++) {
       vf total = load(sums + j * VL);

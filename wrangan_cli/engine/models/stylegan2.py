@@ -16,7 +16,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.ops.bias_act import bias_act
-from wrangan_cli.engine.ops.dispatch import compiled, kernels
+from wrangan_cli.engine.ops.dispatch import compiled, kernels, one_to_rgb
 from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d, weight_energy
 
@@ -174,6 +174,10 @@ class ToRGB(nn.Module):
         self.clamp = config.conv_clamp
 
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
+        weight = self.conv.weight[0, :, :, 0, 0]
+        fir = None if skip is None or self.upsample is None else self.upsample.kernel
+        if x.device.type == "cpu" and self.clamp is None and one_to_rgb(x, weight, style, skip, fir):
+            return kernels().to_rgb(x, weight, style, self.bias.flatten(), skip, fir)
         y = bias_act(self.conv(x, style), self.bias.flatten(), activate=False, clamp=self.clamp)
         # The image itself is summed in the precision of w, whatever x is in.
         y = y.to(style.dtype)

@@ -14,7 +14,7 @@ _TYPES = {
     "cpu": (torch.float32,),
     "cuda": (torch.float32, torch.float16, torch.bfloat16),
 }
-MOST_TAPS = 8
+MOST_TAPS, MOST_COLOURS = 8, 4
 _SMALLEST = 100_000
 """Numbers of one image from which the CPU's kernels for filters and activations pay (docs/kernels.md)."""
 
@@ -56,6 +56,13 @@ def knows(kernel: Tensor) -> bool:
     """Whether the kernels have this FIR: square, of few taps, and not trained itself."""
     square = kernel.shape[0] == kernel.shape[1] <= MOST_TAPS
     return square and kernel.dtype == torch.float32 and not kernel.requires_grad
+
+
+def one_to_rgb(x: Tensor, weight: Tensor, style: Tensor, skip: Tensor | None, fir: Tensor | None) -> bool:
+    """Whether a kernel makes the image of one resolution (operator to_rgb) of these."""
+    dtypes = {tensor.dtype for tensor in (x, weight, style, skip) if tensor is not None}
+    fits = len(dtypes) == 1 and len(weight) <= MOST_COLOURS and (fir is None or knows(fir))
+    return fits and compiled(x)
 
 
 def activation_layout(device: torch.device) -> torch.memory_format:

@@ -1,8 +1,8 @@
 """The image of one resolution, which has a kernel on the CPU: shapes and gradients.
 
-to_rgb: y[c] = Σ_i weight[c, i] · style[i] · x[i] + bias[c], and the skip image enlarged twofold by `fir` (or
-neither). x (B, I, H, W), weight (C, I) with C ≤ 4, style (B, I), bias (C,), skip (B, C, H/2, W/2), fir (k, k).
-float32.
+to_rgb: y[c] = Σ_i weight[c, i] · style[i] · x[i] + bias[c], and the skip image enlarged twofold by `fir`
+(or neither). x (B, I, H, W), weight (C, I) with C ≤ 4, style (B, I), bias (C,), skip (B, C, H/2, W/2),
+fir (k, k). float32.
 """
 
 from typing import Any

@@ -55,24 +55,26 @@ def squared_norm(variables: Variables, reduction: str) -> Tensor:
     offsets = [*variables.epsilon.values(), *variables.delta.values()]
     if not offsets:
         return variables.w.new_zeros(variables.w.shape[0])
-    total = torch.stack([_SquareSum.apply(offset) for offset in offsets]).sum(dim=0)
+    total = _SquareSum.apply(*offsets)
     if reduction == "mean":
         total = total / sum(offset[0].numel() for offset in offsets)
     return total
 
 
 class _SquareSum(torch.autograd.Function):
-    """Σ x² per image, (B, …) → (B,), which passes over x once each way (`square().sum()`: five times)."""
+    """Σ x² per image over all tensors, (B, …) → (B,): passes over each once, forward and back
+    (`square().sum()`: five times)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return torch.linalg.vector_norm(x.flatten(1), dim=1).square()
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        norms = [torch.linalg.vector_norm(x.flatten(1), dim=1) for x in tensors]
+        return torch.stack(norms).square().sum(dim=0)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return x * (2 * grad).reshape(-1, *[1] * (x.ndim - 1))
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        twice = (2 * grad)[:, None, None, None, None]
+        return tuple(x * twice for x in ctx.saved_tensors)
 
 
 @dataclass(frozen=True)

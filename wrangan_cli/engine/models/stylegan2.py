@@ -205,7 +205,9 @@ class _AllStyles:
         self.made_of = [tensor for conv in convs for tensor in (conv.modulation.weight, conv.modulation.bias)]
         maps = [(conv.modulation, conv.scale) for conv in convs]
         with torch.no_grad():
-            self.weight = torch.cat([own.weight * (own.scale * scale) for own, scale in maps])
+            rows = torch.cat([own.weight * (own.scale * scale) for own, scale in maps])
+            # (style_dim, rows): on the CPU a product with one w is a third faster so.
+            self.weight = rows.t().contiguous()
             self.bias = torch.cat([own.bias * (own.lr_multiplier * scale) for own, scale in maps])
         self.widths = [len(own.bias) for own, _ in maps]
 
@@ -284,7 +286,7 @@ class Generator(nn.Module):
         kept = self.kept_styles
         if kept is None or not kept.good_for([conv.modulation for _, conv in convs]):
             return [conv.style(w) for _, conv in convs]
-        return list(torch.addmm(kept.bias, w, kept.weight.t()).split(kept.widths, dim=1))
+        return list(torch.addmm(kept.bias, w, kept.weight).split(kept.widths, dim=1))
 
     def synthesis(
         self,

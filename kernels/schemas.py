@@ -36,9 +36,11 @@ SCHEMAS = (
     "Tensor energy, Tensor style, Tensor? noise, Tensor? strength, Tensor? fir, int before, int after, "
     "float slope, float gain, float clamp, bool[7] needed) -> (Tensor grad_x, Tensor grad_weight, "
     "Tensor grad_energy, Tensor grad_style, Tensor grad_noise, Tensor grad_strength, Tensor grad_bias)",
-    "to_rgb(Tensor x, Tensor weight, Tensor style, Tensor bias, Tensor? skip, Tensor? fir) -> Tensor",
-    "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor style, Tensor? fir, bool[5] needed) "
-    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_style, Tensor grad_bias, Tensor grad_skip)",
+    "to_rgb(Tensor x, Tensor weight, Tensor style, Tensor bias, Tensor? skip, Tensor? fir, float clamp) "
+    "-> Tensor",
+    "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor style, Tensor bias, Tensor? fir, "
+    "float clamp, bool[5] needed) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_style, "
+    "Tensor grad_bias, Tensor grad_skip)",
     "random_weight(Tensor mu, Tensor? std, Tensor offset) -> (Tensor weight, Tensor energy)",
     "random_weight_backward(Tensor grad_weight, Tensor grad_energy, Tensor weight, Tensor? std) -> Tensor",
 )

@@ -376,8 +376,12 @@ def whole_layers(fir: Tensor | None) -> list[Tensor]:
     given = (torch.randn_like(y), y, mid, demod, x, weight, energy, style, noise, strength)
     found = [y, mid, demod, *ops().styled_conv_backward(*given, *numbers, [True] * 7)]
     skip, rows = None if fir is None else torch.randn(2, 3, 3, 3), torch.randn(3, 5)
-    image = ops().to_rgb(x, rows, style, torch.randn(3), skip, fir)
-    return [*found, image, *ops().to_rgb_backward(torch.randn_like(image), x, rows, style, fir, [True] * 5)]
+    image = ops().to_rgb(x, rows, style, torch.randn(3), skip, fir, 1.0)
+    return [
+        *found,
+        image,
+        *ops().to_rgb_backward(torch.randn_like(image), x, rows, style, torch.randn(3), fir, 1.0, [True] * 5),
+    ]
 
 
 def test_plane_dot() -> None:
@@ -417,13 +421,15 @@ def test_shapes_without_computing() -> None:
         "plane_dot": (x, x),
         "styled_conv": layer,
         "styled_conv_backward": (*made, *layer[:6], *layer[7:], [True] * 7),
-        "to_rgb": (x, weight[:3, :, 0, 0].contiguous(), x[:, :, 0, 0], bias[:3], None, None),
+        "to_rgb": (x, weight[:3, :, 0, 0].contiguous(), x[:, :, 0, 0], bias[:3], None, None, -1.0),
         "to_rgb_backward": (
             torch.randn(2, 3, 32, 34),
             torch.randn(2, 5, 32, 34),
             weight[:3, :, 0, 0].contiguous(),
             x[:, :, 0, 0],
+            bias[:3],
             kernel,
+            1.0,
             [True, True, True, True, True],
         ),
         "random_weight": (weight, weight, torch.randn(2, 6, 5, 3, 3)),
@@ -479,9 +485,10 @@ def test_styled_conv(shape: tuple[int, ...], up: bool, per_image: bool, noisy: s
     compare(lambda *x: ops().styled_conv(*x, *numbers)[0], formula, given)
 
 
+@pytest.mark.parametrize("clamp", [-1.0, 1.3])
 @pytest.mark.parametrize("with_skip", [True, False])
 @pytest.mark.parametrize("shape", [(1, 3, 4, 4, 4), (5, 3, 33, 6, 10), (2, 1, 7, 34, 40), (3, 4, 5, 2, 2)])
-def test_to_rgb(shape: tuple[int, ...], with_skip: bool) -> None:
+def test_to_rgb(shape: tuple[int, ...], with_skip: bool, clamp: float) -> None:
     batch, colours, inputs, height, width = shape
     fir = random_kernel(4, True) if with_skip else None
     skip = torch.randn(batch, colours, height // 2, width // 2) if with_skip else None
@@ -489,20 +496,21 @@ def test_to_rgb(shape: tuple[int, ...], with_skip: bool) -> None:
 
     def formula(x: Tensor, w: Tensor, s: Tensor, b: Tensor, old: Tensor | None) -> Tensor:
         y = torch.einsum("ci,bi,bihw->bchw", w, s, x) + b[:, None, None]
+        y = y if clamp < 0 else y.clamp(-clamp, clamp)
         return y if old is None or fir is None else y + filtered(old, fir, 2, 1, 2, 1)
 
     given = [torch.randn(batch, inputs, height, width), weight, style, bias, skip]
-    compare(lambda *x: ops().to_rgb(*x, fir), formula, given)
+    compare(lambda *x: ops().to_rgb(*x, fir, clamp), formula, given)
 
 
 def test_layers_refuse_what_does_not_fit() -> None:
     x, weight, style, bias = torch.zeros(2, 3, 4, 4), torch.zeros(3, 3), torch.zeros(2, 3), torch.zeros(3)
     with pytest.raises(RuntimeError, match="does not fit x"):
-        ops().to_rgb(x, torch.zeros(3, 4), style, bias, None, None)
+        ops().to_rgb(x, torch.zeros(3, 4), style, bias, None, None, -1.0)
     with pytest.raises(RuntimeError, match="does not fit x"):
-        ops().to_rgb(x, torch.zeros(5, 3), style, bias, None, None)
+        ops().to_rgb(x, torch.zeros(5, 3), style, bias, None, None, -1.0)
     with pytest.raises(RuntimeError, match="belong together"):
-        ops().to_rgb(x, weight, style, bias, torch.zeros(2, 3, 2, 2), None)
+        ops().to_rgb(x, weight, style, bias, torch.zeros(2, 3, 2, 2), None, -1.0)
     numbers = (None, None, torch.zeros(4), None, 0, 0, 0.2, 1.4, -1.0)
     kernel, energy = torch.zeros(4, 3, 3, 3), torch.zeros(4, 3)
     with pytest.raises(RuntimeError, match="energy"):

@@ -1,5 +1,5 @@
 // The image of one resolution and its gradients as one operator each:
-//     y[c] = Σ_i weight[c, i] · style[i] · x[i] + bias[c], and the skip image enlarged twofold.
+//     y[c] = clamp(Σ_i weight[c, i] · style[i] · x[i] + bias[c]), and the skip image enlarged twofold.
 // There are three results, so x is read once each way, and the styles go into the weights.
 
 #include <ATen/Parallel.h>
@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <vector>
 
 #include "operators.h"
@@ -32,7 +33,7 @@ void check(const Tensor& x, const Tensor& weight, const Tensor& style) {
 }
 
 Tensor to_rgb(const Tensor& x_given, const Tensor& weight_given, const Tensor& style_given, const Tensor& bias_given,
-              const optional<Tensor>& skip, const optional<Tensor>& fir) {
+              const optional<Tensor>& skip, const optional<Tensor>& fir, double clamp) {
   check(x_given, weight_given, style_given);
   const Tensor x = x_given.contiguous(), weight = weight_given.contiguous(), style = style_given.contiguous();
   const Tensor bias = bias_given.contiguous();
@@ -47,6 +48,7 @@ Tensor to_rgb(const Tensor& x_given, const Tensor& weight_given, const Tensor& s
   const float* const shift = bias.const_data_ptr<float>();
   float* const out = y.mutable_data_ptr<float>();
   const int64_t blocks = (area + BLOCK - 1) / BLOCK;
+  const float most = static_cast<float>(clamp);
   at::parallel_for(0, batch * blocks, std::max<int64_t>(1, GRAIN / (inputs * BLOCK)), [&](int64_t begin, int64_t end) {
     float sums[MOST][BLOCK];
     for (int64_t n = begin; n < end; n++) {
@@ -59,26 +61,36 @@ Tensor to_rgb(const Tensor& x_given, const Tensor& weight_given, const Tensor& s
           for (int64_t p = 0; p < count; p++) sums[c][p] += factor * line[p];
         }
       }
-      for (int64_t c = 0; c < colours; c++)
-        std::copy(sums[c], sums[c] + count, out + (image * colours + c) * area + first);
+      for (int64_t c = 0; c < colours; c++) {
+        float* const to = out + (image * colours + c) * area + first;
+        if (clamp < 0)
+          std::copy(sums[c], sums[c] + count, to);
+        else
+          for (int64_t p = 0; p < count; p++) to[p] = sums[c][p] > most ? most : (sums[c][p] < -most ? -most : sums[c][p]);
+      }
     }
   });
   return skip.has_value() ? add_upsampled(y, *skip, *fir) : y;
 }
 
 // needed: x, weight, style, bias, skip. What is not is an empty tensor.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> to_rgb_backward(const Tensor& grad_given, const Tensor& x_given,
-                                                                   const Tensor& weight_given,
-                                                                   const Tensor& style_given,
-                                                                   const optional<Tensor>& fir,
-                                                                   std::array<bool, 5> needed) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> to_rgb_backward(
+    const Tensor& grad_given, const Tensor& x_given, const Tensor& weight_given, const Tensor& style_given,
+    const Tensor& bias, const optional<Tensor>& fir, double clamp, std::array<bool, 5> needed) {
   check(x_given, weight_given, style_given);
-  const Tensor grad = grad_given.contiguous(), x = x_given.contiguous(), weight = weight_given.contiguous();
+  const Tensor whole = grad_given.contiguous(), x = x_given.contiguous(), weight = weight_given.contiguous();
   const Tensor style = style_given.contiguous();
   const int64_t batch = x.size(0), inputs = x.size(1), colours = weight.size(0), area = x.size(2) * x.size(3);
-  TORCH_CHECK(grad.dim() == 4 && grad.size(0) == batch && grad.size(1) == colours && grad.size(2) == x.size(2) &&
-                  grad.size(3) == x.size(3),
-              "to_rgb_backward: grad ", grad.sizes(), " does not fit x ", x.sizes());
+  TORCH_CHECK(whole.dim() == 4 && whole.size(0) == batch && whole.size(1) == colours && whole.size(2) == x.size(2) &&
+                  whole.size(3) == x.size(3),
+              "to_rgb_backward: grad ", whole.sizes(), " does not fit x ", x.sizes());
+  Tensor grad = whole;  // of what was clamped
+  if (clamp >= 0) {
+    grad = to_rgb(x, weight, style, bias, c10::nullopt, c10::nullopt, clamp);
+    const float* const from = whole.const_data_ptr<float>();
+    float* const to = grad.mutable_data_ptr<float>();
+    for (int64_t n = 0; n < grad.numel(); n++) to[n] = std::abs(to[n]) < static_cast<float>(clamp) ? from[n] : 0.f;
+  }
   const Tensor none = at::empty({0}, x.options());
   Tensor grad_x = needed[0] ? at::empty(x.sizes(), x.options()) : none;
   Tensor grad_weight = needed[1] ? at::empty(weight.sizes(), x.options()) : none;
@@ -136,7 +148,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> to_rgb_backward(const Tensor&
     // As in add_upsampled: the transposed filter, which keeps every second sample.
     const int64_t taps = fir->size(0), start = taps - 1 - ((taps - 1) / 2 + 1);
     const int64_t end = (x.size(2) / 2 - 1) * 2 + taps - x.size(2) - start;
-    grad_skip = upfirdn2d(grad, at::flip(*fir, {0, 1}), 1, 2, start, end);
+    grad_skip = upfirdn2d(whole, at::flip(*fir, {0, 1}), 1, 2, start, end);
   }
   return {grad_x, grad_weight, grad_style, grad_bias, grad_skip};
 }

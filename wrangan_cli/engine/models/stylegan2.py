@@ -176,8 +176,9 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
         weight = self.conv.weight[0, :, :, 0, 0]
         fir = None if skip is None or self.upsample is None else self.upsample.kernel
-        if x.device.type == "cpu" and self.clamp is None and one_to_rgb(x, weight, style, skip, fir):
-            return kernels().to_rgb(x, weight, style, self.bias.flatten(), skip, fir)
+        if x.device.type == "cpu" and one_to_rgb(x, weight, style, skip, fir):
+            most = -1.0 if self.clamp is None else self.clamp
+            return kernels().to_rgb(x, weight, style, self.bias.flatten(), skip, fir, most)
         y = bias_act(self.conv(x, style), self.bias.flatten(), activate=False, clamp=self.clamp)
         # The image itself is summed in the precision of w, whatever x is in.
         y = y.to(style.dtype)

@@ -5,7 +5,7 @@ The tests look closer; this is for the machine that nobody has tested: another p
 another compiler.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -73,10 +73,52 @@ def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         flat = weights.reshape(8, 3, 3, 3)
         expected = F.conv2d(x.reshape(1, 6, 32, 32), flat, padding=1, groups=2).reshape(2, 4, 32, 32)
         yield "conv3x3", ops.conv3x3(there(x), there(mu), there(style), None, False), expected
+        yield from _layers(draw, kernel)
     else:
         demod = (weights.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
         found, _ = ops.modulated_weight(there(mu), None, None, there(style), 1.0, True, _float32())
         yield "modulated_weight", found, weights * demod
+
+
+def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """The CPU's whole layers and their gradients: one that enlarges 4 × 4 px, by weights of each image, and the
+    image of it."""
+    ops = torch.ops.wrangan
+    given = [draw(4, 3, 3, 3), draw(4, 3, 3, 3), draw(2, 4, 3, 3, 3), draw(2, 3, 4, 4), draw(2, 3), draw(4)]
+    given += [draw(3, 4), draw(2, 4), draw(3), draw(2, 3, 4, 4)]
+
+    def formula(*parts: Tensor) -> list[Tensor]:
+        mu, std, offset, x, style, bias, rows, second, shift, skip = parts
+        theta = mu + std * offset
+        u = theta * style[:, None, :, None, None]
+        u = u * (u.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
+        flat = u.transpose(1, 2).reshape(6, 4, 3, 3)
+        y = F.conv_transpose2d(x.reshape(1, 6, 4, 4), flat, stride=2, groups=2).reshape(2, 4, 9, 9)
+        y = F.leaky_relu(_fir(y, kernel, 1, 1, 1, 1) + bias[:, None, None], _SLOPE) * _GAIN
+        image = torch.einsum("ci,bi,bihw->bchw", rows, second, y) + shift[:, None, None]
+        return [theta, y, image + _fir(skip, kernel, 2, 1, 2, 1)]
+
+    def operators(*parts: Tensor) -> list[Tensor]:
+        mu, std, offset, x, style, bias, rows, second, shift, skip = parts
+        theta, energy = ops.random_weight(mu, std, offset)
+        layer = (x, theta, energy, style, None, None, bias, kernel.float(), 1, 1, _SLOPE, _GAIN, -1.0)
+        y = ops.styled_conv(*layer)[0]
+        return [theta, y, ops.to_rgb(y, rows, second, shift, skip, kernel.float(), -1.0)]
+
+    free = [2, 3, 4, 7, 9]  # what an inversion asks the gradients of: ε, x, the styles, the skip image
+    pull = draw(2, 3, 8, 8)
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
+    for function, dtype, made in ((formula, torch.float64, expected), (operators, torch.float32, found)):
+        leaves = [
+            x.to(dtype).requires_grad_(index in free) for index, x in enumerate(x.clone() for x in given)
+        ]
+        results = function(*leaves)
+        made += [x.detach() for x in results]
+        made += torch.autograd.grad(results[-1], [leaves[index] for index in free], pull.to(dtype))
+    names = ["random_weight", "styled_conv", "to_rgb", "random_weight_backward"]
+    names += ["styled_conv_backward"] * 2 + ["to_rgb_backward"] * 2
+    yield from zip(names, found, expected, strict=True)
 
 
 def _float32() -> int:

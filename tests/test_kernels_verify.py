@@ -31,6 +31,12 @@ def test_the_formulas_are_not_the_operators() -> None:
         "fir_act",
         "fir_act_backward",
         "conv3x3",
+        "random_weight",
+        "random_weight_backward",
+        "styled_conv",
+        "styled_conv_backward",
+        "to_rgb",
+        "to_rgb_backward",
     }
     for name, found, expected in cases:
         assert found.dtype == torch.float32, name

@@ -81,8 +81,8 @@ def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The CPU's whole layers and their gradients: one that enlarges 4 × 4 px, by weights of each image, and the
-    image of it."""
+    """The CPU's whole layers and their gradients: one that enlarges 4 × 4 px, with weights of each image, and
+    its image."""
     ops = torch.ops.wrangan
     given = [draw(4, 3, 3, 3), draw(4, 3, 3, 3), draw(2, 4, 3, 3, 3), draw(2, 3, 4, 4), draw(2, 3), draw(4)]
     given += [draw(3, 4), draw(2, 4), draw(3), draw(2, 3, 4, 4)]

@@ -21,12 +21,30 @@ from wrangan_kernels import loader
 
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d
+from wrangan_cli.engine.ops.modulated_conv import styled_conv2d
 
 SAME = [(1, 128, 256), (1, 256, 128), (1, 512, 64), (1, 512, 32), (1, 512, 16), (8, 32, 64), (8, 64, 32)]
-SAME += [(8, 96, 16), (8, 192, 8), (1, 64, 32), (1, 96, 16)]
+SAME += [
+    (8, 96, 16),
+    (8, 192, 8),
+    (1, 64, 32),
+    (1, 96, 16),
+    (1, 256, 8),
+    (1, 512, 4),
+    (8, 512, 4),
+    (1, 256, 3),
+]
 UP = [(1, 256, 128, 128), (1, 512, 256, 64), (1, 512, 512, 32), (1, 512, 512, 16), (8, 64, 32, 32)]
-UP += [(8, 96, 64, 16), (8, 192, 96, 8), (1, 64, 32, 32)]
+UP += [
+    (8, 96, 64, 16),
+    (8, 192, 96, 8),
+    (1, 64, 32, 32),
+    (1, 256, 128, 8),
+    (1, 512, 256, 4),
+    (8, 512, 256, 4),
+]
 PLANES = [(1, 128, 256), (1, 512, 64), (8, 32, 64), (8, 96, 16), (8, 192, 8)]
+LAYERS = [(1, 128, 16), (1, 32, 64), (8, 128, 16), (8, 32, 64)]
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 
 
@@ -39,7 +57,7 @@ def main() -> None:
         sys.exit(f"no CPU kernels to measure: {loader.describe('cpu')}")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| shape | kernel | kernel ms | PyTorch ms | ratio |\n|---|---|---|---|---|")
-    for shape, name, pair in itertools.chain(same(), up(), filters()):
+    for shape, name, pair in itertools.chain(same(), up(), whole_layers(), filters()):
         mine, theirs = (1e3 * t for t in medians(pair, options.repeats))
         print(f"| {shape} | {name} | {mine:.2f} | {theirs:.2f} | {theirs / mine:.2f} |", flush=True)
 
@@ -96,6 +114,37 @@ def up() -> Iterator[tuple[str, str, Pair]]:
         yield shape, "conv3x3_up, in x", back
         back = (lambda: ops.conv3x3_up_weight_grad(x, g, None, None, False), backward(x, g, t, 2, True, True))
         yield shape, "conv3x3_up, in the weight", back
+
+
+def whole_layers() -> Iterator[tuple[str, str, Pair]]:
+    """A styled layer with weights of each image, from ε to its gradient and the style's, and the image of
+    such a layer: (batch, channels, side)."""
+    for batch, channels, side in LAYERS:
+        mu, std = torch.randn(channels, channels, 3, 3), torch.rand(channels, channels, 3, 3)
+        given = [torch.randn(batch, channels, side, side), torch.rand(batch, channels) + 0.5]
+        given += [torch.randn(batch, channels, channels, 3, 3)]
+        x, style, epsilon = (tensor.requires_grad_() for tensor in given)
+        bias, noise, strength = torch.randn(channels), torch.randn(1, 1, side, side), torch.rand(1)
+        rows = torch.randn(3, channels)
+
+        def layer() -> None:
+            weight, energy = torch.ops.wrangan.random_weight(mu, std, epsilon)
+            numbers = (None, 0, 0, 0.2, 1.4, -1.0)
+            layer = (x, weight, energy, style, noise, strength, bias, *numbers)
+            torch.ops.wrangan.styled_conv(*layer)[0].sum().backward()
+
+        def parts() -> None:
+            styled_conv2d(x, mu + std * epsilon, style, noise, strength, bias).sum().backward()
+
+        def image() -> None:
+            torch.ops.wrangan.to_rgb(x, rows, style, bias[:3], None, None, -1.0).sum().backward()
+
+        def product() -> None:
+            (torch.bmm(rows * style[:, None], x.flatten(2)) + bias[:3, None]).sum().backward()
+
+        shape = f"{batch} × {channels} × {side}²"
+        yield shape, "random_weight, styled_conv", (layer, reference(parts))
+        yield shape, "to_rgb", (image, product)
 
 
 def filters() -> Iterator[tuple[str, str, Pair]]:

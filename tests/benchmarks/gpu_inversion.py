@@ -33,7 +33,7 @@ from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import Generator, frozen
 from wrangan_cli.engine.perceptual import PerceptualDistance, suited
 from wrangan_cli.engine.runtime import random_generator
 
@@ -215,9 +215,10 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         optimizer = graph.capturable_adam(groups, model.device)
         step = graph.gradient_step(optimizer, lambda: made(variables, target))
         with (
+            frozen(model.generator),  # as `Inverter.invert` has it
             graph.Steps(step, lambda: graph.changed_by(optimizer))
             if "graph" in way.mode
-            else Plain(step) as take
+            else Plain(step) as take,
         ):
             for index in range(count):
                 factor = method.schedule(settings, index / count)

@@ -212,10 +212,12 @@ class _AllStyles:
             self.bias = torch.cat([own.bias * (own.lr_multiplier * scale) for own, scale in maps])
         self.widths = [len(own.bias) for own, _ in maps]
 
-    def good_for(self, maps: Sequence[EqualLinear]) -> bool:
-        """Whether these are the maps that it is made of, and none was replaced."""
+    def good_for(self, maps: Sequence[EqualLinear], dtype: torch.dtype) -> bool:
+        """Whether these are the maps that it is made of, none replaced, and it takes a w of that type."""
         tensors = (tensor for own in maps for tensor in (own.weight, own.bias))
-        return all(mine is given for mine, given in zip(self.made_of, tensors, strict=True))
+        return self.weight.dtype == dtype and all(
+            mine is given for mine, given in zip(self.made_of, tensors, strict=True)
+        )
 
 
 class Generator(nn.Module):
@@ -285,7 +287,7 @@ class Generator(nn.Module):
         if w.ndim == 3:
             return [conv.style(w[:, row]) for row, conv in convs]
         kept = self.kept_styles
-        if kept is None or not kept.good_for([conv.modulation for _, conv in convs]):
+        if kept is None or not kept.good_for([conv.modulation for _, conv in convs], w.dtype):
             return [conv.style(w) for _, conv in convs]
         return list(torch.addmm(kept.bias, w, kept.weight).split(kept.widths, dim=1))
 

@@ -151,7 +151,7 @@ Tensor conv3x3(const Tensor& x_given, const Tensor& weight_given, const optional
               "conv3x3: weight ", weight.sizes(), " does not fit x ", x.sizes());
   // By the pixels of one image, whatever the batch: an image must not depend on the others.
   const bool tiles = pays(height, width, 1, inputs * outputs);
-  if (x.numel() > 0 && !tiles && !small(batch, height, width, false))
+  if (x.numel() > 0 && !tiles && !small(batch, height, width, false, transposed))
     return direct(x, weight, scale_in, scale_out, transposed);
   Tensor y = at::empty({batch, outputs, height, width}, x.options());
   if (y.numel() == 0) return y;

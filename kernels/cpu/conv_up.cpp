@@ -72,7 +72,7 @@ Tensor conv3x3_up(const Tensor& x_given, const Tensor& weight_given, const optio
   const bool empty = x.numel() == 0 || outputs == 0;
   // One image decides, as in conv3x3.
   const bool tiles = (!transposed || inputs * outputs >= MANY) && pays(height, width, 1, inputs * outputs);
-  if (!empty && !tiles && small(batch, height, width, true)) {
+  if (!empty && !tiles && small(batch, height, width, true, transposed)) {
     const Meeting meeting(height, width, true);
     if (transposed) {
       Tensor y = at::empty({batch, outputs, height, width}, x.options());

@@ -108,8 +108,8 @@ struct Columns {
 
 // Measured (docs/kernels.md): where the definition is quicker than PyTorch's convolutions.
 // One image alone is worth it up to more pixels: the weights are then all that takes time.
-inline bool small(int64_t images, int64_t height, int64_t width, bool up) {
-  return height * width <= (up || images == 1 ? 64 : 16);
+inline bool small(int64_t images, int64_t height, int64_t width, bool up, bool transposed) {
+  return height * width <= (up ? (transposed ? 64 : 256) : images == 1 ? 64 : 16);
 }
 inline bool matches(int64_t height, int64_t width) { return height * width <= 1024; }
 

@@ -1,4 +1,5 @@
-"""What the gradient in the image costs, by rows of the filter and as PyTorch takes it; one thread.
+"""What perceptual networks cost on the CPU: the gradient in the image by rows of the filter and as PyTorch
+takes it, and LPIPS's VGG (random weights) with its convolutions by the kernels and by PyTorch; one thread.
 
 python -m tests.benchmarks.image_conv
 """
@@ -7,11 +8,14 @@ import statistics
 import time
 from collections.abc import Callable
 
+import lpips
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from wrangan_kernels import loader
 
 from wrangan_cli.engine.ops.image_conv import ImageConv2d
+from wrangan_cli.engine.perceptual import PerceptualDistance, suited
 
 SHAPES = ((11, 2, 8, 64), (11, 2, 1, 64), (3, 1, 8, 64))
 """Filter, padding, batch, side: the first layers of shift-tolerant AlexNet and VGG."""
@@ -44,6 +48,18 @@ def main() -> None:
         rows, theirs = seconds(conv, batch, side), seconds(plain, batch, side)
         shape = f"{filter_side}×{filter_side}, {batch} × 3 × {side}²"
         print(f"{shape}: by rows {rows * 1e3:.1f} ms an image, PyTorch {theirs * 1e3:.1f} ms")
+    package = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
+    taps = nn.ModuleList(getattr(package.net, f"slice{index}") for index in range(1, 6))
+    vgg = suited(PerceptualDistance("lpips-vgg", taps, [torch.rand(n) for n in package.chns]))
+    target = [features.detach() for features in vgg.features(torch.rand(1, 3, 256, 256))]
+
+    def distance(x: Tensor) -> Tensor:
+        return vgg.distance(vgg.features(x), target)
+
+    kernels = seconds(distance, 1, 256)
+    with loader.reference():
+        theirs = seconds(distance, 1, 256)
+    print(f"LPIPS-VGG, 1 × 3 × 256²: kernels {kernels * 1e3:.0f} ms, PyTorch {theirs * 1e3:.0f} ms")
 
 
 if __name__ == "__main__":

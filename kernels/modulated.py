@@ -19,6 +19,17 @@ DTYPE_CODES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloa
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 
+def demodulation(energy: Tensor, style: Tensor) -> Tensor:
+    """1 / ‖weight · style‖ per output channel: (B, O).
+
+    energy: Σ weight² over the taps, (O, I) or (B, O, I). style: (B, I), the equalised learning rate's
+    scale in it.
+    """
+    square = style.square()
+    total = square @ energy.t() if energy.ndim == 2 else torch.bmm(energy, square[:, :, None])[:, :, 0]
+    return (total + DEMODULATION_EPSILON).rsqrt()
+
+
 def _modulated_weight_fake(
     mu: Tensor,
     std: Tensor | None,

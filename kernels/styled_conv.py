@@ -12,24 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from wrangan_kernels.modulated import DEMODULATION_EPSILON
+from wrangan_kernels.modulated import demodulation
 from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register
 
 
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    energy: Tensor,
-    style: Tensor,
-    noise: Tensor | None,
-    strength: Tensor | None,
-    bias: Tensor,
-    fir: Tensor | None,
-    before: int,
-    after: int,
-    *numbers: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    del energy, style, noise, strength, bias, numbers
+def _fake(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    _energy, _style, _noise, _strength, _bias, fir, before, after, *_numbers = others
     demod = x.new_empty((x.shape[0], weight.shape[-4]))
     sides = x.shape[2:] if fir is None else [2 * side + 1 for side in x.shape[2:]]
     mid = x.new_empty((*demod.shape, *sides))
@@ -73,10 +61,8 @@ def parts(
     *numbers: float,
 ) -> Tensor:
     """y of `styled_conv`, by the operators that it is made of; they can be differentiated again."""
-    square = style.square()
-    total = square @ energy.t() if energy.ndim == 2 else torch.bmm(energy, square[:, :, None])[:, :, 0]
     convolve = ops.conv3x3 if fir is None else ops.conv3x3_up
-    mid = convolve(x, weight, style, (total + DEMODULATION_EPSILON).rsqrt(), False)
+    mid = convolve(x, weight, style, demodulation(energy, style), False)
     return ops.fir_act(mid, fir, before, after, noise, strength, None, bias, *numbers)
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wrangan_kernels.modulated import demodulation
 
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel
-from wrangan_cli.engine.ops.modulated_conv import demodulation, modulated_conv2d, weight_energy
+from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, weight_energy
 
 SCALE = 0.3
 

@@ -104,6 +104,24 @@ struct Columns {
   Columns(int64_t batch, bool per_image, int64_t pixels_)
       : sets(per_image ? batch : 1), images(per_image ? 1 : batch), pixels(pixels_), count(images * pixels),
         row(rounded(count, VL)) {}
+  // The plane of image m of a set; n counts the channels of all sets.
+  int64_t plane(int64_t n, int64_t channels, int64_t m) const {
+    return (n / channels * images + m) * channels + n % channels;
+  }
+};
+
+// The channels of a tensor (B, C, …), and a factor for each plane, if there are any.
+class Planes {
+  Tensor held_;  // before what points into it
+
+ public:
+  const float* data;
+  int64_t channels;
+  const float* factors;
+  Planes(const Tensor& given, const optional<Tensor>& scale)
+      : data(given.const_data_ptr<float>()), channels(given.size(1)),
+        factors(numbers(scale, given.size(0), channels, held_)) {}
+  float factor(int64_t plane) const { return factors ? factors[plane] : 1.f; }
 };
 
 // Measured (docs/kernels.md): where the definition is quicker than PyTorch's convolutions.
@@ -118,25 +136,22 @@ inline int64_t grain(int64_t products) { return std::max<int64_t>(1, 100000 / st
 
 inline void spread(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale_in,
                    const optional<Tensor>& scale_out, const Meeting& meeting, const Tensor& y) {
-  const int64_t batch = x.size(0), inputs = x.size(1), outputs = y.size(1), area = meeting.area;
-  const Columns columns(batch, weight.dim() == 5, meeting.pixels);
+  const Columns columns(x.size(0), weight.dim() == 5, meeting.pixels);
+  const Planes in(x, scale_in), to(y, scale_out);
+  const int64_t inputs = in.channels, outputs = to.channels, area = meeting.area;
   const int64_t row = columns.row, pixels = columns.pixels;
-  Tensor held_in, held_out;
-  const float* const factors_in = numbers(scale_in, batch, inputs, held_in);
-  const float* const factors_out = numbers(scale_out, batch, outputs, held_out);
-  const float* const in = x.const_data_ptr<float>();
   const float* const w = weight.const_data_ptr<float>();
   float* const out = y.mutable_data_ptr<float>();
   float* const b = kernel_scratch(columns.sets * inputs * row);
   at::parallel_for(0, columns.sets * inputs, grain(row), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
-      float* const to = b + n * row;
+      float* const line = b + n * row;
       for (int64_t m = 0; m < columns.images; m++) {
-        const int64_t plane = (n / inputs * columns.images + m) * inputs + n % inputs;
-        const float scale = factors_in ? factors_in[plane] : 1.f;
-        for (int64_t p = 0; p < pixels; p++) to[m * pixels + p] = in[plane * pixels + p] * scale;
+        const int64_t plane = columns.plane(n, inputs, m);
+        const float scale = in.factor(plane);
+        for (int64_t p = 0; p < pixels; p++) line[m * pixels + p] = in.data[plane * pixels + p] * scale;
       }
-      std::fill(to + columns.count, to + row, 0.f);
+      std::fill(line + columns.count, line + row, 0.f);
     }
   });
   at::parallel_for(0, columns.sets * outputs, grain(inputs * 9 * row), [&](int64_t begin, int64_t end) {
@@ -149,14 +164,14 @@ inline void spread(const Tensor& x, const Tensor& weight, const optional<Tensor>
       for (; c + NC * VL <= row; c += NC * VL) nine_sums<NC>(a, from + c, inputs, row, sums + c, row);
       for (; c < row; c += VL) nine_sums<1>(a, from + c, inputs, row, sums + c, row);
       for (int64_t m = 0; m < columns.images; m++) {
-        const int64_t place = (n / outputs * columns.images + m) * outputs + n % outputs;
+        const int64_t place = columns.plane(n, outputs, m);
         std::fill(plane, plane + area + 1, 0.f);
         for (int64_t k = 0; k < 9; k++) {
           const int32_t* const at = meeting.at.data() + k * pixels;
           const float* const part = sums + k * row + m * pixels;
           for (int64_t p = 0; p < pixels; p++) plane[at[p]] += part[p];
         }
-        const float scale = factors_out ? factors_out[place] : 1.f;
+        const float scale = to.factor(place);
         for (int64_t p = 0; p < area; p++) out[place * area + p] = plane[p] * scale;
       }
     }
@@ -166,28 +181,25 @@ inline void spread(const Tensor& x, const Tensor& weight, const optional<Tensor>
 // x: the planes that the others call y, (B, O, area); y: (B, I, pixels).
 inline void gather(const Tensor& x, const Tensor& weight, const optional<Tensor>& scale_in,
                    const optional<Tensor>& scale_out, const Meeting& meeting, const Tensor& y) {
-  const int64_t batch = x.size(0), inputs = x.size(1), outputs = y.size(1), area = meeting.area;
-  const Columns columns(batch, weight.dim() == 5, meeting.pixels);
+  const Columns columns(x.size(0), weight.dim() == 5, meeting.pixels);
+  const Planes in(x, scale_in), to(y, scale_out);
+  const int64_t inputs = in.channels, outputs = to.channels, area = meeting.area;
   const int64_t row = columns.row, pixels = columns.pixels;
-  Tensor held_in, held_out;
-  const float* const factors_in = numbers(scale_in, batch, inputs, held_in);
-  const float* const factors_out = numbers(scale_out, batch, outputs, held_out);
-  const float* const in = x.const_data_ptr<float>();
   const float* const w = weight.const_data_ptr<float>();
   float* const out = y.mutable_data_ptr<float>();
   float* const b = kernel_scratch(columns.sets * inputs * 9 * row);
   at::parallel_for(0, columns.sets * inputs, grain(9 * row), [&](int64_t begin, int64_t end) {
     float* const plane = tile_scratch(area + 1);
     for (int64_t n = begin; n < end; n++) {
-      float* const to = b + n * 9 * row;
+      float* const lines = b + n * 9 * row;
       for (int64_t m = 0; m < columns.images; m++) {
-        const int64_t place = (n / inputs * columns.images + m) * inputs + n % inputs;
-        with_zero(in + place * area, area, factors_in ? factors_in[place] : 1.f, plane);
+        const int64_t place = columns.plane(n, inputs, m);
+        with_zero(in.data + place * area, area, in.factor(place), plane);
         for (int64_t k = 0; k < 9; k++)
           for (int64_t p = 0; p < pixels; p++)
-            to[k * row + m * pixels + p] = plane[meeting.at[k * pixels + p]];
+            lines[k * row + m * pixels + p] = plane[meeting.at[k * pixels + p]];
       }
-      for (int64_t k = 0; k < 9; k++) std::fill(to + k * row + columns.count, to + (k + 1) * row, 0.f);
+      for (int64_t k = 0; k < 9; k++) std::fill(lines + k * row + columns.count, lines + (k + 1) * row, 0.f);
     }
   });
   // Sums of a block stay in the first cache while the weights stream by.
@@ -210,8 +222,8 @@ inline void gather(const Tensor& x, const Tensor& weight, const optional<Tensor>
       }
       for (int64_t i = 0; i < count; i++)
         for (int64_t c = left; c < std::min(left + width, columns.count); c++) {
-          const int64_t place = (set * columns.images + c / pixels) * outputs + first + i;
-          out[place * pixels + c % pixels] = sums[i * width + c - left] * (factors_out ? factors_out[place] : 1.f);
+          const int64_t place = columns.plane(set * outputs + first + i, outputs, c / pixels);
+          out[place * pixels + c % pixels] = sums[i * width + c - left] * to.factor(place);
         }
     }
   });
@@ -220,14 +232,10 @@ inline void gather(const Tensor& x, const Tensor& weight, const optional<Tensor>
 // x (B, I, pixels), grad (B, O, area), result (O, I, 9) summed over the batch, or (B, O, I, 9).
 inline void match(const Tensor& x, const Tensor& grad, const optional<Tensor>& scale_in,
                   const optional<Tensor>& scale_out, bool per_image, const Meeting& meeting, const Tensor& result) {
-  const int64_t batch = x.size(0), inputs = x.size(1), outputs = grad.size(1), area = meeting.area;
-  const Columns columns(batch, per_image, meeting.pixels);
+  const Columns columns(x.size(0), per_image, meeting.pixels);
+  const Planes in(x, scale_in), from_y(grad, scale_out);
+  const int64_t batch = x.size(0), inputs = in.channels, outputs = from_y.channels, area = meeting.area;
   const int64_t row = rounded(inputs, VL), pixels = columns.pixels;
-  Tensor held_in, held_out;
-  const float* const factors_in = numbers(scale_in, batch, inputs, held_in);
-  const float* const factors_out = numbers(scale_out, batch, outputs, held_out);
-  const float* const in = x.const_data_ptr<float>();
-  const float* const g = grad.const_data_ptr<float>();
   float* const out = result.mutable_data_ptr<float>();
   // The channels of x side by side, pixel by pixel.
   float* const b = kernel_scratch(batch * pixels * row);
@@ -240,12 +248,12 @@ inline void match(const Tensor& x, const Tensor& grad, const optional<Tensor>& s
             const int64_t plane = m * inputs + i + l;
             v[l] = vf{};
             if (i + l >= inputs) continue;
-            const float* const from = in + plane * pixels + p;
+            const float* const from = in.data + plane * pixels + p;
             if (p + VL <= pixels)
               v[l] = load(from);
             else
               for (int64_t q = 0; q < pixels - p; q++) v[l][q] = from[q];
-            if (factors_in) v[l] *= factors_in[plane];
+            v[l] *= in.factor(plane);
           }
           transpose(v);
           for (int64_t l = 0; l < std::min<int64_t>(VL, pixels - p); l++) store(b + (m * pixels + p + l) * row + i, v[l]);
@@ -256,8 +264,8 @@ inline void match(const Tensor& x, const Tensor& grad, const optional<Tensor>& s
     float* const plane = a + 9 * columns.count;
     for (int64_t n = begin; n < end; n++) {
       for (int64_t m = 0; m < columns.images; m++) {
-        const int64_t place = (n / outputs * columns.images + m) * outputs + n % outputs;
-        with_zero(g + place * area, area, factors_out ? factors_out[place] : 1.f, plane);
+        const int64_t place = columns.plane(n, outputs, m);
+        with_zero(from_y.data + place * area, area, from_y.factor(place), plane);
         for (int64_t p = 0; p < pixels; p++)
           for (int64_t k = 0; k < 9; k++) a[(m * pixels + p) * 9 + k] = plane[meeting.at[k * pixels + p]];
       }

@@ -16,7 +16,7 @@ from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.ops.bias_act import bias_act
-from wrangan_cli.engine.ops.dispatch import compiled, kernels, one_to_rgb
+from wrangan_cli.engine.ops.dispatch import MOST_COLOURS, compiled, kernels, whole_layer
 from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d, weight_energy
 
@@ -176,7 +176,7 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None) -> Tensor:
         weight = self.conv.weight[0, :, :, 0, 0]
         fir = None if skip is None or self.upsample is None else self.upsample.kernel
-        if x.device.type == "cpu" and one_to_rgb(x, weight, style, skip, fir):
+        if len(weight) <= MOST_COLOURS and whole_layer(x, fir, weight, style, skip):
             most = -1.0 if self.clamp is None else self.clamp
             return kernels().to_rgb(x, weight, style, self.bias.flatten(), skip, fir, most)
         y = bias_act(self.conv(x, style), self.bias.flatten(), activate=False, clamp=self.clamp)
@@ -270,15 +270,19 @@ class Generator(nn.Module):
             layers[f"convs.{i}"] = layer
         return layers
 
+    def _to_rgb(self, index: int) -> ToRGB:
+        """What makes the image after the styled convolution `index`, an even one."""
+        layer = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
+        assert isinstance(layer, ToRGB)
+        return layer
+
     def modulated_convs(self) -> list[tuple[int, ModulatedConv2d]]:
         """All modulated convolutions in order of use, each with the row of W+ that modulates it."""
         found: list[tuple[int, ModulatedConv2d]] = []
         for index, layer in enumerate(self.styled_convs().values()):
             found.append((index, layer.conv))
             if index % 2 == 0:
-                to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
-                assert isinstance(to_rgb, ToRGB)
-                found.append((index + 1, to_rgb.conv))
+                found.append((index + 1, self._to_rgb(index).conv))
         return found
 
     def styles(self, w: Tensor) -> list[Tensor]:
@@ -321,8 +325,7 @@ class Generator(nn.Module):
                 x = x.to(self.low_precision.at(noise_side(index), w.dtype))
             x = layer(x, next(styles), maps, epsilon.get(name), delta.get(name))
             if index % 2 == 0:
-                to_rgb = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
-                image = to_rgb(x, next(styles), image)
+                image = self._to_rgb(index)(x, next(styles), image)
         assert image is not None
         return image
 

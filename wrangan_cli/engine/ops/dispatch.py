@@ -58,11 +58,11 @@ def knows(kernel: Tensor) -> bool:
     return square and kernel.dtype == torch.float32 and not kernel.requires_grad
 
 
-def one_to_rgb(x: Tensor, weight: Tensor, style: Tensor, skip: Tensor | None, fir: Tensor | None) -> bool:
-    """Whether a kernel makes the image of one resolution (operator to_rgb) of these."""
-    dtypes = {tensor.dtype for tensor in (x, weight, style, skip) if tensor is not None}
-    fits = len(dtypes) == 1 and len(weight) <= MOST_COLOURS and (fir is None or knows(fir))
-    return fits and compiled(x)
+def whole_layer(x: Tensor, fir: Tensor | None, *others: Tensor | None) -> bool:
+    """Whether the CPU's operators of whole layers (styled_conv, to_rgb) take these: all of one type, and a
+    FIR that they know, if any."""
+    same = all(other is None or other.dtype == x.dtype for other in others)
+    return same and x.device.type == "cpu" and (fir is None or knows(fir)) and compiled(x)
 
 
 def activation_layout(device: torch.device) -> torch.memory_format:

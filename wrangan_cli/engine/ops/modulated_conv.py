@@ -9,27 +9,16 @@ batch (one dense convolution), or differs per image only where θ differs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wrangan_kernels.modulated import demodulation
 
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, LEAKY_SLOPE, bias_act
-from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, knows, laid_out, large
+from wrangan_cli.engine.ops.dispatch import compiled, filters, kernels, laid_out, large, whole_layer
 from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
-
-DEMODULATION_EPSILON = 1e-8
 
 
 def weight_energy(weight: Tensor) -> Tensor:
     """Σ weight² over the taps: (…, O, I, k, k) → (…, O, I). All that demodulation needs of a weight."""
     return weight.square().sum(dim=(-1, -2))
-
-
-def demodulation(energy: Tensor, style: Tensor) -> Tensor:
-    """1 / ‖weight · style‖ per output channel: (B, O).
-
-    energy: `weight_energy`, (O, I) or (B, O, I). style: (B, I), the equalised learning rate's scale in it.
-    """
-    square = style.square()
-    total = square @ energy.t() if energy.ndim == 2 else torch.bmm(energy, square[:, :, None])[:, :, 0]
-    return (total + DEMODULATION_EPSILON).rsqrt()
 
 
 def modulated_conv2d(
@@ -77,14 +66,7 @@ def styled_conv2d(
 
     noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
     """
-    same = x.dtype == weight.dtype == style.dtype
-    if (
-        same
-        and weight.shape[-1] == 3
-        and x.device.type == "cpu"
-        and _serves(fir if up else None)
-        and compiled(x)
-    ):
+    if weight.shape[-1] == 3 and whole_layer(x, fir if up else None, weight, style):
         before, after = up_conv_padding(fir.shape[0], 3) if up and fir is not None else (0, 0)
         return kernels().styled_conv(
             x.contiguous(),
@@ -123,10 +105,6 @@ def styled_conv2d(
     )
 
 
-def _serves(fir: Tensor | None) -> bool:
-    return fir is None or knows(fir)
-
-
 def convolved(
     x: Tensor,
     weight: Tensor,
@@ -145,15 +123,9 @@ def convolved(
     factors = None
     if demodulate:
         factors = demodulation(weight_energy(weight) if energy is None else energy, style)
-    if x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
-        if size == 3:
-            convolve = kernels().conv3x3_up if up else kernels().conv3x3
-            return convolve(x, weight, style, factors, False), None
-        if size == 1 and not up:
-            # So few results (to RGB) that their weights are quicker to modulate than x.
-            rows = weight[..., 0, 0] * style[:, None, :]
-            rows = rows if factors is None else rows * factors[:, :, None]
-            return torch.bmm(rows, x.flatten(2)).unflatten(2, (height, width)), None
+    if size == 3 and x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
+        convolve = kernels().conv3x3_up if up else kernels().conv3x3
+        return convolve(x, weight, style, factors, False), None
     x = x * style.to(x.dtype)[:, :, None, None]
     kernel = weight.to(x.dtype)
     groups = 1

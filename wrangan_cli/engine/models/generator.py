@@ -1,0 +1,238 @@
+"""What the suite asks of a generator, whatever its architecture; the one place that says it.
+
+An architecture is a subclass of `GeneratorConfig` and one of `Generator`, named in
+`architectures.py`. Nothing outside `engine/models/` asks which one a model is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+
+from wrangan_cli.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.models.discriminator import Discriminator
+
+NoiseMode = Literal["const", "random", "none"]
+Offsets = Mapping[str, Tensor]
+RandomLayers = int | tuple[str, ...]
+"""Which weights are random: those of the last N styled convolutions, or those of these names, each a
+weight's, a layer's, or what several layers' names begin with up to a dot (`layers.3`)."""
+
+
+class GeneratorConfig(ABC):
+    """Shape of a generator, as `config.json` stores it; subclasses are frozen dataclasses."""
+
+    architecture: ClassVar[str]
+    """Name in `config.json`."""
+    resolution: int
+    """Side of the square image in px."""
+    style_dim: int
+    """Length of z and w."""
+    image_channels: int
+    """Colour channels."""
+    randomized_layers: RandomLayers
+    """Which weights have a σ (paper, section 3.4)."""
+
+    @property
+    @abstractmethod
+    def num_latents(self) -> int:
+        """Rows of a W+ code."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `config.json`, without the architecture's name."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or AttributeError on a bad field."""
+
+    def discriminator(self) -> "Discriminator":
+        """A new discriminator of this architecture's own; UsageError where it has none."""
+        raise UsageError(
+            f"{self.architecture} has no discriminator of its own: use --discriminator projected, "
+            "or σ by sensitivity"
+        )
+
+
+@dataclass(frozen=True)
+class StyledWeight:
+    """A weight of a styled convolution, which may be random: θ = μ + σ⊙ε + δ."""
+
+    owner: nn.Module
+    """Holds μ as `weight`, of `shape` or with an axis of 1 before it, and σ as `std`, of `shape`, or None."""
+    key: str
+    """Name of the owner in the state dict."""
+    layer: str
+    """Name of the styled convolution that it belongs to; a convolution may have several weights."""
+    row: int
+    """Row of W+ that modulates it."""
+    side: int
+    """Side in px of the feature maps that it makes."""
+
+    @property
+    def mean(self) -> Tensor:
+        """μ: (O, I, k, k)."""
+        weight = self.owner.weight
+        assert isinstance(weight, Tensor)
+        return weight[0] if weight.ndim == 5 else weight
+
+    @property
+    def std(self) -> nn.Parameter | None:
+        """σ: (O, I, k, k); None where the weight is not random."""
+        std = self.owner.std
+        assert std is None or isinstance(std, Tensor)
+        return std  # type: ignore[return-value]
+
+    @property
+    def shape(self) -> torch.Size:
+        """(O, I, k, k)."""
+        return self.mean.shape
+
+
+@dataclass(frozen=True)
+class NoiseInput:
+    """The noise that a styled convolution adds: strength · map."""
+
+    layer: str
+    """Name of the styled convolution."""
+    map: Tensor
+    """The stored map, white noise of mean square 1: (1, 1, side, side)."""
+    strength: nn.Parameter
+    """One number; 0 in a generator without noise."""
+    strength_key: str
+    """Its name in the state dict."""
+
+
+class Generator(nn.Module, ABC):
+    """`mapping` z → w, `synthesis` w → image; weights that may be random, noise inputs, all by name."""
+
+    config: GeneratorConfig
+
+    @abstractmethod
+    def mapping(self, z: Tensor) -> Tensor:
+        """z: (B, style_dim) ~ N(0, 1) → w: (B, style_dim)."""
+
+    @abstractmethod
+    def synthesis(
+        self,
+        w: Tensor,
+        epsilon: Offsets | None = None,
+        delta: Offsets | None = None,
+        noise: NoiseMode | Sequence[Tensor] = "const",
+    ) -> Tensor:
+        """Images (B, 3, R, R), nominally in [-1, 1] and not clipped.
+
+        w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta: by the names of
+        `weights`, ε (in units of σ) and a plain offset, each (O, I, k, k) for the whole batch or
+        (B, O, I, k, k) per image. Without ε a random weight is its mean. noise: the stored maps,
+        fresh ones, none, or one given (B or 1, 1, side, side) for each of `noise_inputs`.
+        """
+
+    @abstractmethod
+    def weights(self) -> dict[str, StyledWeight]:
+        """The weights of all styled convolutions by name, in order of use; ε, σ and δ go by these names."""
+
+    @abstractmethod
+    def noise_inputs(self) -> dict[str, NoiseInput]:
+        """The noise inputs in order of use, by their number ("0", "1", …), which codes store."""
+
+    @abstractmethod
+    def synthesis_parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters that an image depends on when w is given and ε is 0, by name in the state
+        dict: not the mapping, not σ."""
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Within this block what every image asks of frozen weights may be computed once. They must not
+        be changed in it; replacing them (functional_call) is heeded."""
+        return nullcontext()
+
+    def set_precision(self, name: str, top: int) -> None:
+        """Compute the `top` largest resolutions in `name` (float32, bf16 or fp16) while training.
+
+        Raises UsageError where the architecture cannot.
+        """
+        if name != "float32" and top > 0:
+            raise UsageError(f"precision {name}: {self.config.architecture} computes in float32 alone")
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
+
+    def layers(self) -> list[str]:
+        """Names of the styled convolutions, in order of use."""
+        return list(dict.fromkeys(weight.layer for weight in self.weights().values()))
+
+    def random_weights(self) -> dict[str, StyledWeight]:
+        """Those of `weights` that have a σ."""
+        return {name: weight for name, weight in self.weights().items() if weight.std is not None}
+
+    def check_w(self, w: Tensor) -> None:
+        """ValueError for a w that is neither in W nor in W+."""
+        rows, length = self.config.num_latents, self.config.style_dim
+        if w.shape[1:] not in ((length,), (rows, length)):
+            raise ValueError(
+                f"w has shape {tuple(w.shape)}; expected (B, {length}) or (B, {rows}, {length})"
+            )
+
+
+def random_names(which: RandomLayers, weights: Mapping[str, str]) -> set[str]:
+    """The names of the weights that `which` makes random.
+
+    weights: the layer of each weight by the weight's name, in order of use. Raises ValueError for
+    more layers than there are, or a name that is none.
+    """
+    layers = list(dict.fromkeys(weights.values()))
+    if isinstance(which, int):
+        if not 0 <= which <= len(layers):
+            raise ValueError(f"randomized_layers {which} is outside 0…{len(layers)}")
+        chosen = set(layers[len(layers) - which :])
+        return {name for name, layer in weights.items() if layer in chosen}
+    found: set[str] = set()
+    for asked in which:
+        some = {name for name in weights if f"{name}.".startswith(f"{asked}.")}
+        if not some:
+            raise ValueError(f"randomized_layers: no weight {asked!r}; there are {', '.join(weights)}")
+        found |= some
+    return found
+
+
+def parse_random_layers(text: str, generator: Generator) -> RandomLayers:
+    """`6` → 6, the last six styled convolutions; `3-5`, `convs.6,convs.7` or `layers.3-5` → names.
+
+    A range counts by the number in a layer's name. UsageError for what the generator does not have.
+    """
+    if text.strip().isdigit():
+        which: RandomLayers = int(text)
+    else:
+        which = tuple(dict.fromkeys(name for item in text.split(",") for name in _named(item, generator)))
+    try:
+        random_names(which, {name: weight.layer for name, weight in generator.weights().items()})
+    except ValueError as error:
+        raise UsageError(str(error).replace("randomized_layers", "layers")) from error
+    return which
+
+
+def _named(item: str, generator: Generator) -> Iterator[str]:
+    """The layers of a range, or the one name."""
+    first, dash, last = item.strip().rpartition("-")
+    start = first.rpartition(".")[2]
+    if not (dash and start.isdigit() and last.isdigit()):
+        yield item.strip()
+        return
+    prefix = first.removesuffix(start)
+    found = False
+    for layer in generator.layers():
+        numbers = [int(part) for part in layer.split(".") if part.isdigit()]
+        if layer.startswith(prefix) and numbers and int(start) <= numbers[0] <= int(last):
+            found = True
+            yield layer
+    if not found:
+        raise UsageError(f"layers {item.strip()!r}: {', '.join(generator.layers())} has none of them")

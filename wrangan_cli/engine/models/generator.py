@@ -51,7 +51,7 @@ class GeneratorConfig(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or AttributeError on a bad field."""
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on a bad field."""
 
     def discriminator(self) -> "Discriminator":
         """A new discriminator of this architecture's own; UsageError where it has none."""

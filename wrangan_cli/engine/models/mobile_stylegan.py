@@ -9,6 +9,7 @@ transform, which makes four pixels of four channels and has no weights.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -249,7 +250,7 @@ class MobileStyleGANGenerator(Generator):
                 conv(f"layers.{k}.conv1", before // 4, width, separable),
                 conv(f"layers.{k}.conv2", width, width, separable),
             )
-            for k, (before, width) in enumerate(zip(widths, widths[1:], strict=False))
+            for k, (before, width) in enumerate(pairwise(widths))
         )
         self.to_img = _ToImage(widths[-1], dim, config.image_channels, config.head == "wavelet")
         self.noises = nn.Module()

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_together, sha256
-from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.architectures import build_generator, config_record, read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors, write_tensors
 
@@ -87,12 +87,12 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
     folder = find_model(name_or_path)
     record = read_config(folder)
     try:
-        config = StyleGAN2Config.from_json(record["generator"])
+        config = read_generator_config(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
     weights = folder / WEIGHTS
     tensors, _ = read_tensors(weights)
-    generator = Generator(config)
+    generator = build_generator(config)
     load_weights(generator, tensors, weights, prefix="generator.")
     for name, shape in (("w_mean", (config.style_dim,)), ("w_std", ())):
         if name not in tensors:
@@ -141,7 +141,7 @@ def save_model(
     config = {
         "format": FORMAT,
         "version": 1,
-        "generator": generator.config.to_json(),
+        **config_record(generator.config),
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
@@ -189,11 +189,14 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     return carried
 
 
-def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
-    """The discriminator that was trained with a model, in float32 on the CPU."""
+def load_discriminator(folder: Path, config: GeneratorConfig) -> Discriminator:
+    """The discriminator that was trained with a model, in float32 on the CPU.
+
+    Raises UsageError for an architecture that has none, FileError where it is missing or broken.
+    """
+    discriminator = config.discriminator()
     path = folder / DISCRIMINATOR
     tensors, _ = read_tensors(path)
-    discriminator = Discriminator(config)
     load_weights(discriminator, tensors, path)
     _check_sha(path, read_config(folder))
     return discriminator
@@ -288,5 +291,4 @@ def w_statistics(generator: Generator, samples: int = W_SAMPLES) -> tuple[Tensor
 def sample_w(generator: Generator, samples: int, seed: int) -> Tensor:
     """w of `samples` random z: (samples, style_dim) on the generator's device."""
     z = torch.randn(samples, generator.config.style_dim, generator=random_generator(seed))
-    device = generator.conv1.conv.weight.device
-    return torch.cat([generator.mapping(part.to(device)) for part in z.split(4096)])
+    return torch.cat([generator.mapping(part.to(generator.device)) for part in z.split(4096)])

@@ -196,7 +196,7 @@ def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--layers", "99"], "layers 99: model tiny has 5 styled convolutions"),
+        (["--layers", "99"], "layers 99 is outside 0…5"),
         (["--layers", "0"], "layers 0: expected 1 or more"),
         (["--initial-std", "nan"], "initial_std nan"),
         (["--epsilon-per", "day"], "expected batch or image"),

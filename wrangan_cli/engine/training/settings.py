@@ -138,7 +138,7 @@ class RandomizeSettings(AdversarialSettings):
         super().__post_init__()
         _check(self, (), ("initial_std",))
         if not self.layers.strip("0 "):
-            raise ValueError(f"layers {self.layers!r}: expected 1 or more")
+            raise ValueError(f"layers {self.layers}: expected 1 or more")
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
         if self.std_form not in STD_FORMS:

@@ -5,12 +5,16 @@ from typing import Any
 
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
+from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 Architecture = tuple[type[GeneratorConfig], Callable[[Any], Generator]]
 """Its settings, and the generator that is made of them."""
 
-_ALL: tuple[Architecture, ...] = ((StyleGAN2Config, StyleGAN2Generator),)
+_ALL: tuple[Architecture, ...] = (
+    (StyleGAN2Config, StyleGAN2Generator),
+    (MobileStyleGANConfig, MobileStyleGANGenerator),
+)
 ARCHITECTURES = {config.architecture: (config, generator) for config, generator in _ALL}
 """By name."""
 OLDEST = StyleGAN2Config.architecture

@@ -21,19 +21,12 @@ from wrangan_cli.engine.models.generator import (
     random_names,
     reduced,
 )
-from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
+from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear, PixelNorm
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.dispatch import MOST_COLOURS, compiled, kernels, whole_layer
 from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d, weight_energy
-
-
-class PixelNorm(nn.Module):
-    """z / √(mean z² + 1e-8)."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class _Kernel(nn.Module):

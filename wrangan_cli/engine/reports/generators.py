@@ -34,7 +34,7 @@ LEAST_GROUP = 4
 def cost_table(subject: Subject) -> Table:
     """Table 1: how many weights become random with the last N convolutions."""
     generator = subject.model.generator
-    layers, random = generator.layers(), generator.random_weights()
+    layers, random = generator.layer_names(), generator.random_weights()
     total = sum(p.numel() for p in generator.parameters()) - num_randomized(generator)
     own = len({weight.layer for weight in random.values()})
     rows: list[dict[str, Cell]] = []

@@ -168,7 +168,7 @@ class Sweep:
     def _randomized(self, layers: int) -> Model:
         """The report's model with σ in the last `layers` convolutions; mapping and means stay."""
         model = self.subject.model
-        if layers > (most := len(model.generator.layers())):
+        if layers > (most := len(model.generator.layer_names())):
             raise WranganError(f"N = {layers}: the model has {most} layers")
         perceptual = load_perceptual(model.perceptual, model.device)
         with self.subject.track(f"σ by sensitivity, N = {layers}", self.sensitivity.probes) as advance:

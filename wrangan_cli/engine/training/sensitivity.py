@@ -25,7 +25,7 @@ L2_WEIGHT = 2.0
 """Of the squared error, as in the inversion (paper, section 4)."""
 _CALIBRATION_IMAGES = 64
 _CLOSE = 0.01
-_HALVINGS = 40
+_GUESSES = 40
 
 
 def randomize_by_sensitivity(
@@ -43,9 +43,11 @@ def randomize_by_sensitivity(
     where the images do not depend on the weights.
     """
     random = randomize(generator, layers).eval().requires_grad_(False)
-    sensitivity = weight_sensitivity(random, perceptual, settings.probes, batch, seed, on_image)
+    sensitivity = weight_sensitivity(
+        random, perceptual, settings.probes, batch, seed, on_image, settings.side
+    )
     set_std(random, tied(sensitivity, settings.tie), settings.floor)
-    scale_std(random, perceptual, settings.distortion, batch, seed)
+    scale_std(random, perceptual, settings.distortion, batch, seed, settings.side)
     return random
 
 
@@ -56,9 +58,11 @@ def weight_sensitivity(
     batch: int = 8,
     seed: int = 0,
     on_image: Callable[[int], None] | None = None,
+    side: int | None = None,
 ) -> dict[str, Tensor]:
     """F, the mean over images of diag(JᵀJ), by the weight's name, each (O, I, k, k), at ε = 0.
 
+    side: images are reduced by area to it, where they are larger.
     `random` has σ = 1 in its random weights, so that gradients of ε are gradients of θ.
     """
     device = random.device
@@ -76,7 +80,7 @@ def weight_sensitivity(
             name: torch.zeros((count, *value.shape), device=device, requires_grad=True)
             for name, value in total.items()
         }
-        images = random.synthesis(w, epsilon=epsilon)
+        images = random.synthesis(w, epsilon=epsilon, side=side)
         pairing = torch.zeros([], device=device)
         for part in scaled_residuals(images, perceptual):
             probe = torch.randn(part.shape, generator=rng).to(device)
@@ -121,43 +125,52 @@ def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float) -> 
 
 @torch.no_grad()
 def scale_std(
-    random: Generator, perceptual: PerceptualDistance, distortion: float, batch: int = 8, seed: int = 0
+    random: Generator,
+    perceptual: PerceptualDistance,
+    distortion: float,
+    batch: int = 8,
+    seed: int = 0,
+    side: int | None = None,
 ) -> float:
     """Multiply σ by one number, so that a redraw costs `distortion` in the mean; returns the cost.
 
-    Measured on 64 generated images, each with an ε of its own. Raises WranganError if no
-    factor gets there.
+    Measured on 64 generated images (at `side`, as above), each with an ε of its own. Raises
+    WranganError if no factor gets there.
     """
     rng = random_generator(seed + 1)
     plan = []
     for start in range(0, _CALIBRATION_IMAGES, batch):
         w = _draw_w(random, min(batch, _CALIBRATION_IMAGES - start), rng)
         epsilon = draw_epsilon(random, len(w), rng=rng)
-        plan.append((w, epsilon, scaled_residuals(random.synthesis(w), perceptual)))
+        plan.append((w, epsilon, scaled_residuals(random.synthesis(w, side=side), perceptual)))
 
     def cost(factor: float) -> float:
         total = 0.0
         for w, epsilon, still in plan:
-            moved = random.synthesis(w, epsilon={k: v * factor for k, v in epsilon.items()})
+            moved = random.synthesis(w, epsilon={k: v * factor for k, v in epsilon.items()}, side=side)
             parts = zip(scaled_residuals(moved, perceptual), still, strict=True)
             total += sum((a - b).square().sum().item() for a, b in parts)
         return total / _CALIBRATION_IMAGES
 
     # Gauss–Newton's own guess: the cost grows with the square while it is small.
-    small = 1e-2 * _factor_of_unit_cost(random)
-    low = high = small * math.sqrt(distortion / max(cost(small), 1e-30))
-    while cost(high) < distortion:
-        low, high = high, high * 2
-        if high > small * 1e6:
-            raise WranganError(f"no σ makes a redraw cost {distortion}")
-    while cost(low) > distortion:
-        low, high = low / 2, low
-    for _ in range(_HALVINGS):
-        factor = math.sqrt(low * high)
-        reached = cost(factor)
+    # A draw of all of them is what takes time: each guess follows the slope between the two before it, on
+    # logarithmic axes, within the bounds that are known by then.
+    factor = 1e-2 * _factor_of_unit_cost(random)
+    reached, slope, low, high = cost(factor), 2.0, 0.0, math.inf
+    for _ in range(_GUESSES):
         if abs(reached / distortion - 1) < _CLOSE:
             break
         low, high = (factor, high) if reached < distortion else (low, factor)
+        guess = factor * (distortion / max(reached, 1e-30)) ** (1 / slope)
+        if not low < guess < high:
+            guess = math.sqrt(low * high) if low and high < math.inf else (low * 4 or high / 4)
+        before, passed = factor, reached
+        factor, reached = guess, cost(guess)
+        if reached > 0 and passed > 0:
+            steepness = math.log(reached / passed) / math.log(factor / before)
+            slope = min(max(steepness, 0.3), 2.0)
+    else:
+        raise WranganError(f"no σ makes a redraw cost {distortion}")
     for weight in random.random_weights().values():
         assert weight.std is not None
         weight.std.data.mul_(factor)

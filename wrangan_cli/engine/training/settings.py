@@ -159,12 +159,14 @@ class SensitivitySettings:
     tie: str = "weight"
     """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
     `layer`, or for `all` weights."""
+    side: int = 256
+    """With --from sensitivity: images are compared at this side in px, where they are larger."""
     epsilon_lr: float = 0.01
     """With --from sensitivity: learning rate of ε that the model names as suiting this σ."""
 
     def __post_init__(self) -> None:
-        if self.probes < 1:
-            raise ValueError(f"probes {self.probes}: expected 1 or more")
+        if self.probes < 1 or self.side < 16:
+            raise ValueError("probes must be 1 or more and side 16 or more")
         if self.tie not in ("weight", "filter", "layer", "all"):
             raise ValueError(f"tie {self.tie!r}: expected weight, filter, layer or all")
         for name in ("distortion", "floor", "epsilon_lr"):

@@ -22,6 +22,7 @@ from wrangan_cli.commands.training_runs import (
     run_sensitivity,
     stream,
 )
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import (
@@ -162,7 +163,7 @@ def randomize(
     keep_std: Annotated[
         bool, typer.Option("--keep-std", help="Go on from the σ that the model has, not from --initial-std.")
     ] = False,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
@@ -211,7 +212,7 @@ def encoder(
     data: Data,
     out: Out,
     settings: EncoderSettings,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished encoder into the model's folder.")
@@ -294,7 +295,7 @@ def attributes(
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Images to measure on.")] = None,
     held_out_labels: Annotated[Path | None, typer.Option(help="CSV of the held-out images.")] = None,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished net into the model's folder.")

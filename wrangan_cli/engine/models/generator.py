@@ -178,9 +178,7 @@ class Generator(nn.Module, ABC):
         """ValueError for a w that is neither in W nor in W+."""
         rows, length = self.config.num_latents, self.config.style_dim
         if w.shape[1:] not in ((length,), (rows, length)):
-            raise ValueError(
-                f"w has shape {tuple(w.shape)}; expected (B, {length}) or (B, {rows}, {length})"
-            )
+            raise ValueError(f"w has shape {tuple(w.shape)}; expected (B, {length}) or (B, {rows}, {length})")
 
 
 def random_names(which: RandomLayers, weights: Mapping[str, str]) -> set[str]:

@@ -51,7 +51,7 @@ class GeneratorConfig(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or AttributeError on a bad field."""
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on a bad field."""
 
     def discriminator(self) -> "Discriminator":
         """A new discriminator of this architecture's own; UsageError where it has none."""
@@ -126,13 +126,15 @@ class Generator(nn.Module, ABC):
         epsilon: Offsets | None = None,
         delta: Offsets | None = None,
         noise: NoiseMode | Sequence[Tensor] = "const",
+        side: int | None = None,
     ) -> Tensor:
         """Images (B, 3, R, R), nominally in [-1, 1] and not clipped.
 
         w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta: by the names of
         `weights`, ε (in units of σ) and a plain offset, each (O, I, k, k) for the whole batch or
         (B, O, I, k, k) per image. Without ε a random weight is its mean. noise: the stored maps,
-        fresh ones, none, or one given (B or 1, 1, side, side) for each of `noise_inputs`.
+        fresh ones, none, or one given (B or 1, 1, side, side) for each of `noise_inputs`. side: the
+        images reduced by area to it, where they are larger.
         """
 
     @abstractmethod
@@ -166,7 +168,7 @@ class Generator(nn.Module, ABC):
         """Where its weights are."""
         return next(self.parameters()).device
 
-    def layers(self) -> list[str]:
+    def layer_names(self) -> list[str]:
         """Names of the styled convolutions, in order of use."""
         return list(dict.fromkeys(weight.layer for weight in self.weights().values()))
 
@@ -227,10 +229,10 @@ def _named(item: str, generator: Generator) -> Iterator[str]:
         return
     prefix = first.removesuffix(start)
     found = False
-    for layer in generator.layers():
+    for layer in generator.layer_names():
         numbers = [int(part) for part in layer.split(".") if part.isdigit()]
         if layer.startswith(prefix) and numbers and int(start) <= numbers[0] <= int(last):
             found = True
             yield layer
     if not found:
-        raise UsageError(f"layers {item.strip()!r}: {', '.join(generator.layers())} has none of them")
+        raise UsageError(f"layers {item.strip()!r}: {', '.join(generator.layer_names())} has none of them")

@@ -14,6 +14,13 @@ from wrangan_cli.engine.ops.fir import down_conv_padding, fir_kernel, upfirdn2d
 from wrangan_cli.engine.ops.modulated_conv import conv2d
 
 
+class PixelNorm(nn.Module):
+    """z / √(mean z² + 1e-8)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+
 class EqualLinear(nn.Module):
     """Linear layer with equalised learning rate: weight (out, in) ~ N(0, 1) / lr."""
 

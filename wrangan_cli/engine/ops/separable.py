@@ -1,0 +1,89 @@
+"""Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, in PyTorch.
+
+Everything is channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
+one product of matrices (docs/benchmarks.md). Kernels of whole layers would be called from here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SLOPE = 0.2
+
+
+def modulated_separable(
+    x: Tensor,
+    style: Tensor,
+    depthwise: Tensor | None,
+    mixing: Tensor,
+    noise: Tensor | None,
+    bias: Tensor,
+) -> Tensor:
+    """leaky ReLU(mix(depthwise(x · style)) + noise + bias), slope 0.2, no gain.
+
+    x: (B, I, H, W). style: (B, I). depthwise: (I, 1, 3, 3) or (B, I, 1, 3, 3), zero padding; None: none.
+    mixing: (O, I, k, k) or (B, O, I, k, k), k = 1 or 3. noise: (B or 1, 1, H, W). bias: (O,).
+    Returns (B, O, H, W).
+    """
+    if len(x) == 1:
+        depthwise = None if depthwise is None else depthwise.reshape(depthwise.shape[-4:])
+        mixing = mixing.reshape(mixing.shape[-4:])
+        if depthwise is None:
+            y = F.conv2d(x, mixing * style[0][:, None, None], bias, padding=mixing.shape[-1] // 2)
+        else:
+            # The style goes into the few weights instead of the many pixels.
+            y = F.conv2d(x, depthwise * style[0][:, None, None, None], padding=1, groups=x.shape[1])
+            y = _pointwise(y, mixing[:, :, 0, 0], bias)
+    else:
+        y = x * style[:, :, None, None]
+        if depthwise is not None:
+            y = _each(y, depthwise, groups=x.shape[1])
+        y = _each(y, mixing, groups=1) + bias[:, None, None]
+    if noise is not None:
+        y = y + noise
+    return F.leaky_relu_(y, SLOPE)
+
+
+def modulated_pointwise(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """weight · (x · style) + bias. x: (B, I, H, W), style: (B, I), weight: (O, I), bias: (O,)."""
+    if len(x) == 1:
+        return _pointwise(x, weight * style[0], bias)
+    return _pointwise(x * style[:, :, None, None], weight, bias)
+
+
+def styled_upsample(x: Tensor, style: Tensor) -> Tensor:
+    """`inverse_haar` of x · style. x: (B, C, H, W), style: (B, C) → (B, C/4, 2H, 2W)."""
+    return inverse_haar(x * style[:, :, None, None])
+
+
+def inverse_haar(x: Tensor) -> Tensor:
+    """The orthonormal inverse Haar transform: (B, C, H, W) → (B, C/4, 2H, 2W).
+
+    The first C/4 channels are the low band; then for each of them three neighbours: high along the
+    rows' direction (vertical), high along the columns (horizontal), both. The high band's taps are (+, −).
+    """
+    batch, channels, height, width = x.shape
+    out = channels // 4
+    x = x.permute(0, 2, 3, 1)
+    low, high = x[..., :out], x[..., out:].unflatten(-1, (out, 3))
+    upper, lower = low + high[..., 0], low - high[..., 0]
+    right, corner = high[..., 1] + high[..., 2], high[..., 1] - high[..., 2]
+    pixels = torch.stack([upper + right, upper - right, lower + corner, lower - corner], dim=3) * 0.5
+    # (B, H, W, 2·2, C/4) → (B, H, 2, W, 2, C/4)
+    pixels = pixels.unflatten(3, (2, 2)).transpose(2, 3)
+    return pixels.reshape(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+
+
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
+
+
+def _each(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """A convolution with zero padding; each image by its own weight where it has one."""
+    padding = weight.shape[-1] // 2
+    if weight.ndim == 4:
+        return F.conv2d(x, weight, padding=padding, groups=groups)
+    batch, outputs = weight.shape[:2]
+    joined = x.reshape(1, -1, *x.shape[2:])
+    y = F.conv2d(joined, weight.flatten(0, 1), padding=padding, groups=groups * batch)
+    return y.reshape(batch, outputs, *y.shape[2:])

@@ -13,7 +13,7 @@ from tests.fakes import fake_perceptual
 from wrangan_cli.engine import distributed
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.encoder import ImageTrainer
@@ -66,7 +66,7 @@ def trainer_for(settings: AdversarialSettings | EncoderSettings) -> AdversarialT
         return encoder_trainer(model, settings, fake_perceptual())
     random = isinstance(settings, RandomizeSettings)
     config = TINY if random else dataclasses.replace(TINY, randomized_layers=0)
-    return AdversarialTrainer(Generator(config), Discriminator(config), settings)
+    return AdversarialTrainer(StyleGAN2Generator(config), Discriminator(config), settings)
 
 
 def run_case(name: str) -> dict[str, Any]:

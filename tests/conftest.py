@@ -18,7 +18,7 @@ from wrangan_kernels.caching import user_cache
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 # No test uses the network, or what it finds in the user's cache: only the kernels that were made
 # for all, and the weights that `make venv` fetched.
@@ -38,10 +38,10 @@ TINY = StyleGAN2Config(
 )
 
 
-def random_generator_network(config: StyleGAN2Config = TINY, seed: int = 0) -> Generator:
+def random_generator_network(config: StyleGAN2Config = TINY, seed: int = 0) -> StyleGAN2Generator:
     """A generator with random weights in which biases, noise strengths and σ matter too."""
     torch.manual_seed(seed)
-    generator = Generator(config)
+    generator = StyleGAN2Generator(config)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if name.endswith(("bias", "noise.weight")):
@@ -78,7 +78,7 @@ def tiny_config() -> StyleGAN2Config:
 
 
 @pytest.fixture
-def tiny_generator() -> Generator:
+def tiny_generator() -> StyleGAN2Generator:
     return random_generator_network()
 
 

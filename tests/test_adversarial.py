@@ -13,8 +13,7 @@ import torch
 from tests.conftest import TINY
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.randomized import randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.run import Report, train
@@ -39,7 +38,7 @@ def data() -> ImageSet:
 def trainer_for(settings: AdversarialSettings, seed: int = 0) -> AdversarialTrainer:
     torch.manual_seed(seed)
     config = TINY if isinstance(settings, RandomizeSettings) else PLAIN
-    return AdversarialTrainer(Generator(config), Discriminator(config), settings)
+    return AdversarialTrainer(StyleGAN2Generator(config), Discriminator(config), settings)
 
 
 def run_to(
@@ -186,7 +185,7 @@ def test_positive_std_is_trained_saved_and_resumed(form: str, tmp_path: Path) ->
     parts, _ = run_to(settings, tmp_path / "parts", seed=2)
     for one, other in zip(whole.ema.parameters(), parts.ema.parameters(), strict=True):
         assert torch.equal(one, other)
-    for conv in randomized_layers(whole.generator).values():
+    for conv in whole.generator.random_weights().values():
         assert (conv.std > 0).all()
         assert (conv.std != 1).float().mean() > 0.9
     with pytest.raises(UsageError, match=f"std_form raw: the run was begun with {form}"):
@@ -198,15 +197,15 @@ def test_positive_std_is_trained_saved_and_resumed(form: str, tmp_path: Path) ->
 @pytest.mark.parametrize("epsilon_per", ["batch", "image"])
 def test_mean_and_std_of_the_random_layers_are_trained(epsilon_per: str) -> None:
     trainer = trainer_for(RandomizeSettings(epsilon_per=epsilon_per, **BRISK))
-    layers = randomized_layers(trainer.generator)
+    layers = trainer.generator.random_weights()
     assert len(layers) == 3
-    before = {n: (c.weight.detach().clone(), c.std.detach().clone()) for n, c in layers.items()}
+    before = {n: (c.mean.detach().clone(), c.std.detach().clone()) for n, c in layers.items()}
     for start in (0, 4):
         trainer.step(data().batch(range(start, start + 4)))
     for name, conv in layers.items():
-        assert (conv.weight != before[name][0]).float().mean() > 0.9
+        assert (conv.mean != before[name][0]).float().mean() > 0.9
         assert (conv.std != before[name][1]).float().mean() > 0.9
-    averaged = randomized_layers(trainer.ema)
+    averaged = trainer.ema.random_weights()
     assert all((averaged[n].std != before[n][1]).any() for n in layers)
 
 

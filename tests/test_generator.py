@@ -10,22 +10,21 @@ import torch.nn.functional as F
 from tests.conftest import TINY, random_generator_network
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.layers import EqualConv2d, EqualLinear
-from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomized_layers
+from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized
 from wrangan_cli.engine.models.stylegan2 import (
-    Generator,
     ModulatedConv2d,
     PixelNorm,
     StyledConv,
-    frozen,
+    StyleGAN2Generator,
 )
 
 
-def on_meta(resolution: int, randomized: int = 0, multiplier: float = 2.0) -> Generator:
+def on_meta(resolution: int, randomized: int = 0, multiplier: float = 2.0) -> StyleGAN2Generator:
     config = StyleGAN2Config(
         resolution, rosinality_channels(resolution, multiplier), randomized_layers=randomized
     )
     with torch.device("meta"):
-        return Generator(config)
+        return StyleGAN2Generator(config)
 
 
 def rosinality_keys(resolution: int) -> set[str]:
@@ -58,13 +57,13 @@ def test_parameter_count_at_256() -> None:
 def test_random_weights_of_the_paper(layers: int, weights: int) -> None:
     generator = on_meta(256, layers)
     assert num_randomized(generator) == weights
-    assert list(randomized_layers(generator)) == [f"convs.{i}" for i in range(12 - layers, 12)]
+    assert list(generator.random_weights()) == [f"convs.{i}" for i in range(12 - layers, 12)]
     # μ and σ: one more parameter for each random weight.
     assert sum(p.numel() for p in generator.parameters()) == 30_034_338 + weights
 
 
 def test_all_layers_can_be_random() -> None:
-    assert next(iter(randomized_layers(on_meta(16, 5)))) == "conv1"
+    assert next(iter(on_meta(16, 5).random_weights())) == "conv1"
     with pytest.raises(ValueError, match="randomized_layers"):
         on_meta(16, 6)
 
@@ -94,7 +93,7 @@ def test_config_survives_json() -> None:
         StyleGAN2Config(16, {4: 8, 8: 8})
 
 
-def test_images_are_those_of_a_plain_rewrite(tiny_generator: Generator) -> None:
+def test_images_are_those_of_a_plain_rewrite(tiny_generator: StyleGAN2Generator) -> None:
     """The whole synthesis against a direct one: modulated weights, zero insertion, skip images."""
     g, config = tiny_generator, tiny_generator.config
     w = torch.randn(1, config.num_latents, config.style_dim)
@@ -142,7 +141,7 @@ def test_images_are_those_of_a_plain_rewrite(tiny_generator: Generator) -> None:
         torch.testing.assert_close(g.synthesis(w), image, atol=1e-4, rtol=1e-4)
 
 
-def test_mapping_is_pixel_norm_and_linear_layers(tiny_generator: Generator) -> None:
+def test_mapping_is_pixel_norm_and_linear_layers(tiny_generator: StyleGAN2Generator) -> None:
     z = torch.randn(3, 16)
     x = z / (z.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
     torch.testing.assert_close(PixelNorm()(z), x)
@@ -153,7 +152,7 @@ def test_mapping_is_pixel_norm_and_linear_layers(tiny_generator: Generator) -> N
         torch.testing.assert_close(tiny_generator.mapping(z), x)
 
 
-def test_epsilon_per_image_equals_each_image_alone(tiny_generator: Generator) -> None:
+def test_epsilon_per_image_equals_each_image_alone(tiny_generator: StyleGAN2Generator) -> None:
     w, epsilon = torch.randn(3, 16), draw_epsilon(tiny_generator, batch=3)
     with torch.no_grad():
         together = tiny_generator.synthesis(w, epsilon=epsilon)
@@ -163,7 +162,7 @@ def test_epsilon_per_image_equals_each_image_alone(tiny_generator: Generator) ->
             torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_shared_epsilon_equals_the_same_epsilon_per_image(tiny_generator: Generator) -> None:
+def test_shared_epsilon_equals_the_same_epsilon_per_image(tiny_generator: StyleGAN2Generator) -> None:
     w, epsilon = torch.randn(2, 16), draw_epsilon(tiny_generator)
     repeated = {name: value.expand(2, -1, -1, -1, -1) for name, value in epsilon.items()}
     with torch.no_grad():
@@ -174,14 +173,14 @@ def test_shared_epsilon_equals_the_same_epsilon_per_image(tiny_generator: Genera
         assert (shared - tiny_generator.synthesis(w)).abs().max() > 1e-3
 
 
-def test_no_epsilon_is_epsilon_zero(tiny_generator: Generator) -> None:
+def test_no_epsilon_is_epsilon_zero(tiny_generator: StyleGAN2Generator) -> None:
     w = torch.randn(2, 16)
     zero = draw_epsilon(tiny_generator, scale=0.0)
     with torch.no_grad():
         torch.testing.assert_close(tiny_generator.synthesis(w), tiny_generator.synthesis(w, epsilon=zero))
 
 
-def test_delta_is_a_plain_offset_of_any_layer(tiny_generator: Generator) -> None:
+def test_delta_is_a_plain_offset_of_any_layer(tiny_generator: StyleGAN2Generator) -> None:
     w = torch.randn(2, 16)
     delta = {n: torch.randn_like(c.conv.weight[0]) * 0.1 for n, c in tiny_generator.styled_convs().items()}
     moved = random_generator_network()
@@ -191,7 +190,7 @@ def test_delta_is_a_plain_offset_of_any_layer(tiny_generator: Generator) -> None
         torch.testing.assert_close(tiny_generator.synthesis(w, delta=delta), moved.synthesis(w))
 
 
-def test_epsilon_is_in_units_of_std(tiny_generator: Generator) -> None:
+def test_epsilon_is_in_units_of_std(tiny_generator: StyleGAN2Generator) -> None:
     w, epsilon = torch.randn(2, 16), draw_epsilon(tiny_generator)
     delta = {n: tiny_generator.get_parameter(f"{n}.conv.std") * e for n, e in epsilon.items()}
     with torch.no_grad():
@@ -200,14 +199,14 @@ def test_epsilon_is_in_units_of_std(tiny_generator: Generator) -> None:
         )
 
 
-def test_epsilon_of_a_layer_without_std_is_refused(tiny_generator: Generator) -> None:
+def test_epsilon_of_a_layer_without_std_is_refused(tiny_generator: StyleGAN2Generator) -> None:
     with pytest.raises(ValueError, match="no σ"):
         tiny_generator.synthesis(torch.randn(1, 16), epsilon={"conv1": torch.zeros(16, 16, 3, 3)})
 
 
 @pytest.mark.parametrize("name", ["convs.0.conv.weight", "to_rgbs.0.conv.modulation.bias"])
 def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
-    tiny_generator: Generator, name: str
+    tiny_generator: StyleGAN2Generator, name: str
 ) -> None:
     generator = tiny_generator.requires_grad_(False)
     w = torch.randn(2, generator.config.style_dim)
@@ -227,7 +226,7 @@ def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
 
     plain = images()
     assert not torch.allclose(plain[0], plain[1])
-    with frozen(generator):
+    with generator.frozen():
         kept = [m.kept is not None for m in generator.modules() if isinstance(m, ModulatedConv2d)]
         assert sum(kept) == generator.config.num_styled_convs
         assert generator.kept_styles is not None
@@ -237,9 +236,9 @@ def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
     assert generator.kept_styles is None
 
 
-def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: Generator) -> None:
+def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: StyleGAN2Generator) -> None:
     generator = tiny_generator.requires_grad_(True)
-    with frozen(generator):
+    with generator.frozen():
         assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
         assert generator.kept_styles is None
         generator.synthesis(torch.randn(1, generator.config.style_dim)).sum().backward()
@@ -248,19 +247,19 @@ def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: Generator) 
     assert bool(gradient.any())
 
 
-def test_w_of_the_wrong_shape_is_refused(tiny_generator: Generator) -> None:
+def test_w_of_the_wrong_shape_is_refused(tiny_generator: StyleGAN2Generator) -> None:
     with pytest.raises(ValueError, match="expected"):
         tiny_generator.synthesis(torch.randn(1, 4, 16))
 
 
-def test_w_plus_of_equal_rows_is_w(tiny_generator: Generator) -> None:
+def test_w_plus_of_equal_rows_is_w(tiny_generator: StyleGAN2Generator) -> None:
     w = torch.randn(2, 16)
     rows = w[:, None].repeat(1, tiny_generator.config.num_latents, 1)
     with torch.no_grad():
         torch.testing.assert_close(tiny_generator.synthesis(w), tiny_generator.synthesis(rows))
 
 
-def test_noise_modes(tiny_generator: Generator) -> None:
+def test_noise_modes(tiny_generator: StyleGAN2Generator) -> None:
     w = torch.randn(1, 16).expand(2, -1)
     with torch.no_grad():
         const = tiny_generator.synthesis(w, noise="const")

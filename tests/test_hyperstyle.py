@@ -27,7 +27,7 @@ from wrangan_cli.engine.models.encoders import (
     save_encoder,
     weight_offsets,
 )
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 SIZES = {
     "widths": (8, 8, 16),
@@ -76,7 +76,7 @@ def test_offsets_for_each_kernel_of_each_layer(separate: str, kernel: int, backb
 def test_larger_generators(resolution: int) -> None:
     sizes = [2**i for i in range(2, resolution.bit_length())]
     config = StyleGAN2Config(resolution, {size: 8 if size < 32 else 4 for size in sizes}, style_dim=8)
-    shapes = layer_shapes(Generator(config))
+    shapes = layer_shapes(StyleGAN2Generator(config))
     network = lively(config_of(layers=shapes, shared_width=8, input_side=64))
     images = images_of(1, resolution)
     offsets = network(images, images)

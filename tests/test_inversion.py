@@ -16,7 +16,7 @@ from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
-from wrangan_cli.engine.models.randomized import randomized_layers
+from wrangan_cli.engine.models.stylegan2 import ModulatedConv2d
 from wrangan_cli.engine.perceptual import for_loss
 from wrangan_cli.engine.runtime import random_generator
 
@@ -77,7 +77,7 @@ def test_first_adam_step_has_the_learning_rate(tiny_model: Model, method: str) -
         return
     assert moved.median().item() == pytest.approx(1e-3, rel=1e-2)
     offsets = code.epsilon if method == "wrangan" else code.delta
-    assert set(offsets) == set(randomized_layers(tiny_model.generator))
+    assert set(offsets) == set(tiny_model.generator.random_weights())
     for value in offsets.values():
         assert value.abs().median().item() == pytest.approx(1e-3, rel=1e-2)
 
@@ -148,13 +148,14 @@ def test_alpha_holds_epsilon_back(tiny_model: Model) -> None:
 
 def test_sigma_scales_the_reach(tiny_model: Model) -> None:
     """A weight with σ = 0 cannot move, whatever ε does."""
-    layers = randomized_layers(tiny_model.generator)
+    layers = tiny_model.generator.random_weights()
     name, conv = next(iter(layers.items()))
     assert conv.std is not None
     conv.std.zero_()
     (code,) = codes_of(make_inverter(tiny_model, steps=10, lr=1e-2, alpha=0.0).invert(images_of(1)))
-    kernel = conv.kernel(code.epsilon[name].float())
-    assert torch.equal(kernel, conv.weight[0])
+    assert isinstance(conv.owner, ModulatedConv2d)
+    kernel = conv.owner.kernel(code.epsilon[name].float())
+    assert torch.equal(kernel, conv.mean)
     # With neither a gradient of the data nor a penalty it stays where it starts: N(0, 1e-8).
     assert code.epsilon[name].abs().max() < 1e-3
 
@@ -226,7 +227,7 @@ def test_code_file_is_small_and_complete(tiny_model: Model, tmp_path: Path) -> N
     (code,) = codes_of(make_inverter(tiny_model, steps=3).invert(images_of(1)))
     save_code(tmp_path / "a.st", code)
     loaded = load_code(tmp_path / "a.st", tiny_model)
-    numbers = sum(conv.weight.numel() for conv in randomized_layers(tiny_model.generator).values())
+    numbers = sum(conv.shape.numel() for conv in tiny_model.generator.random_weights().values())
     assert (tmp_path / "a.st").stat().st_size < 2 * numbers + 4 * 16 + 4096
     assert torch.equal(render(tiny_model, [loaded]), render(tiny_model, [code]))
     assert loaded.info["model_sha256"] == tiny_model.sha256

@@ -10,12 +10,11 @@ from tests.test_evaluate import run
 from wrangan_cli.engine.metrics.layer_influence import layer_influence
 from wrangan_cli.engine.metrics.samples import epsilon_of_images
 from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.models.randomized import randomized_layers
 
 
 def test_influence_is_the_error_of_one_layers_redraw(tiny_model: Model) -> None:
     got = layer_influence(tiny_model, samples=6, seed=2, batch=4)
-    layers = list(randomized_layers(tiny_model.generator))
+    layers = list(tiny_model.generator.random_weights())
     assert list(got) == [*layers, "all"]
     w, epsilon = sample_w(tiny_model.generator, 6, 2), epsilon_of_images(tiny_model, range(6), 2)
     for name in layers:
@@ -50,10 +49,10 @@ def test_command(tiny_folder: Path, tiny_model: Model) -> None:
     result = run(*arguments, "--samples", 5, "--json")
     assert result.exit_code == 0, result.output
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    layers = list(randomized_layers(tiny_model.generator))
+    layers = list(tiny_model.generator.random_weights())
     shares = [row for row in rows if row["metric"] == "std-share"]
     assert [row["layer"] for row in shares] == layers
-    for row, conv in zip(shares, randomized_layers(tiny_model.generator).values(), strict=True):
+    for row, conv in zip(shares, tiny_model.generator.random_weights().values(), strict=True):
         assert conv.std is not None
         small = sum(abs(value) < 1e-3 for value in conv.std.flatten().tolist())
         assert row["value"] == pytest.approx(small / conv.std.numel())

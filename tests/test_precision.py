@@ -12,7 +12,7 @@ from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.settings import GeneratorSettings, RandomizeSettings
@@ -38,7 +38,7 @@ def test_bf16_trains_and_keeps_everything_else_in_float32(kind: type) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_only_the_top_resolutions_are_low(dtype: torch.dtype) -> None:
     seen: dict[str, torch.dtype] = {}
-    generator, discriminator = Generator(CLAMPED), Discriminator(CLAMPED)
+    generator, discriminator = StyleGAN2Generator(CLAMPED), Discriminator(CLAMPED)
     generator.low_precision = discriminator.low_precision = LowPrecision(dtype, 16)
     for name, layer in generator.styled_convs().items():
         layer.register_forward_hook(lambda _m, _a, out, name=name: seen.update({name: out.dtype}))
@@ -54,7 +54,7 @@ def test_only_the_top_resolutions_are_low(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.05), (torch.float16, 0.008)])
 def test_low_precision_is_near_float32(
-    dtype: torch.dtype, tolerance: float, tiny_generator: Generator
+    dtype: torch.dtype, tolerance: float, tiny_generator: StyleGAN2Generator
 ) -> None:
     w, epsilon = torch.randn(4, 16), draw_epsilon(tiny_generator)
     exact = tiny_generator.synthesis(w, epsilon=epsilon)
@@ -98,7 +98,7 @@ def test_fp16_needs_the_clamp() -> None:
 
 def test_fp16_gradients_that_overflow_do_not_reach_adam() -> None:
     settings = RandomizeSettings(precision="fp16", low_precision_resolutions=1, **BRISK)
-    trainer = AdversarialTrainer(Generator(CLAMPED), Discriminator(CLAMPED), settings)
+    trainer = AdversarialTrainer(StyleGAN2Generator(CLAMPED), Discriminator(CLAMPED), settings)
     weight = trainer.discriminator.final_conv[0].weight
     weight.register_hook(lambda gradient: torch.full_like(gradient, float("inf")))
     for _ in range(2):

@@ -24,8 +24,7 @@ from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.model_folder import Model, load_model
-from wrangan_cli.engine.models.drawing import tuned_parameters
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.runtime import random_generator
 
 
@@ -39,7 +38,7 @@ def make_pti(model: Model, **settings: object) -> Inverter:
     return replace(inverter, pivot=Inverter(model, pivot, None, inverter.perceptual))
 
 
-def tuned_network(model: Model, code: Code) -> Generator:
+def tuned_network(model: Model, code: Code) -> StyleGAN2Generator:
     """The model's network with the differences added, as a network of its own."""
     network = copy.deepcopy(model.generator)
     with torch.no_grad():
@@ -50,7 +49,7 @@ def tuned_network(model: Model, code: Code) -> Generator:
 
 
 def test_all_of_the_synthesis_is_tuned(tiny_model: Model) -> None:
-    names = set(tuned_parameters(tiny_model.generator))
+    names = set(tiny_model.generator.synthesis_parameters())
     assert {"input.input", "conv1.conv.weight", "conv1.conv.modulation.weight", "to_rgbs.0.bias"} <= names
     assert {"convs.0.activate.bias", "convs.3.noise.weight", "to_rgb1.conv.weight"} <= names
     assert not any(name.startswith("style.") or name.endswith(".std") for name in names)

@@ -12,8 +12,8 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.randomized import draw_epsilon, randomize
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training import sensitivity as module
@@ -27,11 +27,11 @@ from wrangan_cli.engine.training.sensitivity import (
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
 
-def exact_diagonal(generator: Generator, w: Tensor, name: str) -> Tensor:
+def exact_diagonal(generator: StyleGAN2Generator, w: Tensor, name: str) -> Tensor:
     """diag(JᵀJ) for one image, a row of J at a time."""
     perceptual = fake_perceptual()
-    conv = randomized_layers(generator)[name]
-    epsilon = torch.zeros(conv.weight.shape[1:], requires_grad=True)
+    conv = generator.random_weights()[name]
+    epsilon = torch.zeros(conv.shape, requires_grad=True)
     parts = scaled_residuals(generator.synthesis(w, epsilon={name: epsilon}), perceptual)
     values = torch.cat([part.flatten() for part in parts])
     rows = torch.eye(len(values))
@@ -40,7 +40,7 @@ def exact_diagonal(generator: Generator, w: Tensor, name: str) -> Tensor:
 
 
 def test_estimate_agrees_with_the_exact_jacobian(
-    tiny_generator: Generator, monkeypatch: pytest.MonkeyPatch
+    tiny_generator: StyleGAN2Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     random = randomize(tiny_generator, 1).eval().requires_grad_(False)
     w = torch.randn(1, 16)
@@ -64,10 +64,10 @@ def test_residuals_square_to_the_loss() -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_std_follows_the_formula(tiny_generator: Generator) -> None:
+def test_std_follows_the_formula(tiny_generator: StyleGAN2Generator) -> None:
     random = randomize(tiny_generator, 2).requires_grad_(False)
-    layers = randomized_layers(random)
-    given = {name: torch.rand(conv.weight.shape[1:]).double() for name, conv in layers.items()}
+    layers = random.random_weights()
+    given = {name: torch.rand(conv.shape).double() for name, conv in layers.items()}
     set_std(random, given, floor=0.5)
     mean = torch.cat([value.flatten() for value in given.values()]).mean()
     for name, conv in layers.items():
@@ -100,7 +100,7 @@ def test_one_sensitivity_for_all() -> None:
         SensitivitySettings(tie="net")
 
 
-def test_a_redraw_costs_what_was_asked(tiny_generator: Generator) -> None:
+def test_a_redraw_costs_what_was_asked(tiny_generator: StyleGAN2Generator) -> None:
     perceptual = fake_perceptual()
     settings = SensitivitySettings(probes=64, distortion=0.05)
     random = randomize_by_sensitivity(tiny_generator, perceptual, 3, settings)
@@ -111,8 +111,8 @@ def test_a_redraw_costs_what_was_asked(tiny_generator: Generator) -> None:
         moved = scaled_residuals(random.synthesis(w, epsilon=draw_epsilon(random, 256, rng=rng)), perceptual)
     cost = sum((a - b).square().sum().item() for a, b in zip(moved, still, strict=True)) / 256
     assert cost == pytest.approx(0.05, rel=0.3)
-    for name, conv in randomized_layers(random).items():
-        assert torch.equal(conv.weight, tiny_generator.styled_convs()[name].conv.weight)
+    for name, conv in random.random_weights().items():
+        assert torch.equal(conv.mean, tiny_generator.styled_convs()[name].conv.weight[0])
         assert conv.std is not None
         assert conv.std.min() > 0
 
@@ -126,12 +126,12 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert result.exit_code == 0, result.stderr
     assert result.stdout.split() == [str(out / "model")]
     model = load_model(str(out / "model"))
-    assert list(randomized_layers(model.generator)) == ["convs.2", "convs.3"]
+    assert list(model.generator.random_weights()) == ["convs.2", "convs.3"]
     assert model.epsilon_lr == 0.01
     for wrong, line in (
         (["--from", "sensitivity", "--data", "x"], "takes none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),
-        (["--keep-std", "--data", "x"], "has 3 random layers, not 2"),
+        (["--keep-std", "--data", "x"], "--layers 2, but random in tiny are: convs.1, convs.2, convs.3"),
         ([], "needs --data"),
     ):
         result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "no"), *wrong])

@@ -16,7 +16,6 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.model_folder import load_discriminator, load_model, save_model
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.encoders import load_encoder, read_encoder
-from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
 
 runner = CliRunner()
@@ -45,7 +44,7 @@ def test_generator_then_randomize(faces: Path, tmp_path: Path) -> None:
     assert run("train", "generator", "--data", faces, "--out", out, *shape, *SHORT) == [str(out / "model")]
     model = load_model(str(out / "model"))
     assert model.resolution == 16
-    assert not randomized_layers(model.generator)
+    assert not model.generator.random_weights()
     for name in ("settings.json", "stats.jsonl", "grid-0000000016.png"):
         assert (out / name).is_file()
     assert list(out.glob("events.out.tfevents.*"))
@@ -71,7 +70,7 @@ def test_generator_then_randomize(faces: Path, tmp_path: Path) -> None:
         *SHORT,
     )
     randomized = load_model(str(random / "model"))
-    layers = randomized_layers(randomized.generator)
+    layers = randomized.generator.random_weights()
     assert list(layers) == ["convs.2", "convs.3"]
     assert all(conv.std is not None and not torch.all(conv.std == 1) for conv in layers.values())
     load_discriminator(random / "model", randomized.generator.config)
@@ -197,7 +196,7 @@ def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--layers", "99"], "layers 99: model tiny has 5 styled convolutions"),
+        (["--layers", "99"], "layers 99 is outside 0…5"),
         (["--layers", "0"], "layers 0: expected 1 or more"),
         (["--initial-std", "nan"], "initial_std nan"),
         (["--epsilon-per", "day"], "expected batch or image"),

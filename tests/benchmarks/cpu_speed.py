@@ -37,7 +37,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator, frozen
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.runtime import random_generator
 
 BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
@@ -137,7 +137,7 @@ def rosinality_classes(checkout: Path, channels: dict[int, int]) -> Iterator[Any
     with peer_modules(checkout):
         import model
 
-        for name in ("Generator", "Discriminator"):
+        for name in ("StyleGAN2Generator", "Discriminator"):
             source = inspect.getsource(getattr(model, name))
             changed, count = re.subn(
                 r"channels = \{.*?\n        \}", f"channels = {channels}", source, flags=re.S
@@ -151,7 +151,7 @@ def rosinality_classes(checkout: Path, channels: dict[int, int]) -> Iterator[Any
 def drawing(options: Namespace, config: StyleGAN2Config, batch: int) -> dict[str, Step]:
     """One image a row of w, and the gradient of its mean square in w and all parameters."""
     torch.manual_seed(0)
-    ours = Generator(config)
+    ours = StyleGAN2Generator(config)
     with rosinality_classes(options.rosinality, config.channels) as model:
         theirs = model.Generator(config.resolution, config.style_dim, config.mapping_layers)
     theirs.load_state_dict(ours.state_dict())
@@ -172,7 +172,7 @@ def training(options: Namespace) -> dict[str, Step]:
     """A step of both networks with the logistic losses, without regularisers, the same for both sides."""
     torch.manual_seed(0)
     config = StyleGAN2Config(64, BUNDLED, style_dim=256, mapping_layers=4)
-    ours = Generator(config), Discriminator(config)
+    ours = StyleGAN2Generator(config), Discriminator(config)
     with rosinality_classes(options.rosinality, BUNDLED) as model:
         theirs = model.Generator(64, 256, 4), model.Discriminator(64)
     for network, his in zip(ours, theirs, strict=True):
@@ -222,7 +222,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
     kept = ExitStack()  # as long as there is a step
-    kept.enter_context(frozen(model.generator))
+    kept.enter_context(model.generator.frozen())
 
     def step() -> None:
         optimizer.zero_grad()

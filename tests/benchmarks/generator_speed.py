@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tests.benchmarks.conversion_parity import peer_modules
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 Step = Callable[[], Any]
 
@@ -42,7 +42,7 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     config = StyleGAN2Config(options.resolution, rosinality_channels(options.resolution))
-    ours = Generator(config)
+    ours = StyleGAN2Generator(config)
     theirs = rosinality_generator(options.rosinality, ours)
     w = torch.randn(options.batch, config.style_dim)
     steps = {
@@ -69,7 +69,7 @@ def main() -> None:
     print(f"median of the {len(pairs)} wall ratios of neighbours: {statistics.median(pairs):.2f}")
 
 
-def rosinality_generator(checkout: Path, ours: Generator) -> Any:
+def rosinality_generator(checkout: Path, ours: StyleGAN2Generator) -> Any:
     """His class with our weights (the keys are the same)."""
     with peer_modules(checkout):
         import model

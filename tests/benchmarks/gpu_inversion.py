@@ -32,8 +32,8 @@ from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.precision import LowPrecision
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator, frozen
+from wrangan_cli.engine.models.randomized import draw_epsilon
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.perceptual import PerceptualDistance, suited
 from wrangan_cli.engine.runtime import random_generator
 
@@ -113,9 +113,9 @@ def random_inverter(options: argparse.Namespace, device: torch.device) -> Invert
     # NVIDIA's table, which at width 2 is rosinality's too.
     channels = {size: min(int(16384 * options.width) // size, 512) for size in sizes}
     config = StyleGAN2Config(options.resolution, channels, randomized_layers=options.random_layers)
-    generator = Generator(config).eval().requires_grad_(False)
+    generator = StyleGAN2Generator(config).eval().requires_grad_(False)
     with torch.no_grad():
-        for conv in randomized_layers(generator).values():
+        for conv in generator.random_weights().values():
             assert conv.std is not None
             conv.std.fill_(0.1)
         w = generator.mapping(torch.randn(4096, config.style_dim))
@@ -168,7 +168,7 @@ def measured(
 class precision:
     """Within this block the generator and all products are in that precision."""
 
-    def __init__(self, name: str, generator: Generator) -> None:
+    def __init__(self, name: str, generator: StyleGAN2Generator) -> None:
         self.name, self.generator = name, generator
 
     def __enter__(self) -> None:
@@ -215,7 +215,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         optimizer = graph.capturable_adam(groups, model.device)
         step = graph.gradient_step(optimizer, lambda: made(variables, target))
         with (
-            frozen(model.generator),  # as `Inverter.invert` has it
+            model.generator.frozen(),  # as `Inverter.invert` has it
             graph.Steps(step, lambda: graph.changed_by(optimizer))
             if "graph" in way.mode
             else Plain(step) as take,

@@ -13,7 +13,7 @@ import time
 from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
@@ -35,7 +35,7 @@ def main() -> None:
         if any(row["kind"] == kind for row in rows):
             continue
         started = time.perf_counter()
-        generator: Generator = model.generator
+        generator: StyleGAN2Generator = model.generator
         if kind in others:
             generator = load_model(others[kind]).generator
         elif kind in ("weight", "filter", "layer", "all"):

@@ -26,7 +26,7 @@ from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import model_reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import load_encoder
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.perceptual import load_perceptual
 
 
@@ -42,7 +42,7 @@ class Study:
         self.inception = load_inception(model.device, wanted_by="corruption-kid")
         self.reference = model_reference(model).features
 
-    def measure(self, generator: Generator, settings: InversionSettings) -> dict[str, float]:
+    def measure(self, generator: StyleGAN2Generator, settings: InversionSettings) -> dict[str, float]:
         """MSE and perceptual distance of the fits, corruption, spread of ε, seconds a photograph.
 
         `generator` has the mapping and the means of the model's, so its encoder serves.

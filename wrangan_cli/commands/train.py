@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,9 +68,8 @@ def generator(
     import torch
 
     from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.models.discriminator import Discriminator
+    from wrangan_cli.engine.models.architectures import build_generator
     from wrangan_cli.engine.models.randomized import randomize as make_random
-    from wrangan_cli.engine.models.stylegan2 import Generator
     from wrangan_cli.engine.perceptual import check_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -78,27 +78,30 @@ def generator(
     torch.manual_seed(settings.seed)
     if model:
         start = load_model(model, device_used)
-        _check_sizes(settings, start.generator.config)
+        _check_sizes(settings, start)
         network = make_random(start.generator, 0)
         discriminator = _discriminator(start, settings)
         perceptual = perceptual or start.perceptual
     else:
-        network = Generator(_network(settings))
-        discriminator = Discriminator(network.config)
+        network = build_generator(_network(settings))
+        discriminator = network.config.discriminator()
     perceptual = perceptual or "lpips-vgg"
     check_perceptual(perceptual)
     trainer = AdversarialTrainer(network, discriminator, settings, device_used)
     run_adversarial(trainer, data, out, settings, perceptual, dry_run)
 
 
-def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator":
-    """D of the model to start from; a new one where only the projected one is trained, which begins anew."""
+def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator | None":
+    """D of the model to start from; where only the projected one is trained, which begins anew, a new
+    one, or none of an architecture that has none."""
     from wrangan_cli.engine.model_folder import load_discriminator
-    from wrangan_cli.engine.models.discriminator import Discriminator
 
-    if settings.discriminator == "projected":
-        return Discriminator(start.generator.config)
-    return load_discriminator(start.path, start.generator.config)
+    config = start.generator.config
+    if settings.discriminator != "projected":
+        return load_discriminator(start.path, config)
+    with suppress(UsageError):
+        return config.discriminator()
+    return None
 
 
 def _network(settings: GeneratorSettings) -> "StyleGAN2Config":
@@ -126,8 +129,13 @@ def _network(settings: GeneratorSettings) -> "StyleGAN2Config":
         raise UsageError(str(error)) from error
 
 
-def _check_sizes(settings: GeneratorSettings, config: "StyleGAN2Config") -> None:
-    """UsageError where a size that was asked for is not that of the model to start from."""
+def _check_sizes(settings: GeneratorSettings, start: "Model") -> None:
+    """UsageError where the model to start from is no StyleGAN2, or a size that was asked for not its own."""
+    from wrangan_cli.engine.models.config import StyleGAN2Config
+
+    config = start.generator.config
+    if not isinstance(config, StyleGAN2Config):
+        raise UsageError(f"train generator makes a StyleGAN2: model {start.name} is {config.architecture}")
     widths = ",".join(str(width) for width in config.channels.values())
     found = {
         "resolution": config.resolution,
@@ -167,7 +175,7 @@ def randomize(
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
-    """Make the last layers random; the result is RUN/model.
+    """Make some layers random; the result is RUN/model.
 
     --from adversarial trains μ and σ (Algorithm 2) and needs --data and, but with
     --discriminator projected, the model's own (discriminator.safetensors); --from
@@ -176,6 +184,7 @@ def randomize(
     import torch
 
     from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.models.generator import parse_random_layers, random_names
     from wrangan_cli.engine.models.randomized import randomize as make_random
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -183,24 +192,24 @@ def randomize(
     if origin not in ("adversarial", "sensitivity"):
         raise UsageError(f"--from {origin}: expected adversarial or sensitivity")
     start = load_model(model, resolve_device(device))
-    most = start.generator.config.num_styled_convs
-    if settings.layers > most:
-        raise UsageError(f"layers {settings.layers}: model {start.name} has {most} styled convolutions")
+    layers = parse_random_layers(settings.layers, start.generator)
     if origin == "sensitivity":
         if data or keep_std or dry_run:
             raise UsageError("--from sensitivity takes none of --data, --keep-std and --dry-run")
-        run_sensitivity(start, settings, sensitivity, out)
+        run_sensitivity(start, layers, settings, sensitivity, out)
         return
     if not data:
         raise UsageError("--from adversarial needs --data")
-    own = start.generator.config.randomized_layers
-    if keep_std and own != settings.layers:
-        raise UsageError(f"--keep-std: model {start.name} has {own} random layers, not {settings.layers}")
+    own = start.generator.random_weights()
+    wanted = random_names(layers, {name: weight.layer for name, weight in start.generator.weights().items()})
+    if keep_std and own.keys() != wanted:
+        found = ", ".join(own) or "none"
+        raise UsageError(f"--keep-std: --layers {settings.layers}, but random in {start.name} are: {found}")
     torch.manual_seed(settings.seed)
     discriminator = _discriminator(start, settings)
     random = start.generator
     if not keep_std:
-        random = make_random(start.generator, settings.layers, settings.initial_std)
+        random = make_random(start.generator, layers, settings.initial_std)
     random.requires_grad_(True)
     trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
     run_adversarial(trainer, data, out, settings, start.perceptual, dry_run)

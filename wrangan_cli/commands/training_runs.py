@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from wrangan_cli.engine.model_folder import Model
-    from wrangan_cli.engine.models.stylegan2 import Generator
+    from wrangan_cli.engine.models.generator import Generator, RandomLayers
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
     from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.memory import Memory
@@ -96,15 +96,18 @@ def run_adversarial(
     from wrangan_cli.engine.training.run import Report, train
 
     if dry_run:
-        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator}
+        networks: dict[str, nn.Module] = {"generator": trainer.generator}
+        if trainer.discriminator:
+            networks["discriminator"] = trainer.discriminator
         print_plan(settings, trainer.device, networks, adversarial_memory(trainer))
         return
     images = load_images(data, trainer.generator.config.resolution, settings.resize_filter)
     waiting = progress("reference", None)
     with waiting:
         monitor = kid_monitor(settings, trainer.generator.config.resolution, trainer.device, _moves(waiting))
-    config = trainer.generator.config.to_json()
-    record = RunRecord(out, {"settings": dataclasses.asdict(settings), "network": config})
+    config = trainer.generator.config
+    about = {"architecture": config.architecture, "network": config.to_json()}
+    record = RunRecord(out, {"settings": dataclasses.asdict(settings), **about})
     bar = progress("training", settings.images)
 
     def save(folder: str, **measured: float) -> None:
@@ -142,9 +145,13 @@ def run_adversarial(
 
 
 def run_sensitivity(
-    start: "Model", settings: "RandomizeSettings", sensitivity: "SensitivitySettings", out: Path
+    start: "Model",
+    layers: "RandomLayers",
+    settings: "RandomizeSettings",
+    sensitivity: "SensitivitySettings",
+    out: Path,
 ) -> None:
-    """σ from sensitivity into `out`, and print the finished model's folder."""
+    """σ of `layers` from sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.distributed import world_size
     from wrangan_cli.engine.model_folder import carry_companions, find_discriminator, save_model
     from wrangan_cli.engine.perceptual import load_perceptual
@@ -158,7 +165,7 @@ def run_sensitivity(
         random = randomize_by_sensitivity(
             start.generator,
             perceptual,
-            settings.layers,
+            layers,
             sensitivity,
             settings.batch,
             settings.seed,
@@ -167,7 +174,7 @@ def run_sensitivity(
     source = {
         "trained_by": "wrangan train randomize --from sensitivity",
         "of": start.sha256,
-        "layers": settings.layers,
+        "layers": layers,
         "batch": settings.batch,
         "seed": settings.seed,
         "settings": dataclasses.asdict(sensitivity),
@@ -188,7 +195,7 @@ def run_sensitivity(
 
 
 def print_small_std(generator: "Generator") -> None:
-    """Share of |σ| < 10⁻³ in each random layer (the paper's Table 6)."""
+    """Share of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
     from wrangan_cli.engine.models.randomized import small_std_share
 
     for name, share in small_std_share(generator).items():

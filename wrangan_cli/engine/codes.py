@@ -10,9 +10,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.drawing import draw, tuned_parameters
-from wrangan_cli.engine.models.randomized import randomized_layers
-from wrangan_cli.engine.models.stylegan2 import noise_side
+from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 SUFFIX = ".st"
@@ -25,9 +23,9 @@ class Code:
     """One inverted image.
 
     w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. All else is float16 or
-    float32, and an offset to the model: what a code lacks is zero. epsilon, delta: by layer
-    name, (O, I, 3, 3), of the weights in units of σ and in plain units. noise: by index of the
-    styled convolution ("0", "1", …), (side, side), of its noise map. parameters: by name in the
+    float32, and an offset to the model: what a code lacks is zero. epsilon, delta: by the
+    weight's name, (O, I, k, k), in units of σ and in plain units. noise: by number of the
+    noise input ("0", "1", …), (side, side), of its noise map. parameters: by name in the
     state dict, in the parameter's shape, of any parameter of the synthesis network. info: JSON
     values (model, model_sha256, method, settings, seed, steps, distortion, source …).
     """
@@ -138,17 +136,18 @@ def _check_fit(path: Path, code: Code, model: Model) -> None:
         )
     if code.w.shape not in ((config.style_dim,), (config.num_latents, config.style_dim)):
         raise FileError(path, f"w has shape {tuple(code.w.shape)}, which {model.name} cannot draw")
-    random, all_layers = randomized_layers(model.generator), model.generator.styled_convs()
-    for kind, offsets in (("epsilon", code.epsilon), ("delta", code.delta)):
+    for kind, offsets, weights in (
+        ("epsilon", code.epsilon, model.generator.random_weights()),
+        ("delta", code.delta, model.generator.weights()),
+    ):
         for name, value in offsets.items():
-            known = name in (random if kind == "epsilon" else all_layers)
-            if not known or value.shape != all_layers[name].conv.weight.shape[1:]:
+            if name not in weights or value.shape != weights[name].shape:
                 raise FileError(path, f"{kind}.{name} does not fit {model.name}")
+    inputs = model.generator.noise_inputs()
     for name, value in code.noise.items():
-        indices = [str(index) for index in range(config.num_styled_convs)]
-        if name not in indices or value.shape != (noise_side(int(name)),) * 2:
+        if name not in inputs or value.shape != inputs[name].map.shape[2:]:
             raise FileError(path, f"noise.{name} does not fit {model.name}")
-    own = tuned_parameters(model.generator) if code.parameters else {}
+    own = model.generator.synthesis_parameters() if code.parameters else {}
     for name, value in code.parameters.items():
         if name not in own or value.shape != own[name].shape:
             raise FileError(path, f"parameter.{name} does not fit {model.name}")

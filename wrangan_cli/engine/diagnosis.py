@@ -20,7 +20,7 @@ from wrangan_cli.engine.fetched_models import carrier_for, is_joined
 from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
 
 CORE_PACKAGES = (
@@ -213,16 +213,16 @@ def _checked(name: str, test: Callable[[], tuple[bool, str]]) -> Check:
     return Check(name, passed, detail)
 
 
-def _tiny_generator() -> Generator:
+def _tiny_generator() -> StyleGAN2Generator:
     config = StyleGAN2Config(
         resolution=16, channels={4: 16, 8: 12, 16: 8}, style_dim=16, mapping_layers=2, randomized_layers=3
     )
-    return Generator(config).to(resolve_device()).eval()
+    return StyleGAN2Generator(config).to(resolve_device()).eval()
 
 
 def _shared_and_per_image_weights_agree() -> tuple[bool, str]:
     generator = _tiny_generator()
-    device = generator.conv1.conv.weight.device
+    device = generator.device
     epsilon = draw_epsilon(generator, rng=random_generator(1))
     repeated = {name: value[None].expand(3, *value.shape) for name, value in epsilon.items()}
     with torch.no_grad():
@@ -240,7 +240,7 @@ def _shared_and_per_image_weights_agree() -> tuple[bool, str]:
 
 def _gradient_reaches_the_random_weights() -> tuple[bool, str]:
     generator = _tiny_generator()
-    device = generator.conv1.conv.weight.device
+    device = generator.device
     epsilon = {n: v.requires_grad_() for n, v in draw_epsilon(generator, rng=random_generator(1)).items()}
     w = generator.mapping(seeded_latents([0], generator.config.style_dim).to(device))
     generator.synthesis(w, epsilon=epsilon).square().mean().backward()

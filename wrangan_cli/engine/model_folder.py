@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_together, sha256
-from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.architectures import build_generator, config_record, read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors, write_tensors
 
@@ -116,10 +116,10 @@ def _with_weights(folder: Path) -> Path:
         raise FetchError(f"model {folder.name}: {error}{others}") from error
 
 
-def network_of(folder: Path, record: Mapping[str, Any]) -> Generator:
+def network_of(folder: Path, record: dict[str, Any]) -> Generator:
     """A new generator of the settings in a model's record; FileError for bad ones."""
     try:
-        return Generator(StyleGAN2Config.from_json(record["generator"]))
+        return build_generator(read_generator_config(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
 
@@ -185,7 +185,7 @@ def save_model(
     config = {
         "format": FORMAT,
         "version": 1,
-        "generator": generator.config.to_json(),
+        **config_record(generator.config),
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
@@ -234,11 +234,14 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     return carried
 
 
-def load_discriminator(folder: Path, config: StyleGAN2Config) -> Discriminator:
-    """The discriminator that was trained with a model, in float32 on the CPU."""
+def load_discriminator(folder: Path, config: GeneratorConfig) -> Discriminator:
+    """The discriminator that was trained with a model, in float32 on the CPU.
+
+    Raises UsageError for an architecture that has none, FileError where it is missing or broken.
+    """
+    discriminator = config.discriminator()
     path = folder / DISCRIMINATOR
     tensors, _ = read_tensors(path)
-    discriminator = Discriminator(config)
     load_weights(discriminator, tensors, path)
     _check_sha(path, read_config(folder))
     return discriminator
@@ -342,5 +345,4 @@ def w_statistics(generator: Generator, samples: int = W_SAMPLES) -> tuple[Tensor
 def sample_w(generator: Generator, samples: int, seed: int) -> Tensor:
     """w of `samples` random z: (samples, style_dim) on the generator's device."""
     z = torch.randn(samples, generator.config.style_dim, generator=random_generator(seed))
-    device = generator.conv1.conv.weight.device
-    return torch.cat([generator.mapping(part.to(device)) for part in z.split(4096)])
+    return torch.cat([generator.mapping(part.to(generator.device)) for part in z.split(4096)])

@@ -21,7 +21,8 @@ from wrangan_cli.engine.model_folder import (
     w_statistics,
 )
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.perceptual import check_perceptual
 from wrangan_cli.engine.runtime import seeded_latents
 from wrangan_cli.engine.tensorfile import write_torch
@@ -129,7 +130,8 @@ def convert_to_model(
 def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report:
     """Write a model folder (or a bundled model) as rosinality's `.pt`: g_ema, latent_avg, d.
 
-    Raises UsageError where `path` exists and `overwrite` is not set; WranganError where
+    Raises UsageError where `path` exists and `overwrite` is not set, and for another architecture than
+    StyleGAN2; WranganError where
     the model clamps and the clamp changes the images of the check's seeds, which his
     classes cannot do.
     """
@@ -137,6 +139,9 @@ def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report
         raise UsageError(f"{path} exists already: choose another --out, or add --overwrite for a file")
     loaded = load_model(model)
     generator, notes = loaded.generator, []
+    if not isinstance(generator, StyleGAN2Generator):
+        architecture = generator.config.architecture
+        raise UsageError(f"model {loaded.name} is {architecture}: rosinality's files hold StyleGAN2 alone")
     images = draw(generator)
     if generator.config.conv_clamp is not None:
         free = rosinality.without_clamp(generator)
@@ -158,9 +163,9 @@ def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report
     )
 
 
-def build(checkpoint: Checkpoint) -> tuple[Generator, Discriminator | None]:
+def build(checkpoint: Checkpoint) -> tuple[StyleGAN2Generator, Discriminator | None]:
     """The networks of a checkpoint, on the CPU in evaluation mode."""
-    generator = _filled(Generator(checkpoint.config), checkpoint.generator)
+    generator = _filled(StyleGAN2Generator(checkpoint.config), checkpoint.generator)
     discriminator = None
     if checkpoint.discriminator is not None:
         discriminator = _filled(Discriminator(checkpoint.config), checkpoint.discriminator)
@@ -205,7 +210,7 @@ def _same(first: nn.Module, second: nn.Module) -> bool:
 
 def _report(
     kind: str,
-    generator: Generator,
+    generator: StyleGAN2Generator,
     discriminator: Discriminator | None,
     images: Tensor,
     distance: float | None,

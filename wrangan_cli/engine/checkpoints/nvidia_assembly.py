@@ -15,7 +15,7 @@ from wrangan_cli.engine.checkpoints.naming import (
 )
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible, collect, make_config, shapes
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def assemble(
         conv_clamp=generator.conv_clamp,
         taps=generator.taps,
     )
-    wanted = shapes(Generator, config)
+    wanted = shapes(StyleGAN2Generator, config)
     names = generator_names(config, naming)
     notes = complete_noise(tensors, names, wanted)
     weights = collect(label, tensors, names, wanted, lambda name: name == naming.w_mean or _no_weight(name))

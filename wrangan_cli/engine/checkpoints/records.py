@@ -9,7 +9,7 @@ from torch import Tensor
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 NAMED_AT_MOST = 4
 
@@ -35,7 +35,9 @@ class Checkpoint:
     """What a user should know: what was left out, made up or assumed."""
 
 
-def shapes(network: type[Generator] | type[Discriminator], config: StyleGAN2Config) -> dict[str, torch.Size]:
+def shapes(
+    network: type[StyleGAN2Generator] | type[Discriminator], config: StyleGAN2Config
+) -> dict[str, torch.Size]:
     """Shapes of a network's stored tensors by name, without making it."""
     with torch.device("meta"):
         state = network(config).state_dict()

@@ -27,7 +27,7 @@ from wrangan_cli.engine.checkpoints.records import (
 from wrangan_cli.engine.checkpoints.restricted_unpickler import load_weights_only
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.runtime import random_generator
 
 KIND = "rosinality"
@@ -69,7 +69,7 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
     std = _tensors(STD_KEY, data[STD_KEY]) if STD_KEY in data else {}
     tensors |= {f"{layer}.conv.std": value for layer, value in std.items()}
     config = _config(label, tensors, len(std))
-    wanted = shapes(Generator, config)
+    wanted = shapes(StyleGAN2Generator, config)
     notes = _complete_noise_maps(tensors, wanted)
     weights = collect(label, tensors, {name: name for name in wanted}, wanted, _is_kernel)
 
@@ -88,7 +88,7 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
 
 
 def to_contents(
-    generator: Generator, w_mean: Tensor, discriminator: Discriminator | None
+    generator: StyleGAN2Generator, w_mean: Tensor, discriminator: Discriminator | None
 ) -> tuple[dict[str, Any], list[str]]:
     """What to `torch.save` for rosinality's classes, and notes on what they cannot hold.
 
@@ -120,9 +120,9 @@ def to_contents(
     return contents, notes
 
 
-def without_clamp(generator: Generator) -> Generator:
+def without_clamp(generator: StyleGAN2Generator) -> StyleGAN2Generator:
     """A copy whose layers do not clamp, as rosinality's do not."""
-    copy = Generator(replace(generator.config, conv_clamp=None))
+    copy = StyleGAN2Generator(replace(generator.config, conv_clamp=None))
     copy.load_state_dict(generator.state_dict())
     return copy.eval().requires_grad_(False)
 

@@ -24,7 +24,6 @@ from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
-from wrangan_cli.engine.models.stylegan2 import frozen
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
 from wrangan_cli.engine.runtime import random_generator
 
@@ -89,7 +88,7 @@ class Inverter:
         model = self.model
         if images.shape[1:] != (3, model.resolution, model.resolution):
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
-        with frozen(model.generator):
+        with model.generator.frozen():
             return self._inverted(images.to(model.device), on_step)
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:

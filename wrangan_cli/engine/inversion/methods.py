@@ -1,6 +1,6 @@
 """What each method may move: the free variables of a batch, the penalty, the schedule."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from wrangan_cli.engine.inversion.schedule import constant, projector_ramp, warm
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.randomized import randomized_layers, tunable_layers
+from wrangan_cli.engine.models.generator import StyledWeight
+from wrangan_cli.engine.models.randomized import tunable_weights
 from wrangan_cli.engine.perceptual import PerceptualDistance
 from wrangan_cli.engine.runtime import random_generator
 
@@ -51,7 +52,7 @@ def offsets_penalty(moment: Moment, variables: Variables) -> Tensor:
 
 
 def squared_norm(variables: Variables, reduction: str) -> Tensor:
-    """‖ε‖² (or ‖δ‖²) per image, over all layers: (B,); `sum`, or `mean` over the weights."""
+    """‖ε‖² (or ‖δ‖²) per image, over all weights: (B,); `sum`, or `mean` over the weights."""
     offsets = [*variables.epsilon.values(), *variables.delta.values()]
     if not offsets:
         return variables.w.new_zeros(variables.w.shape[0])
@@ -96,22 +97,21 @@ class Method:
 
 
 def _wrangan(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
-    layers = randomized_layers(model.generator)
-    if not layers:
+    weights = model.generator.random_weights()
+    if not weights:
         raise UsageError(
             f"model {model.name} has no random layers, which method wrangan needs: "
             "make some with `wrangan train randomize`, or use weight-tuning"
         )
     variables = Variables(w=w.clone())
-    variables.epsilon = _small_offsets(list(layers), model, w, settings)
+    variables.epsilon = _small_offsets(weights, w, settings)
     variables.free = [variables.w, *variables.epsilon.values()]
     return variables
 
 
 def _weight_tuning(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
     variables = Variables(w=w.clone())
-    names = list(tunable_layers(model.generator))
-    variables.delta = _small_offsets(names, model, w, settings)
+    variables.delta = _small_offsets(tunable_weights(model.generator), w, settings)
     variables.free = [variables.w, *variables.delta.values()]
     return variables
 
@@ -142,15 +142,14 @@ def _encoder(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
 
 
 def _small_offsets(
-    names: list[str], model: Model, w: Tensor, settings: InversionSettings
+    weights: Mapping[str, StyledWeight], w: Tensor, settings: InversionSettings
 ) -> dict[str, Tensor]:
     """N(0, epsilon_init²) of one seed for each image of w (B, …), the same for all: no image depends on
     its batch."""
     rng = random_generator(settings.seed)
     offsets = {}
-    for name in names:
-        shape = model.generator.styled_convs()[name].conv.weight.shape[1:]
-        draw = torch.randn(shape, generator=rng) * settings.epsilon_init
+    for name, weight in weights.items():
+        draw = torch.randn(weight.shape, generator=rng) * settings.epsilon_init
         offsets[name] = draw.to(w)[None].repeat(len(w), 1, 1, 1, 1)
     return offsets
 

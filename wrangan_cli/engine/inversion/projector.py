@@ -13,7 +13,7 @@ from torch import Tensor
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.drawing import layers_with_noise
+from wrangan_cli.engine.models.drawing import heard_noise
 
 W_NOISE_END = 0.75
 """Share of the steps after which w is drawn without noise."""
@@ -24,13 +24,12 @@ SMALLEST_MAP = 8
 def start_w(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
     """w (B, style_dim) and, unless noise_weight is 0, the model's own noise maps, all free.
 
-    A map that does not reach the image (layers_with_noise) is left out.
+    A map that does not reach the image (heard_noise) is left out.
     """
     variables = Variables(w=w.clone())
     if settings.noise_weight > 0:
-        for index in layers_with_noise(model.generator):
-            stored = _stored_map(model, str(index))
-            variables.noise[str(index)] = stored.new_zeros(w.shape[0], *stored.shape[1:])
+        for number, given in heard_noise(model.generator).items():
+            variables.noise[number] = given.map.new_zeros(w.shape[0], *given.map.shape[2:])
     variables.free = [variables.w, *variables.noise.values()]
     return variables
 
@@ -74,25 +73,25 @@ def autocorrelation(maps: Tensor) -> Tensor:
 
 
 def noise_penalty(model: Model, variables: Variables) -> Tensor:
-    """Σ over the layers of `autocorrelation` of the maps as drawn, per image: (B,)."""
+    """Σ over the noise inputs of `autocorrelation` of the maps as drawn, per image: (B,)."""
     total = variables.w.new_zeros(variables.w.shape[0])
-    for index, offset in variables.noise.items():
-        total = total + autocorrelation(_stored_map(model, index) + offset)
+    stored = _stored_maps(model)
+    for number, offset in variables.noise.items():
+        total = total + autocorrelation(stored[number] + offset)
     return total
 
 
 @torch.no_grad()
 def normalise_noise(model: Model, variables: Variables) -> None:
     """Give each map as drawn mean 0 and mean square 1, for each image alone, in place."""
-    for index, offset in variables.noise.items():
-        stored = _stored_map(model, index)
-        maps = stored + offset
+    stored = _stored_maps(model)
+    for number, offset in variables.noise.items():
+        maps = stored[number] + offset
         maps = maps - maps.mean(dim=(1, 2), keepdim=True)
         maps = maps * maps.square().mean(dim=(1, 2), keepdim=True).rsqrt()
-        offset.copy_(maps - stored)
+        offset.copy_(maps - stored[number])
 
 
-def _stored_map(model: Model, index: str) -> Tensor:
-    """The model's own noise map of a styled convolution: (1, side, side)."""
-    stored: Tensor = getattr(model.generator.noises, f"noise_{index}")
-    return stored[0]
+def _stored_maps(model: Model) -> dict[str, Tensor]:
+    """The model's own noise maps by number: (1, side, side)."""
+    return {number: given.map[0] for number, given in model.generator.noise_inputs().items()}

@@ -10,7 +10,7 @@ from torch import Tensor
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.drawing import draw, layers_with_noise, tuned_parameters
+from wrangan_cli.engine.models.drawing import draw, heard_noise
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 
 TRUNCATION = 0.5
@@ -23,11 +23,14 @@ def start(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  #
     Where noise does not reach the image its strength is no parameter: tuning would let it in.
     """
     variables = Variables(w=w.clone())
-    noisy = {f"{name}.noise.weight" for name in layers_with_noise(model.generator).values()}
+    heard = heard_noise(model.generator)
+    unheard = {
+        given.strength_key for number, given in model.generator.noise_inputs().items() if number not in heard
+    }
     variables.parameters = {
         name: torch.zeros_like(parameter)[None].repeat(w.shape[0], *[1] * parameter.ndim)
-        for name, parameter in tuned_parameters(model.generator).items()
-        if name in noisy or not name.endswith(".noise.weight")
+        for name, parameter in model.generator.synthesis_parameters().items()
+        if name not in unheard
     }
     variables.free = list(variables.parameters.values())
     return variables

@@ -18,8 +18,8 @@ class Variables:
     """The unknowns of a batch of B images, each with a leading batch axis; all are offsets to the
     model but w. Those in `free` are optimised.
 
-    w: (B, style_dim) or (B, num_latents, style_dim). epsilon, delta: by layer name,
-    (B, O, I, 3, 3). noise: by index of the styled convolution, (B, side, side). parameters: by
+    w: (B, style_dim) or (B, num_latents, style_dim). epsilon, delta: by the weight's name,
+    (B, O, I, k, k). noise: by number of the noise input, (B, side, side). parameters: by
     name in the state dict, (B, *shape).
     """
 

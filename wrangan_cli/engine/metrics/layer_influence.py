@@ -1,8 +1,8 @@
 """How much one layer's random weights move the image (the paper's Table 7).
 
 Protocol: for random w, MSE on [-1, 1] between the image of the mean weights and the image with ε ~
-N(0, 1) in this layer alone, drawn for each image; mean over the images. The last row,
-`all`, is the MSE when every random layer is drawn.
+N(0, 1) in this layer's weight alone, drawn for each image; mean over the images. The last row,
+`all`, is the MSE when every random weight is drawn.
 """
 
 import torch
@@ -16,7 +16,7 @@ ALL = "all"
 
 @torch.no_grad()
 def layer_influence(model: Model, samples: int = 64, seed: int = 0, batch: int = 16) -> dict[str, float]:
-    """Layer name (and `all`) → mean squared error on [-1, 1]; it does not depend on `batch`."""
+    """Name of the weight (and `all`) → mean squared error on [-1, 1]; it does not depend on `batch`."""
     totals: dict[str, float] = {}
     whole = sample_w(model.generator, samples, seed)
     for start in range(0, samples, batch):

@@ -66,7 +66,7 @@ def generated_images(
 def epsilon_of_images(
     model: Model, indices: Sequence[int], seed: int, scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """ε ~ N(0, scale²) of the images `indices`: layer name → (B, O, I, 3, 3).
+    """ε ~ N(0, scale²) of the images `indices`: name of the weight → (B, O, I, k, k).
 
     Each is a function of `seed` and its index alone, so that neither the batch matters nor has a
     process to draw for another. Raises UsageError for a model without random weights.

@@ -1,4 +1,4 @@
-"""Share of the random weights that a layer has given up: |σ| < 10⁻³ (the paper's Table 6)."""
+"""Share of a random weight's numbers that have been given up: |σ| < 10⁻³ (the paper's Table 6)."""
 
 from wrangan_cli.engine.metrics.base import LayerMetric
 from wrangan_cli.engine.model_folder import Model
@@ -6,7 +6,7 @@ from wrangan_cli.engine.models.randomized import SMALL_STD, small_std_share
 
 
 def std_share(model: Model, samples: int = 0, seed: int = 0, batch: int = 16) -> dict[str, float]:  # noqa: ARG001
-    """Layer name → share in 0…1; it is read off the weights, so nothing is drawn."""
+    """Name of the weight → share in 0…1; it is read off the weights, so nothing is drawn."""
     return small_std_share(model.generator)
 
 

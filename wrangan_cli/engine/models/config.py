@@ -1,12 +1,24 @@
 """Settings of the two StyleGAN2 networks, as stored in a model's `config.json`."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from wrangan_cli.engine.models.generator import (
+    GeneratorConfig,
+    RandomLayers,
+    random_names,
+    read_random_layers,
+)
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.models.discriminator import Discriminator
 
 
 @dataclass(frozen=True)
-class StyleGAN2Config:
+class StyleGAN2Config(GeneratorConfig):
     """Shape of a generator and of its discriminator."""
+
+    architecture: ClassVar[str] = "stylegan2"
 
     resolution: int
     """Side of the square image in px: a power of two from 8 to 1024."""
@@ -18,8 +30,8 @@ class StyleGAN2Config:
     """Fully connected layers between z and w."""
     mapping_lr_multiplier: float = 0.01
     """Learning-rate multiplier of the mapping network."""
-    randomized_layers: int = 0
-    """N: the last N styled convolutions have random 3×3 weights (paper, section 3.4)."""
+    randomized_layers: RandomLayers = 0
+    """N: the last N styled convolutions have random 3×3 weights (paper, section 3.4); or their names."""
     conv_clamp: float | None = None
     """Clamp of every layer's output (NVIDIA's fp16 models); none in rosinality's."""
     fir_taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
@@ -45,10 +57,7 @@ class StyleGAN2Config:
         missing = [size for size in sizes if size not in self.channels]
         if missing:
             raise ValueError(f"no channel count for resolutions {missing}")
-        if not 0 <= self.randomized_layers <= self.num_styled_convs:
-            raise ValueError(
-                f"randomized_layers {self.randomized_layers} is outside 0…{self.num_styled_convs}"
-            )
+        random_names(read_random_layers(self.randomized_layers), {name: name for name in self.layer_names})
 
     @property
     def resolutions(self) -> list[int]:
@@ -61,6 +70,11 @@ class StyleGAN2Config:
         return 2 * len(self.resolutions) - 1
 
     @property
+    def layer_names(self) -> list[str]:
+        """Names of the styled convolutions, rosinality's, in order of use; each has one weight."""
+        return ["conv1", *(f"convs.{index}" for index in range(self.num_styled_convs - 1))]
+
+    @property
     def num_latents(self) -> int:
         """Rows of a W+ code: one more than the styled convolutions."""
         return 2 * len(self.resolutions)
@@ -70,6 +84,8 @@ class StyleGAN2Config:
         data = asdict(self)
         data["channels"] = {str(size): width for size, width in sorted(self.channels.items())}
         data["fir_taps"] = list(self.fir_taps)
+        if isinstance(self.randomized_layers, tuple):
+            data["randomized_layers"] = list(self.randomized_layers)
         return data
 
     @classmethod
@@ -78,7 +94,15 @@ class StyleGAN2Config:
         fields = dict(data)
         fields["channels"] = {int(size): int(width) for size, width in fields["channels"].items()}
         fields["fir_taps"] = tuple(fields.get("fir_taps", cls.fir_taps))
+        if "randomized_layers" in fields:
+            fields["randomized_layers"] = read_random_layers(fields["randomized_layers"])
         return cls(**fields)
+
+    def discriminator(self) -> "Discriminator":
+        """The residual discriminator that StyleGAN2 is trained against."""
+        from wrangan_cli.engine.models.discriminator import Discriminator  # it is made of these settings
+
+        return Discriminator(self)
 
 
 def rosinality_channels(resolution: int, multiplier: float = 2.0) -> dict[int, int]:

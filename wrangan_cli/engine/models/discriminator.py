@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, Blur, EqualConv2d, EqualLinear
-from wrangan_cli.engine.models.precision import LowPrecision
+from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 
 
 class ResidualBlock(nn.Module):
@@ -72,6 +72,10 @@ class Discriminator(nn.Module):
         x = x.to(images.dtype)
         x = torch.cat([x, self.minibatch_stddev(x)], dim=1)
         return self.final_linear(self.final_conv(x).flatten(1))
+
+    def set_precision(self, name: str, top: int) -> None:
+        """As `Generator.set_precision`."""
+        self.low_precision = low_precision(name, top, self.config)
 
     def minibatch_stddev(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, 1, h, w): mean standard deviation within each group.

@@ -7,10 +7,11 @@ An architecture is a subclass of `GeneratorConfig` and one of `Generator`, named
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.errors import UsageError
@@ -51,7 +52,12 @@ class GeneratorConfig(ABC):
     @classmethod
     @abstractmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on a bad field."""
+        """The inverse of `to_json`; on a bad field raises KeyError, TypeError, ValueError or
+        AttributeError."""
+
+    def with_random(self, which: RandomLayers) -> Self:
+        """The same generator with these weights random; ValueError for what it does not have."""
+        return replace(self, randomized_layers=which)  # type: ignore[type-var]  # subclasses are dataclasses
 
     def discriminator(self) -> "Discriminator":
         """A new discriminator of this architecture's own; UsageError where it has none."""
@@ -134,8 +140,12 @@ class Generator(nn.Module, ABC):
         `weights`, ε (in units of σ) and a plain offset, each (O, I, k, k) for the whole batch or
         (B, O, I, k, k) per image. Without ε a random weight is its mean. noise: the stored maps,
         fresh ones, none, or one given (B or 1, 1, side, side) for each of `noise_inputs`. side: the
-        images reduced by area to it, where they are larger.
+        images reduced by area to this side, where R is larger (`reduced`): (B, 3, side, side).
         """
+
+    def forward(self, z: Tensor, noise: NoiseMode = "random") -> Tensor:
+        """z: (B, style_dim) → images (B, 3, R, R), ε = 0."""
+        return self.synthesis(self.mapping(z), noise=noise)
 
     @abstractmethod
     def weights(self) -> dict[str, StyledWeight]:
@@ -181,6 +191,22 @@ class Generator(nn.Module, ABC):
         rows, length = self.config.num_latents, self.config.style_dim
         if w.shape[1:] not in ((length,), (rows, length)):
             raise ValueError(f"w has shape {tuple(w.shape)}; expected (B, {length}) or (B, {rows}, {length})")
+
+
+def reduced(images: Tensor, side: int | None) -> Tensor:
+    """Square images (B, C, R, R) reduced by area to `side` px where R is larger; None: as they are."""
+    if side is None or images.shape[-1] <= side:
+        return images
+    return F.interpolate(images, size=(side, side), mode="area")
+
+
+def read_random_layers(value: Any) -> RandomLayers:
+    """RandomLayers as JSON has them, a number or a list of names; TypeError for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    raise TypeError(f"randomized_layers {value!r}: expected a whole number or a list of names")
 
 
 def random_names(which: RandomLayers, weights: Mapping[str, str]) -> set[str]:

@@ -25,6 +25,8 @@ from wrangan_cli.engine.models.generator import (
     RandomLayers,
     StyledWeight,
     random_names,
+    read_random_layers,
+    reduced,
 )
 from wrangan_cli.engine.models.layers import PixelNorm
 from wrangan_cli.engine.ops.separable import (
@@ -70,9 +72,9 @@ class MobileStyleGANConfig(GeneratorConfig):
             raise ValueError("the channels before an upsampling must be multiples of 4")
         if self.head not in HEADS:
             raise ValueError(f"head {self.head!r}: expected one of {', '.join(HEADS)}")
-        if self.num_latents < 2 * self.blocks + 1:
-            raise ValueError(f"{self.num_latents} rows of w: {self.blocks} blocks need {2 * self.blocks + 1}")
-        random_names(self.randomized_layers, self.weight_layers)
+        if self.num_latents < 2 * self.blocks + 2:
+            raise ValueError(f"{self.num_latents} rows of w: {self.blocks} blocks need {2 * self.blocks + 2}")
+        random_names(read_random_layers(self.randomized_layers), self.weight_layers)
 
     @property
     def blocks(self) -> int:
@@ -107,8 +109,7 @@ class MobileStyleGANConfig(GeneratorConfig):
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError on a bad field."""
         fields = dict(data)
         fields["channels"] = {int(side): int(width) for side, width in fields["channels"].items()}
-        which = fields.get("randomized_layers", 0)
-        fields["randomized_layers"] = which if isinstance(which, int) else tuple(map(str, which))
+        fields["randomized_layers"] = read_random_layers(fields.get("randomized_layers", 0))
         return cls(**fields)
 
 
@@ -213,7 +214,8 @@ class _ToImage(nn.Module):
     def forward(self, x: Tensor, w: Tensor, half: bool) -> Tensor:
         """half: the image at half the side, which is the low band alone (its 2×2 means, exactly)."""
         style = self.modulation(w) * self.scale
-        weight, bias = self.conv.weight[:, :, 0, 0], self.bias
+        weight: Tensor = self.conv.weight[:, :, 0, 0]
+        bias: Tensor = self.bias
         if half:
             weight, bias = weight[: self.colours] / 2, bias[: self.colours] / 2
         bands = modulated_pointwise(x, style, weight, bias)
@@ -312,12 +314,11 @@ class MobileStyleGANGenerator(Generator):
             assert isinstance(block, _Block)
             x = styled(block.up(x, row(2 * k + 1)), 2 * k + 1)
             x = styled(x, 2 * k + 2)
-        top = self.config.resolution
-        half = self.config.head == "wavelet" and side is not None and side <= top // 2
+        # Means over 2×2 px can be averaged further only where they lie whole within each area.
+        below = self.config.resolution // 2
+        half = self.config.head == "wavelet" and side is not None and below % side == 0
         image = self.to_img(x, row(2 * self.config.blocks + 1), half)
-        if side is not None and side < image.shape[-1]:
-            image = F.interpolate(image, size=(side, side), mode="area")
-        return image
+        return reduced(image, side)
 
     def weights(self) -> dict[str, StyledWeight]:
         found = {}

@@ -1,6 +1,4 @@
-"""Random weights θ = μ + σ⊙ε of the last styled convolutions (paper, section 3.3–3.4)."""
-
-from dataclasses import replace
+"""Random weights θ = μ + σ⊙ε of some styled convolutions (paper, section 3.3–3.4)."""
 
 import torch
 import torch.nn.functional as F
@@ -8,30 +6,22 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.models.stylegan2 import Generator, ModulatedConv2d
+from wrangan_cli.engine.models.architectures import build_generator
+from wrangan_cli.engine.models.generator import Generator, RandomLayers, StyledWeight
 
 SMALL_STD = 1e-3
 """Below this |σ| a weight counts as frozen (paper, Table 6)."""
 _TINY = 1e-8
 
 
-def randomized_layers(generator: Generator) -> dict[str, ModulatedConv2d]:
-    """The convolutions that have a σ, by layer name, in order of use."""
-    return {
-        name: layer.conv for name, layer in generator.styled_convs().items() if layer.conv.std is not None
-    }
-
-
-def tunable_layers(generator: Generator) -> dict[str, ModulatedConv2d]:
-    """What weight tuning may move: the random layers, or all styled convs where none is."""
-    return randomized_layers(generator) or {
-        name: layer.conv for name, layer in generator.styled_convs().items()
-    }
+def tunable_weights(generator: Generator) -> dict[str, StyledWeight]:
+    """What weight tuning may move: the random weights, or those of all styled convolutions where none is."""
+    return generator.random_weights() or generator.weights()
 
 
 def num_randomized(generator: Generator) -> int:
     """Random weights in total."""
-    return sum(conv.weight.numel() for conv in randomized_layers(generator).values())
+    return sum(weight.shape.numel() for weight in generator.random_weights().values())
 
 
 def draw_epsilon(
@@ -40,38 +30,49 @@ def draw_epsilon(
     scale: float = 1.0,
     rng: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """ε ~ N(0, scale²) by layer name.
+    """ε ~ N(0, scale²) by the weight's name.
 
-    batch=None: (O, I, 3, 3), one draw for all images of a call (Algorithm 2);
-    batch=B: (B, O, I, 3, 3), one draw per image.
+    batch=None: (O, I, k, k), one draw for all images of a call (Algorithm 2);
+    batch=B: (B, O, I, k, k), one draw per image.
     Raises UsageError for a generator without random weights.
     """
-    if not randomized_layers(generator):
+    weights = generator.random_weights()
+    if not weights:
         raise UsageError("the model has no random weights: there is nothing that epsilon could scale")
     leading = () if batch is None else (batch,)
     drawn = {}
-    for name, conv in randomized_layers(generator).items():
-        shape = (*leading, *conv.weight.shape[1:])
-        values = torch.randn(shape, generator=rng, device=conv.weight.device if rng is None else rng.device)
-        drawn[name] = values.to(conv.weight.device) * scale
+    for name, weight in weights.items():
+        device = weight.mean.device
+        values = torch.randn(
+            (*leading, *weight.shape), generator=rng, device=device if rng is None else rng.device
+        )
+        drawn[name] = values.to(device) * scale
     return drawn
 
 
-def randomize(generator: Generator, num_layers: int, std: float = 1.0) -> Generator:
-    """A copy of `generator` whose last `num_layers` styled convs have σ = `std`.
+def randomize(generator: Generator, which: RandomLayers, std: float = 1.0) -> Generator:
+    """A copy of `generator` in which the weights `which` have σ = `std`, and no others have one.
 
     μ starts at the given weights (Algorithm 2). An existing σ is replaced.
-    Raises ValueError if there are fewer layers.
+    Raises ValueError if there are no such layers.
     """
-    config = replace(generator.config, randomized_layers=num_layers)
-    random = Generator(config)
-    state = {k: v for k, v in generator.state_dict().items() if not k.endswith(".conv.std")}
-    random.load_state_dict(state, strict=False)
-    random.to(generator.conv1.conv.weight.device)
-    for conv in randomized_layers(random).values():
-        assert isinstance(conv.std, nn.Parameter)
-        nn.init.constant_(conv.std, std)
+    random = build_generator(generator.config.with_random(which))
+    random.load_state_dict(_without_std(generator), strict=False)
+    random.to(generator.device)
+    for weight in random.random_weights().values():
+        assert weight.std is not None
+        nn.init.constant_(weight.std, std)
     return random
+
+
+def _without_std(generator: Generator) -> dict[str, Tensor]:
+    """The state dict without σ, in whatever form that is trained."""
+    of_std = tuple(
+        f"{weight.key}.{name}"
+        for weight in generator.random_weights().values()
+        for name in ("std", "parametrizations.")
+    )
+    return {name: value for name, value in generator.state_dict().items() if not name.startswith(of_std)}
 
 
 def parametrise_std(generator: Generator, form: str) -> None:
@@ -81,24 +82,23 @@ def parametrise_std(generator: Generator, form: str) -> None:
     """
     if form == "raw":
         return
-    for conv in randomized_layers(generator).values():
-        parametrize.register_parametrization(conv, "std", _Softplus() if form == "softplus" else _Log())
+    for weight in generator.random_weights().values():
+        parametrize.register_parametrization(
+            weight.owner, "std", _Softplus() if form == "softplus" else _Log()
+        )
 
 
 def with_plain_std(generator: Generator) -> Generator:
     """The generator with σ as plain weights: itself, or a copy where σ has another form."""
-    if not any(parametrize.is_parametrized(conv, "std") for conv in randomized_layers(generator).values()):
+    weights = generator.random_weights().values()
+    if not any(parametrize.is_parametrized(weight.owner, "std") for weight in weights):
         return generator
     # Not a deep copy: it would share the class that parametrize has made, and spoil the original.
-    state = {k: v for k, v in generator.state_dict().items() if ".parametrizations." not in k}
-    state |= {
-        f"{n}.conv.std": conv.std.detach()
-        for n, conv in randomized_layers(generator).items()
-        if conv.std is not None
-    }
-    plain = Generator(generator.config)
+    state = _without_std(generator)
+    state |= {f"{weight.key}.std": weight.std.detach() for weight in weights if weight.std is not None}
+    plain = build_generator(generator.config)
     plain.load_state_dict(state)
-    return plain.to(generator.conv1.conv.weight.device).train(generator.training)
+    return plain.to(generator.device).train(generator.training)
 
 
 class _Softplus(nn.Module):
@@ -123,9 +123,9 @@ class _Log(nn.Module):
 
 
 def small_std_share(generator: Generator) -> dict[str, float]:
-    """Share of |σ| < 1e-3 in each random layer, 0…1 (paper, Table 6)."""
+    """Share of |σ| < 1e-3 in each random weight, 0…1 (paper, Table 6)."""
     return {
-        name: (conv.std.detach().abs() < SMALL_STD).double().mean().item()
-        for name, conv in randomized_layers(generator).items()
-        if conv.std is not None
+        name: (weight.std.detach().abs() < SMALL_STD).double().mean().item()
+        for name, weight in generator.random_weights().items()
+        if weight.std is not None
     }

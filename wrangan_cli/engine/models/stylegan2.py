@@ -5,30 +5,28 @@ Keys of the state dict are rosinality's; a layer with random weights has one mor
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.models.config import StyleGAN2Config
-from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear
-from wrangan_cli.engine.models.precision import LowPrecision
+from wrangan_cli.engine.models.generator import (
+    Generator,
+    NoiseInput,
+    NoiseMode,
+    Offsets,
+    StyledWeight,
+    random_names,
+    reduced,
+)
+from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear, PixelNorm
+from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.dispatch import MOST_COLOURS, compiled, kernels, whole_layer
 from wrangan_cli.engine.ops.fir import add_upsampled, fir_kernel
 from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2d, weight_energy
-
-NoiseMode = Literal["const", "random", "none"]
-LayerWeights = Mapping[str, Tensor]
-
-
-class PixelNorm(nn.Module):
-    """z / √(mean z² + 1e-8)."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
 class _Kernel(nn.Module):
@@ -220,8 +218,10 @@ class _AllStyles:
         )
 
 
-class Generator(nn.Module):
-    """StyleGAN2 generator: `mapping` z → w, `synthesis` w → image."""
+class StyleGAN2Generator(Generator):
+    """Karras et al. 2020: a weight for each styled convolution, named as the layer is."""
+
+    config: StyleGAN2Config
 
     def __init__(self, config: StyleGAN2Config) -> None:
         super().__init__()
@@ -241,8 +241,9 @@ class Generator(nn.Module):
         ]
         self.style = nn.Sequential(PixelNorm(), *mapping)
         self.input = _Constant(widths[4])
-        first_random = config.num_styled_convs - config.randomized_layers
-        self.conv1 = StyledConv(widths[4], widths[4], config, False, first_random == 0)
+        names = config.layer_names
+        random = random_names(config.randomized_layers, {name: name for name in names})
+        self.conv1 = StyledConv(widths[4], widths[4], config, False, names[0] in random)
         self.to_rgb1 = ToRGB(widths[4], config, up=False)
         self.convs = nn.ModuleList()
         self.to_rgbs = nn.ModuleList()
@@ -250,7 +251,7 @@ class Generator(nn.Module):
             for up in (True, False):
                 index = len(self.convs) + 1
                 inputs = widths[size // 2] if up else widths[size]
-                layer = StyledConv(inputs, widths[size], config, up, index >= first_random)
+                layer = StyledConv(inputs, widths[size], config, up, names[index] in random)
                 self.convs.append(layer)
             self.to_rgbs.append(ToRGB(widths[size], config, up=True))
         self.noises = nn.Module()
@@ -298,23 +299,13 @@ class Generator(nn.Module):
     def synthesis(
         self,
         w: Tensor,
-        epsilon: LayerWeights | None = None,
-        delta: LayerWeights | None = None,
+        epsilon: Offsets | None = None,
+        delta: Offsets | None = None,
         noise: NoiseMode | Sequence[Tensor] = "const",
+        side: int | None = None,
     ) -> Tensor:
-        """Images (B, 3, R, R), nominally in [-1, 1] and not clipped.
-
-        w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta:
-        by layer name, ε (in units of σ) and a plain offset of the weights, each
-        (O, I, 3, 3) for the whole batch or (B, O, I, 3, 3) per image. Without ε a
-        random layer uses its mean. noise: the stored maps, fresh ones, none, or one given
-        (B, 1, side, side) a layer. Activations are in `low_precision` where that is set.
-        """
-        if w.shape[1:] not in ((self.config.style_dim,), (self.config.num_latents, self.config.style_dim)):
-            raise ValueError(
-                f"w has shape {tuple(w.shape)}; expected (B, {self.config.style_dim}) or "
-                f"(B, {self.config.num_latents}, {self.config.style_dim})"
-            )
+        """As in the interface. Activations are in `low_precision` where that is set."""
+        self.check_w(w)
         epsilon, delta = epsilon or {}, delta or {}
         styles = iter(self.styles(w))
         x = self.input.input.repeat(w.shape[0], 1, 1, 1)
@@ -327,7 +318,7 @@ class Generator(nn.Module):
             if index % 2 == 0:
                 image = self._to_rgb(index)(x, next(styles), image)
         assert image is not None
-        return image
+        return reduced(image, side)
 
     def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
         if mode == "none":
@@ -337,27 +328,49 @@ class Generator(nn.Module):
             return stored
         return torch.randn(x.shape[0], *stored.shape[1:], device=stored.device)
 
-    def forward(self, z: Tensor, noise: NoiseMode = "random") -> Tensor:
-        """z: (B, style_dim) → images (B, 3, R, R), ε = 0."""
-        return self.synthesis(self.mapping(z), noise=noise)
+    def weights(self) -> dict[str, StyledWeight]:
+        """One a styled convolution, by the layer's name."""
+        return {
+            name: StyledWeight(layer.conv, f"{name}.conv", name, index, noise_side(index))
+            for index, (name, layer) in enumerate(self.styled_convs().items())
+        }
 
+    def noise_inputs(self) -> dict[str, NoiseInput]:
+        """One a styled convolution, by its number."""
+        return {
+            str(index): NoiseInput(
+                name, getattr(self.noises, f"noise_{index}"), layer.noise.weight, f"{name}.noise.weight"
+            )
+            for index, (name, layer) in enumerate(self.styled_convs().items())
+        }
 
-@contextmanager
-def frozen(generator: Generator) -> Iterator[None]:
-    """Within this block what every image asks of frozen weights is computed once: energies, for the
-    demodulation, and the maps from w to all styles as one. The weights must not be changed in it;
-    replacing them (functional_call) is heeded."""
-    convs = [conv for _, conv in generator.modulated_convs()]
-    mine = [c for c in convs if c.demodulate and c.kept is None and not c.weight.requires_grad]
-    for conv in mine:
-        conv.kept = (conv.weight, weight_energy(conv.weight[0]))
-    first = generator.kept_styles is None
-    if first and not any(p.requires_grad for conv in convs for p in conv.modulation.parameters()):
-        generator.kept_styles = _AllStyles(convs)
-    try:
-        yield
-    finally:
+    def synthesis_parameters(self) -> dict[str, nn.Parameter]:
+        """The constant, convolutions, modulation, biases, noise strengths, toRGB."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if not name.startswith("style.") and not name.endswith("conv.std")
+        }
+
+    def set_precision(self, name: str, top: int) -> None:
+        """As in the interface; fp16 needs a model that was made with a clamp."""
+        self.low_precision = low_precision(name, top, self.config)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """As in the interface. Kept are energies, for the demodulation, and the maps from w to all styles
+        as one."""
+        convs = [conv for _, conv in self.modulated_convs()]
+        mine = [c for c in convs if c.demodulate and c.kept is None and not c.weight.requires_grad]
         for conv in mine:
-            conv.kept = None
-        if first:
-            generator.kept_styles = None
+            conv.kept = (conv.weight, weight_energy(conv.weight[0]))
+        first = self.kept_styles is None
+        if first and not any(p.requires_grad for conv in convs for p in conv.modulation.parameters()):
+            self.kept_styles = _AllStyles(convs)
+        try:
+            yield
+        finally:
+            for conv in mine:
+                conv.kept = None
+            if first:
+                self.kept_styles = None

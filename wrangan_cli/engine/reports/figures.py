@@ -10,7 +10,6 @@ from torch import Tensor
 from wrangan_cli.engine.editing.interpolation import draw_way
 from wrangan_cli.engine.images import labelled_grid
 from wrangan_cli.engine.inversion.folder import Job
-from wrangan_cli.engine.models.randomized import randomized_layers
 from wrangan_cli.engine.reports.drawings import Drawings, stacked
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.plots import DASHED, SOLID, Curve, bars, coloured, curves, histograms
@@ -172,12 +171,12 @@ def _interpolations(
 
 
 def _std(subject: Subject, drawings: Drawings) -> list[Figure]:
-    layers = randomized_layers(subject.model.generator)
-    if not layers:
+    weights = subject.model.generator.random_weights()
+    if not weights:
         return []
 
     def draw(path: Path) -> None:
-        values = {n: conv.std.detach().flatten() for n, conv in layers.items() if conv.std is not None}
+        values = {n: w.std.detach().flatten() for n, w in weights.items() if w.std is not None}
         histograms(path, values, "σ")
 
     path = drawings.plot("std", {"model": subject.model.sha256}, draw)
@@ -191,7 +190,7 @@ def _epsilon(subject: Subject, drawings: Drawings, method: str, jobs: Sequence[J
 
     def draw(path: Path) -> None:
         codes = [subject.code(job) for job in some]
-        names = [name for name in randomized_layers(subject.model.generator) if name in codes[0].epsilon]
+        names = [name for name in subject.model.generator.random_weights() if name in codes[0].epsilon]
         values = {
             name: torch.cat([code.epsilon[name].float().flatten() for code in codes if name in code.epsilon])
             for name in names

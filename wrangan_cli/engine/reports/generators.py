@@ -20,7 +20,7 @@ from wrangan_cli.engine.metrics.separability import Separability, separability
 from wrangan_cli.engine.metrics.std_share import METRIC as STD_SHARE
 from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
 from wrangan_cli.engine.models.attributes import load_attributes
-from wrangan_cli.engine.models.randomized import num_randomized, randomized_layers
+from wrangan_cli.engine.models.randomized import num_randomized
 from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
@@ -34,18 +34,19 @@ LEAST_GROUP = 4
 def cost_table(subject: Subject) -> Table:
     """Table 1: how many weights become random with the last N convolutions."""
     generator = subject.model.generator
-    convolutions = [layer.conv for layer in generator.styled_convs().values()]
-    total = sum(p.numel() for name, p in generator.named_parameters() if not name.endswith("conv.std"))
-    own = generator.config.randomized_layers
+    layers, random = generator.layer_names(), generator.random_weights()
+    total = sum(p.numel() for p in generator.parameters()) - num_randomized(generator)
+    own = len({weight.layer for weight in random.values()})
     rows: list[dict[str, Cell]] = []
-    for count in sorted({n for n in (*LAYER_COUNTS, own) if 0 < n <= len(convolutions)}):
-        weights = sum(conv.weight.numel() for conv in convolutions[-count:])
+    for count in sorted({n for n in (*LAYER_COUNTS, own) if 0 < n <= len(layers)}):
+        some = {name: w for name, w in generator.weights().items() if w.layer in layers[-count:]}
+        weights = sum(weight.shape.numel() for weight in some.values())
         rows.append(
             {
                 "layers": count,
                 "weights": weights,
                 "share": weights / total,
-                "own": "yes" if count == own else "",
+                "own": "yes" if some.keys() == random.keys() else "",
             }
         )
     return Table(
@@ -71,7 +72,7 @@ def sample_table(subject: Subject, samples: Samples) -> Table:
     missing: list[str] = []
     about = ""
     for epsilon, name in ((0.0, "mean weights (ε = 0)"), (1.0, "ε ~ N(0, 1) for each image")):
-        if epsilon and not randomized_layers(subject.model.generator):
+        if epsilon and not subject.model.generator.random_weights():
             missing.append(subject.leave_out("Table 3 with ε", "the model has no random layers"))
             continue
         if not settings.samples:
@@ -174,7 +175,7 @@ def separability_table(subject: Subject) -> Table:
     count = subject.settings.separability_samples
     missing: list[str] = []
     cells: dict[str, dict[str, Cell]] = {}
-    scales: tuple[float, ...] = (0.0, 1.0) if randomized_layers(subject.model.generator) else (0.0,)
+    scales: tuple[float, ...] = (0.0, 1.0) if subject.model.generator.random_weights() else (0.0,)
     if not count or not subject.has_attributes:
         why = "the model has no attribute net" if count else "separability_samples=0"
         missing.append(subject.leave_out("Table 5", why))
@@ -235,7 +236,7 @@ def influence_table(subject: Subject) -> Table:
     missing: list[str] = []
     found: dict[str, float] = {}
     settings = subject.settings
-    if randomized_layers(subject.model.generator):
+    if subject.model.generator.random_weights():
         key = {
             "model": subject.model.sha256,
             "samples": settings.influence_samples,

@@ -29,7 +29,7 @@ from wrangan_cli.engine.metrics.inception import extract_features
 from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS
 from wrangan_cli.engine.model_folder import CONFIG, Model, read_config
-from wrangan_cli.engine.models.randomized import tunable_layers
+from wrangan_cli.engine.models.randomized import tunable_weights
 from wrangan_cli.engine.perceptual import load_perceptual
 from wrangan_cli.engine.reports.reconstruction import mean_value
 from wrangan_cli.engine.reports.samples import Samples
@@ -70,7 +70,7 @@ class Sweep:
 
     def points(self) -> Iterator[Point]:
         """Method by method, N by N, α from small to large."""
-        own = len(tunable_layers(self.subject.model.generator))
+        own = len({weight.layer for weight in tunable_weights(self.subject.model.generator).values()})
         for method in METHODS:
             if method not in self.subject.jobs:
                 continue
@@ -168,8 +168,8 @@ class Sweep:
     def _randomized(self, layers: int) -> Model:
         """The report's model with σ in the last `layers` convolutions; mapping and means stay."""
         model = self.subject.model
-        if layers > len(model.generator.styled_convs()):
-            raise WranganError(f"N = {layers}: the model has {len(model.generator.styled_convs())} layers")
+        if layers > (most := len(model.generator.layer_names())):
+            raise WranganError(f"N = {layers}: the model has {most} layers")
         perceptual = load_perceptual(model.perceptual, model.device)
         with self.subject.track(f"σ by sensitivity, N = {layers}", self.sensitivity.probes) as advance:
             generator = randomize_by_sensitivity(

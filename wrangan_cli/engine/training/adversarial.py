@@ -11,16 +11,15 @@ from torch import Tensor
 
 from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.architectures import read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.precision import low_precision
+from wrangan_cli.engine.models.generator import Generator, GeneratorConfig, NoiseMode
 from wrangan_cli.engine.models.projected import (
     load_projected,
     projected_discriminator_loss,
     projected_generator_loss,
 )
 from wrangan_cli.engine.models.randomized import parametrise_std
-from wrangan_cli.engine.models.stylegan2 import Generator, NoiseMode
 from wrangan_cli.engine.ops.dispatch import activation_layout
 from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
@@ -50,7 +49,7 @@ class AdversarialTrainer:
     def __init__(
         self,
         generator: Generator,
-        discriminator: Discriminator,
+        discriminator: Discriminator | None,
         settings: AdversarialSettings,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -60,18 +59,24 @@ class AdversarialTrainer:
         if isinstance(settings, RandomizeSettings):
             parametrise_std(self.generator, settings.std_form)
         self.layout = activation_layout(self.device)
-        self.discriminator = discriminator.to(self.device).to(memory_format=self.layout).train()
-        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        low = low_precision(settings.precision, settings.low_precision_resolutions, generator.config)
-        self.generator.low_precision = self.discriminator.low_precision = low
-        self.shares = Shares(settings.batch, discriminator.config.stddev_group, settings.accumulate)
-        path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
-        self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
-        self.optimizer_d = _adam(self.discriminator, settings.lr, settings.r1_interval)
-        self.projected = self.optimizer_projected = None
         # A D that is not asked for stays as it is, for the day when it is.
         self.native = settings.discriminator != "projected"
-        self.optimizers_d = [self.optimizer_d] if self.native else []
+        if discriminator is None and self.native:
+            raise UsageError(f"discriminator {settings.discriminator}: there is none, only projected can be")
+        self.discriminator = discriminator
+        if discriminator is not None:
+            discriminator.to(self.device).to(memory_format=self.layout).train()
+            discriminator.set_precision(settings.precision, settings.low_precision_resolutions)
+        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
+        self.generator.set_precision(settings.precision, settings.low_precision_resolutions)
+        # Without a D of its own no images are looked at together.
+        group = 1 if discriminator is None else discriminator.config.stddev_group
+        self.shares = Shares(settings.batch, group, settings.accumulate)
+        path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
+        self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
+        self.optimizer_d = discriminator and _adam(discriminator, settings.lr, settings.r1_interval)
+        self.projected = self.optimizer_projected = None
+        self.optimizers_d = [self.optimizer_d] if self.native and self.optimizer_d else []
         if settings.discriminator != "stylegan2":
             self.projected = load_projected(settings.projected_side, self.device).train()
             self.optimizer_projected = _adam(self.projected.heads, settings.lr, interval=0)
@@ -85,10 +90,10 @@ class AdversarialTrainer:
         self.draws = Draws(settings.seed, self.device)
         # Compiled code has no second derivatives: the two penalties use the networks themselves.
         self._synthesis: Callable[..., Tensor] = self.generator.synthesis
-        self._judge: Callable[..., Tensor] = self.discriminator
+        self._judge: Callable[..., Tensor] = discriminator or _no_judge
         if settings.compile:
             self._synthesis = torch.compile(self.generator.synthesis)
-            self._judge = torch.compile(self.discriminator)
+            self._judge = torch.compile(discriminator) if discriminator else _no_judge
 
     def step(self, real: Tensor) -> Report:
         """One update of D, one of G and one of the average; returns the losses as floats.
@@ -101,7 +106,7 @@ class AdversarialTrainer:
         reals = self.shares.cut(real)
         report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
         if self.native and self.steps % settings.r1_interval == 0:
-            report |= self._minimise(self._gradient_penalties(reals), self.optimizer_d)
+            report |= self._minimise(self._gradient_penalties(reals), *self.optimizers_d[:1])
         report |= self._minimise(self._generator_losses(), self.optimizer_g)
         if settings.path_length_weight > 0 and self.steps % settings.path_length_interval == 0:
             report |= self._minimise(self._path_length_penalties(), self.optimizer_g)
@@ -137,9 +142,7 @@ class AdversarialTrainer:
 
     def _discriminator_losses(self, reals: Iterable[Tensor]) -> Losses:
         self.generator.requires_grad_(False)
-        self.discriminator.requires_grad_(True)
-        if self.projected:
-            self.projected.heads.requires_grad_(True)
+        self._learns(True)
         inputs = self._inputs(self.shares.batch, self.shares.parts)
         change_real, change_fake = self._augmentations(), self._augmentations()
         for part, (real, given) in enumerate(zip(reals, inputs, strict=True)):
@@ -164,8 +167,16 @@ class AdversarialTrainer:
             }
             yield torch.stack(losses).sum(), report
 
+    def _learns(self, learns: bool) -> None:
+        """Whether D has gradients."""
+        if self.discriminator:
+            self.discriminator.requires_grad_(learns)
+        if self.projected:
+            self.projected.heads.requires_grad_(learns)
+
     def _gradient_penalties(self, reals: Iterable[Tensor]) -> Losses:
         weight = self.settings.r1_gamma / 2 * self.settings.r1_interval
+        assert self.discriminator is not None
         change = self._augmentations()
         for part, real in enumerate(reals):
             images = real.detach().requires_grad_(True)
@@ -174,9 +185,7 @@ class AdversarialTrainer:
 
     def _generator_losses(self) -> Losses:
         self.generator.requires_grad_(True)
-        self.discriminator.requires_grad_(False)
-        if self.projected:
-            self.projected.heads.requires_grad_(False)
+        self._learns(False)
         change = self._augmentations()
         for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
             fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
@@ -250,8 +259,8 @@ class AdversarialTrainer:
         """Without noise inputs their strengths are 0, so that the stored maps change nothing either."""
         if not self.settings.noise:
             for network in (self.generator, self.ema):
-                for layer in network.styled_convs().values():
-                    layer.noise.weight.zero_()
+                for given in network.noise_inputs().values():
+                    given.strength.zero_()
 
     @torch.no_grad()
     def _average(self, batch: int) -> None:
@@ -268,14 +277,15 @@ class AdversarialTrainer:
         """Everything that the next step depends on, as tensors and plain values."""
         return {
             "settings": asdict(self.settings),
+            "architecture": self.generator.config.architecture,
             "config": self.generator.config.to_json(),
             "images": self.images,
             "steps": self.steps,
             "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict(),
+            "discriminator": self.discriminator.state_dict() if self.discriminator else None,
             "ema": self.ema.state_dict(),
             "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict(),
+            "optimizer_d": self.optimizer_d.state_dict() if self.optimizer_d else None,
             "projected": self.projected.trained_state() if self.projected else None,
             "optimizer_projected": self.optimizer_projected.state_dict()
             if self.optimizer_projected
@@ -289,16 +299,17 @@ class AdversarialTrainer:
         """Go on from `state`; networks must have the shapes that it was saved with."""
         if "discriminator" not in state:
             raise UsageError("the folder holds another kind of training: choose another --out")
-        if StyleGAN2Config.from_json(state["config"]) != self.generator.config:
+        if _config_of(state) != self.generator.config:
             raise UsageError("the snapshot's network differs from the one asked for")
         form = getattr(self.settings, "std_form", "raw")
         if form != (begun := state["settings"].get("std_form", "raw")):
             raise UsageError(f"std_form {form}: the run was begun with {begun}")
         self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
-        self.optimizer_d.load_state_dict(state["optimizer_d"])
+        if self.discriminator and self.optimizer_d:
+            self.discriminator.load_state_dict(state["discriminator"])
+            self.optimizer_d.load_state_dict(state["optimizer_d"])
         # One that was not there before begins from its random weights.
         if self.projected and self.optimizer_projected and state.get("projected"):
             self.projected.restore(state["projected"])
@@ -309,10 +320,10 @@ class AdversarialTrainer:
         for optimizer, interval in (
             (self.optimizer_g, path_interval),
             (self.optimizer_d, self.settings.r1_interval),
+            (self.optimizer_projected, 0),
         ):
-            optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
-        if self.optimizer_projected:
-            self.optimizer_projected.param_groups[0]["lr"] = self.settings.lr
+            if optimizer:
+                optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
         self.images, self.steps = state["images"], state["steps"]
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:
@@ -320,6 +331,16 @@ class AdversarialTrainer:
         # Early snapshots have the state of PyTorch's own stream, which is not used any more.
         if "draws" in state:
             self.draws.restore(state["draws"], self.images)
+
+
+def _config_of(state: dict[str, Any]) -> GeneratorConfig:
+    """Of a snapshot; those of before name no architecture."""
+    named = {"architecture": state["architecture"]} if "architecture" in state else {}
+    return read_generator_config({**named, "generator": state["config"]})
+
+
+def _no_judge(images: Tensor) -> Tensor:  # noqa: ARG001
+    raise AssertionError("a discriminator that there is not was asked")
 
 
 def _lazy_ratio(interval: int) -> float:

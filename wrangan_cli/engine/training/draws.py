@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator
+from wrangan_cli.engine.models.randomized import draw_epsilon
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Inputs:
     crossover: int | None
     """First layer of the second style; none: not mixed."""
     epsilon: dict[str, Tensor] | None
-    """ε by layer name, for all images (O, I, 3, 3) or each (B, O, I, 3, 3)."""
+    """ε by the weight's name, for all images (O, I, k, k) or each (B, O, I, k, k)."""
     noise: list[Tensor] | None
-    """Noise maps (B, 1, side, side), one a layer."""
+    """Noise maps (B, 1, side, side), one a noise input."""
 
 
 class Draws:
@@ -57,7 +57,7 @@ class Draws:
         if torch.rand([], generator=self.host) < mixing:
             crossover = int(torch.randint(1, config.num_latents, [], generator=self.host))
         shared = None
-        if randomized_layers(generator) and not epsilon_per_image:
+        if generator.random_weights() and not epsilon_per_image:
             shared = draw_epsilon(generator, rng=self.local)
         each = self._epsilon_rows(generator, batch, parts) if epsilon_per_image else None
         maps = self._noise_maps(generator, batch, parts) if noise else None
@@ -73,9 +73,8 @@ class Draws:
 
     def _noise_maps(self, generator: Generator, batch: int, parts: list[Tensor]) -> list[list[Tensor]]:
         kept: list[list[Tensor]] = [[] for _ in parts]
-        for name, stored in generator.noises.named_buffers():
-            assert name == f"noise_{len(kept[0])}"
-            drawn = self.normal(batch, 1, *stored.shape[2:])
+        for given in generator.noise_inputs().values():
+            drawn = self.normal(batch, 1, *given.map.shape[2:])
             for part, rows in zip(kept, parts, strict=True):
                 part.append(drawn[rows.to(self.device)])
         return kept
@@ -84,7 +83,7 @@ class Draws:
         self, generator: Generator, batch: int, parts: list[Tensor]
     ) -> list[dict[str, Tensor]] | None:
         """ε of the own images only: that of a whole batch may be larger than the network."""
-        if not randomized_layers(generator):
+        if not generator.random_weights():
             return None
         wanted = {int(row) for rows in parts for row in rows}
         held: dict[int, dict[str, Tensor]] = {}

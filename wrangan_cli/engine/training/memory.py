@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.projected import projected_discriminator_loss, projected_generator_loss
-from wrangan_cli.engine.models.randomized import randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator, noise_side
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.encoder import ImageTrainer
 from wrangan_cli.engine.training.losses import (
@@ -55,29 +54,35 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     """Memory of one process of a training of G and D."""
     settings, shares = trainer.settings, trainer.shares
     generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
-    discriminator = copy.deepcopy(trainer.discriminator).to("meta").requires_grad_(True)
+    own = trainer.discriminator
+    discriminator = copy.deepcopy(own).to("meta").requires_grad_(True) if own else None
     projected = copy.deepcopy(trainer.projected).to("meta") if trainer.projected else None
     batch, half = len(shares.parts[0]), len(shares.half_parts[0])
     side, colours = generator.config.resolution, generator.config.image_channels
     real = torch.empty(batch, colours, side, side, device="meta")
     per_image = getattr(settings, "epsilon_per", "batch") == "image"
 
+    def judge(images: Tensor) -> Tensor:
+        assert discriminator is not None
+        return discriminator(images)
+
     def discriminate() -> Tensor:
         with torch.no_grad():
             fake, _ = _generate(generator, batch, per_image)
-        losses = [discriminator_loss(discriminator(real), discriminator(fake))] if trainer.native else []
+        losses = [discriminator_loss(judge(real), judge(fake))] if trainer.native else []
         if projected:
             losses.append(projected_discriminator_loss(projected(real), projected(fake)))
         return torch.stack(losses).sum()
 
     def penalise_gradient() -> Tensor:
         images = real.detach().requires_grad_(True)
-        return r1_penalty(discriminator(images), images)
+        return r1_penalty(judge(images), images)
 
     def generate() -> Tensor:
-        discriminator.requires_grad_(False)
+        if discriminator:
+            discriminator.requires_grad_(False)
         fake, _ = _generate(generator, batch, per_image)
-        losses = [generator_loss(discriminator(fake))] if trainer.native else []
+        losses = [generator_loss(judge(fake))] if trainer.native else []
         if projected:
             losses.append(projected_generator_loss(projected(fake)))
         return torch.stack(losses).sum()
@@ -94,9 +99,9 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
         passes["R1"] = penalise_gradient
     if settings.path_length_weight > 0:
         passes["path length"] = penalise_path_length
-    trained: list[nn.Module] = [trainer.generator, *([trainer.discriminator] if trainer.native else [])]
-    networks = [trainer.generator, trainer.discriminator, trainer.ema]
-    constant: list[nn.Module] = [generator, discriminator]
+    trained: list[nn.Module] = [trainer.generator, *([own] if own and trainer.native else [])]
+    networks: list[nn.Module] = [trainer.generator, *([own] if own else []), trainer.ema]
+    constant: list[nn.Module] = [generator, *([discriminator] if discriminator else [])]
     if trainer.projected and projected:
         trained.append(trainer.projected.heads)
         networks.append(trainer.projected)
@@ -120,11 +125,11 @@ def _generate(generator: Generator, batch: int, epsilon_per_image: bool) -> tupl
     w = w[:, None].repeat(1, config.num_latents, 1)
     leading = (batch,) if epsilon_per_image else ()
     epsilon = {
-        name: torch.empty(*leading, *conv.weight.shape[1:], device="meta")
-        for name, conv in randomized_layers(generator).items()
+        name: torch.empty(*leading, *weight.shape, device="meta")
+        for name, weight in generator.random_weights().items()
     }
-    sides = [noise_side(index) for index in range(config.num_styled_convs)]
-    noise = [torch.empty(batch, 1, side, side, device="meta") for side in sides]
+    maps = [given.map for given in generator.noise_inputs().values()]
+    noise = [torch.empty(batch, *stored.shape[1:], device="meta") for stored in maps]
     return generator.synthesis(w, epsilon=epsilon, noise=noise), w
 
 

@@ -11,8 +11,7 @@ from torch import Tensor
 from wrangan_cli.engine.distributed import from_main, is_main
 from wrangan_cli.engine.metrics.base import Estimate
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.randomized import randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.tensorfile import write_torch
 
 BEST_SNAPSHOT = "best.pt"
@@ -48,10 +47,9 @@ class KidMonitor:
         from wrangan_cli.engine.metrics.kid import kid
         from wrangan_cli.engine.metrics.samples import generated_features
 
-        home = generator.conv1.conv.weight.device
-        w_mean = torch.zeros(generator.config.style_dim, device=home)
+        w_mean = torch.zeros(generator.config.style_dim, device=generator.device)
         model = Model("in training", Path(), "", generator, w_mean, 1.0, "")
-        epsilon = 1.0 if randomized_layers(generator) else 0.0
+        epsilon = 1.0 if generator.random_weights() else 0.0
         features = generated_features(model, self.inception, self.samples, self.seed, BATCH, epsilon)
         return from_main(kid(features, self.reference) if is_main() else Estimate(0.0))
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.models.randomized import draw_epsilon, randomize, randomized_layers
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator, RandomLayers
+from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomize
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.settings import SensitivitySettings
@@ -31,18 +31,18 @@ _HALVINGS = 40
 def randomize_by_sensitivity(
     generator: Generator,
     perceptual: PerceptualDistance,
-    num_layers: int,
+    layers: RandomLayers,
     settings: SensitivitySettings,
     batch: int = 8,
     seed: int = 0,
     on_image: Callable[[int], None] | None = None,
 ) -> Generator:
-    """A copy of `generator` (any device) whose last `num_layers` styled convs have a σ by sensitivity.
+    """A copy of `generator` (any device) whose weights `layers` have a σ by sensitivity.
 
     μ is the given weights; `on_image` is told how many probes are done. Raises WranganError
     where the images do not depend on the weights.
     """
-    random = randomize(generator, num_layers).eval().requires_grad_(False)
+    random = randomize(generator, layers).eval().requires_grad_(False)
     sensitivity = weight_sensitivity(random, perceptual, settings.probes, batch, seed, on_image)
     set_std(random, tied(sensitivity, settings.tie), settings.floor)
     scale_std(random, perceptual, settings.distortion, batch, seed)
@@ -57,15 +57,15 @@ def weight_sensitivity(
     seed: int = 0,
     on_image: Callable[[int], None] | None = None,
 ) -> dict[str, Tensor]:
-    """F, the mean over images of diag(JᵀJ), by layer name, each (O, I, 3, 3), at ε = 0.
+    """F, the mean over images of diag(JᵀJ), by the weight's name, each (O, I, k, k), at ε = 0.
 
-    `random` has σ = 1 in its random layers, so that gradients of ε are gradients of θ.
+    `random` has σ = 1 in its random weights, so that gradients of ε are gradients of θ.
     """
-    device = random.conv1.conv.weight.device
+    device = random.device
     rng = random_generator(seed)
     total = {
-        name: torch.zeros(conv.weight.shape[1:], dtype=torch.float64, device=device)
-        for name, conv in randomized_layers(random).items()
+        name: torch.zeros(weight.shape, dtype=torch.float64, device=device)
+        for name, weight in random.random_weights().items()
     }
     done = 0
     while done < probes:
@@ -114,9 +114,9 @@ def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float) -> 
     mean = torch.cat([value.flatten() for value in sensitivity.values()]).mean()
     if not mean.isfinite() or mean <= 0:
         raise WranganError("the images do not depend on the weights: no sensitivity can be measured")
-    for name, conv in randomized_layers(random).items():
-        assert conv.std is not None
-        conv.std.data.copy_((sensitivity[name] + floor * mean).rsqrt().view_as(conv.std))
+    for name, weight in random.random_weights().items():
+        assert weight.std is not None
+        weight.std.data.copy_((sensitivity[name] + floor * mean).rsqrt())
 
 
 @torch.no_grad()
@@ -158,18 +158,18 @@ def scale_std(
         if abs(reached / distortion - 1) < _CLOSE:
             break
         low, high = (factor, high) if reached < distortion else (low, factor)
-    for conv in randomized_layers(random).values():
-        assert conv.std is not None
-        conv.std.data.mul_(factor)
+    for weight in random.random_weights().values():
+        assert weight.std is not None
+        weight.std.data.mul_(factor)
     return reached
 
 
 def _factor_of_unit_cost(random: Generator) -> float:
     """s for which the weights' costs, s² each where F ≫ λ, add up to 1."""
-    return 1 / math.sqrt(sum(conv.weight.numel() for conv in randomized_layers(random).values()))
+    return 1 / math.sqrt(num_randomized(random))
 
 
 @torch.no_grad()
 def _draw_w(generator: Generator, count: int, rng: torch.Generator) -> Tensor:
     z = torch.randn(count, generator.config.style_dim, generator=rng)
-    return generator.mapping(z.to(generator.conv1.conv.weight.device))
+    return generator.mapping(z.to(generator.device))

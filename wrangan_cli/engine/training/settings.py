@@ -123,8 +123,9 @@ class RandomizeSettings(AdversarialSettings):
     """Train until D has seen this many real images (paper: 200,000 steps of 8)."""
     batch: int = 8
     """Images per step."""
-    layers: int = 6
-    """N: how many of the last styled convolutions become random."""
+    layers: str = "6"
+    """Which styled convolutions become random: the last N (`6`), a range (`3-5`, `layers.3-5`), or
+    names (`convs.6,convs.7`)."""
     initial_std: float = 1.0
     """σ at the start."""
     epsilon_per: str = "batch"
@@ -135,7 +136,9 @@ class RandomizeSettings(AdversarialSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self, ("layers",), ("initial_std",))
+        _check(self, (), ("initial_std",))
+        if not self.layers.strip("0 "):
+            raise ValueError(f"layers {self.layers}: expected 1 or more")
         if self.epsilon_per not in ("batch", "image"):
             raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
         if self.std_form not in STD_FORMS:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.encoders.blocks import (
     beside,
     body_layers,
@@ -20,8 +21,8 @@ from wrangan_cli.engine.models.encoders.blocks import (
     shrinking_convs,
     stage_side,
 )
+from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.layers import EqualLinear
-from wrangan_cli.engine.models.stylegan2 import Generator
 
 SEPARATE = ("separable", "linear")
 
@@ -87,9 +88,17 @@ class HypernetConfig:
 
 
 def layer_shapes(generator: Generator) -> dict[str, tuple[int, int]]:
-    """(output, input) channels of a generator's styled convolutions by name."""
-    shapes = {name: layer.conv.weight.shape for name, layer in generator.styled_convs().items()}
-    return {name: (shape[1], shape[2]) for name, shape in shapes.items()}
+    """(output, input) channels of a generator's styled convolutions by name.
+
+    Raises UsageError for an architecture that is not made of 3×3 convolutions alone.
+    """
+    shapes = {name: weight.shape for name, weight in generator.weights().items()}
+    if any(shape[2:] != (3, 3) for shape in shapes.values()):
+        raise UsageError(
+            f"hyperstyle does not know the architecture {generator.config.architecture} yet: "
+            "not all of its weights are of 3×3"
+        )
+    return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
 
 
 class SharedHead(nn.Module):
@@ -215,8 +224,8 @@ def _key(name: str) -> str:
 
 def weight_offsets(generator: Generator, offsets: dict[str, Tensor]) -> dict[str, Tensor]:
     """δ = weight · Δ by layer name, (B, O, I, 3, 3): what `Generator.synthesis` and the codes take."""
-    layers = generator.styled_convs()
-    return {name: layers[name].conv.weight * offset for name, offset in offsets.items()}
+    weights = generator.weights()
+    return {name: weights[name].mean * offset for name, offset in offsets.items()}
 
 
 def refined(

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.models.encoders.blocks import StyleHead, beside, body_layers, fitted, stage_side
-from wrangan_cli.engine.models.stylegan2 import Generator
+from wrangan_cli.engine.models.generator import Generator
 
 HEADS = ("pyramid", "single")
 

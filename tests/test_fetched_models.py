@@ -6,6 +6,9 @@ import json
 import logging
 import os
 import re
+import runpy
+import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -309,6 +312,31 @@ def test_a_code_of_another_model_does_not_fetch_the_default(
     assert len(place.calls) == 1
     _, found = CodeModels(None, torch.device("cpu")).load(tmp_path / "same.st")
     assert (found.name, found.sha256) == (folder.name, model.sha256)
+
+
+def test_only_bundled_models_are_fetched(place: Place, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere" / "ffhq")
+    with pytest.raises(FileError, match="only those of bundled models"):
+        load_model(str(tmp_path / "elsewhere" / "ffhq"))
+    assert place.left() == []
+
+
+def test_the_script_that_makes_a_bundled_folder(
+    place: Place, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a model that was made of the fetched one; it keeps what the carrier has not."""
+    start = load_model("ffhq")
+    start.generator.state_dict()["to_img.bias"].add_(1)
+    made = save_model(tmp_path / "made", start.generator, w_mean=start.w_mean, epsilon_lr=0.01)
+    script = Path(__file__).parents[1] / "examples" / "bundle_fetched.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(made), str(place.bundled / "again")])
+    runpy.run_path(str(script), run_name="__main__")
+    own, _ = read_tensors(place.bundled / "again" / FITTED)
+    assert set(own) == {*read_tensors(folder / FITTED)[0], "to_img.bias"}
+    again, before = load_model("again"), load_model(str(made))
+    assert (again.epsilon_lr, again.w_std) == (0.01, before.w_std)
+    for name, tensor in again.generator.state_dict().items():
+        assert torch.equal(tensor, before.generator.state_dict()[name]), name
 
 
 def test_doctor_does_not_fetch(place: Place, folder: Path) -> None:

@@ -104,6 +104,9 @@ def _with_weights(folder: Path) -> Path:
     """The folder itself, or that in the cache for one whose weights are fetched."""
     if "fetch" not in read_config(folder):
         return folder
+    # By its name alone it is known in the cache: another of that name would replace it there.
+    if folder.resolve() not in [path.resolve() for path in bundled_models().values()]:
+        raise FileError(folder, "its weights are fetched, which only those of bundled models are")
     # These import this module.
     from wrangan_cli.engine.fetched_models import joined_model
     from wrangan_cli.engine.fetching import FetchError

@@ -255,7 +255,7 @@ def evaluate_samples(
             samples=plan.count,
             reference_count=len(real.features),
             reference=real.source,
-            resolution=model.resolution,
+            resolution=model.sample_side,
             **({"epsilon": plan.epsilon} if plan.codes is None else {"codes": len(found)}),
             seed=plan.seed,
             higher_is_better=metric.higher_is_better,
@@ -295,7 +295,7 @@ def reference_of(
     from wrangan_cli.engine.metrics.samples import Reference, image_set_features
     from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
 
-    load = cache(lambda: load_image_set([path], model.resolution, default_cache_dir()))
+    load = cache(lambda: load_image_set([path], model.sample_side, default_cache_dir()))
     if not alone:
         by_main(lambda: bool(load()))
     images = load()
@@ -307,7 +307,7 @@ def reference_of(
         features = image_set_features(
             images, inception, batch, default_cache_dir(), rated(bar), shared=not alone
         )
-    return Reference(features, path.name, model.resolution)
+    return Reference(features, path.name, model.sample_side)
 
 
 def rated(bar: "Progress") -> Callable[[int], None]:

@@ -173,7 +173,7 @@ def _inverted(
     task, done_steps = bar.task_ids[0], 0
     with bar:
         while waiting:
-            jobs, images = _read(waiting, batch, inverter.model.resolution, results)
+            jobs, images = _read(waiting, batch, inverter, results)
             if not jobs:
                 continue
             fresh = reset_peak(inverter.model.device)
@@ -208,18 +208,22 @@ def _inverted(
 
 
 def _read(
-    waiting: "deque[Job]", batch: int, resolution: int, results: Results
+    waiting: "deque[Job]", batch: int, inverter: "Inverter", results: Results
 ) -> "tuple[list[Job], list[Tensor]]":
-    """The next photographs, `batch` at most; what cannot be read is said."""
-    from wrangan_cli.engine.images import load_image
+    """The next photographs of one size, `batch` at most; what cannot be read is said."""
 
     jobs: list[Job] = []
     images: list[Tensor] = []
     for _ in range(min(batch, len(waiting))):
         job = waiting.popleft()
         try:
-            images.append(load_image(job.photo, resolution))
-            jobs.append(job)
+            image = inverter.load_photo(job.photo)
         except (WranganError, OSError) as error:
             results.failed(error, job.photo)
+            continue
+        if images and image.shape != images[0].shape:
+            waiting.appendleft(job)
+            break
+        images.append(image)
+        jobs.append(job)
     return jobs, images

@@ -85,8 +85,9 @@ def read_info(path: Path) -> dict[str, Any]:
     return load_code(path).info
 
 
-def render(model: Model, codes: Sequence[Code]) -> Tensor:
-    """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped.
+def render(model: Model, codes: Sequence[Code], side: int | None = None) -> Tensor:
+    """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped; with `side`
+    reduced to it by area, where they are larger.
 
     Codes that lack an offset that others have count as zero there. Codes with offsets of
     `parameters` are drawn one by one, the others together.
@@ -95,17 +96,17 @@ def render(model: Model, codes: Sequence[Code]) -> Tensor:
     together = [index for index, code in enumerate(codes) if not code.parameters]
     alone = [[index] for index, code in enumerate(codes) if code.parameters]
     for part in filter(None, [together, *alone]):
-        images |= zip(part, _drawn(model, [codes[index] for index in part]), strict=True)
+        images |= zip(part, _drawn(model, [codes[index] for index in part], side), strict=True)
     return torch.stack([images[index] for index in range(len(codes))])
 
 
 @torch.no_grad()
-def _drawn(model: Model, codes: Sequence[Code]) -> Tensor:
+def _drawn(model: Model, codes: Sequence[Code], side: int | None) -> Tensor:
     w = torch.stack([as_w_plus(code.w, model.generator.config.num_latents) for code in codes])
     offsets: dict[str, Any] = {
         group: _stack([getattr(code, group) for code in codes], model.device) for group in PREFIXES.values()
     }
-    return draw(model.generator, w.to(model.device), **offsets)
+    return draw(model.generator, w.to(model.device), **offsets, side=side)
 
 
 def as_w_plus(w: Tensor, num_latents: int) -> Tensor:

@@ -70,11 +70,12 @@ _DECODER_ERRORS = (
 )
 
 
-def load_image(path: Path, resolution: int | None = None) -> Tensor:
+def load_image(path: Path, resolution: int | None = None, enlarge: bool = True) -> Tensor:
     """A photograph as float32 (3, H, W) in [-1, 1], RGB, upright.
 
     With `resolution` R: the central square, brought to (3, R, R) by a box (area) filter if
-    it is larger and by bicubic interpolation if it is smaller. Grey, palette, 16-bit
+    it is larger and by bicubic interpolation if it is smaller, or left at its own side there
+    without `enlarge`. Grey, palette, 16-bit
     (scaled, not clipped) and CMYK pictures become RGB, transparent ones are laid over
     white, EXIF orientation is applied, of an animation the first frame is taken. An embedded
     colour profile (Adobe RGB, Display P3 …) is converted to sRGB (engine/colour.py).
@@ -82,7 +83,7 @@ def load_image(path: Path, resolution: int | None = None) -> Tensor:
     Raises FileError: missing, empty, not an image, truncated, a side below MIN_SIDE px, or
     more than MAX_PIXELS px.
     """
-    return to_tensor(open_image(path, resolution))
+    return to_tensor(open_image(path, resolution, enlarge=enlarge))
 
 
 def open_image(
@@ -91,6 +92,7 @@ def open_image(
     max_side: int | None = None,
     data: bytes | None = None,
     resize_filter: str = "box",
+    enlarge: bool = True,
 ) -> Image.Image:
     """`load_image` as an 8-bit RGB Pillow image; `max_side` reduces it without cropping.
 
@@ -98,7 +100,7 @@ def open_image(
     file's bytes where they do not stand at `path` (in a zip); `path` then only names them.
     resize_filter: of RESIZE_FILTERS, for pictures larger than `resolution`.
     """
-    return open_with_size(path, resolution, max_side, data, resize_filter)[0]
+    return open_with_size(path, resolution, max_side, data, resize_filter, enlarge)[0]
 
 
 def open_with_size(
@@ -107,6 +109,7 @@ def open_with_size(
     max_side: int | None = None,
     data: bytes | None = None,
     resize_filter: str = "box",
+    enlarge: bool = True,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image`, and width and height in px of the picture in the file."""
     if data is None and path.is_dir():
@@ -124,7 +127,7 @@ def open_with_size(
                 least = math.ceil(2 * (target if resolution else shorter))
                 image.draft(None, (least, least))
             image.load()
-            picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter))
+            picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
     except FileError:
         raise
     except FileNotFoundError as error:
@@ -346,10 +349,12 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _resized(
-    image: Image.Image, resolution: int | None, max_side: int | None, resize_filter: str
+    image: Image.Image, resolution: int | None, max_side: int | None, resize_filter: str, enlarge: bool
 ) -> Image.Image:
     if resolution is not None:
         side = min(image.size)
+        if not enlarge:
+            resolution = min(resolution, side)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         larger = side >= resolution
         how = RESIZE_FILTERS[resize_filter] if larger else Image.Resampling.BICUBIC

@@ -20,6 +20,7 @@ from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, stor
 
 FORMAT = "wrangan-model"
 W_SAMPLES = 10_000
+SAMPLE_SIDE = 256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -63,6 +64,12 @@ class Model:
     def resolution(self) -> int:
         """Side of its images in px."""
         return self.generator.config.resolution
+
+    @property
+    def sample_side(self) -> int:
+        """Side in px at which its samples are compared with real images (FID, KID, corruption …): its own,
+        at most 256, to which the field reduces larger ones."""
+        return min(self.resolution, SAMPLE_SIDE)
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ An image that is done leaves the batch.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import Optimizer, make_optimizer
@@ -68,6 +70,12 @@ class Inverter:
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
         return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph)
 
+    def load_photo(self, path: Path) -> Tensor:
+        """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
+        or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
+        size, most = self.settings.size, self.model.resolution
+        return load_image(path, min(size or most, most), enlarge=size > 0)
+
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
         if self.encoder is None:
@@ -78,7 +86,9 @@ class Inverter:
     def invert(
         self, images: Tensor, on_step: Callable[[int], None] | None = None
     ) -> list[Code | WranganError]:
-        """Invert a batch (B, 3, R, R) in [-1, 1]: one code per image, on the CPU.
+        """Invert a batch (B, 3, S, S) in [-1, 1]: one code per image, on the CPU.
+
+        The model's images are reduced by area to S, which is at most their side.
 
         `on_step` is called after each step with its number. An image whose loss stops
         being finite gets a WranganError instead of a code; the others are not affected.
@@ -86,7 +96,8 @@ class Inverter:
         start, without offsets) and after.
         """
         model = self.model
-        if images.shape[1:] != (3, model.resolution, model.resolution):
+        side = images.shape[-1]
+        if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
         with model.generator.frozen():
             return self._inverted(images.to(model.device), on_step)
@@ -142,7 +153,7 @@ class Inverter:
             self._replay(batch, total, on_step)
             return batch.finished(), batch.steps
         groups = method.groups(variables, settings)
-        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables))
+        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, images.shape[-1]))
         rng = random_generator(settings.seed)
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
@@ -183,9 +194,9 @@ class Inverter:
                 take()
                 on_step(index + 1)
 
-    def _draw(self, variables: Variables) -> Tensor:
+    def _draw(self, variables: Variables, side: int) -> Tensor:
         offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
-        return draw(self.model.generator, variables.w, **offsets)
+        return draw(self.model.generator, variables.w, **offsets, side=side)
 
     def _features(self, images: Tensor) -> list[Tensor]:
         assert self.perceptual is not None
@@ -200,7 +211,7 @@ class Inverter:
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
         )
-        drawn = self._draw(shown)
+        drawn = self._draw(shown, images.shape[-1])
         loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
         distance = None
         if self.perceptual is not None and target is not None:
@@ -212,7 +223,7 @@ class Inverter:
     @torch.no_grad()
     def _distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
         """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
-        drawn = self._draw(variables)
+        drawn = self._draw(variables, images.shape[-1])
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
         if self.perceptual is not None and target is not None:
             features = self.perceptual.features(for_loss(drawn, self.settings.loss_side))
@@ -242,6 +253,7 @@ class Inverter:
                 "networks": network_files(self.model, self.settings),
                 "perceptual": None if self.perceptual is None else self.perceptual.name,
                 "seed": self.settings.seed,
+                "side": images.shape[-1],
                 "distortion": {"after": after[index]},
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))

@@ -9,6 +9,7 @@ PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
 OPTIMIZER_NAMES = ("adam", "lbfgs")
+SMALLEST_SIZE = 16
 _NOT_NEGATIVE = (
     "l2_weight",
     "perceptual_weight",
@@ -85,6 +86,9 @@ class InversionSettings:
     """Weight of the mean squared error on [-1, 1]."""
     perceptual_weight: float = 1.0
     """Weight of the perceptual distance; 0 leaves it out."""
+    size: int = 0
+    """Side in px at which image and photograph are compared; 0: the photograph's own, at most the
+    model's. The image is reduced to it by area, a smaller photograph enlarged."""
     perceptual: str = ""
     """Perceptual distance of the loss; empty: the model's own (config.json)."""
     loss_side: int = 256
@@ -142,6 +146,8 @@ class InversionSettings:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
         if min(self.steps, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
             raise ValueError("steps must be 0 or more and loss_side positive")
+        if self.size and self.size < SMALLEST_SIZE:
+            raise ValueError(f"size {self.size}: expected {SMALLEST_SIZE} px or more, or 0")
         if self.l2_weight == self.perceptual_weight == 0:
             raise ValueError("l2_weight and perceptual_weight are both 0: there is nothing to fit")
         if self.method == "pti":

@@ -38,13 +38,14 @@ METRICS = tuple(
 def moved_images(
     model: Model, codes: Sequence[Code], indices: Sequence[int], seed: int = 0, batch: int = 16
 ) -> Iterator[Tensor]:
-    """Batches (B, 3, R, R) of the images `indices` of the protocol, not clipped."""
+    """Batches (B, 3, S, S) of the images `indices` of the protocol, not clipped; S is the model's
+    `sample_side`."""
     for start in range(0, len(indices), batch):
         part = [
             _moved(codes[index % len(codes)], random_direction(seed, index, model) * model.w_std)
             for index in indices[start : start + batch]
         ]
-        yield render(model, part)
+        yield render(model, part, model.sample_side)
 
 
 def random_direction(seed: int, index: int, model: Model) -> Tensor:

@@ -88,13 +88,13 @@ def compare_pairs(
     batch: int = 8,
     records: Sequence[RecordMetric] = (),
 ) -> Iterator[Compared]:
-    """Apply `measures` to each pair at the model's resolution, in the order of `pairs`.
+    """Apply `measures` to each pair at the photograph's side, at most the model's, in the order of `pairs`.
 
     records: metrics that are read from the codes' records beside.
 
     The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
-    loaded as for inversion (central square, box filter). A pair that cannot be read or
-    drawn has an error and no values.
+    loaded as for inversion (central square, box filter), and the image reduced by area to its side.
+    A pair that cannot be read or drawn has an error and no values.
     """
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
@@ -103,14 +103,15 @@ def compare_pairs(
         codes: list[Code] = []
         for pair in part:
             try:
-                code, photo = load_code(pair.code, model), load_image(pair.photo, model.resolution)
+                code = load_code(pair.code, model)
+                photo = load_image(pair.photo, model.resolution, enlarge=False)
             except (WranganError, OSError) as error:
                 outcome.append(Compared(pair, error=error))
             else:
                 codes.append(code)
                 photos.append(photo)
                 outcome.append(None)
-        rows = iter(measured(model, torch.stack(photos), codes, measures) if codes else [])
+        rows = iter(measured(model, photos, codes, measures))
         told = iter([_recorded(code, records) for code in codes])
         for pair, failed in zip(part, outcome, strict=True):
             yield failed or _checked(pair, next(rows), *next(told))
@@ -118,13 +119,21 @@ def compare_pairs(
 
 @torch.no_grad()
 def measured(
-    model: Model, photos: Tensor, codes: Sequence[Code], measures: Mapping[str, Measure]
+    model: Model, photos: Sequence[Tensor], codes: Sequence[Code], measures: Mapping[str, Measure]
 ) -> list[dict[str, float]]:
-    """Photographs (B, 3, R, R) in [-1, 1] against the images of their codes: metric → value, for each."""
-    drawn = render(model, codes).clamp(-1, 1)
-    targets = photos.to(model.device)
-    columns = {name: measure(drawn, targets).tolist() for name, measure in measures.items()}
-    return [{name: column[i] for name, column in columns.items()} for i in range(len(codes))]
+    """Photographs (3, S, S) in [-1, 1] against the images of their codes: metric → value, for each.
+
+    Each at its own side S, at most the model's; those of one side together.
+    """
+    rows: list[dict[str, float]] = [{} for _ in codes]
+    for side in dict.fromkeys(photo.shape[-1] for photo in photos):
+        chosen = [index for index, photo in enumerate(photos) if photo.shape[-1] == side]
+        drawn = render(model, [codes[index] for index in chosen], side).clamp(-1, 1)
+        targets = torch.stack([photos[index] for index in chosen]).to(model.device)
+        for name, measure in measures.items():
+            for index, value in zip(chosen, measure(drawn, targets).tolist(), strict=True):
+                rows[index][name] = value
+    return rows
 
 
 def _recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, float], dict[str, str]]:

@@ -45,7 +45,8 @@ def generated_images(
     epsilon: float = 0.0,
     indices: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
-    """Batches (B, 3, R, R) of `count` images of random z, no truncation, stored noise maps.
+    """Batches (B, 3, S, S) of `count` images of random z, no truncation, stored noise maps; S is the
+    model's `sample_side`.
 
     epsilon: scale of ε ~ N(0, 1), drawn anew for each image; 0 is the mean weights.
     indices: which of the `count` images are wanted (default: all, in order). An image is a
@@ -60,7 +61,7 @@ def generated_images(
     for part, rows in zip(chosen.split(batch), w.split(batch), strict=True):
         offsets = epsilon_of_images(model, part.tolist(), seed, epsilon) if epsilon else None
         with torch.no_grad():
-            yield model.generator.synthesis(rows, epsilon=offsets)
+            yield model.generator.synthesis(rows, epsilon=offsets, side=model.sample_side)
 
 
 def epsilon_of_images(
@@ -168,7 +169,7 @@ def save_reference(path: Path, reference: Reference) -> None:
 
 
 def load_reference(path: Path, resolution: int) -> Reference:
-    """Read what `save_reference` wrote, for a model of `resolution` px.
+    """Read what `save_reference` wrote, for images of `resolution` px.
 
     Raises FileError: missing, broken, or made with another network or resolution.
     """
@@ -197,4 +198,4 @@ def model_reference(model: Model) -> Reference:
             f"{model.path / REFERENCE_FILE}: not there, so model {model.name} needs --reference "
             "(a zip or folder of images)"
         )
-    return load_reference(path, model.resolution)
+    return load_reference(path, model.sample_side)

@@ -129,7 +129,7 @@ class Sweep:
                     what = f"{point.method} at N = {point.layers}, α = {point.settings.alpha:g}"
                     self.subject.failures.append(FileError(job.photo, f"{what}: {code}"))
             if good:
-                values += measured(model, images[good], codes[-len(good) :], self.measures())
+                values += measured(model, list(images[good]), codes[-len(good) :], self.measures())
         return {"values": values, CORRUPTION: self._corruption(model, codes) if codes else None}
 
     def _fitted(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.distributed import from_main, is_main
 from wrangan_cli.engine.metrics.base import Estimate
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import SAMPLE_SIDE, Model
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.tensorfile import write_torch
 
@@ -69,6 +69,7 @@ def kid_monitor(
     from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
 
     require_package("kid")
+    resolution = min(resolution, SAMPLE_SIDE)
     inception = load_inception(device, wanted_by="kid")
     path = Path(settings.kid_reference)
     if path.suffix == ".safetensors":

@@ -120,6 +120,16 @@ def test_a_short_bin(tmp_path: Path) -> None:
         read_graph(path, path.read_bytes(), bytes(100))
 
 
+def test_edges_in_a_circle(tmp_path: Path) -> None:
+    ir = mapping_ir(narrow_generator())
+    numbers = {layer.get("name", ""): layer.get("id", "") for layer in ir.layers}
+    (edge,) = [e for e in ir.edges if (e["to-layer"], e["to-port"]) == (numbers["MatMul_1"], "0")]
+    edge |= {"from-layer": numbers["Mul_3"], "from-port": "2"}
+    ir.write(tmp_path)
+    with pytest.raises(FileError, match="in a circle"):
+        graph(tmp_path, "MappingNetwork")
+
+
 def changed(ir: IrFile, named: str, **attributes: str) -> IrFile:
     """The attributes of the layers of this name, or of their data, changed."""
     layers = [layer for layer in ir.layers if layer.get("name") == named]

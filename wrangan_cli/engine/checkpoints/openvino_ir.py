@@ -8,6 +8,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,10 @@ def read_graph(path: Path, description: bytes, contents: bytes) -> Graph:
             raise FileError(path, f"has two layers of the id {number}")
         elements[number] = layer
     inputs = _inputs(path, elements, edges)
+    try:
+        TopologicalSorter({n: [source.node for source in some] for n, some in inputs.items()}).prepare()
+    except CycleError as error:
+        raise FileError(path, "has edges that lead in a circle") from error
     nodes = {number: _node(element, inputs[number]) for number, element in elements.items()}
     users: dict[str, list[Node]] = {number: [] for number in nodes}
     for node in nodes.values():

@@ -55,7 +55,7 @@ class Walk:
         return users[0]
 
     def operands(self, node: Node, kind: str) -> tuple[Node, Node]:
-        """Both inputs of a node of this kind; a constant, or what is made of constants alone, last."""
+        """Both inputs of a node of this kind; a constant last."""
         first, second = self.input(node, kind, 0), self.input(node, kind, 1)
         return (second, first) if first.type == "Const" else (first, second)
 

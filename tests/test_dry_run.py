@@ -57,7 +57,7 @@ def test_smaller_micro_batches_and_lower_precision_need_less() -> None:
 
 
 def lines(arguments: list[object], cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("WRANGAN_CACHE", str(cache))
     result = CliRunner().invoke(app, ["train", *map(str, arguments), "--device", "cpu", "--dry-run"])
     assert result.exit_code == 0, result.stderr
     return dict(line.split(": ", 1) for line in result.stdout.splitlines())
@@ -85,7 +85,7 @@ def test_dry_runs_of_all_trainings(
 
 
 def test_a_batch_that_cannot_be_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path))
     arguments = ["train", "generator", "--data", "no", "--out", "no", *SMALL, "--batch", "12"]
     result = CliRunner().invoke(app, [*arguments, "--accumulate", "2", "--dry-run", "--device", "cpu"])
     assert result.exit_code == 2

@@ -13,6 +13,7 @@ from tests.code_files import LATENTS, expected_pixels, make_code, pixels, write_
 from wrangan_cli.app import app
 from wrangan_cli.engine import model_folder
 from wrangan_cli.engine.codes import load_code, render, save_code
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.editing.directions import (
     Direction,
     Move,
@@ -160,7 +161,7 @@ def test_edit_command_takes_directions_of_a_file(codes: Path, tiny_model: Model,
     assert "mine.safetensors; there are: grin" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["tiny", "faces-64"])
+@pytest.mark.parametrize("name", ["tiny", DEFAULT_MODEL])
 def test_codes_name_their_bundled_model(
     codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -173,7 +174,7 @@ def test_codes_name_their_bundled_model(
 def test_code_of_a_model_that_is_not_bundled(
     codes: Path, other_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_folder, "bundled_models", lambda: {"faces-64": other_folder})
+    monkeypatch.setattr(model_folder, "bundled_models", lambda: {DEFAULT_MODEL: other_folder})
     result = edit(codes / "a.st", "--direction", "smile", "--strength", 1, "--out", tmp_path / "x.png")
     assert result.exit_code == 1
     assert (

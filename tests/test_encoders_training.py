@@ -257,7 +257,7 @@ def test_what_does_not_fit_is_said(tiny_model: Model, tmp_path: Path) -> None:
 
 @pytest.fixture
 def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     for name in ("perceptual", "inversion.loop"):
         monkeypatch.setattr(f"wrangan_cli.engine.{name}.load_perceptual", lambda *_: fake_perceptual())
     for seed in range(5):

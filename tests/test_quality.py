@@ -52,7 +52,7 @@ def test_the_value_is_kid_of_the_generators_images() -> None:
 
 @pytest.fixture
 def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("wrangan_cli.engine.metrics.inception.load_inception", lambda *_, **__: features)
     for seed in range(8):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)

@@ -344,7 +344,7 @@ def test_figure_3_over_n_with_corruption(
     ],
 )
 def test_usage(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, ["evaluate", *arguments])
+    result = CliRunner().invoke(app, ["evaluate", "--model", "faces-64", *arguments])
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
 

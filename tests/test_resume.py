@@ -39,7 +39,7 @@ def assert_same_state(one: dict, two: dict) -> None:
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     for seed in range(8):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)
     options = "--resolution 16 --channels 8,8,8 --style-dim 8 --mapping-layers 2 --batch 4 --augment ada"
@@ -100,7 +100,7 @@ def test_without_a_readable_snapshot_the_run_stops(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_it_passes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     write_photo(tmp_path / "faces" / "0.png")
     options = "--resolution 16 --channels 8,8,8 --style-dim 8 --batch 4 --snapshot-images 4 --device cpu"
     base = ["train", "generator", "--data", str(tmp_path / "faces"), "--out", str(tmp_path / "g")]

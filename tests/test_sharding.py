@@ -113,14 +113,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     }
     (folder / "plan.json").write_text(json.dumps(plan))
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    common |= {"XDG_CACHE_HOME": str(folder / "cache-2")}
+    common |= {"WRANGAN_CACHE": str(folder / "cache-2")}
     command = [sys.executable, "-m", "tests.shard_case", str(folder / "plan.json"), str(folder)]
     processes = [
         subprocess.Popen(command, cwd=ROOT, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache-1"))
+        patch.setenv("WRANGAN_CACHE", str(folder / "cache-1"))
         patch.setattr(inception, "load_inception", load_projection)
         alone = {name: run_command(case["arguments"], case["stdin"]) for name, case in plan.items()}  # type: ignore[arg-type]
     assert [process.wait() for process in processes] == [0, 0]
@@ -203,7 +203,7 @@ def test_samples_are_those_of_one_process(outcomes: Outcomes) -> None:
                 assert numbers[1] == pytest.approx(numbers[0], rel=1e-3, abs=1e-6)
         assert got == expected
     # The features of the reference are those of one process, in its order, and kept once.
-    kept = [list((outcomes.folder / f"cache-{ranks}" / "wrangan").glob("inception-*")) for ranks in (1, 2)]
+    kept = [list((outcomes.folder / f"cache-{ranks}").glob("inception-*")) for ranks in (1, 2)]
     assert [file.name for file in kept[0]] == [file.name for file in kept[1]]
     features = [load_file(file)["features"] for (file,) in kept]
     torch.testing.assert_close(features[1], features[0], rtol=0, atol=1e-5)

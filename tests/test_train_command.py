@@ -25,7 +25,7 @@ SHORT = ["--images", "16", "--batch", "4", "--snapshot-images", "8", "--device",
 @pytest.fixture
 def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Eight pictures and a text file named .jpg; the cache of decoded images is kept apart."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     for seed in range(8):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)
     (tmp_path / "faces" / "broken.jpg").write_text("no image")

@@ -14,6 +14,7 @@ from wrangan_cli.commands import (
 )
 from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
+from wrangan_cli.commands.fetch import fetch
 from wrangan_cli.commands.shell import Shell
 from wrangan_cli.engine.freed_memory import keep_freed_memory
 
@@ -34,6 +35,7 @@ app.add_typer(directions.app, name="directions")
 app.command("evaluate")(evaluate.evaluate)
 app.command("align")(align)
 app.command("paste")(paste)
+app.command("fetch")(fetch)
 app.command("doctor")(doctor)
 
 

@@ -49,16 +49,15 @@ class CodeModels:
 
     def _named_by(self, path: Path) -> "Model":
         from wrangan_cli.engine.codes import read_info
-        from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models
+        from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, recorded_sha256
 
         info = read_info(path)
         name, bundled = str(info.get("model", "unknown")), bundled_models()
         if name in bundled:
             return self._bundled(name)
-        if DEFAULT_MODEL in bundled:
-            model = self._bundled(DEFAULT_MODEL)
-            if model.sha256 == info.get("model_sha256"):
-                return model
+        # By what its folder says: a model that is not the code's is not fetched for it.
+        if DEFAULT_MODEL in bundled and recorded_sha256(bundled[DEFAULT_MODEL]) == info.get("model_sha256"):
+            return self._bundled(DEFAULT_MODEL)
         raise FileError(
             path, f"made with the model {name!r}, which is not bundled: give its folder as --model"
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.shell import Results, progress, say, settings_options
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
 from wrangan_cli.engine.errors import UsageError
 
@@ -28,7 +29,7 @@ OutOption = Annotated[
 
 @app.command("list")
 def list_directions(
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     directions: Annotated[
         Path | None, typer.Option(help="File of directions; default: the model's own.")
     ] = None,
@@ -66,7 +67,7 @@ def learn(
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
     net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -99,7 +100,7 @@ def learn(
     scorer = load_attributes(net or loaded, where)
     columns = {name: scorer.index(attribute) for name, (attribute, _) in wanted.items()}
     target = out or engine.directions_file(loaded)
-    held = engine.load_directions(loaded, target) if target.exists() else {}
+    held = engine.load_directions(loaded, out) if out is None or out.exists() else {}
     missing = [name for name in orthogonal_to or [] if name not in held and name not in wanted]
     for name in missing:
         engine.find_direction(held, name, target)
@@ -124,7 +125,7 @@ def pca(
     components: Annotated[int, typer.Option(help="How many, from the largest variance down.")] = 10,
     samples: Annotated[int, typer.Option(help="Random w that the covariance is taken over.")] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the latents.")] = 0,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,

@@ -43,11 +43,17 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield "bundled models" if report["models"] else "bundled models: none"
     for model in report["models"]:
         size = f"{model['bytes'] / 2**20:.1f} MiB"
-        yield f"  {model['name']:<16}{size:<12}" + (
-            f"BROKEN: {model['problem']}"
-            if model["problem"]
-            else f"{model['resolution']} px, {model['perceptual']}, sha256 {model['sha256'][:12]}…"
-        )
+        if model["problem"]:
+            state = f"BROKEN: {model['problem']}"
+        elif model["fetch"]:
+            state = f"its weights are not here: {model['fetch']}"
+        else:
+            state = f"{model['resolution']} px, {model['perceptual']}, sha256 {model['sha256'][:12]}…"
+        yield f"  {model['name']:<16}{size:<12}{state}"
+    yield "to fetch"
+    for item in report["fetchable"]:
+        state = f"here: {item['here']}" if item["here"] else f"not here: wrangan fetch {item['name']}"
+        yield f"  {item['name']:<16}{item['bytes'] / 1e6:<6.1f} MB   {state}"
     yield "weights of others"
     for file in report["weights"]:
         yield f"  {file['name']:<28}{file['path'] or file['problem']}"

@@ -18,6 +18,7 @@ from wrangan_cli.commands.evaluation import (
 )
 from wrangan_cli.commands.report import make_report
 from wrangan_cli.commands.shell import Results, by_main
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
 
 
@@ -83,7 +84,7 @@ def evaluate(
     epsilon: Annotated[
         float, typer.Option(help="Scale of ε ~ N(0, 1), drawn for each generated image; 0: the mean weights.")
     ] = 0.0,
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Images at once; the numbers do not depend on it.")] = 16,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from wrangan_cli.commands.shell import Results, one_image
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
 
 
@@ -14,7 +15,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image a seed.")] = Path(
         "grid.png"
     ),
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
     truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 not at all, 0 fully.")] = 1.0,
     epsilon: Annotated[
         float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")

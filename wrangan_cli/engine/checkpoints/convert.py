@@ -13,7 +13,7 @@ from wrangan_cli.engine.checkpoints.records import Checkpoint
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import (
-    find_model,
+    find_discriminator,
     load_discriminator,
     load_model,
     save_model,
@@ -151,9 +151,7 @@ def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report
             raise FileError(loaded.path, f"not representable: its layers {effect}; rosinality's do not clamp")
         generator = free
         notes.append(f"the clamp was left out; it changes none of {len(CHECK_SEEDS)} seeds' images")
-    discriminator = None
-    if (find_model(model) / "discriminator.safetensors").is_file():
-        discriminator = load_discriminator(loaded.path, generator.config)
+    discriminator = find_discriminator(loaded)
     contents, more = rosinality.to_contents(generator, loaded.w_mean, discriminator)
     write_torch(path, contents)
     again = build(read_checkpoint(path))[0]

@@ -150,7 +150,7 @@ def from_contents(data: object, model: Model) -> tuple[AnyEncoder, str, list[str
         raise NotConvertible(unfit)
     notes = _compare_generators(_part(state, "decoder."), model)
     if isinstance(network, Hypernet):
-        if not (model.path / FILE).is_file():
+        if model.companion(FILE) is None:
             notes.append("needs the encoder into W that it was trained with: convert that file too")
     else:
         notes += _set_mean(network, data.get("latent_avg"), opts, model)

@@ -136,21 +136,26 @@ def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
 
 
 def directions_file(model: Model) -> Path:
-    """Where a model keeps its directions."""
+    """The file that a model's new directions go to; `load_directions` knows where others are."""
     return model.path / FILE_NAME
 
 
 def load_directions(model: Model, path: Path | None = None) -> dict[str, Direction]:
     """The directions of a model by name, in the order in which they were stored.
 
-    path: a file to read instead of the model's own. The model's own file may be
-    missing (no directions), another must exist. Raises FileError for a file that is
-    broken or belongs to another model.
+    path: a file to read instead of the model's own, which must exist. The model's own are
+    those that ship with it and those that the user made, who wins where names are equal; there
+    may be none. Raises FileError for a file that is broken or belongs to another model.
     """
-    if path is None:
-        path = directions_file(model)
-        if not path.is_file():
-            return {}
+    if path is not None:
+        return _read_directions(model, path)
+    found: dict[str, Direction] = {}
+    for file in reversed(model.companions(FILE_NAME)):
+        found |= _read_directions(model, file)
+    return found
+
+
+def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
     tensors, record = read_tensors(path)
     if record.get("kind") != "directions":
         raise FileError(path, "not a file of directions (made by `wrangan directions`)")

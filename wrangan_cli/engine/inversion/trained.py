@@ -71,8 +71,8 @@ def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
 def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
     """The sha256, by name, of the files in the model's folder on whose networks a code depends."""
     kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
-    paths = [model.path / KINDS[kind].file for kind in kinds if kind in KINDS]
-    found = {path: path.stat() for path in paths if path.is_file()}
+    paths = [model.companion(KINDS[kind].file) for kind in kinds if kind in KINDS]
+    found = {path: path.stat() for path in paths if path}
     return {path.name: _sha256_of(path, at.st_mtime_ns, at.st_size) for path, at in found.items()}
 
 

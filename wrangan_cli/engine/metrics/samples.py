@@ -192,9 +192,10 @@ def load_reference(path: Path, resolution: int) -> Reference:
 
 def model_reference(model: Model) -> Reference:
     """The reference that travels with a model; WranganError if none does."""
-    path = model.path / REFERENCE_FILE
-    if not path.is_file():
+    path = model.companion(REFERENCE_FILE)
+    if path is None:
         raise WranganError(
-            f"{path}: not there, so model {model.name} needs --reference (a zip or folder of images)"
+            f"{model.path / REFERENCE_FILE}: not there, so model {model.name} needs --reference "
+            "(a zip or folder of images)"
         )
     return load_reference(path, model.sample_side)

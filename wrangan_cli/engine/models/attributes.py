@@ -122,10 +122,12 @@ def load_attributes(source: Model | Path, device: torch.device | str | None = No
     device: the model's, or the CPU for a file, if not given. Raises FileError when
     there is none, or the file is not an attribute net.
     """
-    path = source if isinstance(source, Path) else source.path / FILE_NAME
-    if not isinstance(source, Path) and not path.is_file():
+    path = source if isinstance(source, Path) else source.companion(FILE_NAME)
+    if path is None:
+        assert not isinstance(source, Path)
         raise FileError(
-            path, f"{source.name} has no attribute net (make one with `wrangan train attributes`)"
+            source.path / FILE_NAME,
+            f"{source.name} has no attribute net (make one with `wrangan train attributes`)",
         )
     if device is None:
         device = "cpu" if isinstance(source, Path) else source.device

@@ -184,7 +184,7 @@ def separability_table(subject: Subject) -> Table:
         settings = replace(LearnSettings(), samples=count, seed=subject.settings.seed, epsilon=epsilon)
         key = {
             "model": subject.model.sha256,
-            "net": sha256(subject.model.path / ATTRIBUTES),
+            "net": sha256(subject.model.companion(ATTRIBUTES) or subject.model.path / ATTRIBUTES),
             "settings": asdict(settings),
         }
         try:

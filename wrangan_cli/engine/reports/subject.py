@@ -116,7 +116,7 @@ class Subject:
     @property
     def has_attributes(self) -> bool:
         """Whether the model has an attribute net."""
-        return (self.model.path / ATTRIBUTES).is_file()
+        return self.model.companion(ATTRIBUTES) is not None
 
     def leave_out(self, what: str, why: WranganError | str) -> str:
         """Note that something is not in the report; the line."""

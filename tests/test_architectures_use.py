@@ -1,0 +1,158 @@
+"""Every architecture with what the suite does to a generator: inversion, trainings, commands."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from tests.architectures import a_model, every, network
+from tests.conftest import write_photo
+from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
+from wrangan_cli.app import app
+from wrangan_cli.engine.codes import Code, load_code, save_code
+from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator, load_model, save_model
+from wrangan_cli.engine.models import projected
+from wrangan_cli.engine.models.drawing import heard_noise
+from wrangan_cli.engine.models.encoders import layer_shapes
+from wrangan_cli.engine.models.generator import GeneratorConfig
+from wrangan_cli.engine.models.randomized import randomize
+from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+from wrangan_cli.engine.training.memory import adversarial_memory
+from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
+from wrangan_cli.engine.training.settings import RandomizeSettings, SensitivitySettings
+
+
+def loss(code: Code, when: str) -> float:
+    """2·L2 + perceptual distance of an inverted code, `before` or `after`."""
+    found = code.info["distortion"][when]
+    return 2 * found["mse"] + found["fake (loss)"]
+
+
+class Pools(nn.Module):
+    """Stands in for the classifier of the projected discriminator: means over squares."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return [F.avg_pool2d(images, stride) for stride in projected.STRIDES]
+
+
+@every
+@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w", "pti"])
+def test_methods(config: GeneratorConfig, method: str, tmp_path: Path) -> None:
+    """Each finds a code that is better than where it starts, and that can be stored."""
+    model = a_model(config, tmp_path)
+    options = {"pti": {"pti_locality": 0.1}, "sg2-w": {"w_noise": 0.0}}.get(method, {})
+    inverter = make_inverter(model, method=method, steps=10, lr=1e-2, **options)
+    for number, code in enumerate(codes_of(inverter.invert(images_of(2)))):
+        assert loss(code, "after") < loss(code, "before")
+        save_code(tmp_path / f"{number}.st", code)
+        load_code(tmp_path / f"{number}.st", model)
+
+
+@every
+def test_a_metric_of_the_curvature(config: GeneratorConfig, tmp_path: Path) -> None:
+    inverter = make_inverter(a_model(config, tmp_path), optimizer="lbfgs", steps=3)
+    for code in codes_of(inverter.invert(images_of(2))):
+        assert loss(code, "after") < loss(code, "before")
+
+
+@every
+@pytest.mark.parametrize("tie", ["weight", "filter", "layer", "all"])
+def test_std_by_sensitivity(config: GeneratorConfig, tie: str) -> None:
+    settings = SensitivitySettings(probes=8, tie=tie)
+    random = randomize_by_sensitivity(
+        network(config), fake_perceptual(), config.randomized_layers, settings, batch=4
+    )
+    for weight in random.random_weights().values():
+        assert weight.std is not None
+        assert (weight.std > 0).all()
+
+
+@every
+def test_discriminator_or_one_clear_line(config: GeneratorConfig, tmp_path: Path) -> None:
+    settings = RandomizeSettings(batch=4, images=4)
+    with pytest.raises(UsageError, match="only projected"):
+        AdversarialTrainer(network(config), None, settings)
+    if config.architecture != "stylegan2":
+        with pytest.raises(UsageError, match=f"{config.architecture} has no .*--discriminator projected"):
+            load_discriminator(tmp_path, config)
+        return
+    judge = config.discriminator()
+    assert judge(torch.zeros(4, config.image_channels, config.resolution, config.resolution)).shape == (4, 1)
+    folder = save_model(tmp_path / "m", network(config), judge)
+    assert (folder / DISCRIMINATOR).is_file()
+    load_discriminator(folder, config)
+
+
+@every
+def test_training_against_the_projected_discriminator_alone(
+    config: GeneratorConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an architecture without a discriminator: steps, memory, and a snapshot to go on from."""
+    monkeypatch.setattr(projected, "load_features", lambda: (Pools(), [3] * 4))
+    settings = RandomizeSettings(
+        batch=4, discriminator="projected", projected_side=64, path_length_interval=1, noise=False
+    )
+    trainer = AdversarialTrainer(network(config).requires_grad_(True), None, settings)
+    before = {name: weight.mean.clone() for name, weight in trainer.generator.random_weights().items()}
+    for _ in range(2):
+        report = trainer.step(images_of(4, config.resolution))
+    assert {"loss/projected_generator", "loss/path_length"} <= set(report)
+    assert adversarial_memory(trainer).total > 0
+    assert not heard_noise(trainer.ema)
+    for name, weight in trainer.generator.random_weights().items():
+        assert not torch.equal(weight.mean, before[name])
+    again = AdversarialTrainer(network(config, seed=1).requires_grad_(True), None, settings)
+    again.restore(copy.deepcopy(trainer.state()))
+    assert again.step(images_of(4, config.resolution)) == trainer.step(images_of(4, config.resolution))
+    other = dataclasses.replace(config, randomized_layers=1)  # type: ignore[type-var]
+    with pytest.raises(UsageError, match="network differs"):
+        AdversarialTrainer(network(other), None, settings).restore(trainer.state())
+
+
+@every
+def test_commands(config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a model without σ to codes and the metrics of layers, by the command line."""
+    for module in ("perceptual", "inversion.loop"):
+        monkeypatch.setattr(f"wrangan_cli.engine.{module}.load_perceptual", lambda *_: fake_perceptual())
+    generator = randomize(network(config), 0)
+    folder = save_model(tmp_path / "plain", generator, perceptual="st-lpips-alex")
+    write_photo(tmp_path / "photos" / "a.png")
+    weight = list(generator.weights())[-1]
+    run, codes = tmp_path / "run", tmp_path / "codes"
+    model = ["--model", run / "model", "--device", "cpu"]
+    from_images = ["--from", "sensitivity", "--probes", "4", "--layers", weight]
+    invert = ["--steps", "2", "--init", "mean", "--optimizer", "adam"]
+    metrics = ["--metric", "std-share", "--metric", "layer-influence", "--samples", "2", "--json"]
+    for arguments in (
+        ["train", "randomize", "--model", folder, *from_images, "--device", "cpu", "--out", run],
+        ["invert", tmp_path / "photos", "--out", codes, *invert, *model],
+        ["evaluate", *metrics, *model],
+    ):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == 0, (arguments, result.stderr, result.exception)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["metric"], row["layer"]) for row in rows] == [
+        ("std-share", weight),
+        ("layer-influence", weight),
+        ("layer-influence", "all"),
+    ]
+    code = load_code(codes / "a.st", load_model(str(run / "model")))
+    assert list(code.epsilon) == [weight]
+
+
+@every
+def test_hyperstyle_or_one_clear_line(config: GeneratorConfig) -> None:
+    generator = network(config)
+    if all(weight.shape[2] == 3 for weight in generator.weights().values()):
+        shapes = {name: tuple(weight.shape[:2]) for name, weight in generator.weights().items()}
+        assert layer_shapes(generator) == shapes
+        return
+    with pytest.raises(UsageError, match=f"hyperstyle does not know the architecture {config.architecture}"):
+        layer_shapes(generator)

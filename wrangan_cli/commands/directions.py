@@ -1,14 +1,12 @@
 """`wrangan directions`: list, learn, pca."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, progress, say, settings_options
+from wrangan_cli.commands.shell import Results, progress_with_rate, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
 from wrangan_cli.engine.errors import UsageError
@@ -104,7 +102,7 @@ def learn(
     missing = [name for name in orthogonal_to or [] if name not in held and name not in wanted]
     for name in missing:
         engine.find_direction(held, name, target)
-    with _bar("scoring samples", settings.samples) as advance:
+    with progress_with_rate("scoring samples", settings.samples) as advance:
         w, logits = score_samples(loaded, scorer, settings, advance)
     learnt: dict[str, Direction] = {}
     # What others are made orthogonal to comes first, and never in the form that it replaces.
@@ -137,7 +135,7 @@ def pca(
     from wrangan_cli.engine.runtime import resolve_device
 
     loaded = load_model(model, resolve_device(device))
-    with _bar("sampling w", samples) as advance:
+    with progress_with_rate("sampling w", samples) as advance:
         found = pca_directions(loaded, components, samples, seed, advance)
     _store(out or directions_file(loaded), loaded, found, as_json)
 
@@ -171,16 +169,3 @@ def _origin(item: "Direction") -> str:
     if "variance_share" in source:
         words.append(f"({source['variance_share']:.1%} of the variance)")
     return " ".join(words)
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with a rate; yields the function that takes what is done so far."""
-    started = time.perf_counter()
-    with progress(description, total) as bar:
-
-        def advance(done: int) -> None:
-            rate = done / max(time.perf_counter() - started, 1e-9)
-            bar.update(bar.task_ids[0], completed=done, rate=f"{rate:.0f}/s")
-
-        yield advance

@@ -1,4 +1,4 @@
-"""`wrangan directions`: list, learn, pca."""
+"""`wrangan directions`: list, learn, pca, import."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
     from wrangan_cli.engine.model_folder import Model
 
-app = typer.Typer(no_args_is_help=True, help="Directions in W: list those of a model, learn new ones.")
+app = typer.Typer(
+    no_args_is_help=True, help="Directions in W: list those of a model, learn or import others."
+)
 
 ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
@@ -45,6 +47,7 @@ def list_directions(
     for item in found.values():
         low, high = item.range
         layers = "all layers" if item.layers is None else "layers " + ",".join(map(str, item.layers))
+        layers += ", a vector for each" if item.per_row else ""
         text = f"{item.name}\t{low:g}…{high:g}\tstd {item.std:.3g}\t{layers}\t{_origin(item)}"
         results.record(text, **_record(item))
 
@@ -140,6 +143,36 @@ def pca(
     _store(out or directions_file(loaded), loaded, found, as_json)
 
 
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or GANSpace's.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the direction; of several in one file, what their names begin with.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="The one array (or GANSpace's component, by number) to take.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-7.")] = "all",
+    components: Annotated[int, typer.Option(help="Of GANSpace's file: how many, from the first.")] = 10,
+    model: ModelOption = "faces-64",
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over a published direction: shapes (512,), (1, 512), (18, 512), (1, 18, 512) or a dict of them.
+
+    Its length is made 1 and the spread of the model's w along it measured, so that --strength 3 means
+    here what it means elsewhere; `directions list --json` says the strength that the file's own
+    vector has. Rows of (18, 512) that are zero are not moved.
+    """
+    from wrangan_cli.engine.editing.directions import directions_file
+    from wrangan_cli.engine.editing.imports import import_directions
+    from wrangan_cli.engine.model_folder import load_model
+
+    loaded = load_model(model)
+    found = import_directions(loaded, file, name, key, layers, components)
+    _store(out or directions_file(loaded), loaded, found, as_json)
+
+
 def _store(path: Path, model: "Model", found: "Iterable[Direction]", as_json: bool) -> None:
     from wrangan_cli.engine.editing.directions import add_directions
 
@@ -154,6 +187,7 @@ def _record(item: "Direction") -> dict[str, object]:
         "std": item.std,
         "range": list(item.range),
         "layers": None if item.layers is None else list(item.layers),
+        "per_row": item.per_row,
         "source": item.source,
     }
 
@@ -164,6 +198,9 @@ def _origin(item: "Direction") -> str:
     words = [str(source.get("method", "origin unknown"))]
     if source.get("attribute"):
         words.append(f"of {source['attribute']}")
+    if source.get("file"):
+        words.append(f"of {source['file']}")
+        words.append(f"(its own vector: strength {source['strength_of_file_unit']:.3g})")
     if "accuracy_test" in source:
         words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
     if "variance_share" in source:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.editing.directions import Direction, std_along, unit
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
 from wrangan_cli.engine.models.randomized import draw_epsilon
@@ -169,6 +169,9 @@ def _orthogonal(vector: Tensor, others: Sequence[Direction], name: str) -> Tenso
     """The part of a unit vector at right angles to all others, again of length 1."""
     if not others:
         return vector
+    for other in others:
+        if other.per_row:
+            raise UsageError(f"direction {name}: {other.name} has a vector for each row, and none in W")
     basis = torch.stack([other.vector.double() for other in others], dim=1)
     # The pseudo-inverse also serves where the others depend on each other.
     left = vector.double() - basis @ (torch.linalg.pinv(basis) @ vector.double())

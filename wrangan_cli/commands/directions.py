@@ -8,8 +8,7 @@ import typer
 
 from wrangan_cli.commands.shell import Results, progress_with_rate, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.editing.settings import LearnSettings
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
@@ -58,7 +57,7 @@ def learn(
     settings: LearnSettings,
     names: Annotated[
         list[str],
-        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open know their attribute."),
+        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open, pose need no --attribute."),
     ],
     attribute: Annotated[
         str | None, typer.Option(help="Attribute of the net that + raises; with a leading - it lowers it.")
@@ -68,6 +67,10 @@ def learn(
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
     net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `generate --pairs`, whose images are scored; none are drawn."),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
@@ -75,50 +78,39 @@ def learn(
 ) -> None:
     """Learn directions from scored samples of W (InterFaceGAN).
 
-    Known names: + on gender is more male, + on age is older.
+    Known names: + on gender is more male, + on age is older, + on pose turns the face to the
+    viewer's right. pose is not learnt from the attribute net but from landmarks (needs the
+    optional part "align").
     """
     from wrangan_cli.engine.editing import directions as engine
-    from wrangan_cli.engine.editing.svm import learn_direction, score_samples
+    from wrangan_cli.engine.editing.learning import learn_directions, wanted_directions
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.models.attributes import load_attributes
     from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.pairs import open_pairs
 
-    if attribute is not None and len(names) > 1:
-        raise UsageError("--attribute goes with one name")
-    wanted: dict[str, tuple[str, float]] = {}
-    for name in names:
-        engine.check_name(name)
-        if attribute is not None:
-            wanted[name] = (attribute.removeprefix("-"), -1.0 if attribute.startswith("-") else 1.0)
-        elif name in KNOWN_ATTRIBUTES:
-            wanted[name] = KNOWN_ATTRIBUTES[name]
-        else:
-            known = ", ".join(KNOWN_ATTRIBUTES)
-            raise UsageError(f"direction {name!r}: say which --attribute ({known} need none)")
+    wanted = wanted_directions(names, attribute)
     where = resolve_device(device)
     loaded = load_model(model, where)
     rows = engine.parse_layers(layers, loaded.generator.config.num_latents)
-    scorer = load_attributes(net or loaded, where)
-    columns = {name: scorer.index(attribute) for name, (attribute, _) in wanted.items()}
+    attributes = [item.attribute for item in wanted if item.attribute]
+    scorer = load_attributes(net or loaded, where) if attributes else None
+    if scorer:
+        for known in attributes:
+            scorer.index(known)
     target = out or engine.directions_file(loaded)
     held = engine.load_directions(loaded, out) if out is None or out.exists() else {}
-    missing = [name for name in orthogonal_to or [] if name not in held and name not in wanted]
-    for name in missing:
-        engine.find_direction(held, name, target)
-    with progress_with_rate("scoring samples", settings.samples) as advance:
-        w, logits = score_samples(loaded, scorer, settings, advance)
-    learnt: dict[str, Direction] = {}
-    # What others are made orthogonal to comes first, and never in the form that it replaces.
-    available = {name: item for name, item in held.items() if name not in wanted}
-    for name in sorted(wanted, key=lambda name: name not in (orthogonal_to or [])):
-        attribute_name, sign = wanted[name]
-        others = [available[n] for n in orthogonal_to or [] if n != name and n in available]
-        scores = logits[:, columns[name]] * sign
-        described = attribute_name if sign > 0 else f"-{attribute_name}"
-        learnt[name] = learn_direction(name, w, scores, settings, described, others, rows)
-        available[name] = learnt[name]
-        say(f"{name}: {_origin(learnt[name])}")
-    _store(target, loaded, [learnt[name] for name in wanted], as_json)
+    others = orthogonal_to or []
+    for name in others:
+        if name not in [item.name for item in wanted]:
+            engine.find_direction(held, name, target)
+    given = open_pairs(pairs, loaded.generator) if pairs else None
+    count = settings.samples if given is None else min(settings.samples, len(given))
+    with progress_with_rate("scoring images", count) as advance:
+        learnt = learn_directions(loaded, wanted, scorer, settings, others, held, rows, given, advance)
+    for direction in learnt:
+        say(f"{direction.name}: {_origin(direction)}")
+    _store(target, loaded, learnt, as_json)
 
 
 @app.command("pca")
@@ -154,7 +146,7 @@ def import_(
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-7.")] = "all",
     components: Annotated[int, typer.Option(help="Of GANSpace's file: how many, from the first.")] = 10,
-    model: ModelOption = "faces-64",
+    model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -203,6 +195,9 @@ def _origin(item: "Direction") -> str:
         words.append(f"(its own vector: strength {source['strength_of_file_unit']:.3g})")
     if "accuracy_test" in source:
         words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
+    if "correlation_test" in source:
+        words.append(f"(correlation {source['correlation_test']:.3f} on faces held out,")
+        words.append(f"{source['without_face']} images without a face)")
     if "variance_share" in source:
         words.append(f"({source['variance_share']:.1%} of the variance)")
     return " ".join(words)

@@ -30,7 +30,7 @@ class LearnSettings:
     """Scale of random ε while drawing, one draw a batch; 0 draws with the mean weights."""
     svm_c: float = 0.01
     """C of the SVM: smaller values prefer a wide margin to few errors."""
-    ridge: float = 1.0
+    ridge: float = 3.0
     """Penalty of the regression of `pose`, for each sample, in W scaled to a variance of 1."""
     seed: int = 1
     """Seed of z, ε and the 70/30 split."""

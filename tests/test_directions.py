@@ -22,12 +22,15 @@ from wrangan_cli.engine.editing.directions import (
     unit,
 )
 from wrangan_cli.engine.editing.pca import pca_directions
+from wrangan_cli.engine.editing.scoring import drawing_side, score_samples
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
-from wrangan_cli.engine.editing.svm import learn_direction, score_samples
+from wrangan_cli.engine.editing.svm import learn_direction
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.model_folder import Model, load_model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
+from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.training.pairs import draw_pairs
 
 run = CliRunner()
 
@@ -121,6 +124,50 @@ def test_score_samples_scores_the_images_of_w(tiny_model: Model) -> None:
         torch.testing.assert_close(scores[13:14], net(image), rtol=1e-4, atol=1e-5)
     other = score_samples(tiny_model, net, LearnSettings(samples=20, batch=8, epsilon=1.0))[1]
     assert not torch.allclose(scores, other)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "sides", "expected"),
+    [
+        (1024, [64], 64),
+        (1024, [128, 256], 256),
+        (1024, [96], None),
+        (1024, [96, 256], None),
+        (64, [64], None),
+        (64, [128], None),
+        (1024, [1024], None),
+    ],
+)
+def test_side_to_draw_at(resolution: int, sides: list[int], expected: int | None) -> None:
+    assert drawing_side(resolution, sides) == expected
+
+
+def test_reduced_drawing_scores_as_the_whole_image_does() -> None:
+    config = MobileStyleGANConfig(
+        {4: 16, 8: 16, 16: 16, 32: 8}, num_latents=8, style_dim=16, mapping_layers=2
+    )
+    torch.manual_seed(3)
+    generator = MobileStyleGANGenerator(config).eval().requires_grad_(False)
+    with torch.no_grad():
+        generator.to_img.conv.weight.mul_(0.1)  # values within [-1, 1], which are not clipped
+    model = Model("tiny", Path("tiny"), "0", generator, torch.zeros(16), 1.0, "fake")
+    w, scores = score_samples(model, small_net(), LearnSettings(samples=20, batch=8))
+    whole = generator.synthesis(w)
+    assert whole.shape[-1] == 64
+    assert whole.abs().max() < 1
+    torch.testing.assert_close(scores, small_net()(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_scores_of_pairs(tiny_model: Model, tmp_path: Path) -> None:
+    pairs, seen = draw_pairs(tiny_model, tmp_path, 30, side=16), []
+    settings = LearnSettings(samples=25, batch=8)
+    w, scores = score_samples(tiny_model, small_net(), settings, seen.append, pairs)
+    assert seen == [8, 16, 24, 25]
+    assert torch.equal(w, pairs.w[:25])
+    torch.testing.assert_close(scores, small_net()(pairs.images(range(25))), rtol=1e-4, atol=1e-5)
+    assert len(score_samples(tiny_model, small_net(), LearnSettings(samples=50), pairs=pairs)[0]) == 30
+    with pytest.raises(UsageError, match="mean weights"):
+        score_samples(tiny_model, small_net(), LearnSettings(samples=20, epsilon=1.0), pairs=pairs)
 
 
 def test_pca_against_numpy(tiny_model: Model) -> None:
@@ -275,6 +322,24 @@ def test_learn_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> 
     assert list(found) == ["smile", "age", "old"]
     assert abs(found["old"].vector @ found["smile"].vector) < 1e-6
     assert found["old"].layers == (0, 1)
+
+
+def test_learn_command_from_pairs(
+    tiny_folder: Path, tiny_model: Model, other_folder: Path, tmp_path: Path
+) -> None:
+    save_attributes(tiny_folder / "attributes.safetensors", small_net())
+    draw_pairs(tiny_model, tmp_path / "pairs", 120, side=16)
+    words = ["directions", "learn", "smile", "--pairs", str(tmp_path / "pairs"), "--share", "0.2"]
+    result = run.invoke(app, [*words, "--model", str(tiny_folder)])
+    assert result.exit_code == 0, result.stderr
+    assert load_directions(tiny_model)["smile"].source["samples"] == 120
+    net = ["--net", str(tiny_folder / "attributes.safetensors")]
+    refused = run.invoke(app, [*words, *net, "--model", str(other_folder)])
+    assert refused.exit_code == 1
+    assert "another generator" in refused.stderr
+    refused = run.invoke(app, [*words[:-2], "--epsilon", "1", "--model", str(tiny_folder)])
+    assert refused.exit_code == 2
+    assert "mean weights" in refused.stderr
 
 
 def test_learnt_together_and_orthogonal_to_one_of_them(

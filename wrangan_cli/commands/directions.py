@@ -1,23 +1,22 @@
-"""`wrangan directions`: list, learn, pca."""
+"""`wrangan directions`: list, learn, pca, import."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, progress, say, settings_options
+from wrangan_cli.commands.shell import Results, progress_with_rate, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.editing.settings import LearnSettings
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
     from wrangan_cli.engine.model_folder import Model
 
-app = typer.Typer(no_args_is_help=True, help="Directions in W: list those of a model, learn new ones.")
+app = typer.Typer(
+    no_args_is_help=True, help="Directions in W: list those of a model, learn or import others."
+)
 
 ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
@@ -47,6 +46,7 @@ def list_directions(
     for item in found.values():
         low, high = item.range
         layers = "all layers" if item.layers is None else "layers " + ",".join(map(str, item.layers))
+        layers += ", a vector for each" if item.per_row else ""
         text = f"{item.name}\t{low:g}…{high:g}\tstd {item.std:.3g}\t{layers}\t{_origin(item)}"
         results.record(text, **_record(item))
 
@@ -57,7 +57,7 @@ def learn(
     settings: LearnSettings,
     names: Annotated[
         list[str],
-        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open know their attribute."),
+        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open, pose need no --attribute."),
     ],
     attribute: Annotated[
         str | None, typer.Option(help="Attribute of the net that + raises; with a leading - it lowers it.")
@@ -67,6 +67,10 @@ def learn(
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
     net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Folder of `generate --pairs`, whose images are scored; none are drawn."),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
@@ -74,50 +78,39 @@ def learn(
 ) -> None:
     """Learn directions from scored samples of W (InterFaceGAN).
 
-    Known names: + on gender is more male, + on age is older.
+    Known names: + on gender is more male, + on age is older, + on pose turns the face to the
+    viewer's right. pose is not learnt from the attribute net but from landmarks (needs the
+    optional part "align").
     """
     from wrangan_cli.engine.editing import directions as engine
-    from wrangan_cli.engine.editing.svm import learn_direction, score_samples
+    from wrangan_cli.engine.editing.learning import learn_directions, wanted_directions
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.models.attributes import load_attributes
     from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.pairs import open_pairs
 
-    if attribute is not None and len(names) > 1:
-        raise UsageError("--attribute goes with one name")
-    wanted: dict[str, tuple[str, float]] = {}
-    for name in names:
-        engine.check_name(name)
-        if attribute is not None:
-            wanted[name] = (attribute.removeprefix("-"), -1.0 if attribute.startswith("-") else 1.0)
-        elif name in KNOWN_ATTRIBUTES:
-            wanted[name] = KNOWN_ATTRIBUTES[name]
-        else:
-            known = ", ".join(KNOWN_ATTRIBUTES)
-            raise UsageError(f"direction {name!r}: say which --attribute ({known} need none)")
+    wanted = wanted_directions(names, attribute)
     where = resolve_device(device)
     loaded = load_model(model, where)
     rows = engine.parse_layers(layers, loaded.generator.config.num_latents)
-    scorer = load_attributes(net or loaded, where)
-    columns = {name: scorer.index(attribute) for name, (attribute, _) in wanted.items()}
+    attributes = [item.attribute for item in wanted if item.attribute]
+    scorer = load_attributes(net or loaded, where) if attributes else None
+    if scorer:
+        for known in attributes:
+            scorer.index(known)
     target = out or engine.directions_file(loaded)
     held = engine.load_directions(loaded, out) if out is None or out.exists() else {}
-    missing = [name for name in orthogonal_to or [] if name not in held and name not in wanted]
-    for name in missing:
-        engine.find_direction(held, name, target)
-    with _bar("scoring samples", settings.samples) as advance:
-        w, logits = score_samples(loaded, scorer, settings, advance)
-    learnt: dict[str, Direction] = {}
-    # What others are made orthogonal to comes first, and never in the form that it replaces.
-    available = {name: item for name, item in held.items() if name not in wanted}
-    for name in sorted(wanted, key=lambda name: name not in (orthogonal_to or [])):
-        attribute_name, sign = wanted[name]
-        others = [available[n] for n in orthogonal_to or [] if n != name and n in available]
-        scores = logits[:, columns[name]] * sign
-        described = attribute_name if sign > 0 else f"-{attribute_name}"
-        learnt[name] = learn_direction(name, w, scores, settings, described, others, rows)
-        available[name] = learnt[name]
-        say(f"{name}: {_origin(learnt[name])}")
-    _store(target, loaded, [learnt[name] for name in wanted], as_json)
+    others = orthogonal_to or []
+    for name in others:
+        if name not in [item.name for item in wanted]:
+            engine.find_direction(held, name, target)
+    given = open_pairs(pairs, loaded.generator) if pairs else None
+    count = settings.samples if given is None else min(settings.samples, len(given))
+    with progress_with_rate("scoring images", count) as advance:
+        learnt = learn_directions(loaded, wanted, scorer, settings, others, held, rows, given, advance)
+    for direction in learnt:
+        say(f"{direction.name}: {_origin(direction)}")
+    _store(target, loaded, learnt, as_json)
 
 
 @app.command("pca")
@@ -137,8 +130,38 @@ def pca(
     from wrangan_cli.engine.runtime import resolve_device
 
     loaded = load_model(model, resolve_device(device))
-    with _bar("sampling w", samples) as advance:
+    with progress_with_rate("sampling w", samples) as advance:
         found = pca_directions(loaded, components, samples, seed, advance)
+    _store(out or directions_file(loaded), loaded, found, as_json)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or GANSpace's.")],
+    name: Annotated[
+        str, typer.Option(help="Name of the direction; of several in one file, what their names begin with.")
+    ],
+    key: Annotated[
+        str | None, typer.Option(help="The one array (or GANSpace's component, by number) to take.")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-7.")] = "all",
+    components: Annotated[int, typer.Option(help="Of GANSpace's file: how many, from the first.")] = 10,
+    model: ModelOption = DEFAULT_MODEL,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take over a published direction: shapes (512,), (1, 512), (18, 512), (1, 18, 512) or a dict of them.
+
+    Its length is made 1 and the spread of the model's w along it measured, so that --strength 3 means
+    here what it means elsewhere; `directions list --json` says the strength that the file's own
+    vector has. Rows of (18, 512) that are zero are not moved.
+    """
+    from wrangan_cli.engine.editing.directions import directions_file
+    from wrangan_cli.engine.editing.imports import import_directions
+    from wrangan_cli.engine.model_folder import load_model
+
+    loaded = load_model(model)
+    found = import_directions(loaded, file, name, key, layers, components)
     _store(out or directions_file(loaded), loaded, found, as_json)
 
 
@@ -156,6 +179,7 @@ def _record(item: "Direction") -> dict[str, object]:
         "std": item.std,
         "range": list(item.range),
         "layers": None if item.layers is None else list(item.layers),
+        "per_row": item.per_row,
         "source": item.source,
     }
 
@@ -166,21 +190,14 @@ def _origin(item: "Direction") -> str:
     words = [str(source.get("method", "origin unknown"))]
     if source.get("attribute"):
         words.append(f"of {source['attribute']}")
+    if source.get("file"):
+        words.append(f"of {source['file']}")
+        words.append(f"(its own vector: strength {source['strength_of_file_unit']:.3g})")
     if "accuracy_test" in source:
         words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
+    if "correlation_test" in source:
+        words.append(f"(correlation {source['correlation_test']:.3f} on faces held out,")
+        words.append(f"{source['without_face']} images without a face)")
     if "variance_share" in source:
         words.append(f"({source['variance_share']:.1%} of the variance)")
     return " ".join(words)
-
-
-@contextmanager
-def _bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with a rate; yields the function that takes what is done so far."""
-    started = time.perf_counter()
-    with progress(description, total) as bar:
-
-        def advance(done: int) -> None:
-            rate = done / max(time.perf_counter() - started, 1e-9)
-            bar.update(bar.task_ids[0], completed=done, rate=f"{rate:.0f}/s")
-
-        yield advance

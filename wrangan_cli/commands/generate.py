@@ -1,13 +1,18 @@
-"""`wrangan generate`: images of random latents."""
+"""`wrangan generate`: images of random latents, and pairs of w and image for training."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, one_image
+from wrangan_cli.commands.shell import Results, one_image, progress_with_rate
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
+
+PairsOption = Annotated[
+    Path | None,
+    typer.Option(help="Instead: draw pairs of w and image into this folder, for what is trained on them."),
+]
 
 
 def generate(
@@ -20,10 +25,19 @@ def generate(
     epsilon: Annotated[
         float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")
     ] = 0.0,
+    pairs: PairsOption = None,
+    samples: Annotated[
+        int, typer.Option(help="Of --pairs: how many; a larger number adds to them.")
+    ] = 10_000,
+    side: Annotated[int, typer.Option(help="Of --pairs: images reduced by area to this side in px.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of --pairs: seed of the latents.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Draw images of random latents from a model, as a grid or one file a seed."""
+    """Draw images of random latents from a model, as a grid or one file a seed.
+
+    With --pairs: w and images for `directions learn` and trainings; interrupted, it goes on where it was.
+    """
     import torch
 
     from wrangan_cli.engine.images import image_grid, save_image
@@ -31,6 +45,13 @@ def generate(
     from wrangan_cli.engine.models.randomized import draw_epsilon
     from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
 
+    if pairs is not None:
+        if epsilon:
+            raise UsageError("--pairs are drawn with the mean weights: leave --epsilon out")
+        if truncation != 1:
+            raise UsageError("--pairs are not truncated: leave --truncation out")
+        _generate_pairs(pairs, model, samples, side, seed, device, as_json)
+        return
     numbers = parse_seeds(seeds)
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
@@ -51,6 +72,19 @@ def generate(
             path = out / f"seed-{seed}.png"
             save_image(path, image)
             results.wrote(path, seed=seed)
+
+
+def _generate_pairs(
+    folder: Path, model: str, samples: int, side: int, seed: int, device: str, as_json: bool
+) -> None:
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.training.pairs import draw_pairs
+
+    loaded = load_model(model, resolve_device(device))
+    with progress_with_rate("drawing pairs", samples) as advance:
+        drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
+    Results(as_json).wrote(folder, pairs=len(drawn), side=drawn.side)
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -10,6 +10,7 @@ import json
 import logging
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -181,6 +182,27 @@ def progress(description: str, total: int | None) -> Progress:
     )
     bar.add_task(description, total=total, rate="")
     return bar
+
+
+@contextlib.contextmanager
+def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """`progress`; yields the function that takes what is done so far.
+
+    What its first call brings counts as done before: the rate is of this run alone.
+    """
+    started, before = time.perf_counter(), None
+    with progress(description, total) as bar:
+
+        def advance(done: int) -> None:
+            nonlocal started, before
+            now = time.perf_counter()
+            if before is None:
+                started, before = now, done
+            rate = (done - before) / max(now - started, 1e-9)
+            said = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+            bar.update(bar.task_ids[0], completed=done, rate=said)
+
+        yield advance
 
 
 def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:

@@ -29,9 +29,10 @@ class Direction:
     name: str
     """Letters, digits, `-`, `_`, `.`: it becomes part of file names."""
     vector: Tensor
-    """Unit vector in W: float32 (style_dim,), on the CPU."""
+    """float32 on the CPU: a unit vector in W (style_dim,); or, of a direction whose rows differ, one of
+    W+ (num_latents, style_dim): zero outside `layers`, the root mean square of the norms in them 1."""
     std: float
-    """Standard deviation of w along the vector, over random z."""
+    """Standard deviation of w along the vector, over random z (`std_along`)."""
     layers: tuple[int, ...] | None = None
     """Rows of W+ that it moves, counted from 0; None means all."""
     range: tuple[float, float] = SENSIBLE_RANGE
@@ -41,6 +42,11 @@ class Direction:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+
+    @property
+    def per_row(self) -> bool:
+        """Whether each row of W+ has a vector of its own."""
+        return self.vector.ndim == 2
 
 
 @dataclass(frozen=True)
@@ -113,13 +119,20 @@ def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
     """w' = w + Σ strength · std · vector; all offsets are kept.
 
     code.w: (style_dim,) or (num_latents, style_dim). It stays in W when every direction
-    moves all layers, otherwise the result is in W+. The new code's info has a list
+    moves all layers alike, otherwise the result is in W+. The new code's info has a list
     `edits`, and no `distortion`: it no longer aims at the photograph.
     """
     w = code.w
     for move in moves:
         step = move.strength * move.direction.std * move.direction.vector.to(w)
         layers = move.direction.layers
+        if move.direction.per_row:
+            if len(step) != num_latents:
+                raise UsageError(
+                    f"direction {move.direction.name}: {len(step)} rows, and w has {num_latents}"
+                )
+            w = as_w_plus(w, num_latents) + step
+            continue
         if layers is None:
             w = w + step
             continue
@@ -248,21 +261,41 @@ def _from_json(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Direc
 
 def _check_fit(path: Path, direction: Direction, model: Model) -> None:
     config = model.generator.config
-    if direction.vector.shape != (config.style_dim,):
+    rows, length = config.num_latents, config.style_dim
+    if direction.vector.shape not in ((length,), (rows, length)):
         raise FileError(
             path,
-            f"{direction.name} has shape {tuple(direction.vector.shape)}, expected ({config.style_dim},)",
+            f"{direction.name} has shape {tuple(direction.vector.shape)}, "
+            f"expected ({length},) or ({rows}, {length})",
         )
     if not direction.vector.isfinite().all() or not math.isfinite(direction.std):
         raise FileError(path, f"{direction.name} has values that are not finite")
-    if abs(direction.vector.norm().item() - 1) > 1e-3:
-        raise FileError(path, f"{direction.name} is not a unit vector")
-    if direction.layers is not None and not all(0 <= i < config.num_latents for i in direction.layers):
+    if direction.layers is not None and not all(0 <= i < rows for i in direction.layers):
         raise FileError(path, f"{direction.name} moves layers that {model.name} does not have")
     if direction.layers == ():
         raise FileError(path, f"{direction.name} moves no layer")
+    moved = direction.vector[moved_rows(direction)] if direction.per_row else direction.vector[None]
+    if abs(row_norm(moved) - 1) > 1e-3:
+        raise FileError(path, f"{direction.name} is not a unit vector")
+    if direction.per_row and moved.count_nonzero() != direction.vector.count_nonzero():
+        raise FileError(path, f"{direction.name} has values in rows that it does not move")
+
+
+def moved_rows(direction: Direction) -> list[int]:
+    """Numbers of the rows of W+ that a direction with a vector for each row moves."""
+    return list(range(len(direction.vector)) if direction.layers is None else direction.layers)
+
+
+def row_norm(vectors: Tensor) -> float:
+    """Root mean square of the norms of rows (K, style_dim)."""
+    return float(vectors.double().norm(dim=1).square().mean().sqrt())
 
 
 def std_along(w: Tensor, vector: Tensor) -> float:
-    """Standard deviation of samples (N, style_dim) along a unit vector (style_dim,)."""
-    return float(torch.std(w.double().cpu() @ vector.double().cpu()))
+    """Standard deviation of samples w (N, style_dim) along a unit vector (style_dim,).
+
+    vector (K, style_dim), the rows that a direction moves: the root mean square over them, each
+    weighted as it is; of K equal rows it is that of the one.
+    """
+    along = w.double().cpu() @ torch.atleast_2d(vector.double().cpu()).T
+    return float(along.var(dim=0).mean().sqrt())

@@ -12,13 +12,16 @@ KNOWN_ATTRIBUTES = {
 }
 """Attribute and sign of directions by name: + on `gender` is more male, + on `age` is older."""
 
+POSE = "pose"
+"""Name of the direction that is learnt from landmarks: + turns the face to the viewer's right."""
+
 
 @dataclass(frozen=True)
 class LearnSettings:
     """How directions are learnt from scored samples."""
 
     samples: int = 20_000
-    """Random w that are drawn as images and scored."""
+    """Random w that are drawn as images and scored; of --pairs at most so many."""
     batch: int = 64
     """Images drawn at a time."""
     share: float = 0.1
@@ -27,6 +30,8 @@ class LearnSettings:
     """Scale of random ε while drawing, one draw a batch; 0 draws with the mean weights."""
     svm_c: float = 0.01
     """C of the SVM: smaller values prefer a wide margin to few errors."""
+    ridge: float = 3.0
+    """Penalty of the regression of `pose`, for each sample, in W scaled to a variance of 1."""
     seed: int = 1
     """Seed of z, ε and the 70/30 split."""
 
@@ -39,5 +44,7 @@ class LearnSettings:
             raise ValueError(f"share {self.share}: expected a number above 0 and up to 0.5")
         if not (math.isfinite(self.svm_c) and self.svm_c > 0):
             raise ValueError(f"svm_c {self.svm_c}: expected a number above 0")
+        if not (math.isfinite(self.ridge) and self.ridge > 0):
+            raise ValueError(f"ridge {self.ridge}: expected a number above 0")
         if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
             raise ValueError(f"epsilon {self.epsilon}: expected a finite number, 0 or more")

@@ -1,7 +1,7 @@
 """InterFaceGAN (Shen et al. 2020): a direction as the normal of a linear SVM in W."""
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,45 +10,13 @@ from torch import Tensor
 
 from wrangan_cli.engine.editing.directions import Direction, std_along, unit
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
-from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.errors import UsageError, WranganError
 
 
 def require_sklearn() -> None:
     """WranganError naming the extra where scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
         raise WranganError("hyperplanes in W are found by scikit-learn: pip install 'wrangan[directions]'")
-
-
-@torch.no_grad()
-def score_samples(
-    model: Model,
-    net: AttributeNet,
-    settings: LearnSettings,
-    on_images: Callable[[int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Random w and what the net sees in their images.
-
-    Returns w: float32 (samples, style_dim) and logits: float32 (samples, K), both on
-    the CPU. on_images gets the number of images drawn so far. Raises WranganError when
-    a score is not finite.
-    """
-    w = sample_w(model.generator, settings.samples, seed=settings.seed)
-    rng = random_generator(settings.seed)
-    logits, done = [], 0
-    for part in w.split(settings.batch):
-        epsilon = draw_epsilon(model.generator, scale=settings.epsilon, rng=rng) if settings.epsilon else None
-        logits.append(attribute_logits(net, model.generator.synthesis(part, epsilon=epsilon)).cpu())
-        done += len(part)
-        if on_images:
-            on_images(done)
-    scores = torch.cat(logits)
-    if not scores.isfinite().all():
-        raise WranganError(f"{model.name}: images of random latents have scores that are not finite")
-    return w.cpu(), scores
 
 
 @dataclass(frozen=True)
@@ -93,7 +61,7 @@ def learn_direction(
     Raises WranganError without scikit-learn, or when the scores do not differ.
     """
     parted = separate(name, w, scores, settings)
-    vector = _orthogonal(parted.normal, orthogonal_to, name)
+    vector = made_orthogonal(parted.normal, orthogonal_to, name)
     position = w.double().cpu() @ vector.double()
     return Direction(
         name=name,
@@ -165,10 +133,13 @@ def _split(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
     return shuffled[:border], shuffled[border:]
 
 
-def _orthogonal(vector: Tensor, others: Sequence[Direction], name: str) -> Tensor:
+def made_orthogonal(vector: Tensor, others: Sequence[Direction], name: str) -> Tensor:
     """The part of a unit vector at right angles to all others, again of length 1."""
     if not others:
         return vector
+    for other in others:
+        if other.per_row:
+            raise UsageError(f"direction {name}: {other.name} has a vector for each row, and none in W")
     basis = torch.stack([other.vector.double() for other in others], dim=1)
     # The pseudo-inverse also serves where the others depend on each other.
     left = vector.double() - basis @ (torch.linalg.pinv(basis) @ vector.double())

@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.editing.directions import std_along
+from wrangan_cli.engine.editing.scoring import score_samples
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
-from wrangan_cli.engine.editing.svm import Separation, require_sklearn, score_samples, separate
+from wrangan_cli.engine.editing.svm import Separation, require_sklearn, separate
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.metrics.base import LayerMetric
 from wrangan_cli.engine.model_folder import Model

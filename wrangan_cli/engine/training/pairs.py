@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.images import to_uint8
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.generator import Generator
@@ -21,6 +21,9 @@ from wrangan_cli.engine.tensorfile import write_tensors
 SHARD = 256
 """Pairs of one file: what an interruption may lose."""
 SEED_STRIDE = 1_000_003
+"""Between the seeds of two drawings, so that their files never share one."""
+DRAWN_TOGETHER = 32
+"""Images at a time on a GPU; on the CPU one, which is as fast there and shows where it is."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,14 @@ class Pairs:
         return len(self.w)
 
     def images(self, indices: np.ndarray | range) -> Tensor:
-        """float32 (len(indices), 3, side, side) in [-1, 1], in the order of `indices`."""
+        """float32 (len(indices), 3, side, side) in [-1, 1], in the order of `indices`.
+
+        Each from 0 to len(self) - 1; IndexError otherwise.
+        """
         found = torch.empty(len(indices), 3, self.side, self.side)
-        order = np.asarray(indices)
+        order = np.asarray(indices, dtype=np.int64)
+        if len(order) and not 0 <= order.min() <= order.max() < len(self):
+            raise IndexError(f"pairs {order.min()}…{order.max()}: there are {len(self)}")
         for shard in np.unique(order // SHARD):
             with safe_open(self.shards[shard], framework="pt") as stream:
                 stored = stream.get_slice("images")
@@ -73,8 +81,11 @@ def draw_pairs(
     """Draw w of random z and their images at ε = 0, reduced by area to `side`, into `folder`.
 
     What stands there of the same model, side and seed is kept: an interrupted drawing goes on, and a
-    larger number adds to it. on_pairs is told how many there are. Raises FileError for files of another.
+    larger number adds to it. on_pairs is told how many there are. Raises UsageError for numbers that make
+    no sense, FileError for files of another.
     """
+    if samples < 1 or side < 1 or seed < 0:
+        raise UsageError(f"pairs: {samples} of {side} px, seed {seed}: expected 1 or more, seed 0 or more")
     generator = model.generator
     side = min(side, model.resolution)
     record = {"kind": "pairs", "means_sha256": means_sha256(generator), "side": side, "seed": seed}
@@ -83,13 +94,17 @@ def draw_pairs(
         path = _shard(folder, number)
         if path.exists() and _count(path, record) >= count:
             continue
+        if on_pairs:
+            on_pairs(first)
         rng = random_generator(seed * SEED_STRIDE + number)
         z = torch.randn(SHARD, generator.config.style_dim, generator=rng)[:count]
         w, images = generator.mapping(z.to(model.device)), []
-        for place, row in enumerate(w.split(1)):
-            images.append(to_uint8(generator.synthesis(row, side=side)))
+        done = first
+        for rows in w.split(1 if w.device.type == "cpu" else DRAWN_TOGETHER):
+            images.append(to_uint8(generator.synthesis(rows, side=side)))
+            done += len(rows)
             if on_pairs:
-                on_pairs(first + place + 1)
+                on_pairs(done)
         write_tensors(path, {"w": w.float(), "images": torch.cat(images)}, record)
     return open_pairs(folder, generator)
 
@@ -102,7 +117,7 @@ def open_pairs(folder: Path, generator: Generator) -> Pairs:
     wanted, side, rows = means_sha256(generator), 0, []
     for number, path in enumerate(shards):
         record, w, shape = _read(path)
-        if record.get("means_sha256") != wanted:
+        if record.get("means_sha256") != wanted or w.shape[1] != generator.config.style_dim:
             raise FileError(path, "drawn by another generator")
         if path != _shard(folder, number) or (side and shape[-1] != side):
             raise FileError(path, "the files before it are of another number or size")
@@ -133,6 +148,8 @@ def _read(path: Path) -> tuple[dict[str, object], Tensor, list[int]]:
             w, shape = stream.get_tensor("w"), stream.get_slice("images").get_shape()
     except (KeyError, SafetensorError, OSError, ValueError) as error:
         raise FileError(path, f"not a readable file of pairs ({error})") from error
-    if not isinstance(record, dict) or record.get("kind") != "pairs" or len(w) != shape[0]:
+    if not isinstance(record, dict) or record.get("kind") != "pairs":
         raise FileError(path, "not a file of pairs")
+    if w.ndim != 2 or len(shape) != 4 or len(w) != shape[0] or shape[2] != shape[3]:
+        raise FileError(path, f"w of shape {tuple(w.shape)} and images of {tuple(shape)} are no pairs")
     return record, w.float(), list(shape)

@@ -1,0 +1,112 @@
+"""Scores of images of random w: what directions are learnt from."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.editing.settings import LearnSettings
+from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
+from wrangan_cli.engine.models.randomized import draw_epsilon
+from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.training.pairs import Pairs
+
+
+class Scorer(Protocol):
+    """Says of each image how much there is of something."""
+
+    @property
+    def side(self) -> int:
+        """Side in px that it looks at; larger images are reduced to it by area."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1], not clipped → (B, K) float32 on the CPU; NaN where it cannot say."""
+
+
+class AttributeScorer:
+    """The logits of an attribute net; WranganError where one is not finite."""
+
+    def __init__(self, net: AttributeNet) -> None:
+        self._net = net
+
+    @property
+    def side(self) -> int:
+        """That of the net."""
+        return self._net.config.resolution
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scores = attribute_logits(self._net, images).cpu()
+        if not scores.isfinite().all():
+            raise WranganError("images of random latents have scores that are not finite")
+        return scores
+
+
+def score_samples(
+    model: Model,
+    net: AttributeNet,
+    settings: LearnSettings,
+    on_images: Callable[[int], None] | None = None,
+    pairs: Pairs | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Random w and what the net sees in their images: `scored` with an attribute net alone."""
+    w, (logits,) = scored(model, [AttributeScorer(net)], settings, on_images, pairs)
+    return w, logits
+
+
+@torch.no_grad()
+def scored(
+    model: Model,
+    scorers: Sequence[Scorer],
+    settings: LearnSettings,
+    on_images: Callable[[int], None] | None = None,
+    pairs: Pairs | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Random w and what each scorer says of their images.
+
+    pairs: take the first `settings.samples` of these instead of drawing; fewer where there are
+    fewer. Returns w: float32 (N, style_dim), and of each scorer (N, K), on the CPU. on_images gets
+    the number of images done so far.
+    """
+    if pairs is not None and settings.epsilon:
+        raise UsageError("pairs are drawn with the mean weights: give no epsilon with them")
+    w = sample_w(model.generator, settings.samples, seed=settings.seed) if pairs is None else pairs.w
+    w = w[: settings.samples]
+    batches = _drawn(model, w, scorers, settings) if pairs is None else _stored(pairs, len(w), settings.batch)
+    scores: list[list[Tensor]] = [[] for _ in scorers]
+    done = 0
+    for images in batches:
+        for own, scorer in zip(scores, scorers, strict=True):
+            own.append(scorer(images))
+        done += len(images)
+        if on_images:
+            on_images(done)
+    return w.cpu(), [torch.cat(own) for own in scores]
+
+
+def drawing_side(resolution: int, sides: Sequence[int]) -> int | None:
+    """The side to draw at for scorers that look at `sides`; None: the model's own.
+
+    An area reduction in two steps is the one in a single step only where each divides the side
+    before by a whole number. (Values beyond [-1, 1] are clipped after the first: all the
+    difference that there is.)
+    """
+    largest = max(sides)
+    steps = [(resolution, largest), *((largest, side) for side in sides)]
+    return largest if largest < resolution and all(a % b == 0 for a, b in steps) else None
+
+
+def _drawn(model: Model, w: Tensor, scorers: Sequence[Scorer], settings: LearnSettings) -> Iterator[Tensor]:
+    side = drawing_side(model.resolution, [scorer.side for scorer in scorers])
+    rng = random_generator(settings.seed)
+    for part in w.split(settings.batch):
+        epsilon = draw_epsilon(model.generator, scale=settings.epsilon, rng=rng) if settings.epsilon else None
+        yield model.generator.synthesis(part, epsilon=epsilon, side=side)
+
+
+def _stored(pairs: Pairs, count: int, batch: int) -> Iterator[Tensor]:
+    for first in range(0, count, batch):
+        yield pairs.images(np.arange(first, min(first + batch, count)))

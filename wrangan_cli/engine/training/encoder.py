@@ -143,8 +143,7 @@ class ImageTrainer(ABC, Generic[N]):
 
     def synthesis(self, codes: Tensor) -> Tensor:
         """Images (B, 3, side, side) of codes."""
-        smaller: dict[str, Any] = {"side": self.side} if self.side < self.model.resolution else {}
-        return self.model.generator.synthesis(codes, **smaller)
+        return self.model.generator.synthesis(codes, side=self.side)
 
     def networks(self) -> list[nn.Module]:
         """All that lies in memory."""

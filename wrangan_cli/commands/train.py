@@ -18,6 +18,7 @@ from wrangan_cli.commands.training_runs import (
     advance,
     join_processes,
     load_images,
+    no_images,
     print_plan,
     run_adversarial,
     run_sensitivity,
@@ -219,9 +220,21 @@ def randomize(
 @app.command("encoder")
 @settings_options(EncoderSettings)
 def encoder(
-    data: Data,
     out: Out,
     settings: EncoderSettings,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder, zip or LMDB of images; may be given several times. Not needed with --batch 0."
+        ),
+    ] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Kind w: folder of pairs that `wrangan generate --pairs` has drawn, in the place of images "
+            "generated anew."
+        ),
+    ] = None,
     model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
     install: Annotated[
@@ -245,24 +258,35 @@ def encoder(
     from wrangan_cli.engine.distributed import is_main
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.models.encoders import KINDS, save_encoder
+    from wrangan_cli.engine.models.encoders.blocks import fitted
     from wrangan_cli.engine.perceptual import load_perceptual
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.encoder import ImageTrainer
     from wrangan_cli.engine.training.encoder_kinds import encoder_trainer, record_of
     from wrangan_cli.engine.training.memory import encoder_memory
+    from wrangan_cli.engine.training.pairs import open_pairs
     from wrangan_cli.engine.training.record import RunRecord
     from wrangan_cli.engine.training.run import Report, train
 
     loaded = load_model(model, resolve_device(device))
     perceptual = load_perceptual(settings.perceptual or loaded.perceptual, loaded.device)
-    trainer = encoder_trainer(loaded, settings, perceptual, start)
+    known = open_pairs(pairs, loaded.generator) if pairs else None
+    trainer = encoder_trainer(loaded, settings, perceptual, start, known)
+    if settings.batch and not data:
+        raise UsageError("--data is missing (only --batch 0 with --pairs does without)")
     if dry_run:
         print_plan(settings, loaded.device, {"encoder": trainer.encoder}, encoder_memory(trainer))
         return
-    images = load_images(data, loaded.resolution, settings.resize_filter)
-    record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path)})
+    if data and settings.batch:
+        images = load_images(data, trainer.side, settings.resize_filter)
+        examples = images.batch(range(min(16, len(images))))
+        batches = stream(images, settings, trainer.own)
+    else:
+        assert known is not None  # or the trainer would not have been made
+        examples = fitted(known.images(range(min(16, len(known)))), trainer.side)
+        batches = no_images(trainer.side)
+    record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path), "pairs": str(pairs)})
     bar = progress("encoder", settings.images)
-    examples = images.batch(range(min(16, len(images))))
 
     def save(folder: Path) -> Path:
         about = record_of(trainer) | {"settings": dataclasses.asdict(settings)}
@@ -280,7 +304,7 @@ def encoder(
         save(out)
 
     with bar:
-        train(trainer, stream(images, settings, trainer.own), out, on_step, on_snapshot, say)
+        train(trainer, batches, out, on_step, on_snapshot, say)
     record.close()
     if not is_main():
         return

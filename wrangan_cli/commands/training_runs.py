@@ -78,6 +78,15 @@ def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int
     return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip, rows)
 
 
+def no_images(side: int) -> "Callable[[int], Iterator[Tensor]]":
+    """`stream` of a training without images of its own: batches of none."""
+    import itertools
+
+    import torch
+
+    return lambda _: itertools.repeat(torch.empty(0, 3, side, side))
+
+
 def run_adversarial(
     trainer: "AdversarialTrainer",
     data: list[Path],

@@ -9,14 +9,19 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine import weights
 from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks, own_share, world_size
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
-from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS
+from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, fitted
+from wrangan_cli.engine.models.encoders.w import EFFICIENTNET
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.batch_norm import share_batch_norm
+from wrangan_cli.engine.training.pair_batches import PairBatches
+from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 
@@ -47,6 +52,7 @@ class ImageTrainer(ABC, Generic[N]):
         """
         torch.manual_seed(settings.seed)
         self.model, self.settings, self.perceptual = model, settings, perceptual
+        self.side = min(settings.image_side or model.resolution, model.resolution)
         if settings.batch % world_size():
             raise UsageError(f"batch {settings.batch}: expected a multiple of the {world_size()} processes")
         try:
@@ -65,6 +71,7 @@ class ImageTrainer(ABC, Generic[N]):
         self.ema.eval().requires_grad_(False)
         self.optimizer = adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
+        self.per_step = settings.batch or settings.pair_batch
         # As in draws.py: every process draws for the whole batch and keeps its own rows.
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.own = list(own_share(range(settings.batch)))
@@ -77,13 +84,13 @@ class ImageTrainer(ABC, Generic[N]):
     def losses(self, real: Tensor, z: Tensor) -> Tensor:
         """What is minimised, and its parts without their weights, in the order of `loss_names`.
 
-        real: (B, 3, R, R). z: (B, style_dim), latents of as many generated images. Of a network
+        real: (B, 3, side, side). z: (B, style_dim), latents of as many generated images. Of a network
         that makes several passes: the losses of the first.
         """
 
     @abstractmethod
     def drawn(self, images: Tensor) -> Tensor:
-        """Reconstructions (B, 3, R, R) by the averaged network, for the eye; without gradients."""
+        """Reconstructions (B, 3, side, side) by the averaged network, for the eye; without gradients."""
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:
         """Add the gradients of a step; `losses`, of the last pass, detached."""
@@ -96,7 +103,7 @@ class ImageTrainer(ABC, Generic[N]):
         return {}
 
     def step(self, real: Tensor) -> Report:
-        """One update from real images (B, 3, R, R), those in `own`, and the latents that go with them."""
+        """One update from real images (B, 3, side, side), those in `own`, and the latents beside them."""
         settings = self.settings
         z = torch.randn(settings.batch, self.model.generator.config.style_dim, generator=self.rng)
         self.optimizer.param_groups[0]["lr"] = self._lr()
@@ -105,8 +112,8 @@ class ImageTrainer(ABC, Generic[N]):
         average_gradients(self.encoder.parameters())
         self.optimizer.step()
         more = self.after(z)
-        self.images += settings.batch
-        self._average(settings.batch)
+        self.images += self.per_step
+        self._average(self.per_step)
         names = [self.perceptual.name if name == "perceptual" else name for name in self.loss_names]
         means = mean_over_ranks(losses).tolist()
         report = {f"loss/{name}": value for name, value in zip(names, means, strict=True)} | more
@@ -129,10 +136,14 @@ class ImageTrainer(ABC, Generic[N]):
         return [total, loss_l2, loss_perceptual]
 
     def generated(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """w (B, style_dim) of latents, and its images (B, 3, R, R); constants of the training."""
+        """w (B, style_dim) of latents, and its images (B, 3, side, side); constants of the training."""
         with torch.no_grad():
             w = self.model.generator.mapping(z)
-            return w, self.model.generator.synthesis(w).clamp(-1, 1)
+            return w, self.synthesis(w).clamp(-1, 1)
+
+    def synthesis(self, codes: Tensor) -> Tensor:
+        """Images (B, 3, side, side) of codes."""
+        return self.model.generator.synthesis(codes, side=self.side)
 
     def networks(self) -> list[nn.Module]:
         """All that lies in memory."""
@@ -195,33 +206,81 @@ class ImageTrainer(ABC, Generic[N]):
 class EncoderTrainer(ImageTrainer[Encoder]):
     """The encoder into W.
 
-    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; generated ones by the
-    distance of E(G(w)) to their known w, which keeps the codes inside W.
+    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; images of known w, generated or of pairs,
+    by the distance of E(G(w)) to it, which keeps the codes inside W. Pairs cost no pass of the generator.
     """
 
     loss_names = ("total", "mse", "perceptual", "w")
 
+    def __init__(
+        self,
+        model: Model,
+        settings: EncoderSettings,
+        perceptual: PerceptualDistance,
+        start: Encoder | None = None,
+        pairs: Pairs | None = None,
+    ) -> None:
+        """As ImageTrainer; pairs: of the model's generator. UsageError where there is nothing to see."""
+        super().__init__(model, settings, perceptual, start)
+        if not (settings.batch or pairs):
+            raise UsageError("batch 0: a training without real images needs pairs")
+        self.pairs: PairBatches | None = None
+        if pairs:
+            rows = list(own_share(range(settings.pair_batch)))
+            if settings.pair_batch % world_size():
+                raise UsageError(
+                    f"pair_batch {settings.pair_batch}: expected a multiple of the {world_size()} processes"
+                )
+            side = self.encoder.config.input_side
+            self.pairs = PairBatches(
+                pairs, settings.pair_batch, side, settings.seed, rows, settings.pair_augment
+            )
+
     def network(self) -> Encoder:
         """Of the settings' sizes."""
-        settings = self.settings
+        settings, dim = self.settings, self.model.generator.config.style_dim
+        if settings.backbone == EFFICIENTNET:
+            encoder = Encoder(EncoderConfig(dim, (), (), settings.input_side, EFFICIENTNET))
+            if settings.pretrained:
+                path = weights.find_weights(weights.EFFICIENTNET_LITE0, "the encoder's body")
+                classifier = torch.load(path, map_location="cpu", weights_only=True)
+                load_pretrained(encoder.body, classifier)
+            return encoder
         widths, blocks = body_sizes(settings, "ir-se")
-        return Encoder(
-            EncoderConfig(self.model.generator.config.style_dim, widths, blocks, settings.input_side)
-        )
+        return Encoder(EncoderConfig(dim, widths, blocks, settings.input_side))
 
     def losses(self, real: Tensor, z: Tensor) -> Tensor:
         """(4,), see `loss_names`."""
-        true_w, generated = self.generated(z)
-        real_w, generated_w = self.encoder(torch.cat([real, generated])).chunk(2)
-        loss_w = (generated_w - true_w).square().sum(dim=1).mean() / self.model.w_std**2
-        parts = self.reconstruction(self.model.generator.synthesis(real_w), real, self.target_of(real))
+        true_w, known = self.pairs.following(self.model.device) if self.pairs else self.generated(z)
+        side = self.encoder.config.input_side
+        codes = self.encoder(torch.cat([fitted(images, side) for images in (real, known) if len(images)]))
+        loss_w = (codes[len(real) :] - true_w).square().sum(dim=1).mean() / self.model.w_std**2
         weight = 1.0 if self.settings.w_weight is None else self.settings.w_weight
+        parts = [loss_w.new_zeros(())] * 3
+        if len(real):
+            parts = self.reconstruction(self.synthesis(codes[: len(real)]), real, self.target_of(real))
         return torch.stack([parts[0] + weight * loss_w, *parts[1:], loss_w])
 
     @torch.no_grad()
     def drawn(self, images: Tensor) -> Tensor:
-        """Reconstructions (B, 3, R, R)."""
-        return self.model.generator.synthesis(self.ema(images))
+        """Reconstructions (B, 3, side, side)."""
+        return self.synthesis(self.ema(images))
+
+    def on_meta(self) -> Self:
+        """See ImageTrainer."""
+        twin = super().on_meta()
+        twin.pairs = self.pairs.on_meta() if self.pairs else None
+        return twin
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return super().state() | ({"pairs_seen": self.pairs.seen} if self.pairs else {})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`; UsageError if it belongs to another model or kind."""
+        super().restore(state)
+        if self.pairs:
+            self.pairs.seen = state.get("pairs_seen", 0)
 
 
 def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

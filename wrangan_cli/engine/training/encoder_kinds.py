@@ -4,29 +4,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import Encoder, Hypernet, StyleEncoder, encoder_sha256, read_any
 from wrangan_cli.engine.perceptual import PerceptualDistance
 from wrangan_cli.engine.training.encoder import EncoderTrainer, ImageTrainer
 from wrangan_cli.engine.training.hypernet import HypernetTrainer
+from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.settings import EncoderSettings
 from wrangan_cli.engine.training.style_encoder import StyleEncoderTrainer
 
 
 def encoder_trainer(
-    model: Model, settings: EncoderSettings, perceptual: PerceptualDistance, start: Path | None = None
+    model: Model,
+    settings: EncoderSettings,
+    perceptual: PerceptualDistance,
+    start: Path | None = None,
+    pairs: Pairs | None = None,
 ) -> ImageTrainer[Any]:
-    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from.
+    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from; pairs: of
+    the model's generator, for kind w.
 
     Raises UsageError for sizes that do not fit, FileError where `start` is not such a file.
     """
+    if pairs and settings.kind != "w":
+        raise UsageError(f"pairs are for kind w, not {settings.kind}")
     network: Any = read_any(start, settings.kind)[0] if start else None
     if network is not None and settings.kind in ("restyle", "hyperstyle"):
         # Not a size of the network: the settings say how often it is run.
         network.config = replace(network.config, passes=settings.passes)
     if settings.kind == "w":
         assert network is None or isinstance(network, Encoder)
-        return EncoderTrainer(model, settings, perceptual, network)
+        return EncoderTrainer(model, settings, perceptual, network, pairs)
     if settings.kind == "hyperstyle":
         assert network is None or isinstance(network, Hypernet)
         return HypernetTrainer(model, settings, perceptual, network)

@@ -111,7 +111,7 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
 
 def encoder_memory(trainer: ImageTrainer[Any]) -> Memory:
     """Memory of one process of a training of an encoder; of several passes, each is as large."""
-    twin, side = trainer.on_meta(), trainer.model.resolution
+    twin, side = trainer.on_meta(), trainer.side
     count = len(trainer.own)
     real = torch.empty(count, 3, side, side, device="meta")
     z = torch.empty(count, trainer.model.generator.config.style_dim, device="meta")

@@ -21,8 +21,6 @@ class RunSettings(Protocol):
     @property
     def images(self) -> int: ...
     @property
-    def batch(self) -> int: ...
-    @property
     def snapshot_images(self) -> int: ...
     @property
     def keep_snapshots(self) -> int: ...
@@ -87,10 +85,11 @@ def train(
                 started = time.perf_counter()
                 batch = next(following)
                 waited = time.perf_counter() - started
-                whole = False
+                whole, before = False, trainer.images
                 report = trainer.step(batch)
                 whole = True
-                report["images_per_second"] = settings.batch / (time.perf_counter() - started)
+                seen = trainer.images - before
+                report["images_per_second"] = seen / (time.perf_counter() - started)
                 report["seconds/data"] = waited
                 on_step(trainer, report)
                 if trainer.images >= due:

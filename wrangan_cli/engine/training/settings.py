@@ -179,12 +179,19 @@ class EncoderSettings:
     """`train encoder`: photographs into W or W+, or into the generator's weights (--kind)."""
 
     kind: str = "w"
-    """w: into W, anchored by generated images. e4e: into W+ (Tov et al. 2021). restyle: the same in
+    """w: into W, anchored by images of known w. e4e: into W+ (Tov et al. 2021). restyle: the same in
     several passes (Alaluf et al. 2021). hyperstyle: offsets of the generator's weights (2022)."""
     images: int = 1_600_000
-    """Train until this many real images were seen (e4e: 200,000 steps of 8)."""
+    """Train until this many real images were seen (e4e: 200,000 steps of 8); pairs, with --batch 0."""
     batch: int = 8
-    """Real images per step; as many generated ones go with them."""
+    """Real images per step; as many generated ones go with them. 0: none, which needs --pairs."""
+    pair_batch: int = 8
+    """With --pairs: pairs per step, in the place of images that are generated for it."""
+    pair_augment: bool = True
+    """Blur, noise, JPEG and small changes of colour for the images of pairs, which photographs have and they
+    lack; what would change w is left out."""
+    image_side: int = 0
+    """Kind w: side in px of real images and of what is compared with them; 0: the model's."""
     lr: float = 1e-4
     """Adam's learning rate, falling to a tenth over the last half by a cosine."""
     l2_weight: float = 1.0
@@ -202,7 +209,10 @@ class EncoderSettings:
     blocks: str = ""
     """Residual blocks of the stages. Empty: 3,4,14,3 (IR-SE50), or 3,4,6,3 of a resnet (ResNet34)."""
     backbone: str = ""
-    """ir-se or resnet (not for kind w). Empty: ir-se, and resnet for hyperstyle."""
+    """ir-se; resnet (not for kind w); efficientnet-lite0 (for kind w alone; its sizes are fixed). Empty:
+    ir-se, and resnet for hyperstyle."""
+    pretrained: bool = True
+    """efficientnet-lite0 starts as a classifier of ImageNet (wrangan[projected] has its weights)."""
     input_side: int = 256
     """The encoder sees images of this side."""
     ema_images: int = 10_000
@@ -262,11 +272,13 @@ class EncoderSettings:
         _check(
             self,
             (
-                *(*_COUNTS, "input_side", "passes", "progressive_every", "latent_r1_interval"),
+                *("images", "snapshot_images", "keep_snapshots", "ema_images", "pair_batch"),
+                *("input_side", "passes", "progressive_every", "latent_r1_interval"),
                 *("shared_inner", "inner", "features", "offset_rank", "offset_kernel"),
             ),
             (
                 *("lr", "l2_weight", "perceptual_weight", "head_width", "progressive_start"),
+                *("batch", "image_side"),
                 *("delta_weight", "latent_weight", "latent_lr", "latent_r1_gamma", "latent_pool"),
                 "shared_width",
             ),
@@ -275,5 +287,9 @@ class EncoderSettings:
             raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(ENCODER_KINDS)}")
         if self.w_weight is not None and not 0 <= self.w_weight < float("inf"):
             raise ValueError(f"w_weight {self.w_weight}: expected a number that is not negative")
-        if self.kind == "w" and self.backbone not in ("", "ir-se"):
-            raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se")
+        if self.kind == "w" and self.backbone not in ("", "ir-se", "efficientnet-lite0"):
+            raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se and efficientnet-lite0")
+        if self.kind != "w" and self.batch < 1:
+            raise ValueError(f"batch {self.batch}: expected 1 or more, but for kind w with pairs")
+        if self.kind != "w" and self.image_side:
+            raise ValueError(f"image_side {self.image_side}: for kind w alone")

@@ -7,7 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.models.efficientnet import WIDTH, efficientnet_lite0
 from wrangan_cli.engine.models.encoders.blocks import body_layers, fitted
+from wrangan_cli.engine.models.layers import EqualLinear
+
+EFFICIENTNET = "efficientnet-lite0"
+BACKBONES = ("ir-se", EFFICIENTNET)
 
 
 @dataclass(frozen=True)
@@ -17,11 +22,17 @@ class EncoderConfig:
     style_dim: int
     """Length of w."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
-    """Feature maps of the stages; each halves the size."""
+    """ir-se: feature maps of the stages; each halves the size."""
     blocks: tuple[int, ...] = (3, 4, 14, 3)
-    """Residual blocks of each stage (e4e's IR-SE50: 3, 4, 14, 3)."""
+    """ir-se: residual blocks of each stage (e4e's IR-SE50: 3, 4, 14, 3)."""
     input_side: int = 256
     """Images are reduced by area to this side."""
+    backbone: str = "ir-se"
+    """The body: ir-se, or efficientnet-lite0, whose sizes are fixed."""
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone {self.backbone!r}: kind w has {' and '.join(BACKBONES)}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the file's record."""
@@ -35,13 +46,16 @@ class EncoderConfig:
             widths=tuple(data["widths"]),
             blocks=tuple(data["blocks"]),
             input_side=data["input_side"],
+            # Files of before have ir-se and do not say so.
+            backbone=data.get("backbone", "ir-se"),
         )
 
 
 class Encoder(nn.Module):
-    """An IR-SE network with one linear map into W; it predicts the offset from the mean of W.
+    """A convolutional body with one linear map into W; it predicts the offset from the mean of W.
 
-    The body of e4e's encoder (Tov et al. 2021) with a single W head, all sizes settings.
+    The body is e4e's (Tov et al. 2021), all sizes settings, or EfficientNet-lite0's. Its last map goes into
+    the linear map as 4×4 means, which keep where in the image something is.
     """
 
     w_mean: Tensor
@@ -49,14 +63,24 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.body, _ = body_layers("ir-se", 3, config.widths, config.blocks)
+        if config.backbone == EFFICIENTNET:
+            # The layout in which depthwise convolutions are fast on the CPU.
+            self.body = efficientnet_lite0().to(memory_format=torch.channels_last)
+            # Of so many inputs a plain linear map would take steps that are too long for it.
+            self.head: nn.Module = EqualLinear(WIDTH * 16, config.style_dim)
+            nn.init.normal_(self.head.weight, std=0.1)
+        else:
+            self.body, _ = body_layers(config.backbone, 3, config.widths, config.blocks)
+            inputs = config.widths[-1] * 16
+            self.head = nn.Linear(inputs, config.style_dim)
+            nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(inputs))
+            nn.init.zeros_(self.head.bias)
         self.pool = nn.AdaptiveAvgPool2d(4)
-        self.head = nn.Linear(config.widths[-1] * 16, config.style_dim)
-        nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(self.head.in_features))
-        nn.init.zeros_(self.head.bias)
         self.register_buffer("w_mean", torch.zeros(config.style_dim))
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, R, R) in [-1, 1] → w: (B, style_dim)."""
         images = fitted(images, self.config.input_side)
+        if self.config.backbone == EFFICIENTNET:
+            images = images.contiguous(memory_format=torch.channels_last)
         return self.w_mean + self.head(self.pool(self.body(images)).flatten(1))

@@ -1,0 +1,92 @@
+"""Batches of pairs for a training, their images made a little worse, as photographs are."""
+
+import copy
+import io
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from wrangan_cli.engine.images import to_pillow, to_tensor
+from wrangan_cli.engine.models.encoders.blocks import fitted
+from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.training.data import batch_indices
+from wrangan_cli.engine.training.pairs import SEED_STRIDE, Pairs
+
+
+class PairBatches:
+    """One batch after the other; which, and what is done to them, follows from the seed and the count of
+    pairs seen alone, so that a training goes on exactly, in any number of processes."""
+
+    def __init__(
+        self, pairs: Pairs, batch: int, side: int, seed: int, rows: Sequence[int], degrade: bool = True
+    ) -> None:
+        """side: of the images in px. rows: which of each batch are wanted (the share of one process)."""
+        self.pairs, self.batch, self.side, self.seed = pairs, batch, side, seed
+        self.rows, self.degrade = list(rows), degrade
+        self.seen = 0
+        """Pairs of the batches so far."""
+        self._meta = False
+
+    def following(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """w (B, style_dim) and images (B, 3, side, side) in [-1, 1] of the next batch, on `device`."""
+        if self._meta:
+            shape = len(self.rows), 3, self.side, self.side
+            w = torch.empty(len(self.rows), self.pairs.w.shape[1], device="meta")
+            return w, torch.empty(shape, device="meta")
+        chosen = batch_indices(len(self.pairs), self.batch, self.seed, self.seen)[self.rows]
+        images = fitted(self.pairs.images(chosen), self.side)
+        if self.degrade:
+            images = torch.stack(
+                [
+                    degraded(image, random_generator(self.seed * SEED_STRIDE + self.seen + row))
+                    for row, image in zip(self.rows, images, strict=True)
+                ]
+            )
+        self.seen += self.batch
+        return self.pairs.w[torch.from_numpy(chosen)].to(device), images.to(device)
+
+    def on_meta(self) -> Self:
+        """A twin that gives shapes alone."""
+        twin = copy.copy(self)
+        twin._meta = True
+        return twin
+
+
+def degraded(image: Tensor, rng: torch.Generator) -> Tensor:
+    """An image (3, R, R) in [-1, 1] as a camera, a scan or a web page might have it: colours moved a little,
+    and, each in every second image, a smaller size, noise, JPEG. Nothing is moved or mirrored: w stays right.
+    """
+
+    def between(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=rng).item()
+
+    def coin() -> bool:
+        return between(0, 1) < 0.5
+
+    side = image.shape[-1]
+    grey = image.mean(dim=0, keepdim=True)
+    image = grey + (image - grey) * between(0.7, 1.2)
+    gains = 1 + 0.04 * torch.randn(3, 1, 1, generator=rng)
+    image = (image * between(0.85, 1.15) * gains + between(-0.1, 0.1)).clamp(-1, 1)
+    small = side
+    if coin():
+        small = max(8, round(side * math.exp(between(math.log(0.25), 0))))
+        image = F.interpolate(image[None], size=(small, small), mode="area")[0]
+    if coin():
+        image = image + between(0, 0.1) * torch.randn(image.shape, generator=rng)
+    if coin():
+        image = _jpeg(image.clamp(-1, 1), quality=round(between(30, 95)))
+    if small < side:
+        image = F.interpolate(image[None], size=(side, side), mode="bicubic")[0]
+    return image.clamp(-1, 1)
+
+
+def _jpeg(image: Tensor, quality: int) -> Tensor:
+    stream = io.BytesIO()
+    to_pillow(image).save(stream, "JPEG", quality=quality)
+    return to_tensor(Image.open(stream))

@@ -16,7 +16,7 @@ from tests.fakes import fake_perceptual
 from tests.test_resume import assert_same_state
 from wrangan_cli.app import app
 from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.encoders import read_encoder
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
 from wrangan_cli.engine.perceptual import for_loss
@@ -128,6 +128,21 @@ def test_the_loss_is_its_formula(model: Model, pairs: Pairs) -> None:
     error = (codes[2:] - w).pow(2).sum(1).mean() / model.w_std**2
     expected = torch.stack([l2 + 0.8 * distance + 0.7 * error, l2, distance, error])
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("power", [-1.0, 0.5, 1.0])
+def test_the_error_of_w_by_variance(power: float, model: Model, pairs: Pairs) -> None:
+    trainer = trainer_of(model, pairs, w_power=power)
+    w = sample_w(model.generator, 10_000, seed=0)
+    _, values, directions = torch.pca_lowrank(w, 16, niter=20)
+    variances = values.square() / (len(w) - 1)
+    # Moves by one standard deviation along the principal directions.
+    moves = (directions * variances.sqrt()).T
+    found = torch.stack([trainer.w_error(move[None], torch.zeros(1, 16)) for move in moves])
+    expected = variances ** (1 + power) / (variances ** (1 + power)).sum()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-2)
+    # The mean of W has an error of 1.
+    assert float(trainer.w_error(model.w_mean.expand_as(w), w)) == pytest.approx(1, abs=0.1)
 
 
 def test_pairs_alone_need_no_generator(model: Model, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks, own_share, world_size
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import W_SAMPLES, Model, sample_w
 from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
 from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, fitted
 from wrangan_cli.engine.models.encoders.w import EFFICIENTNET
+from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.batch_norm import share_batch_norm
@@ -224,6 +225,7 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         super().__init__(model, settings, perceptual, start)
         if not (settings.batch or pairs):
             raise UsageError("batch 0: a training without real images needs pairs")
+        self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
         self.pairs: PairBatches | None = None
         if pairs:
             rows = list(own_share(range(settings.pair_batch)))
@@ -254,12 +256,20 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         true_w, known = self.pairs.following(self.model.device) if self.pairs else self.generated(z)
         side = self.encoder.config.input_side
         codes = self.encoder(torch.cat([fitted(images, side) for images in (real, known) if len(images)]))
-        loss_w = (codes[len(real) :] - true_w).square().sum(dim=1).mean() / self.model.w_std**2
+        loss_w = self.w_error(codes[len(real) :], true_w)
         weight = 1.0 if self.settings.w_weight is None else self.settings.w_weight
         parts = [loss_w.new_zeros(())] * 3
         if len(real):
             parts = self.reconstruction(self.synthesis(codes[: len(real)]), real, self.target_of(real))
         return torch.stack([parts[0] + weight * loss_w, *parts[1:], loss_w])
+
+    def w_error(self, codes: Tensor, true_w: Tensor) -> Tensor:
+        """Mean squared distance of w (B, style_dim), by the metric of the settings; 1 in the mean for the
+        mean of W."""
+        difference = codes - true_w
+        if self.metric is None:
+            return difference.square().sum(dim=1).mean() / self.model.w_std**2
+        return ((difference @ self.metric) * difference).sum(dim=1).mean()
 
     @torch.no_grad()
     def drawn(self, images: Tensor) -> Tensor:
@@ -270,6 +280,7 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         """See ImageTrainer."""
         twin = super().on_meta()
         twin.pairs = self.pairs.on_meta() if self.pairs else None
+        twin.metric = None if self.metric is None else self.metric.to("meta")
         return twin
 
     def state(self) -> dict[str, Any]:
@@ -281,6 +292,16 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         super().restore(state)
         if self.pairs:
             self.pairs.seen = state.get("pairs_seen", 0)
+
+
+def w_metric(generator: Generator, power: float) -> Tensor:
+    """C^power (style_dim, style_dim) of the covariance C of w, such that the mean of W has an error of 1."""
+    w = sample_w(generator, W_SAMPLES, seed=0)
+    variances, directions = torch.linalg.eigh(torch.cov(w.T.double()))
+    # Directions that W hardly has are not to count without bound where the power is negative.
+    variances = variances.clamp_min(1e-6 * float(variances.max()))
+    weights = variances**power / (variances ** (1 + power)).sum()
+    return ((directions * weights) @ directions.T).float()
 
 
 def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

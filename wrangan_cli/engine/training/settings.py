@@ -201,6 +201,9 @@ class EncoderSettings:
     w_weight: float | None = None
     """Weight of the squared error of w on generated images, in units of the variance of W. Unset: 1
     for kind w, 0 for e4e and restyle (as published); hyperstyle has no such term."""
+    w_power: float = 0.0
+    """Kind w: an error along a principal direction of W counts by the variance there to this power. 0: the
+    plain distance; 1: what varies much, and can be seen, counts most; -1: all directions count the same."""
     perceptual: str = ""
     """Perceptual distance; empty: the model's own."""
     widths: str = "64,128,256,512"
@@ -287,6 +290,8 @@ class EncoderSettings:
             raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(ENCODER_KINDS)}")
         if self.w_weight is not None and not 0 <= self.w_weight < float("inf"):
             raise ValueError(f"w_weight {self.w_weight}: expected a number that is not negative")
+        if not -1 <= self.w_power <= 1:
+            raise ValueError(f"w_power {self.w_power}: expected a number from -1 to 1")
         if self.kind == "w" and self.backbone not in ("", "ir-se", "efficientnet-lite0"):
             raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se and efficientnet-lite0")
         if self.kind != "w" and self.batch < 1:

@@ -16,7 +16,7 @@ from tests.fakes import fake_perceptual
 from tests.test_resume import assert_same_state
 from wrangan_cli.app import app
 from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.model_folder import Model, load_model, sample_w, save_model
 from wrangan_cli.engine.models.encoders import read_encoder
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
 from wrangan_cli.engine.perceptual import for_loss
@@ -41,14 +41,11 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    """A MobileStyleGAN of 32 px without a folder."""
+    """A MobileStyleGAN of 32 px."""
     torch.manual_seed(3)
     config = MobileStyleGANConfig({4: 16, 8: 16, 16: 8}, num_latents=6, style_dim=16, mapping_layers=2)
-    generator = MobileStyleGANGenerator(config).eval().requires_grad_(False)
-    z = torch.randn(200, 16)
-    w = generator.mapping(z)
-    std = float((w - w.mean(0)).square().sum(1).mean().sqrt())
-    return Model("tiny", tmp_path / "model", "0" * 64, generator, w.mean(0), std, "fake")  # type: ignore[arg-type]
+    folder = save_model(tmp_path / "tiny", MobileStyleGANGenerator(config), perceptual="st-lpips-alex")
+    return load_model(str(folder))
 
 
 @pytest.fixture
@@ -199,12 +196,12 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
 
 def test_the_command(model: Model, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("wrangan_cli.engine.model_folder.load_model", lambda *_: model)
     monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
     for seed in range(3):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)
     base = ["train", "encoder", "--device", "cpu", "--pair-batch", "4", "--images", "8", "--input-side", "32"]
     base += ["--backbone", "efficientnet-lite0", "--no-pretrained", "--image-side", "16"]
+    base += ["--model", str(model.path)]
 
     def run(*more: object) -> Any:
         return CliRunner().invoke(app, [*base, *map(str, more)])

@@ -29,7 +29,7 @@ def main() -> None:
         perceptual=options.perceptual,
         source=read_config(options.model)["source"],
         dtype=torch.float16,
-        epsilon_lr=model.epsilon_lr,
+        inversion=model.inversion,
     )
     print(options.out)
 

@@ -100,7 +100,7 @@ def test_steps_are_those_of_plain_lbfgs_in_the_units_of_the_metric() -> None:
         optimizer.zero_grad()
         values = loss()
         values.sum().backward()
-        optimizer.step(values, 1.0)
+        optimizer.step(values, (1.0, 1.0))
         ends.append(values.detach())
     optimizer.settle()
     found = [unknown.detach().clone() for unknown in problem.unknowns]

@@ -327,14 +327,14 @@ def test_the_script_that_makes_a_bundled_folder(
     """Of a model that was made of the fetched one; it keeps what the carrier has not."""
     start = load_model("ffhq")
     start.generator.state_dict()["to_img.bias"].add_(1)
-    made = save_model(tmp_path / "made", start.generator, w_mean=start.w_mean, epsilon_lr=0.01)
+    made = save_model(tmp_path / "made", start.generator, w_mean=start.w_mean, inversion={"epsilon_lr": 0.01})
     script = Path(__file__).parents[1] / "examples" / "bundle_fetched.py"
     monkeypatch.setattr(sys, "argv", [str(script), str(made), str(place.bundled / "again")])
     runpy.run_path(str(script), run_name="__main__")
     own, _ = read_tensors(place.bundled / "again" / FITTED)
     assert set(own) == {*read_tensors(folder / FITTED)[0], "to_img.bias"}
     again, before = load_model("again"), load_model(str(made))
-    assert (again.epsilon_lr, again.w_std) == (0.01, before.w_std)
+    assert (again.inversion, again.w_std) == ({"epsilon_lr": 0.01}, before.w_std)
     for name, tensor in again.generator.state_dict().items():
         assert torch.equal(tensor, before.generator.state_dict()[name]), name
 

@@ -21,8 +21,8 @@ from wrangan_cli.engine.perceptual import for_loss
 from wrangan_cli.engine.runtime import random_generator
 
 
-def test_defaults_are_the_papers_but_for_alpha() -> None:
-    settings = InversionSettings()
+def test_defaults_are_the_papers_but_for_alpha(tiny_model: Model) -> None:
+    settings = resolved(InversionSettings(), tiny_model)
     assert (settings.method, settings.steps, settings.lr) == ("wrangan", 500, 1e-3)
     assert (settings.l2_weight, settings.perceptual_weight) == (2.0, 1.0)
     assert (settings.alpha, settings.penalty, settings.epsilon_init) == (0.1, "mean", 1e-4)
@@ -93,17 +93,39 @@ def test_epsilon_may_have_a_learning_rate_of_its_own(tiny_model: Model, method: 
         InversionSettings(epsilon_lr=float("nan"))
 
 
-def test_a_model_names_the_learning_rate_that_suits_its_std(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "m", random_generator_network(), epsilon_lr=0.03)
+def test_a_model_names_the_settings_that_suit_its_std(tmp_path: Path) -> None:
+    named = {"epsilon_lr": 0.03, "steps": 77, "lr": 0.02, "alpha": 1.5, "perceptual_weight": 3.0}
+    folder = save_model(tmp_path / "m", random_generator_network(), inversion=named)
     model = load_model(str(folder))
-    assert model.epsilon_lr == 0.03
-    assert resolved(InversionSettings(), model).epsilon_lr == 0.03
-    assert resolved(InversionSettings(epsilon_lr=0.1), model).epsilon_lr == 0.1
-    assert resolved(InversionSettings(method="weight-tuning"), model).epsilon_lr is None
+    assert model.inversion == named
+    own = resolved(InversionSettings(), model)
+    assert {name: getattr(own, name) for name in named} == named
+    assert (own.optimizer, own.decay) == ("adam", 0.0)
+    assert resolved(InversionSettings(epsilon_lr=0.1, alpha=0.0), model).alpha == 0.0
+    tuning = resolved(InversionSettings(method="weight-tuning"), model)
+    assert (tuning.steps, tuning.epsilon_lr, tuning.lr, tuning.alpha) == (77, None, 1e-3, 0.1)
+    assert resolved(InversionSettings(method="sg2-w"), model).steps == 500
+
+
+@pytest.mark.parametrize("bad", ['"fast"', "-1", "true", "null"])
+def test_settings_of_a_model_that_cannot_be(tmp_path: Path, bad: str) -> None:
+    folder = save_model(tmp_path / "m", random_generator_network(), inversion={"epsilon_lr": 0.03})
     config = folder / "config.json"
-    config.write_text(config.read_text().replace("0.03", '"fast"'))
-    with pytest.raises(FileError, match=r"config\.json: inversion: expected an epsilon_lr"):
+    config.write_text(config.read_text().replace("0.03", bad))
+    with pytest.raises(FileError, match=r"config\.json: inversion: .*epsilon_lr"):
         load_model(str(folder))
+
+
+def test_a_setting_that_no_model_may_name(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m", random_generator_network(), inversion={"seed": 3})
+    with pytest.raises(FileError, match=r"config\.json: inversion: expected settings among"):
+        load_model(str(folder))
+
+
+def test_what_the_user_asks_for_does_not_go_with_what_the_model_names(tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "m", random_generator_network(), inversion={"optimizer": "lbfgs"})
+    with pytest.raises(UsageError, match=r"m, by its config\.json: optimizer lbfgs"):
+        resolved(InversionSettings(decay=0.5), load_model(str(folder)))
 
 
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:

@@ -41,7 +41,7 @@ def run(loss: Loss, start: Tensor, steps: int, history: int = 5) -> Tensor:
     x = start.clone().requires_grad_(True)
     optimizer = LBFGS([{"params": [x], "lr": 1.0}], history)
     for _ in range(steps):
-        optimizer.step(evaluate(loss, x, optimizer), 1.0)
+        optimizer.step(evaluate(loss, x, optimizer), (1.0, 1.0))
     optimizer.settle()
     return x.detach()
 
@@ -61,7 +61,7 @@ def test_direction_is_that_of_the_dense_update() -> None:
         values = evaluate(loss, x, optimizer)
         assert x.grad is not None
         trial, slope = x.detach().clone(), x.grad.clone()
-        optimizer.step(values, 1.0)
+        optimizer.step(values, (1.0, 1.0))
         for image in range(batch):
             now = start.detach()[image] + optimizer.point[image]
             taken = number == 0 or not torch.allclose(now, point[image], rtol=0, atol=1e-12)
@@ -100,7 +100,7 @@ def test_a_trial_that_is_too_long_is_taken_back() -> None:
     for _ in range(60):
         values = evaluate(rosenbrock, x, optimizer)
         tried.append(values.item())
-        optimizer.step(values, 1.0)
+        optimizer.step(values, (1.0, 1.0))
         assert optimizer.loss is not None
         taken.append(optimizer.loss.item())
     assert any(after > before for before, after in itertools.pairwise(tried))
@@ -136,7 +136,7 @@ def test_rates_scale_the_variables() -> None:
         optimizer.zero_grad()
         values = loss(torch.cat([first, second], dim=1))
         values.sum().backward()
-        optimizer.step(values, 1.0)
+        optimizer.step(values, (1.0, 1.0))
     optimizer.settle()
     scale = torch.tensor([0.1, 0.1, 1, 1, 1, 1], dtype=torch.float64)
     plain = run(lambda u: loss(u * scale), start / scale, 6, history=4) * scale
@@ -165,7 +165,7 @@ def test_goes_on_where_it_was(kind: str) -> None:
             v = v.select(kept)
             optimizer.keep(v.free, kept)
             loss = loss[kept]
-        optimizer.step(loss, 1.0)
+        optimizer.step(loss, (1.0, 1.0))
         return v
 
     whole, reference = make()

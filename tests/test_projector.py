@@ -87,6 +87,23 @@ def test_warmup_and_decay() -> None:
         InversionSettings(warmup=1.5)
 
 
+def test_offsets_rise_after_w(tiny_model: Model) -> None:
+    """With epsilon_warmup 0.5 of 4 steps, ε takes half of its rate in the first step and all from the second;
+    w its own from the first."""
+    rates: list[list[float]] = []
+    step = torch.optim.Adam.step
+
+    def spy(self: torch.optim.Adam, *arguments: object) -> object:
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    inverter = make_inverter(tiny_model, steps=4, lr=1e-3, epsilon_lr=2e-2, epsilon_warmup=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", spy)
+        inverter.invert(images_of(1))
+    assert rates == [pytest.approx([1e-3, 2e-2 * factor]) for factor in (0.5, 1, 1, 1)]
+
+
 def test_schedule_scales_both_rates(tiny_model: Model) -> None:
     """Adam's first step is the rate: a tenth of it, at the first of 10 steps of warm-up."""
     inverter = make_inverter(tiny_model, steps=1, lr=1e-3, epsilon_lr=2e-2, epsilon_init=0.0, decay=1.0)

@@ -127,7 +127,7 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert result.stdout.split() == [str(out / "model")]
     model = load_model(str(out / "model"))
     assert list(model.generator.random_weights()) == ["convs.2", "convs.3"]
-    assert model.epsilon_lr == 0.01
+    assert model.inversion == {"epsilon_lr": 0.01}
     for wrong, line in (
         (["--from", "sensitivity", "--data", "x"], "takes none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),

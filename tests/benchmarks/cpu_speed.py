@@ -228,7 +228,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
         optimizer.zero_grad()
         loss = inverter._loss(variables, images, target, moment)[0]
         loss.sum().backward()
-        optimizer.step(loss, 1.0)
+        optimizer.step(loss, (1.0, 1.0))
 
     step.kept = kept  # type: ignore[attr-defined]
     return step

@@ -221,8 +221,9 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
             else Plain(step) as take,
         ):
             for index in range(count):
-                factor = method.schedule(settings, index / count)
-                graph.set_rates(optimizer, [rate * factor for rate in rates])
+                first, later = method.factors(settings, index / count)
+                factors = [first, *[later] * (len(rates) - 1)]
+                graph.set_rates(optimizer, [r * f for r, f in zip(rates, factors, strict=True)])
                 take()
             seconds = now(model.device) - start
             if "graph" in way.mode and not take.replays:

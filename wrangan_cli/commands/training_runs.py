@@ -195,7 +195,7 @@ def run_sensitivity(
         start.w_mean,
         start.perceptual,
         source,
-        epsilon_lr=sensitivity.epsilon_lr,
+        inversion={"epsilon_lr": sensitivity.epsilon_lr},
     )
     for path in carry_companions(start, out / "model"):
         say(f"{path.name}: as it was, the images of w are the same")

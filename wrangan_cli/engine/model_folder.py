@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_together, sha256
+from wrangan_cli.engine.inversion.settings import NAMED_BY_MODEL, InversionSettings
 from wrangan_cli.engine.models.architectures import build_generator, config_record, read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
@@ -46,8 +47,8 @@ class Model:
     """Characteristic size of W: root of the summed variance of w's components."""
     perceptual: str
     """Name of the model's perceptual distance (engine/perceptual.py)."""
-    epsilon_lr: float | None = None
-    """Learning rate of ε that suits the model's σ; None: that of w (the paper's)."""
+    inversion: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of wrangan that were measured to suit the model's σ (NAMED_BY_MODEL), such as `epsilon_lr`."""
     bundled: Path | None = None
     """Where a model whose weights were fetched has what ships with it; None: all is in `path`."""
 
@@ -162,7 +163,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
         w_mean=tensors["w_mean"].float().to(device),
         w_std=float(tensors["w_std"]),
         perceptual=record.get("perceptual", "lpips-vgg"),
-        epsilon_lr=_epsilon_lr(folder, record),
+        inversion=_inversion(folder, record),
         bundled=bundled_models().get(folder.resolve().name) if "fetched" in record else None,
     )
 
@@ -175,12 +176,12 @@ def save_model(
     perceptual: str = "lpips-vgg",
     source: Mapping[str, Any] | None = None,
     dtype: torch.dtype = torch.float32,
-    epsilon_lr: float | None = None,
+    inversion: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. epsilon_lr: see Model. An earlier model's
+    record. dtype: storage type of the weights. inversion: see Model. An earlier model's
     discriminator there is removed. Other files in the folder stay, but what was trained for the
     old weights no longer fits them.
 
@@ -199,8 +200,8 @@ def save_model(
         "perceptual": perceptual,
         "source": dict(source or {}),
     }
-    if epsilon_lr is not None:
-        config["inversion"] = {"epsilon_lr": epsilon_lr}
+    if inversion:
+        config["inversion"] = dict(inversion)
     contents = {WEIGHTS: (tensors, {"kind": "generator"})}
     if discriminator is not None:
         contents[DISCRIMINATOR] = (stored_weights(discriminator, dtype), {"kind": "discriminator"})
@@ -297,14 +298,19 @@ def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
     return digest
 
 
-def _epsilon_lr(folder: Path, record: dict[str, Any]) -> float | None:
-    inversion = record.get("inversion", {})
-    value = inversion.get("epsilon_lr") if isinstance(inversion, dict) else "?"
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise FileError(folder / CONFIG, "inversion: expected an epsilon_lr that is not negative")
-    return float(value)
+def _inversion(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The settings of wrangan that the model names; FileError for what they cannot be."""
+    named = record.get("inversion", {})
+    try:
+        if not isinstance(named, dict) or not set(named) <= set(NAMED_BY_MODEL):
+            raise ValueError(f"expected settings among {', '.join(NAMED_BY_MODEL)}")
+        for name, value in named.items():
+            if not isinstance(value, str if name == "optimizer" else int | float) or isinstance(value, bool):
+                raise ValueError(f"{name} {value!r}")
+        InversionSettings(**named)
+    except (TypeError, ValueError) as error:
+        raise FileError(folder / CONFIG, f"inversion: {error}") from error
+    return named
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

@@ -57,7 +57,7 @@ class Inverter:
             raise UsageError(f"method {settings.method} needs init encoder")
         encoder = load_initial(model, settings.start)
         perceptual, own = None, settings.perceptual or model.perceptual
-        if settings.perceptual_weight > 0:
+        if settings.value("perceptual_weight") > 0:
             name = tuning_distance(settings, model) if settings.method == "pti" else own
             perceptual = load_perceptual(name, model.device)
         pivot = None
@@ -169,7 +169,7 @@ class Inverter:
                 loss = loss[stay]
                 if len(batch.rows) == 0:
                     return batch.finished(), batch.steps
-            optimizer.step(loss, method.schedule(settings, step / total))
+            optimizer.step(loss, method.factors(settings, step / total))
             if method.after_step is not None:
                 method.after_step(self.model, batch.variables)
             on_step(step + 1)
@@ -189,8 +189,9 @@ class Inverter:
         )
         with graph.Steps(step, lambda: graph.changed_by(optimizer)) as take:
             for index in range(total):
-                factor = method.schedule(settings, index / total)
-                graph.set_rates(optimizer, [rate * factor for rate in rates])
+                first, later = method.factors(settings, index / total)
+                factors = [first, *[later] * (len(rates) - 1)]
+                graph.set_rates(optimizer, [r * f for r, f in zip(rates, factors, strict=True)])
                 take()
                 on_step(index + 1)
 
@@ -217,7 +218,7 @@ class Inverter:
         if self.perceptual is not None and target is not None:
             features = self.perceptual.features(for_loss(drawn, settings.loss_side))
             distance = self.perceptual.distance(features, target)
-            loss = loss + settings.perceptual_weight * distance
+            loss = loss + settings.value("perceptual_weight") * distance
         return loss + method.penalty(moment, variables), distance
 
     @torch.no_grad()
@@ -305,13 +306,16 @@ def _not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
 
 
 def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
-    """`settings` with what they leave to the model or the method: the learning rate that suits the
-    model's σ, where w starts, the threshold of pti."""
-    settings = replace(settings, init=settings.start)
-    if settings.method == "wrangan" and settings.epsilon_lr is None:
-        settings = replace(settings, epsilon_lr=model.epsilon_lr)
+    """`settings` with what they leave to the model or the method: what suits the model's σ, where w
+    starts, the threshold of pti. UsageError for settings that do not go with what the model names."""
+    try:
+        settings = replace(settings, init=settings.start).with_defaults(model.inversion)
+    except ValueError as error:
+        raise UsageError(f"{model.name}, by its config.json: {error}") from error
     if settings.method == "pti" and settings.stop_at is None:
         # The authors' threshold is one of LPIPS; below 0.06 of the shift-tolerant distance is every pivot.
-        lpips = settings.perceptual_weight > 0 and tuning_distance(settings, model).startswith("lpips")
+        lpips = settings.value("perceptual_weight") > 0 and tuning_distance(settings, model).startswith(
+            "lpips"
+        )
         settings = replace(settings, stop_at=PTI_STOP if lpips else 0.0)
     return settings

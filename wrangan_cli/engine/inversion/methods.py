@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.inversion import projector, pti
-from wrangan_cli.engine.inversion.schedule import constant, projector_ramp, warm_and_decay
+from wrangan_cli.engine.inversion.schedule import constant, projector_ramp, rise_of_offsets, warm_and_decay
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
@@ -39,16 +39,18 @@ def _one_rate(variables: Variables, lr: float) -> list[dict[str, Any]]:
 def _w_and_offsets(variables: Variables, settings: InversionSettings) -> list[dict[str, Any]]:
     """w in the first group, ε or δ in the second, if there are any."""
     betas = (0.9, settings.beta2)
-    groups: list[dict[str, Any]] = [{"params": variables.free[:1], "lr": settings.lr, "betas": betas}]
+    groups: list[dict[str, Any]] = [
+        {"params": variables.free[:1], "lr": settings.value("lr"), "betas": betas}
+    ]
     if variables.free[1:]:
-        lr = settings.lr if settings.epsilon_lr is None else settings.epsilon_lr
+        lr = settings.value("lr") if settings.epsilon_lr is None else settings.epsilon_lr
         groups.append({"params": variables.free[1:], "lr": lr, "betas": betas})
     return groups
 
 
 def offsets_penalty(moment: Moment, variables: Variables) -> Tensor:
     """α‖ε‖² (or α‖δ‖²) per image: (B,)."""
-    return moment.settings.alpha * squared_norm(variables, moment.settings.penalty)
+    return moment.settings.value("alpha") * squared_norm(variables, moment.settings.penalty)
 
 
 def squared_norm(variables: Variables, reduction: str) -> Tensor:
@@ -86,6 +88,8 @@ class Method:
     """(model, w (B, style_dim), settings) → variables."""
     schedule: Callable[[InversionSettings, float], float] = constant
     """(settings, share of the steps done, 0…1) → factor of the learning rates."""
+    later: Callable[[InversionSettings, float], float] = constant
+    """The same, of all groups but the first: a factor beside that one."""
     groups: Callable[[Variables, InversionSettings], list[dict[str, Any]]] = _w_and_offsets
     """(variables, settings) → Adam's groups: all that is free, with the full learning rates."""
     penalty: Callable[[Moment, Variables], Tensor] = offsets_penalty
@@ -94,6 +98,11 @@ class Method:
     """w as a step draws it, where it is not w itself."""
     after_step: Callable[[Model, Variables], None] | None = None
     """What a step ends with, in place."""
+
+    def factors(self, settings: InversionSettings, share: float) -> tuple[float, float]:
+        """Of the learning rate of the first group, and of all others', when `share` of the steps are done."""
+        factor = self.schedule(settings, share)
+        return factor, factor * self.later(settings, share)
 
 
 def _wrangan(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
@@ -155,8 +164,8 @@ def _small_offsets(
 
 
 METHOD_TABLE: dict[str, Method] = {
-    "wrangan": Method(_wrangan, warm_and_decay),
-    "weight-tuning": Method(_weight_tuning, warm_and_decay),
+    "wrangan": Method(_wrangan, warm_and_decay, rise_of_offsets),
+    "weight-tuning": Method(_weight_tuning, warm_and_decay, rise_of_offsets),
     "sg2-w": _projector(projector.start_w),
     "sg2-w-plus": _projector(projector.start_w_plus),
     "pti": Method(

@@ -30,8 +30,9 @@ class Optimizer(Protocol):
     def zero_grad(self) -> None:
         """Forget the gradients."""
 
-    def step(self, loss: Tensor, rate: float) -> None:
-        """One step. loss: (B,), where the gradients were taken; rate: factor of the learning rates."""
+    def step(self, loss: Tensor, factors: tuple[float, float]) -> None:
+        """One step. loss: (B,), where the gradients were taken; factors: of the learning rate of the first
+        group, and of the others'."""
 
     def keep(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
         """Go on with `tensors`, which are these images of the tensors so far."""
@@ -50,9 +51,9 @@ class Adam:
     def zero_grad(self) -> None:
         self.adam.zero_grad(set_to_none=True)
 
-    def step(self, loss: Tensor, rate: float) -> None:  # noqa: ARG002
-        for group, full in zip(self.adam.param_groups, self.rates, strict=True):
-            group["lr"] = full * rate
+    def step(self, loss: Tensor, factors: tuple[float, float]) -> None:  # noqa: ARG002
+        for index, (group, full) in enumerate(zip(self.adam.param_groups, self.rates, strict=True)):
+            group["lr"] = full * factors[min(index, 1)]
         self.adam.step()
 
     def keep(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
@@ -115,7 +116,7 @@ class LBFGS:
             tensor.grad = None
 
     @torch.no_grad()
-    def step(self, loss: Tensor, rate: float) -> None:  # noqa: ARG002
+    def step(self, loss: Tensor, factors: tuple[float, float]) -> None:  # noqa: ARG002
         loss = loss.detach()
         gradient = torch.cat([g.flatten(1) for g in self.metric([_gradient(t) for t in self.tensors])], dim=1)
         m = self.history

@@ -18,9 +18,16 @@ def warm_and_decay(settings: InversionSettings, share: float) -> float:
     share: of the steps done, 0…1. With both settings at 0 it is 1 throughout.
     """
     # One step ahead: a first step of rate 0 would be thrown away.
-    risen = share + 1.0 / max(1, settings.steps)
+    risen = share + 1.0 / max(1, settings.value("steps"))
     rise = 1.0 if settings.warmup == 0 else min(1.0, risen / settings.warmup)
-    return rise * _fall(share, settings.decay)
+    return rise * _fall(share, settings.value("decay"))
+
+
+def rise_of_offsets(settings: InversionSettings, share: float) -> float:
+    """What ε's (or δ's) rate has beside that factor: it rises from 0 over the first `epsilon_warmup` of the
+    steps, in which w goes most of its way. So ε holds what w cannot, and no more."""
+    rise = settings.value("epsilon_warmup")
+    return 1.0 if rise == 0 else min(1.0, (share + 1.0 / max(1, settings.value("steps"))) / rise)
 
 
 def projector_ramp(settings: InversionSettings, share: float) -> float:  # noqa: ARG001

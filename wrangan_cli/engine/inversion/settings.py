@@ -1,6 +1,8 @@
 """Settings of an inversion; the options of `wrangan invert` are made from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 _TUNING = ("wrangan", "weight-tuning")
 _PROJECTORS = ("sg2-w", "sg2-w-plus")
@@ -10,6 +12,20 @@ PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
 OPTIMIZER_NAMES = ("adam", "lbfgs")
 SMALLEST_SIZE = 16
+UNSET = {
+    "steps": 500,
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "alpha": 0.1,
+    "decay": 0.0,
+    "epsilon_warmup": 0.0,
+    "perceptual_weight": 1.0,
+}
+"""What stands for a setting that is not set where the model does not name it either: the paper's values, and
+of α the one that a sweep chose (docs/inversion.md)."""
+NAMED_BY_MODEL = (*UNSET, "epsilon_lr")
+"""Settings of wrangan that a model's config.json may name, under `inversion`: those that were measured to
+suit its σ. Steps count for weight-tuning, too, so that the two are compared at equal cost."""
 _NOT_NEGATIVE = (
     "l2_weight",
     "perceptual_weight",
@@ -31,7 +47,8 @@ _FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
 _HEEDED_BY = {
     **dict.fromkeys(
-        ("lr", "epsilon_lr", "beta2", "warmup", "decay", "optimizer", "history", "probes"), _TUNING
+        ("lr", "epsilon_lr", "beta2", "warmup", "decay", "epsilon_warmup", "optimizer", "history", "probes"),
+        _TUNING,
     ),
     **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
     "steps": (*_TUNING, *_PROJECTORS),
@@ -44,34 +61,42 @@ _HEEDED_BY = {
 
 @dataclass(frozen=True)
 class InversionSettings:
-    """Defaults are the paper's (section 4, technical details) unless a field says otherwise."""
+    """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`
+    (loop.py) fills in what is unset, from the model's config.json or `UNSET`."""
 
     method: str = "wrangan"
     """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a
     plain L2 penalty. sg2-w, sg2-w-plus: StyleGAN2's projector, w (or a w for each layer) and the
     noise maps. pti: the whole generator, at a fixed w. encoder, e4e, restyle, hyperstyle: what the
     model's network of that name predicts, without optimisation."""
-    steps: int = 500
-    """Adam steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000)."""
-    optimizer: str = "adam"
-    """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps (wrangan, weight-tuning)."""
+    steps: int | None = None
+    """Steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000). Unset: in wrangan and
+    weight-tuning what the model's config.json names, otherwise 500."""
+    optimizer: str | None = None
+    """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps (wrangan, weight-tuning).
+    Unset: what the model names, otherwise adam."""
     history: int = 20
     """Pairs of steps and gradients that lbfgs remembers; each takes twice the memory of the weights."""
     probes: int = 8
     """Backward passes through the generator by which lbfgs measures, at the start, how much each
     direction changes the image; 0: the proportions of lr and epsilon_lr instead."""
-    lr: float = 1e-3
-    """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights)."""
+    lr: float | None = None
+    """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights). Unset: what
+    the model names, otherwise 0.001."""
     epsilon_lr: float | None = None
-    """Adam's learning rate for ε (or the weights). Unset: for ε what the model's config.json names
-    (the bundled model: 0.01, measured to suit its σ), otherwise lr."""
+    """Adam's learning rate for ε (or the weights). Unset: for ε what the model names (0.01 suits σ by
+    sensitivity), otherwise lr."""
     beta2: float = 0.999
     """Adam's decay of squared gradients (wrangan, weight-tuning); 0.95 forgets the steep first steps
     sooner, which a short run needs."""
     warmup: float = 0.0
     """Share of the steps over which the learning rates rise from 0 (wrangan, weight-tuning)."""
-    decay: float = 0.0
-    """Share of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning)."""
+    decay: float | None = None
+    """Share of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning).
+    Unset: what the model names, otherwise 0."""
+    epsilon_warmup: float | None = None
+    """Share of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
+    first. Unset: what the model names, otherwise 0."""
     stop_at: float | None = None
     """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
     pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""
@@ -84,8 +109,9 @@ class InversionSettings:
     model's, and not fitted."""
     l2_weight: float = 2.0
     """Weight of the mean squared error on [-1, 1]."""
-    perceptual_weight: float = 1.0
-    """Weight of the perceptual distance; 0 leaves it out."""
+    perceptual_weight: float | None = None
+    """Weight of the perceptual distance; 0 leaves it out. Unset: in wrangan what the model names,
+    otherwise 1."""
     size: int = 0
     """Side in px at which image and photograph are compared; 0: the photograph's own, at most the
     model's. The image is reduced to it by area, a smaller photograph enlarged."""
@@ -93,9 +119,10 @@ class InversionSettings:
     """Perceptual distance of the loss; empty: the model's own (config.json)."""
     loss_side: int = 256
     """The perceptual distance sees images reduced to this side, if they are larger."""
-    alpha: float = 0.1
-    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Chosen by a sweep
-    (docs/inversion.md); the paper has 1e-4, and does not say how it reduces the norm."""
+    alpha: float | None = None
+    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Unset: in wrangan what the
+    model names, otherwise 0.1, by a sweep (docs/inversion.md); the paper has 1e-4, and does not say how it
+    reduces the norm."""
     penalty: str = "mean"
     """How ‖·‖² is reduced over the weights of an image: sum or mean (docs/inversion.md)."""
     epsilon_init: float = 1e-4
@@ -129,22 +156,25 @@ class InversionSettings:
         choices_of["optimizer"] = OPTIMIZER_NAMES
         for name, choices in choices_of.items():
             given = getattr(self, name)
-            if given not in choices and not (name == "init" and given is None):
+            if given not in choices and not (name in ("init", "optimizer") and given is None):
                 raise ValueError(f"{name} {given!r}: expected one of {', '.join(choices)}")
         for name in _NOT_NEGATIVE:
             given = getattr(self, name)
             if given is not None and not 0 <= given < float("inf"):
                 raise ValueError(f"{name} {given}: expected a number that is not negative")
-        for name in ("warmup", "decay"):
-            if not 0 <= getattr(self, name) <= 1:
+        for name in ("warmup", "decay", "epsilon_warmup"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a share of the steps, 0 to 1")
-        if self.optimizer == "lbfgs" and (self.warmup or self.decay or self.history < 1 or self.probes < 0):
+        if self.optimizer == "lbfgs" and (
+            self.warmup or self.decay or self.epsilon_warmup or self.history < 1 or self.probes < 0
+        ):
             raise ValueError(
-                "optimizer lbfgs: warmup and decay are Adam's, history is 1 or more, probes 0 or more"
+                "optimizer lbfgs: warmup, epsilon_warmup and decay are Adam's, "
+                "history is 1 or more, probes 0 or more"
             )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
-        if min(self.steps, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
+        if min(self.steps or 0, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
             raise ValueError("steps must be 0 or more and loss_side positive")
         if self.size and self.size < SMALLEST_SIZE:
             raise ValueError(f"size {self.size}: expected {SMALLEST_SIZE} px or more, or 0")
@@ -154,6 +184,17 @@ class InversionSettings:
             self._check_pti()
         if self.stop_at and self.perceptual_weight == 0:
             raise ValueError("stop_at is a perceptual distance, which perceptual_weight 0 leaves out")
+
+    def with_defaults(self, named: Mapping[str, Any]) -> "InversionSettings":
+        """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
+        heeded = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
+        values = {**UNSET, **{name: value for name, value in named.items() if name in heeded}}
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+
+    def value(self, name: str) -> Any:
+        """A setting of UNSET, or what stands for it where it is not set."""
+        value = getattr(self, name)
+        return UNSET[name] if value is None else value
 
     def _check_pti(self) -> None:
         if self.pti_l2_weight == self.perceptual_weight == 0:
@@ -184,12 +225,12 @@ class InversionSettings:
     @property
     def optimizer_used(self) -> str:
         """`optimizer`, in the methods that heed it; the others keep Adam."""
-        return self.optimizer if self.method in _TUNING else "adam"
+        return self.value("optimizer") if self.method in _TUNING else "adam"
 
     @property
     def loop_steps(self) -> int:
         """Steps of the method's own loop, at most."""
-        return self.pti_steps if self.method == "pti" else self.steps
+        return self.pti_steps if self.method == "pti" else self.value("steps")
 
     @property
     def pivot(self) -> "InversionSettings | None":
@@ -208,4 +249,4 @@ class InversionSettings:
     @property
     def total_steps(self) -> int:
         """Steps of an image, at most, with those of the pivot."""
-        return self.loop_steps + (0 if self.pivot is None else self.pivot.steps)
+        return self.loop_steps + (0 if self.pivot is None else self.pivot.value("steps"))

@@ -17,7 +17,7 @@ from wrangan_cli.engine.images import to_pillow
 MIN_FACES = 100
 """Fewer images with a face say nothing about W."""
 SENSIBLE_TURN = (-2.0, 2.0)
-"""Further on a face that is turned already becomes a profile, of which there are few."""
+"""Beyond, a face that is turned already becomes a profile, of which generators have seen few."""
 LANDMARK_SIDE = 256
 """Side in px at which landmarks are measured: the detector does not profit from more."""
 

@@ -151,6 +151,23 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
     return lambda *words: CliRunner().invoke(app, [str(word) for word in words])
 
 
+def test_a_face_keeps_its_own_side(
+    run: Callable[..., Result], detector: type[FakeDetector], tmp_path: Path
+) -> None:
+    """Frames of 300, 40 and 5000 px: as it is, enlarged to the least, reduced to the most."""
+    side = quad_side(ffhq_quad(LANDMARKS))
+    detector.faces = {240: [LANDMARKS * (wanted / side) for wanted in (300, 40, 5000)]}
+    (tmp_path / "snapshots").mkdir()
+    smooth_photo(tmp_path / "snapshots" / "one.jpg", 240)
+    words = ("align", "snapshots/", "--out", "photos/", "--json")
+    found = [json.loads(line) for line in run(*words).stdout.splitlines()]
+    sides = [load_image(tmp_path / face["path"]).shape[-1] for face in found]
+    assert sides == [300, 256, 1024]
+    again = run(*words)
+    assert [json.loads(line) for line in again.stdout.splitlines()] == found
+    assert detector.calls == 1
+
+
 def test_align_writes_faces_and_transforms(
     run: Callable[..., Result], detector: type[FakeDetector], tmp_path: Path
 ) -> None:

@@ -14,7 +14,12 @@ def align(
         list[Path] | None, typer.Argument(help="Photographs or folders; none: paths on stdin.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the aligned faces.")] = Path("photos"),
-    size: Annotated[int, typer.Option(help="Side of an aligned face in px.")] = 256,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of an aligned face in px.", show_default="that of its frame, 256 to 1024"
+        ),
+    ] = None,
     max_faces: Annotated[
         int | None, typer.Option(help="At most so many faces a photograph, the largest.", show_default="all")
     ] = None,

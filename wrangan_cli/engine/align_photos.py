@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wrangan_cli.engine.alignment import (
     SUFFIX,
+    Points,
     Transform,
     crop_quad,
     load_transform,
@@ -17,6 +18,9 @@ from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.face_detection import MIN_CONFIDENCE, FaceDetector
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.images import open_image, save_pillow
+
+OWN_SIDES = (256, 1024)
+"""Least and largest side in px that a face gets by its own size: what the field works at."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,8 @@ class PhotoAligner:
     """Aligns the faces of one photograph after another into one folder.
 
     A photograph `a.jpg` gives `a.png` for its largest face, `a-2.png` for the next and so
-    on, each with its transform in `a.align.json`. size: px of the aligned images.
+    on, each with its transform in `a.align.json`. size: px of the aligned images;
+    None: of each its frame's own side in the photograph, within OWN_SIDES.
     max_faces: at most so many a photograph, the largest (None: all). overwrite: do again
     what is done already. Raises UsageError for settings out of range, WranganError if the detector's
     package is missing.
@@ -53,12 +58,12 @@ class PhotoAligner:
     def __init__(
         self,
         out: Path,
-        size: int = 256,
+        size: int | None = None,
         max_faces: int | None = None,
         min_confidence: float = MIN_CONFIDENCE,
         overwrite: bool = False,
     ) -> None:
-        if not 16 <= size <= 4096:
+        if size is not None and not 16 <= size <= 4096:
             raise UsageError(f"size {size}: expected 16 to 4096 px")
         if max_faces is not None and max_faces < 1:
             raise UsageError(f"max-faces {max_faces}: expected 1 or more")
@@ -113,13 +118,13 @@ class PhotoAligner:
                 photo=photo.name,
                 photo_sha256=digest,
                 photo_size=picture.size,
-                size=self.size,
+                size=self._side(face.quad),
                 confidence=face.confidence,
                 face=number,
                 faces=len(faces),
                 min_confidence=self.min_confidence,
             )
-            save_pillow(image, crop_quad(picture, face.quad, self.size))
+            save_pillow(image, crop_quad(picture, face.quad, self._side(face.quad)))
             # Last: an image without its transform counts as not done.
             save_transform(_transform_file(image), transform)
             aligned.append(AlignedFace(image, _transform_file(image), transform))
@@ -153,7 +158,15 @@ class PhotoAligner:
 
     def _same(self, transform: Transform, digest: str) -> bool:
         settings = (transform.size, transform.min_confidence)
-        return transform.photo_sha256 == digest and settings == (self.size, self.min_confidence)
+        wanted = (self._side(transform.quad), self.min_confidence)
+        return transform.photo_sha256 == digest and settings == wanted
+
+    def _side(self, quad: Points) -> int:
+        """Side in px of the aligned image of a face with this frame."""
+        if self.size is not None:
+            return self.size
+        least, most = OWN_SIDES
+        return min(max(round(quad_side(quad)), least), most)
 
     def _refuse_existing(self, photo: Path, image: Path, digest: str) -> None:
         if self.overwrite or not image.exists():

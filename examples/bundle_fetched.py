@@ -39,7 +39,8 @@ def write(model: Path, out: Path, carrier: str) -> None:
     for name, tensor in read_tensors(model / WEIGHTS)[0].items():
         own = name.removeprefix("generator.")
         if own in STATISTICS or own not in fetched or not torch.equal(fetched[own], tensor.float()):
-            fitted[own] = tensor
+            # σ needs no more than three digits.
+            fitted[own] = tensor.half() if own.endswith(".std") else tensor
     record = {k: v for k, v in read_config(model).items() if k not in ("sha256", "fetched")}
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / FITTED, fitted, {"kind": "fitted"})

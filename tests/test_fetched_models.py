@@ -336,7 +336,9 @@ def test_the_script_that_makes_a_bundled_folder(
     again, before = load_model("again"), load_model(str(made))
     assert (again.inversion, again.w_std) == ({"epsilon_lr": 0.01}, before.w_std)
     for name, tensor in again.generator.state_dict().items():
-        assert torch.equal(tensor, before.generator.state_dict()[name]), name
+        made_as = before.generator.state_dict()[name]
+        # σ alone is rounded.
+        assert torch.equal(tensor, made_as.half().float() if name.endswith(".std") else made_as), name
 
 
 def test_doctor_does_not_fetch(place: Place, folder: Path) -> None:

@@ -12,17 +12,21 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import TINY, random_generator_network
 from wrangan_cli.engine import model_folder
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import (
+    FITTED,
     Model,
     bundled_models,
     find_discriminator,
     load_discriminator,
     load_model,
+    read_config,
     save_model,
     w_statistics,
 )
+from wrangan_cli.engine.models.architectures import build_generator, read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
@@ -205,8 +209,31 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_bundled_models_can_be_read() -> None:
     for name, folder in bundled_models().items():
-        assert json.loads((folder / "config.json").read_text())["format"] == "wrangan-model"
-        assert load_model(name).name == name
+        config = json.loads((folder / "config.json").read_text())
+        assert config["format"] == "wrangan-model"
+        if "fetch" not in config:
+            assert load_model(name).name == name
+
+
+def test_what_ships_with_a_fetched_model_fits_it() -> None:
+    """Its weights need the network; σ, statistics and companions are here, and fit what the record pins."""
+    folder = bundled_models()[DEFAULT_MODEL]
+    record = read_config(folder)
+    config = read_generator_config(record)
+    with torch.device("meta"):
+        generator = build_generator(config)
+    fitted, _ = read_tensors(folder / FITTED)
+    random = {f"{weight.key}.std": weight.shape for weight in generator.random_weights().values()}
+    assert {name: tensor.shape for name, tensor in fitted.items()} == {
+        **random,
+        "w_mean": (config.style_dim,),
+        "w_std": (),
+    }
+    assert all((fitted[name] > 0).all() for name in random)
+    for name in ("encoder", "directions"):
+        about = read_tensors(folder / f"{name}.safetensors")[1]
+        assert about["model_sha256"] == record["sha256"]["model.safetensors"], name
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20e6
 
 
 def test_a_crash_while_saving_never_mixes_two_models(

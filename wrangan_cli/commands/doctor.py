@@ -56,7 +56,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"  {item['name']:<16}{item['bytes'] / 1e6:<6.1f} MB   {state}"
     yield "weights of others"
     for file in report["weights"]:
-        yield f"  {file['name']:<28}{file['path'] or file['problem']}"
+        yield f"  {file['name']:<28}  {file['path'] or file['problem']}"
     yield "self-test"
     for check in report["self_test"]:
         yield f"  {'ok  ' if check['passed'] else 'FAIL'}  {check['name']}: {check['detail']}"

@@ -29,8 +29,9 @@ def in_float64(model: Model) -> Model:
 
 def make_inverter(model: Model, **settings: object) -> Inverter:
     """An Inverter that starts from the mean of W and uses `fake_perceptual`, in the model's precision."""
-    chosen = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
-    perceptual = fake_perceptual().to(model.w_mean.dtype) if chosen.value("perceptual_weight") else None
+    asked = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
+    chosen = asked.with_defaults(model.inversion)
+    perceptual = fake_perceptual().to(model.w_mean.dtype) if chosen.perceptual_weight else None
     return Inverter(model, chosen, None, perceptual)
 
 

@@ -46,7 +46,7 @@ def test_a_setting_that_is_newer_than_the_code_had_its_default(
     method: str, tiny_model: Model, tmp_path: Path
 ) -> None:
     job, settings = stored(tiny_model, tmp_path, method=method)
-    rewrite(job, beta2=None, w_noise=None, pti_locality=None)
+    rewrite(job, beta2=None, w_noise=None, pti_locality=None, epsilon_warmup=None, size=None)
     assert "w_noise" not in load_code(job.code).info["settings"]
     assert isinstance(stored_code(job, tiny_model, settings), Code)
     name, value = ("beta2", 0.95) if method == "wrangan" else ("w_noise", 0.2)

@@ -16,9 +16,7 @@ def align(
     out: Annotated[Path, typer.Option(help="Folder for the aligned faces.")] = Path("photos"),
     size: Annotated[
         int | None,
-        typer.Option(
-            help="Side of an aligned face in px.", show_default="that of its frame, 256 to 1024"
-        ),
+        typer.Option(help="Side of an aligned face in px.", show_default="that of its frame, 256 to 1024"),
     ] = None,
     max_faces: Annotated[
         int | None, typer.Option(help="At most so many faces a photograph, the largest.", show_default="all")

@@ -9,7 +9,7 @@ from typing import Any
 from wrangan_cli.engine.codes import SUFFIX, Code, load_code
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.inversion.trained import network_files
 from wrangan_cli.engine.model_folder import Model
 
@@ -56,7 +56,7 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     except FileError as error:
         return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    recorded = {**defaults, **code.info.get("settings", {})}
+    recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
     for name in settings.heeded:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:

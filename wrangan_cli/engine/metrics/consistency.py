@@ -25,7 +25,7 @@ from wrangan_cli.engine.codes import Code, as_w_plus, render
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.model_folder import Model
 
 STRENGTH = 3.0
@@ -104,7 +104,9 @@ def stored_settings(code: Code) -> InversionSettings | WranganError:
     if not there or code.info.get("edits"):
         return WranganError("no code as `wrangan invert` makes it: cannot be inverted again as it was")
     try:
-        return InversionSettings(**{name: value for name, value in there.items() if name in known})
+        return InversionSettings(
+            **{name: value for name, value in {**UNSET, **there}.items() if name in known}
+        )
     except (TypeError, ValueError) as error:
         return WranganError(f"its record has bad settings ({error})")
 

@@ -36,6 +36,7 @@ class Exact:
 
     def __init__(self, model: Model, shift: Tensor) -> None:
         self.model, self.shift, self.seen = model, shift, []
+        self.settings = InversionSettings()
 
     def invert(self, images: Tensor) -> list[Code | WranganError]:
         self.seen.append(images)

@@ -1,24 +1,30 @@
 """Photographs smaller than the model's images are compared at their own side."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from typer.testing import CliRunner
 
 from tests.architectures import MOBILE, a_model
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.codes import Code, load_code, render
+from wrangan_cli.engine.editing.directions import Direction
+from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.images import load_image
-from wrangan_cli.engine.inversion.loop import resolved
+from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.metrics.consistency import codes_consistency, stored_settings
 from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
 from wrangan_cli.engine.model_folder import Model
 
+Results = list[Code | WranganError]
 LARGE = dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8, 32: 8}, num_latents=8)
 """64 px."""
 
@@ -89,3 +95,26 @@ def test_unset_settings_of_another_method_stay_the_papers(model: Model) -> None:
     named = dataclasses.replace(model, inversion={"steps": 7, "perceptual_weight": 3.0})
     assert resolved(InversionSettings(), named).perceptual_weight == 3.0
     assert resolved(InversionSettings(method="pti"), named).perceptual_weight == 1.0
+
+
+def test_consistency_is_measured_at_the_codes_own_side(model: Model) -> None:
+    """There and back at 32 px."""
+    (code,) = codes_of(make_inverter(model, steps=2).invert(images_of(1, 32)))
+    settings = stored_settings(code)
+    assert isinstance(settings, InversionSettings)
+    assert settings.size == 32
+    seen: list[torch.Size] = []
+
+    class Spied(Inverter):
+        def invert(self, images: Tensor, on_step: Callable[[int], None] | None = None) -> Results:
+            seen.append(images.shape)
+            return super().invert(images, on_step)
+
+    def load(model: Model, settings: InversionSettings) -> Inverter:
+        inverter = make_inverter(model, **dataclasses.asdict(settings))
+        return Spied(model, settings, None, inverter.perceptual)
+
+    direction = Direction("still", F.one_hot(torch.tensor(0), 16).float(), std=0.0)
+    (found,) = codes_consistency(model, [code], direction, load=load)
+    assert set(seen) == {torch.Size([1, 3, 32, 32])}
+    assert not isinstance(found, Exception)

@@ -98,14 +98,15 @@ def codes_consistency(
 
 
 def stored_settings(code: Code) -> InversionSettings | WranganError:
-    """The settings that a code was made with, or that its record does not say them all."""
+    """The settings that a code was made with, its side too, or that its record does not say them all."""
     known = {field.name for field in dataclasses.fields(InversionSettings)}
     there = code.info.get("settings", {})
     if not there or code.info.get("edits"):
         return WranganError("no code as `wrangan invert` makes it: cannot be inverted again as it was")
+    side = {"size": code.info["side"]} if "side" in code.info else {}
     try:
         return InversionSettings(
-            **{name: value for name, value in {**UNSET, **there}.items() if name in known}
+            **{name: value for name, value in {**UNSET, **there, **side}.items() if name in known}
         )
     except (TypeError, ValueError) as error:
         return WranganError(f"its record has bad settings ({error})")
@@ -117,7 +118,8 @@ def _there_and_back(
     model = inverter.model
     rows = model.generator.config.num_latents
     back = dataclasses.replace(move, strength=-move.strength)
-    edited = render(model, [edit_code(code, [move], rows) for code in codes]).clamp(-1, 1)
+    side = inverter.settings.size or None
+    edited = render(model, [edit_code(code, [move], rows) for code in codes], side).clamp(-1, 1)
     again = inverter.invert(edited)
     ends: list[dict[str, float] | WranganError] = []
     for code, other in zip(codes, again, strict=True):
@@ -126,7 +128,7 @@ def _there_and_back(
             continue
         undone = edit_code(other, [back], rows)
         gap = (as_w_plus(code.w, rows) - as_w_plus(undone.w, rows)).double()
-        drawn = torch.cat([render(model, [one]) for one in (code, undone)]).clamp(-1, 1).double()
+        drawn = torch.cat([render(model, [one], side) for one in (code, undone)]).clamp(-1, 1).double()
         ends.append(
             {
                 "lec": (gap.square().sum(dim=1).mean().sqrt() / model.w_std).item(),

@@ -101,11 +101,11 @@ class _Moves:
         self._found: dict[str, list[Move]] = {}
 
     def of(self, model: "Model") -> "list[Move]":
-        from wrangan_cli.engine.editing.directions import directions_file, load_directions, make_moves
+        from wrangan_cli.engine.editing.directions import load_directions, make_moves
 
         if model.sha256 not in self._found:
             known = load_directions(model, self._file)
-            where = self._file or directions_file(model)
+            where = self._file or model.name
             moves = make_moves(known, self._names, self._strengths, where)
             for move in moves:
                 if move.outside_range:

@@ -337,7 +337,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     """Latent editing consistency of a folder of codes."""
     from wrangan_cli.engine.codes import find_codes, load_code
     from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
-    from wrangan_cli.engine.editing.directions import check_strength, directions_file, find_direction
+    from wrangan_cli.engine.editing.directions import check_strength, find_direction
     from wrangan_cli.engine.editing.directions import load_directions as load
     from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
     from wrangan_cli.engine.metrics.registry import edited_metrics
@@ -347,7 +347,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
         return
     known = by_main(lambda: load(model))
     name = plan.direction or next(iter(known), "")
-    direction = find_direction(known, name, directions_file(model))
+    direction = find_direction(known, name, model.name)
     check_strength(plan.strength, name)
     paths = by_main(lambda: find_codes(plan.codes))
     codes = by_main(lambda: [load_code(path, model) for path in paths])

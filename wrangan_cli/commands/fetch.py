@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, console
+from wrangan_cli.commands.shell import Results, console, say
 from wrangan_cli.engine.errors import UsageError, WranganError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def fetch(
     if source is not None and len(names) > 1:
         raise UsageError("--from goes with one name")
     for item in [find_fetchable(name) for name in dict.fromkeys(names)]:
+        if source is not None and item.here and not overwrite:
+            say(f"wrangan: {item.name} is here already, {source} was not read (--overwrite reads it)")
         try:
             with _progress(item) as on_bytes:
                 paths = item.fetch(source, overwrite, on_bytes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, load_code
-from wrangan_cli.engine.editing.directions import Direction, directions_file, find_direction, load_directions
+from wrangan_cli.engine.editing.directions import Direction, find_direction, load_directions
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
@@ -110,7 +110,7 @@ class Subject:
         known = load_directions(self.model)
         names = split_names(self.settings.directions)
         if names:
-            return [find_direction(known, name, directions_file(self.model)) for name in names]
+            return [find_direction(known, name, self.model.name) for name in names]
         return list(known.values())[:FIRST_DIRECTIONS]
 
     @property

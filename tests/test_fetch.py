@@ -99,8 +99,12 @@ def test_what_is_here_is_not_fetched_again(place: Place) -> None:
 
 def test_from_a_wheel_that_is_here(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WRANGAN_OFFLINE", "1")
-    assert run("ffhq", "--from", place.wheel).exit_code == 0
+    first = run("ffhq", "--from", place.wheel)
+    assert (first.exit_code, first.stderr) == (0, "")
     assert (place.left(), place.calls) == (FILES, [])
+    again = run("ffhq", "--from", "elsewhere.whl")
+    assert again.exit_code == 0
+    assert "ffhq is here already, elsewhere.whl was not read (--overwrite reads it)" in again.stderr
 
 
 def test_an_installed_package_is_read_where_it_lies(

@@ -21,6 +21,40 @@ class PixelNorm(nn.Module):
         return z * (z.square().mean(dim=1, keepdim=True) + 1e-8).rsqrt()
 
 
+class Constant(nn.Module):
+    """What a generator's first layer sees: (1, C, 4, 4)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
+
+
+class NoiseStrength(nn.Module):
+    """One number, under the key that rosinality gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+def noise_map(stored: Tensor, mode: str, batch: int) -> Tensor | None:
+    """`const`: the stored map (1, 1, side, side); `random`: fresh ones (batch, 1, side, side); or `none`."""
+    if mode == "none":
+        return None
+    if mode == "const":
+        return stored
+    return torch.randn(batch, *stored.shape[1:], device=stored.device)
+
+
+def offset_weight(mean: Tensor, std: Tensor | None, epsilon: Tensor | None, delta: Tensor | None) -> Tensor:
+    """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
+    if epsilon is not None:
+        if std is None:
+            raise ValueError("this layer has no σ: epsilon does not apply to it")
+        mean = mean + std * epsilon.to(mean.dtype)
+    return mean if delta is None else mean + delta.to(mean.dtype)
+
+
 class EqualLinear(nn.Module):
     """Linear layer with equalised learning rate: weight (out, in) ~ N(0, 1) / lr."""
 

@@ -28,7 +28,7 @@ from wrangan_cli.engine.models.generator import (
     read_random_layers,
     reduced,
 )
-from wrangan_cli.engine.models.layers import PixelNorm
+from wrangan_cli.engine.models.layers import Constant, NoiseStrength, PixelNorm, noise_map, offset_weight
 from wrangan_cli.engine.ops.separable import (
     inverse_haar,
     modulated_pointwise,
@@ -130,12 +130,7 @@ class _Weight(nn.Module):
 
     def kernel(self, epsilon: Tensor | None, delta: Tensor | None) -> Tensor:
         """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
-        theta: Tensor = self.weight
-        if epsilon is not None:
-            if self.std is None:
-                raise ValueError("this weight has no σ: epsilon does not apply to it")
-            theta = theta + self.std * epsilon.to(theta.dtype)
-        return theta if delta is None else theta + delta.to(theta.dtype)
+        return offset_weight(self.weight, self.std, epsilon, delta)
 
 
 class _Modulation(nn.Linear):
@@ -145,12 +140,6 @@ class _Modulation(nn.Linear):
         super().__init__(style_dim, channels)
         nn.init.normal_(self.weight, std=1 / math.sqrt(style_dim))
         nn.init.ones_(self.bias)
-
-
-class _NoiseStrength(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
 
 
 class _StyledConv(nn.Module):
@@ -168,7 +157,7 @@ class _StyledConv(nn.Module):
         for part, randomized in parts.items():
             self.add_module(part, _Weight(shapes[part], randomized))
         self.parts = tuple(parts)
-        self.noise = _NoiseStrength()
+        self.noise = NoiseStrength()
         self.bias = nn.Parameter(torch.zeros(outputs))
         # The teacher's equalised learning rate: 1/√(inputs · 9) for the separable form too.
         self.scale = 1 / math.sqrt(inputs * 9)
@@ -222,12 +211,6 @@ class _ToImage(nn.Module):
         return inverse_haar(bands) if self.wavelet and not half else bands
 
 
-class _Constant(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
-
-
 class MobileStyleGANGenerator(Generator):
     """The generator of `MobileStyleGANConfig`."""
 
@@ -238,7 +221,7 @@ class MobileStyleGANGenerator(Generator):
         self.config = config
         dim, widths = config.style_dim, list(config.channels.values())
         self.style = nn.Sequential(PixelNorm(), *[_Mapping(dim, dim) for _ in range(config.mapping_layers)])
-        self.input = _Constant(widths[0])
+        self.input = Constant(widths[0])
         random = random_names(config.randomized_layers, config.weight_layers)
 
         def conv(name: str, inputs: int, outputs: int, parts: Sequence[str]) -> _StyledConv:
@@ -361,9 +344,4 @@ class MobileStyleGANGenerator(Generator):
         return stored
 
     def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
-        if mode == "none":
-            return None
-        stored = self._stored(index)
-        if mode == "const":
-            return stored
-        return torch.randn(x.shape[0], *stored.shape[1:], device=stored.device)
+        return noise_map(self._stored(index), mode, x.shape[0])

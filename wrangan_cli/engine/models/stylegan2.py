@@ -21,7 +21,15 @@ from wrangan_cli.engine.models.generator import (
     random_names,
     reduced,
 )
-from wrangan_cli.engine.models.layers import BiasLeakyReLU, EqualLinear, PixelNorm
+from wrangan_cli.engine.models.layers import (
+    BiasLeakyReLU,
+    Constant,
+    EqualLinear,
+    NoiseStrength,
+    PixelNorm,
+    noise_map,
+    offset_weight,
+)
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.dispatch import MOST_COLOURS, compiled, kernels, whole_layer
@@ -70,14 +78,7 @@ class ModulatedConv2d(nn.Module):
 
     def kernel(self, epsilon: Tensor | None = None, delta: Tensor | None = None) -> Tensor:
         """θ = μ + σ⊙ε + δ: (O, I, k, k), or (B, O, I, k, k) if ε or δ has a batch axis."""
-        weight = self.weight[0]
-        if epsilon is not None:
-            if self.std is None:
-                raise ValueError("this layer has no σ: epsilon does not apply to it")
-            weight = weight + self.std * epsilon.to(weight.dtype)
-        if delta is not None:
-            weight = weight + delta.to(weight.dtype)
-        return weight
+        return offset_weight(self.weight[0], self.std, epsilon, delta)
 
     def kernel_and_energy(
         self, epsilon: Tensor | None = None, delta: Tensor | None = None
@@ -111,12 +112,6 @@ class ModulatedConv2d(nn.Module):
         )
 
 
-class _NoiseStrength(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-
-
 class StyledConv(nn.Module):
     """Modulated 3×3 convolution, noise, bias, leaky ReLU."""
 
@@ -133,7 +128,7 @@ class StyledConv(nn.Module):
             fir_taps=config.fir_taps,
             randomized=randomized,
         )
-        self.noise = _NoiseStrength()
+        self.noise = NoiseStrength()
         self.activate = BiasLeakyReLU(out_channels, clamp=config.conv_clamp)
 
     def forward(
@@ -191,12 +186,6 @@ def noise_side(index: int) -> int:
     return 2 ** ((index + 5) // 2)
 
 
-class _Constant(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.input = nn.Parameter(torch.randn(1, channels, 4, 4))
-
-
 class _AllStyles:
     """The maps from w to all styles as one: a row for each input channel of each modulated convolution."""
 
@@ -240,7 +229,7 @@ class StyleGAN2Generator(Generator):
             for _ in range(config.mapping_layers)
         ]
         self.style = nn.Sequential(PixelNorm(), *mapping)
-        self.input = _Constant(widths[4])
+        self.input = Constant(widths[4])
         names = config.layer_names
         random = random_names(config.randomized_layers, {name: name for name in names})
         self.conv1 = StyledConv(widths[4], widths[4], config, False, names[0] in random)
@@ -321,12 +310,7 @@ class StyleGAN2Generator(Generator):
         return reduced(image, side)
 
     def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
-        if mode == "none":
-            return None
-        stored: Tensor = getattr(self.noises, f"noise_{index}")
-        if mode == "const":
-            return stored
-        return torch.randn(x.shape[0], *stored.shape[1:], device=stored.device)
+        return noise_map(getattr(self.noises, f"noise_{index}"), mode, x.shape[0])
 
     def weights(self) -> dict[str, StyledWeight]:
         """One a styled convolution, by the layer's name."""

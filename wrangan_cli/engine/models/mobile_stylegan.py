@@ -200,15 +200,18 @@ class _ToImage(nn.Module):
         self.scale = 1 / math.sqrt(channels)
         self.colours, self.wavelet = colours, wavelet
 
-    def forward(self, x: Tensor, w: Tensor, half: bool) -> Tensor:
-        """half: the image at half the side, which is the low band alone (its 2×2 means, exactly)."""
+    def forward(self, x: Tensor, w: Tensor, side: int | None) -> Tensor:
+        """The image, or its means at `side` px if that divides the side of x: of the low band alone, which
+        halved is the means over 2×2 px, exactly; means come before the convolution, as both are linear."""
         style = self.modulation(w) * self.scale
         weight: Tensor = self.conv.weight[:, :, 0, 0]
         bias: Tensor = self.bias
-        if half:
+        smaller = side is not None and x.shape[-1] % side == 0
+        if smaller and self.wavelet:
             weight, bias = weight[: self.colours] / 2, bias[: self.colours] / 2
-        bands = modulated_pointwise(x, style, weight, bias)
-        return inverse_haar(bands) if self.wavelet and not half else bands
+        pool = x.shape[-1] // side if smaller and side is not None else 1
+        bands = modulated_pointwise(x, style, weight, bias, pool)
+        return inverse_haar(bands) if self.wavelet and not smaller else bands
 
 
 class MobileStyleGANGenerator(Generator):
@@ -297,10 +300,7 @@ class MobileStyleGANGenerator(Generator):
             assert isinstance(block, _Block)
             x = styled(block.up(x, row(2 * k + 1)), 2 * k + 1)
             x = styled(x, 2 * k + 2)
-        # Means over 2×2 px can be averaged further only where they lie whole within each area.
-        below = self.config.resolution // 2
-        half = self.config.head == "wavelet" and side is not None and below % side == 0
-        image = self.to_img(x, row(2 * self.config.blocks + 1), half)
+        image = self.to_img(x, row(2 * self.config.blocks + 1), side)
         return reduced(image, side)
 
     def weights(self) -> dict[str, StyledWeight]:

@@ -42,10 +42,11 @@ SCHEMAS = (
     "float clamp, bool[5] needed) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_style, "
     "Tensor grad_bias, Tensor grad_skip)",
     # Of MobileStyleGAN, channels_last:
-    "separable_conv(Tensor x, Tensor depthwise, Tensor mixing, Tensor? noise, Tensor bias, float slope) -> Tensor",
-    "separable_conv_backward(Tensor grad, Tensor y, Tensor x, Tensor depthwise, Tensor mixing, int noise_maps, "
-    "float slope, bool[5] needed) -> (Tensor grad_x, Tensor grad_depthwise, Tensor grad_mixing, "
-    "Tensor grad_noise, Tensor grad_bias)",
+    "separable_conv(Tensor x, Tensor depthwise, Tensor mixing, Tensor? noise, Tensor bias, float slope) "
+    "-> Tensor",
+    "separable_conv_backward(Tensor grad, Tensor y, Tensor x, Tensor depthwise, Tensor mixing, "
+    "int noise_maps, float slope, bool[5] needed) -> (Tensor grad_x, Tensor grad_depthwise, "
+    "Tensor grad_mixing, Tensor grad_noise, Tensor grad_bias)",
     "haar_up(Tensor x, Tensor style) -> Tensor",
     "haar_up_backward(Tensor grad, Tensor x, Tensor style, bool[2] needed) "
     "-> (Tensor grad_x, Tensor grad_style)",

@@ -1,11 +1,12 @@
-"""The layers of MobileStyleGAN, which have kernels on the CPU: shapes and gradients. All channels_last, float32,
-channels a multiple of the processor's vector (16 floats at most).
+"""The layers of MobileStyleGAN, which have kernels on the CPU: shapes and gradients. All channels_last,
+float32, channels a multiple of the processor's vector (16 floats at most).
 
-separable_conv: y = leaky_relu(mixing · depthwise(x) + noise + bias). x (B, I, H, W), depthwise (1 or B, I, 3, 3)
-with the style in it, zero padding; mixing (1 or B, O, I); noise (1 or B, 1, H, W); bias (O,).
+separable_conv: y = leaky_relu(mixing · depthwise(x) + noise + bias). x (B, I, H, W), depthwise
+(1 or B, I, 3, 3) with the style in it, zero padding; mixing (1 or B, O, I); noise (1 or B, 1, H, W);
+bias (O,).
 haar_up: the inverse Haar transform of x · style. x (B, C, H, W), style (B, C) → (B, C/4, 2H, 2W).
-pooled_pointwise: weight · (mean of x over pool × pool pixels) + bias. x (B, I, H, W), weight (1 or B, C, I) with
-C ≤ 16, bias (C,) → (B, C, H/pool, W/pool), contiguous.
+pooled_pointwise: weight · (mean of x over pool × pool pixels) + bias. x (B, I, H, W), weight (1 or B, C, I)
+with C ≤ 16, bias (C,) → (B, C, H/pool, W/pool), contiguous.
 """
 
 from typing import Any
@@ -31,17 +32,27 @@ def separable_parts(
     return F.leaky_relu(y if noise is None else y + noise, slope)
 
 
-def haar_parts(x: Tensor, style: Tensor) -> Tensor:
-    """`haar_up` by operations that can be differentiated again."""
-    out = x.shape[1] // 4
-    x = (x * style[:, :, None, None]).permute(0, 2, 3, 1)
+def inverse_haar(x: Tensor) -> Tensor:
+    """The orthonormal inverse Haar transform: (B, C, H, W) → (B, C/4, 2H, 2W), by PyTorch, any C.
+
+    The first C/4 channels are the low band; then for each of them three neighbours: high along the
+    rows' direction (vertical), high along the columns (horizontal), both. The high band's taps are (+, −).
+    """
+    batch, channels, height, width = x.shape
+    out = channels // 4
+    x = x.permute(0, 2, 3, 1)
     low, high = x[..., :out], x[..., out:].unflatten(-1, (out, 3))
     upper, lower = low + high[..., 0], low - high[..., 0]
     right, corner = high[..., 1] + high[..., 2], high[..., 1] - high[..., 2]
     pixels = torch.stack([upper + right, upper - right, lower + corner, lower - corner], dim=3) * 0.5
     # (B, H, W, 2·2, C/4) → (B, H, 2, W, 2, C/4)
     pixels = pixels.unflatten(3, (2, 2)).transpose(2, 3)
-    return pixels.reshape(x.shape[0], 2 * x.shape[1], 2 * x.shape[2], out).permute(0, 3, 1, 2)
+    return pixels.reshape(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+
+
+def haar_parts(x: Tensor, style: Tensor) -> Tensor:
+    """`haar_up` by operations that can be differentiated again."""
+    return inverse_haar(x * style[:, :, None, None])
 
 
 def pooled_parts(x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:

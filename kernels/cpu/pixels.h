@@ -114,9 +114,17 @@ struct Packed {
     return (columns + PANEL * VL - 1) / (PANEL * VL) * PANEL * VL * count;
   }
   void fill(const float* from, int64_t row, int64_t column) const {
-    for (int64_t j = 0; j < columns; j++) {
-      float* const to = data + j / (PANEL * VL) * PANEL * VL * count + j % (PANEL * VL);
-      for (int64_t k = 0; k < count; k++) to[k * PANEL * VL] = from[k * row + j * column];
+    for (int64_t first = 0; first < columns; first += PANEL * VL) {
+      const int64_t width = std::min<int64_t>(PANEL * VL, columns - first);
+      float* const to = data + first * count;
+      // Read as it lies: a panel, which is written, fits in the cache.
+      if (column == 1) {
+        for (int64_t k = 0; k < count; k++)
+          for (int64_t j = 0; j < width; j++) to[k * PANEL * VL + j] = from[k * row + first + j];
+      } else {
+        for (int64_t j = 0; j < width; j++)
+          for (int64_t k = 0; k < count; k++) to[k * PANEL * VL + j] = from[k * row + (first + j) * column];
+      }
     }
   }
   // C (rows, columns) = A (rows, count) · this.

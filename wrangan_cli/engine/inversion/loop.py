@@ -6,6 +6,7 @@ An image that is done leaves the batch.
 """
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_per
 from wrangan_cli.engine.runtime import random_generator
 
 Target = list[Tensor] | None
+HELD_PIXELS = 512 * 512
+"""Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
 
 @dataclass(frozen=True)
@@ -158,13 +161,8 @@ class Inverter:
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
             optimizer.zero_grad()
-            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
-            stay = _not_yet(distance, settings.stop_at)
-            if stay is None:
-                loss.sum().backward()
-            else:
-                if bool(stay.any()):
-                    loss[stay].sum().backward()
+            loss, stay = self._graded_loss(batch, moment)
+            if stay is not None:
                 batch.let_go(~stay, step, optimizer)
                 loss = loss[stay]
                 if len(batch.rows) == 0:
@@ -175,6 +173,43 @@ class Inverter:
             on_step(step + 1)
         optimizer.settle()
         return batch.finished(), batch.steps
+
+    def _graded_loss(self, batch: "_Batch", moment: Moment) -> tuple[Tensor, Tensor | None]:
+        """The loss of each image (b,), its gradients left in the free variables, and which images have not
+        reached `stop_at`, if there is one: the others have no gradient."""
+        count, at_once = len(batch.rows), self._at_once
+        if count <= at_once:
+            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
+            stay = _not_yet(distance, self.settings.stop_at)
+            going = loss if stay is None else loss[stay]
+            if len(going):
+                going.sum().backward()
+            return loss, stay
+        losses: list[Tensor] = []
+        stays: list[Tensor] = []
+        state = moment.rng.get_state()
+        for first in range(0, count, at_once):
+            # The same draws for every image, as if all were computed together.
+            moment.rng.set_state(state)
+            rows = slice(first, first + at_once)
+            part = batch.part(rows)
+            loss, stay = self._graded_loss(part, moment)
+            for whole, own in zip(batch.variables.free, part.variables.free, strict=True):
+                if whole.grad is None:
+                    whole.grad = torch.zeros_like(whole)
+                if own.grad is not None:
+                    whole.grad[rows] = own.grad
+            losses.append(loss.detach())
+            stays.append(torch.ones_like(loss, dtype=torch.bool) if stay is None else stay)
+        stay = torch.cat(stays)
+        return torch.cat(losses), None if bool(stay.all()) else stay
+
+    @property
+    def _at_once(self) -> int:
+        """Images whose graph is in memory at a time: on the CPU large images gain nothing from company."""
+        if self.model.device.type != "cpu":
+            return sys.maxsize
+        return max(1, HELD_PIXELS // self.model.resolution**2)
 
     def _replay(self, batch: "_Batch", total: int, on_step: Callable[[int], None]) -> None:
         """The steps of Adam as replays of one captured step."""
@@ -274,6 +309,14 @@ class _Batch:
     """Of every image of the whole batch."""
     done: list[tuple[Tensor, Variables]] = field(default_factory=list)
     """Places and variables of those that left together."""
+
+    def part(self, rows: slice) -> "_Batch":
+        """Some of the images: views of the same numbers, with gradients of their own."""
+        variables = self.variables.select(rows)
+        for tensor in variables.free:
+            tensor.requires_grad_(True)
+        target = None if self.target is None else [features[rows] for features in self.target]
+        return _Batch(variables, self.images[rows], target, self.rows[rows], [])
 
     def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
         """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""

@@ -8,7 +8,7 @@ An image that is done leaves the batch.
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,21 @@ from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion import graph
+from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
+from wrangan_cli.engine.inversion.budget import planned
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
-from wrangan_cli.engine.inversion.optimizers import Optimizer, make_optimizer
+from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
+from wrangan_cli.engine.inversion.schedule import settled_from
 from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
-from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
+from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
 from wrangan_cli.engine.runtime import random_generator
 
-Target = list[Tensor] | None
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
@@ -48,6 +51,8 @@ class Inverter:
     """What finds the w at which pti tunes; None: w is where it starts."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
+    on_plan: bool = False
+    """Whether the settings' steps are already those that its seconds allow."""
     cuda_graph: bool = False
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
 
@@ -71,7 +76,7 @@ class Inverter:
         predict = load_prediction(model, settings)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
-        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph)
+        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)
 
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
@@ -85,6 +90,21 @@ class Inverter:
             return self.model.w_mean.expand(images.shape[0], -1).clone()
         with torch.no_grad():
             return self.encoder(images)
+
+    def within(self, images: Tensor) -> "Inverter":
+        """The inverter with the steps that `settings.seconds` allows for such a batch, by a trial; itself
+        where no seconds are set."""
+        if self.on_plan or self.settings.seconds is None:
+            return self
+
+        def trial(settings: InversionSettings, on_step: Callable[[int], None]) -> None:
+            self._with(settings).invert(images, on_step)
+
+        return self._with(planned(self.settings, trial, len(images)))
+
+    def _with(self, settings: InversionSettings) -> "Inverter":
+        pivot = None if self.pivot is None or settings.pivot is None else self.pivot._with(settings.pivot)
+        return replace(self, settings=settings, pivot=pivot, on_plan=True)
 
     def invert(
         self, images: Tensor, on_step: Callable[[int], None] | None = None
@@ -102,8 +122,9 @@ class Inverter:
         side = images.shape[-1]
         if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
+        within = self.within(images)
         with model.generator.frozen():
-            return self._inverted(images.to(model.device), on_step)
+            return within._inverted(images.to(model.device), on_step)
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         model, settings = self.model, self.settings
@@ -147,7 +168,7 @@ class Inverter:
         """The variables after the steps, and how many steps each image took."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         total = settings.loop_steps if variables.free else 0
-        batch = _Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
+        batch = Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
         if total == 0:
             return variables, batch.steps
         for tensor in variables.free:
@@ -162,6 +183,8 @@ class Inverter:
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
             optimizer.zero_grad()
             loss, stay = self._graded_loss(batch, moment)
+            if settings.plateau and moment.share >= settled_from(settings):
+                stay = batch.falling(loss, settings.plateau, stay)
             if stay is not None:
                 batch.let_go(~stay, step, optimizer)
                 loss = loss[stay]
@@ -174,13 +197,13 @@ class Inverter:
         optimizer.settle()
         return batch.finished(), batch.steps
 
-    def _graded_loss(self, batch: "_Batch", moment: Moment) -> tuple[Tensor, Tensor | None]:
+    def _graded_loss(self, batch: "Batch", moment: Moment) -> tuple[Tensor, Tensor | None]:
         """The loss of each image (b,), its gradients left in the free variables, and which images have not
         reached `stop_at`, if there is one: the others have no gradient."""
         count, at_once = len(batch.rows), self._at_once
         if count <= at_once:
             loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
-            stay = _not_yet(distance, self.settings.stop_at)
+            stay = not_yet(distance, self.settings.stop_at)
             going = loss if stay is None else loss[stay]
             if len(going):
                 going.sum().backward()
@@ -201,8 +224,7 @@ class Inverter:
                     whole.grad[rows] = own.grad
             losses.append(loss.detach())
             stays.append(torch.ones_like(loss, dtype=torch.bool) if stay is None else stay)
-        stay = torch.cat(stays)
-        return torch.cat(losses), None if bool(stay.all()) else stay
+        return torch.cat(losses), not_all(torch.cat(stays))
 
     @property
     def _at_once(self) -> int:
@@ -211,7 +233,7 @@ class Inverter:
             return sys.maxsize
         return max(1, HELD_PIXELS // self.model.resolution**2)
 
-    def _replay(self, batch: "_Batch", total: int, on_step: Callable[[int], None]) -> None:
+    def _replay(self, batch: "Batch", total: int, on_step: Callable[[int], None]) -> None:
         """The steps of Adam as replays of one captured step."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         # What depends on the moment is not captured: `why_not_captured`.
@@ -247,6 +269,8 @@ class Inverter:
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
         )
+        if moment.share < settings.coarse:
+            images = reduced(images, settings.loss_side)
         drawn = self._draw(shown, images.shape[-1])
         loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
         distance = None
@@ -294,58 +318,6 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
-
-
-@dataclass
-class _Batch:
-    """The images that still take steps, and what became of those that are done."""
-
-    variables: Variables
-    images: Tensor
-    target: Target
-    rows: Tensor
-    """Their places in the whole batch, on the CPU: (b,)."""
-    steps: list[int]
-    """Of every image of the whole batch."""
-    done: list[tuple[Tensor, Variables]] = field(default_factory=list)
-    """Places and variables of those that left together."""
-
-    def part(self, rows: slice) -> "_Batch":
-        """Some of the images: views of the same numbers, with gradients of their own."""
-        variables = self.variables.select(rows)
-        for tensor in variables.free:
-            tensor.requires_grad_(True)
-        target = None if self.target is None else [features[rows] for features in self.target]
-        return _Batch(variables, self.images[rows], target, self.rows[rows], [])
-
-    def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
-        """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""
-        leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
-        rows = self.rows[leaving.cpu()]
-        self.done.append((rows, self.variables.select(leaving)))
-        for row in rows.tolist():
-            self.steps[row] = step
-        left = self.variables.select(kept)
-        optimizer.keep(left.free, kept)
-        self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
-        self.target = None if self.target is None else [features[kept] for features in self.target]
-
-    def finished(self) -> Variables:
-        """The variables of all images, in their order, which are no longer optimised."""
-        for tensor in self.variables.free:
-            tensor.requires_grad_(False)
-        if not self.done:
-            return self.variables
-        rows, parts = zip(*self.done, (self.rows, self.variables), strict=True)
-        return joined(parts, torch.cat(rows).argsort())
-
-
-def _not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
-    """Which images go on, (B,) of bool; None where all do."""
-    if not stop_at or distance is None:
-        return None
-    stay = ~(distance.detach() <= stop_at)  # an image that is not finite goes on, and is named at the end
-    return None if bool(stay.all()) else stay
 
 
 def resolved(settings: InversionSettings, model: Model) -> InversionSettings:

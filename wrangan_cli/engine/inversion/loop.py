@@ -6,7 +6,7 @@ An image that is done leaves the batch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import Optimizer, make_optimizer
@@ -27,6 +26,7 @@ from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
+from wrangan_cli.engine.photographs import by_side, load_photograph
 from wrangan_cli.engine.runtime import random_generator
 
 Target = list[Tensor] | None
@@ -73,8 +73,7 @@ class Inverter:
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
         or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
-        size, most = self.settings.size, self.model.resolution
-        return load_image(path, min(size or most, most), enlarge=size > 0)
+        return load_photograph(path, self.model.resolution, self.settings.size)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -101,6 +100,14 @@ class Inverter:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
         with model.generator.frozen():
             return self._inverted(images.to(model.device), on_step)
+
+    def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
+        """`invert` for photographs (3, S, S) of several sides, in their order; those of one side together."""
+        codes: dict[int, Code | WranganError] = {}
+        for places in by_side(photos):
+            batch = torch.stack([photos[place] for place in places])
+            codes |= zip(places, self.invert(batch), strict=True)
+        return [codes[place] for place in range(len(photos))]
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         model, settings = self.model, self.settings

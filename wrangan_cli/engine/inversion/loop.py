@@ -7,7 +7,7 @@ An image that is done leaves the batch.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
 from wrangan_cli.engine.inversion.budget import planned
@@ -32,6 +31,7 @@ from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
+from wrangan_cli.engine.photographs import by_side, load_photograph
 from wrangan_cli.engine.runtime import random_generator
 
 HELD_PIXELS = 512 * 512
@@ -81,8 +81,7 @@ class Inverter:
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
         or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
-        size, most = self.settings.size, self.model.resolution
-        return load_image(path, min(size or most, most), enlarge=size > 0)
+        return load_photograph(path, self.model.resolution, self.settings.size)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -125,6 +124,14 @@ class Inverter:
         within = self.within(images)
         with model.generator.frozen():
             return within._inverted(images.to(model.device), on_step)
+
+    def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
+        """`invert` for photographs (3, S, S) of several sides, in their order; those of one side together."""
+        codes: dict[int, Code | WranganError] = {}
+        for places in by_side(photos):
+            batch = torch.stack([photos[place] for place in places])
+            codes |= zip(places, self.invert(batch), strict=True)
+        return [codes[place] for place in range(len(photos))]
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         model, settings = self.model, self.settings

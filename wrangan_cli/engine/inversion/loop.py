@@ -24,7 +24,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.schedule import settled_from
-from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.settings import PTI_STOP, TUNING, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.model_folder import Model
@@ -183,8 +183,8 @@ class Inverter:
         if self.cuda_graph:
             self._replay(batch, total, on_step)
             return batch.finished(), batch.steps
-        groups = method.groups(variables, settings)
-        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, images.shape[-1]))
+        groups, side = method.groups(variables, settings), images.shape[-1]
+        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, side, side))
         rng = random_generator(settings.seed)
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
@@ -259,9 +259,22 @@ class Inverter:
                 take()
                 on_step(index + 1)
 
-    def _draw(self, variables: Variables, side: int) -> Tensor:
-        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
+    def _draw(self, variables: Variables, side: int, photo_side: int) -> Tensor:
+        """The images (B, 3, side, side) for photographs of `photo_side` px."""
+        offsets = self._offsets(variables, photo_side)
         return draw(self.model.generator, variables.w, **offsets, side=side)
+
+    def _offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
+        """Those of `variables` by group; ε and δ of what such photographs do not show are 0."""
+        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
+        if self.settings.unseen or self.settings.method not in TUNING:
+            return offsets
+        weights = self.model.generator.weights()
+        for group in ("epsilon", "delta"):
+            offsets[group] = {
+                name: _first(value, weights[name].shown(photo_side)) for name, value in offsets[group].items()
+            }
+        return offsets
 
     def _features(self, images: Tensor) -> list[Tensor]:
         assert self.perceptual is not None
@@ -276,9 +289,10 @@ class Inverter:
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
         )
+        photo_side = images.shape[-1]
         if moment.share < settings.coarse:
             images = reduced(images, settings.loss_side)
-        drawn = self._draw(shown, images.shape[-1])
+        drawn = self._draw(shown, images.shape[-1], photo_side)
         loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
         distance = None
         if self.perceptual is not None and target is not None:
@@ -290,7 +304,7 @@ class Inverter:
     @torch.no_grad()
     def _distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
         """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
-        drawn = self._draw(variables, images.shape[-1])
+        drawn = self._draw(variables, images.shape[-1], images.shape[-1])
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
         if self.perceptual is not None and target is not None:
             features = self.perceptual.features(for_loss(drawn, self.settings.loss_side))
@@ -300,7 +314,8 @@ class Inverter:
     def _codes(self, variables: Variables, images: Tensor, target: Target) -> list[Code | WranganError]:
         # Rounded as the file stores them, so that the stated distortion is the file's.
         groups: dict[str, Any] = {
-            g: {k: v.detach().half() for k, v in getattr(variables, g).items()} for g in GROUPS
+            g: {k: v.detach().half() for k, v in values.items()}
+            for g, values in self._offsets(variables, images.shape[-1]).items()
         }
         stored = Variables(w=variables.w.detach(), **groups)
         after = self._distortion(stored, images, target)
@@ -325,6 +340,14 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
+
+
+def _first(offsets: Tensor, outputs: int) -> Tensor:
+    """offsets (B, O, I, k, k) of the first `outputs` channels, and 0 for the others."""
+    if outputs == offsets.shape[1]:
+        return offsets
+    rest = offsets.new_zeros((len(offsets), offsets.shape[1] - outputs, *offsets.shape[2:]))
+    return torch.cat([offsets[:, :outputs], rest], dim=1)
 
 
 def resolved(settings: InversionSettings, model: Model) -> InversionSettings:

@@ -53,7 +53,7 @@ _HEEDED_BY = {
         ("lr", "epsilon_lr", "beta2", "warmup", "decay", "epsilon_warmup", "optimizer", "history", "probes"),
         TUNING,
     ),
-    **dict.fromkeys(("alpha", "penalty", "epsilon_init"), TUNING),
+    **dict.fromkeys(("alpha", "penalty", "epsilon_init", "unseen"), TUNING),
     "steps": (*TUNING, *PROJECTORS),
     **dict.fromkeys(("seconds", "plateau", "coarse"), (*TUNING, *PROJECTORS, "pti")),
     "projection_lr": PROJECTORS,
@@ -104,6 +104,9 @@ class InversionSettings:
     epsilon_warmup: float | None = None
     """Share of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
     first. Unset: what the model names, otherwise 0."""
+    unseen: bool = False
+    """Also move weights that draw what only larger images than the photograph show (wrangan, weight-tuning):
+    it says nothing of them, and detail that nobody asked for is what they make."""
     stop_at: float | None = None
     """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
     pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""

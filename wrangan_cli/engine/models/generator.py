@@ -88,6 +88,16 @@ class StyledWeight:
     """Row of W+ that modulates it."""
     side: int
     """Side in px of the feature maps that it makes."""
+    low: int | None = None
+    """Of its output channels the first so many make what is seen at `side`, the others detail that only
+    images of twice that show; None: there are no others."""
+
+    def shown(self, side: int) -> int:
+        """How many of its output channels, the first ones, draw what images of `side` px show."""
+        if side < self.side:
+            return 0
+        outputs = self.shape[0]
+        return outputs if self.low is None or side >= 2 * self.side else self.low
 
     @property
     def mean(self) -> Tensor:

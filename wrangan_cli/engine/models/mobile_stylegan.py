@@ -8,7 +8,7 @@ transform, which makes four pixels of four channels and has no weights.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -283,11 +283,16 @@ class MobileStyleGANGenerator(Generator):
 
     def weights(self) -> dict[str, StyledWeight]:
         found = {}
+        before_up = {"conv1", *(f"layers.{k}.conv2" for k in range(self.config.blocks - 1))}
         for name, side, row in self._places():
             layer = self._conv(name)
             for part in layer.parts:
                 key = f"{name}.{part}"
-                found[key] = StyledWeight(getattr(layer, part), key, name, row, side)
+                weight = StyledWeight(getattr(layer, part), key, name, row, side)
+                if part != "depthwise" and name in before_up:
+                    # A quarter of what an upsampling takes is its low band.
+                    weight = replace(weight, low=weight.shape[0] // 4)
+                found[key] = weight
         return found
 
     def noise_inputs(self) -> dict[str, NoiseInput]:

@@ -7,15 +7,16 @@ An image that is done leaves the batch.
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
+from wrangan_cli.engine.cores import on_cores
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
@@ -34,6 +35,8 @@ from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_per
 from wrangan_cli.engine.photographs import by_side, load_photograph
 from wrangan_cli.engine.runtime import random_generator
 
+T = TypeVar("T")
+R = TypeVar("R")
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
@@ -215,21 +218,27 @@ class Inverter:
             if len(going):
                 going.sum().backward()
             return loss, stay
-        losses: list[Tensor] = []
-        stays: list[Tensor] = []
         state = moment.rng.get_state()
-        for first in range(0, count, at_once):
+
+        def computed(rows: slice) -> tuple[Tensor, Tensor | None, list[Tensor]]:
             # The same draws for every image, as if all were computed together.
             moment.rng.set_state(state)
-            rows = slice(first, first + at_once)
             part = batch.part(rows)
             loss, stay = self._graded_loss(part, moment)
-            for whole, own in zip(batch.variables.free, part.variables.free, strict=True):
+            return loss.detach(), stay, part.variables.free
+
+        places = [slice(first, first + at_once) for first in range(0, count, at_once)]
+        # Other methods draw numbers in a step, or change the network for each image.
+        apart = on_cores if self.settings.method in TUNING else _one_by_one
+        losses: list[Tensor] = []
+        stays: list[Tensor] = []
+        for rows, (loss, stay, free) in zip(places, apart(computed, places), strict=True):
+            for whole, own in zip(batch.variables.free, free, strict=True):
                 if whole.grad is None:
                     whole.grad = torch.zeros_like(whole)
                 if own.grad is not None:
                     whole.grad[rows] = own.grad
-            losses.append(loss.detach())
+            losses.append(loss)
             stays.append(torch.ones_like(loss, dtype=torch.bool) if stay is None else stay)
         return torch.cat(losses), not_all(torch.cat(stays))
 
@@ -340,6 +349,10 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
+
+
+def _one_by_one(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    return map(work, items)
 
 
 def _first(offsets: Tensor, outputs: int) -> Tensor:

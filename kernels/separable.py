@@ -124,21 +124,19 @@ def _pooled_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return (*(g if need else None for g, need in zip(found, needed, strict=True)), None)
 
 
+def _haar_fake(x: Tensor, style: Tensor) -> Tensor:
+    del style
+    return _channels_last(x, (len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3]))
+
+
+def _pooled_fake(x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+    del bias
+    return x.new_empty((len(x), weight.shape[1], x.shape[2] // pool, x.shape[3] // pool))
+
+
 register("separable_conv", _separable_fake, _separable_backward, _separable_setup)
-register(
-    "haar_up",
-    lambda x, style: _channels_last(x, (len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])),
-    _haar_backward,
-    _haar_setup,
-)
-register(
-    "pooled_pointwise",
-    lambda x, weight, bias, pool: x.new_empty(
-        (len(x), weight.shape[1], x.shape[2] // pool, x.shape[3] // pool)
-    ),
-    _pooled_backward,
-    _pooled_setup,
-)
+register("haar_up", _haar_fake, _haar_backward, _haar_setup)
+register("pooled_pointwise", _pooled_fake, _pooled_backward, _pooled_setup)
 
 
 def _only(needed: list[bool], *made: Tensor) -> tuple[Tensor, ...]:

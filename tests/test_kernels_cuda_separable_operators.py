@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from wrangan_kernels import verify
 
 from tests.kernels_cuda_checks import (
     DEVICE,
@@ -169,11 +170,20 @@ def test_empty_batches() -> None:
 
 @anywhere
 def test_depthwise_alone() -> None:
-    """A mixing that keeps each channel: against the formula of the depthwise convolution, over many strips."""
+    """A mixing that keeps each channel: the depthwise convolution is what comes out, over many strips."""
     x, taps, bias = maps((2, 40, 37, 21), last=True), maps((2, 40, 3, 3)), torch.zeros(40, device=DEVICE)
     same = torch.eye(40, device=DEVICE)[None]
     got = ops.separable_conv(x, taps, same, None, bias, 1.0)
     close(got, depthwise(x.cpu(), taps.cpu()), torch.float32)
+
+
+@anywhere
+def test_what_is_asked_when_the_library_is_loaded() -> None:
+    """kernels/verify.py, on a GPU with all the rest."""
+    cases = list(verify._separable_layers(lambda *shape: torch.randn(shape, dtype=torch.float64), DEVICE))
+    assert len(cases) == 9
+    for _, found, expected in cases:
+        close(found, expected, torch.float32, 10)
 
 
 ERRORS = ["float64", "dimensions", "depthwise", "mixing", "sets", "noise", "bias", "gradient", "maps"]

@@ -3,6 +3,7 @@
 // to cuBLAS; each image has a product of its own, of the same shape in every batch, and so the same bits.
 
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -124,7 +125,8 @@ Tensor separable_conv_op(const Tensor& x_in, const Tensor& depthwise, const Tens
   const Maps maps = last_maps(y, where);
   const ActPointers end{nullptr, bias.const_data_ptr<float>(), pointer(noise), nullptr, noise && noise->size(0) > 1,
                         activation(slope, 1, -1)};
-  fir_act_cuda(layer.kind, {maps, maps, 1, 0, true, nullptr}, y.const_data_ptr(), end, y.mutable_data_ptr(), current_stream());
+  fir_act_cuda(layer.kind, {maps, maps, 1, 0, true, nullptr}, y.const_data_ptr(), end, y.mutable_data_ptr(),
+               current_stream());
   WRANGAN_LAUNCHED();
   return y;
 }
@@ -135,6 +137,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> separable_conv_backward_op(
     int64_t noise_maps, double slope, std::array<bool, 5> needed) {
   const char* where = "separable_conv_backward";
   const DeviceGuard guard(x_in.device());
+  const at::NoGradGuard plain;
   const Separable layer(x_in, depthwise, mixing, where);
   const Tensor& x = layer.x;
   const int64_t batch = x.size(0), inputs = x.size(1), outputs = layer.outputs();
@@ -215,6 +218,7 @@ std::tuple<Tensor, Tensor> haar_up_backward_op(const Tensor& grad_in, const Tens
                                                std::array<bool, 2> needed) {
   const char* where = "haar_up_backward";
   const DeviceGuard guard(x_in.device());
+  const at::NoGradGuard plain;
   const Haar layer(x_in, style, where);
   const Tensor& x = layer.x;
   check_device(grad_in, x, where);
@@ -280,6 +284,7 @@ std::tuple<Tensor, Tensor, Tensor> pooled_pointwise_backward_op(const Tensor& gr
                                                                 std::array<bool, 3> needed) {
   const char* where = "pooled_pointwise_backward";
   const DeviceGuard guard(x_in.device());
+  const at::NoGradGuard plain;
   const Pooled layer(x_in, weight, pool, where);
   const Tensor& x = layer.x;
   const int64_t batch = x.size(0), inputs = x.size(1), colours = weight.size(1);

@@ -218,8 +218,9 @@ def test_inversion_gives_the_networks_codes(
     inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
     images = images_of(3)
     codes = inverter.invert(images)
-    average = average_image(tiny_model.generator, tiny_model.w_mean)
-    expected = encoded(load_style_encoder(tiny_model, kind), tiny_model.generator, images, average)
+    encoder = load_style_encoder(tiny_model, kind)
+    average = average_image(tiny_model.generator, encoder.w_mean)
+    expected = encoded(encoder, tiny_model.generator, images, average)
     for index, code in enumerate(codes):
         assert isinstance(code, Code)
         assert code.info["steps"] == 0

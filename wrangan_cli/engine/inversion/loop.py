@@ -26,7 +26,7 @@ from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.schedule import settled_from
 from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
-from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
+from wrangan_cli.engine.inversion.trained import Prediction, load_networks, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
@@ -61,9 +61,7 @@ class Inverter:
         """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
         for where steps cannot be captured."""
         settings = resolved(settings, model)
-        if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
-            raise UsageError(f"method {settings.method} needs init encoder")
-        encoder = load_initial(model, settings.start)
+        encoder, predict = load_networks(model, settings)
         perceptual, own = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
             name = tuning_distance(settings, model) if settings.method == "pti" else own
@@ -73,7 +71,6 @@ class Inverter:
             same = perceptual is None or perceptual.name == own
             pivot_loss = perceptual if same else load_perceptual(own, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
-        predict = load_prediction(model, settings)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
         return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)

@@ -20,9 +20,9 @@ from wrangan_cli.engine.files import replaced_atomically
 from wrangan_cli.engine.images import find_images, load_image
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics import kid
+from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
 from wrangan_cli.engine.metrics.inception import extract_features, load_inception
-from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import model_reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import load_encoder
@@ -88,7 +88,8 @@ class Study:
         if not self.samples:
             return {}
         images = moved_images(model, codes, range(self.samples))
-        found = kid(extract_features(self.inception, images), self.reference)
+        features = extract_features(self.inception, images)
+        found = mean_over_codes(kid.METRIC, features, self.reference, len(codes))
         return {"corruption-kid": found.value, "± corruption-kid": found.standard_error or 0.0}
 
 

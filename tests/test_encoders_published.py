@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -21,7 +22,10 @@ from tests.fixtures.published_encoders import (
 from wrangan_cli.app import app
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
+from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     layer_shapes,
@@ -63,6 +67,7 @@ def test_e4e_and_psp(network: str, deltas: bool, tiny_model: Model, tmp_path: Pa
     torch.testing.assert_close(encoder(images), expected + MEAN, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize(
     ("network", "deltas"),
     [
@@ -73,8 +78,10 @@ def test_e4e_and_psp(network: str, deltas: bool, tiny_model: Model, tmp_path: Pa
         ("ResNetGradualStyleEncoder", False),
     ],
 )
-def test_restyle(network: str, deltas: bool, tiny_model: Model, tmp_path: Path) -> None:
-    path, state = file_of(tmp_path / "restyle.pt", network, channels=6, n_iters_per_batch=4)
+def test_restyle(network: str, deltas: bool, asked: bool, tiny_model: Model, tmp_path: Path) -> None:
+    """ReStyle's classes add the mean of w whatever `start_from_latent_avg` says."""
+    more = {"n_iters_per_batch": 4, "start_from_latent_avg": asked}
+    path, state = file_of(tmp_path / "restyle.pt", network, channels=6, **more)
     report = install_published(path, tiny_model)
     assert (report.kind, report.round_trip) == ("restyle", True)
     encoder, images, shown = load_style_encoder(tiny_model, "restyle"), photographs(), photographs(seed=4)
@@ -85,11 +92,34 @@ def test_restyle(network: str, deltas: bool, tiny_model: Model, tmp_path: Path) 
     torch.testing.assert_close(encoder(images, shown, before), expected + before, atol=1e-4, rtol=1e-4)
 
 
-def test_the_encoder_into_w(tiny_model: Model, tmp_path: Path) -> None:
-    path, state = file_of(tmp_path / "w.pt", "WEncoder")
+def test_restyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path) -> None:
+    """The average image, and the codes of all passes, as in the authors' inference: by the file's mean of w,
+    which is another than that measured here. Half of the photographs are smaller than what is drawn."""
+    state = encoder_state("BackboneEncoder", LATENTS, STYLE, 6)
+    path, _ = file_of(tmp_path / "restyle.pt", "BackboneEncoder", channels=6, n_iters_per_batch=2)
+    install_published(path, tiny_model)
+    for side in (TINY.resolution, TINY.resolution // 2):
+        images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(5)) - 0.5
+        inverter = Inverter.load(tiny_model, InversionSettings(method="restyle", perceptual_weight=0))
+        codes = [code.w for code in inverter.invert(images) if isinstance(code, Code)]
+        w = MEAN.expand(2, LATENTS, -1)
+        for _ in range(2):
+            shown = tiny_model.generator.synthesis(w)
+            seen = [F.interpolate(x, size=256, mode="bilinear") for x in (images, shown)]
+            w = w + published_codes(state, "BackboneEncoder", torch.cat(seen, dim=1))
+        torch.testing.assert_close(torch.stack(codes), w, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "added"),
+    [("WEncoder", True, 1), ("WEncoder", False, 1), ("SingleStyleCodeEncoder", False, 0)],
+)
+def test_the_encoder_into_w(network: str, asked: bool, added: int, tiny_model: Model, tmp_path: Path) -> None:
+    """HyperStyle's adds the mean of w whatever the file says; e4e's if the file says so."""
+    path, state = file_of(tmp_path / "w.pt", network, start_from_latent_avg=asked)
     assert install_published(path, tiny_model).kind == "w"
-    expected = published_codes(state, "WEncoder", photographs())
-    torch.testing.assert_close(load_encoder(tiny_model)(photographs()), expected + MEAN, atol=1e-4, rtol=1e-4)
+    expected = published_codes(state, "WEncoder", photographs()) + added * MEAN
+    torch.testing.assert_close(load_encoder(tiny_model)(photographs()), expected, atol=1e-4, rtol=1e-4)
 
 
 INDEX = {"conv1": 0, "convs.0": 2, "convs.1": 3, "convs.2": 5, "convs.3": 6}
@@ -134,6 +164,29 @@ def test_hyperstyle(separable: bool, tiny_model: Model, tmp_path: Path) -> None:
                 layer.conv.weight.copy_(start * (1 + expected[INDEX[name]][row]))
             image = again.synthesis(MEAN[None])
         torch.testing.assert_close(drawn[row], image[0], atol=1e-4, rtol=1e-4)
+
+
+def test_hyperstyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path) -> None:
+    """Its class adds its own file's mean of w to what the encoder gives, not that of the encoder's file."""
+    path, state = file_of(tmp_path / "w.pt", "WEncoder")
+    install_published(path, tiny_model)
+    shapes = layer_shapes(tiny_model.generator)
+    layers = {INDEX[name]: shape for name, shape in shapes.items()}
+    of_hypernet = hypernet_state(layers, TINY.channels[4], separable=True)
+    own = MEAN.flip(0).expand(LATENTS, -1).clone()
+    network, generator = "SharedWeightsHyperNetResNetSeparable", random_generator_network()
+    write_published(tmp_path / "h.pt", "hypernet", of_hypernet, network, generator, latent_avg=own)
+    assert install_published(tmp_path / "h.pt", tiny_model).round_trip
+    inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle", perceptual_weight=0))
+    images = photographs()
+    small = F.interpolate(images, size=TINY.resolution, mode="area")
+    codes = [code for code in inverter.invert(small) if isinstance(code, Code)]
+    large = F.interpolate(small, size=256, mode="bilinear")
+    expected = published_codes(state, "WEncoder", large) + MEAN.flip(0)
+    torch.testing.assert_close(torch.stack([code.w for code in codes]), expected, atol=1e-4, rtol=1e-4)
+    # The encoder by itself keeps its own.
+    alone = expected - MEAN.flip(0) + MEAN
+    torch.testing.assert_close(load_encoder(tiny_model)(small), alone, atol=1e-4, rtol=1e-4)
 
 
 def test_of_another_generator(tiny_model: Model, tmp_path: Path) -> None:

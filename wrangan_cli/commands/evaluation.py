@@ -202,13 +202,16 @@ def evaluate_samples(
 ) -> None:
     from wrangan_cli.engine.codes import find_codes, load_code
     from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.base import CodeMetric, SampleMetric
     from wrangan_cli.engine.metrics.corruption import moved_images
     from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
     from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
-    metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
+    of_samples = sample_metrics(names) if plan.codes is None else []
+    of_codes = [] if plan.codes is None else code_metrics(names)
+    metrics: list[SampleMetric | CodeMetric] = [*of_samples, *of_codes]
     if plan.codes is not None and not metrics:
         return
     if plan.codes is None:
@@ -244,7 +247,10 @@ def evaluate_samples(
         return
     for metric in metrics:
         try:
-            estimate = metric.compute(generated, real.features)
+            if isinstance(metric, CodeMetric):
+                estimate = metric.compute(generated, real.features, len(found))
+            else:
+                estimate = metric.compute(generated, real.features)
         except WranganError as error:
             results.failed(error)
             continue

@@ -57,6 +57,8 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
+    if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:
+        recorded["pti_loss_side"] = recorded["loss_side"]  # what was one setting
     for name in settings.heeded:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
@@ -166,10 +166,15 @@ def _print_comparison(
     )
 
 
+def _csv(path: Path) -> IO[str]:
+    # Names are UTF-8, or bytes that are no text, whatever the locale says.
+    return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
     from wrangan_cli.engine.files import replaced_atomically
 
-    with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
+    with replaced_atomically(path) as temporary, _csv(temporary) as stream:
         writer = csv.writer(stream)
         writer.writerow(["photo", "code", *names])
         for row in rows:
@@ -385,7 +390,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     if plan.csv_file is not None:
         from wrangan_cli.engine.files import replaced_atomically
 
-        with replaced_atomically(plan.csv_file) as temporary, open(temporary, "w", newline="") as stream:
+        with replaced_atomically(plan.csv_file) as temporary, _csv(temporary) as stream:
             writer = csv.writer(stream)
             writer.writerow(["code", *wanted])
             writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, one_image, progress_with_rate
+from wrangan_cli.commands.shell import AsJson, Null, Results, one_image, progress_with_rate
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
 
@@ -32,7 +32,8 @@ def generate(
     side: Annotated[int, typer.Option(help="Of --pairs: images reduced by area to this side in px.")] = 256,
     seed: Annotated[int, typer.Option(help="Of --pairs: seed of the latents.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Draw images of random latents from a model, as a grid or one file a seed.
 
@@ -50,13 +51,13 @@ def generate(
             raise UsageError("--pairs are drawn with the mean weights: leave --epsilon out")
         if truncation != 1:
             raise UsageError("--pairs are not truncated: leave --truncation out")
-        _generate_pairs(pairs, model, samples, side, seed, device, as_json)
+        _generate_pairs(pairs, model, samples, side, seed, device, Results(as_json, null))
         return
     numbers = parse_seeds(seeds)
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     generator = loaded.generator
-    results = Results(as_json)
+    results = Results(as_json, null)
     with torch.no_grad():
         w = generator.mapping(seeded_latents(numbers, generator.config.style_dim).to(loaded.device))
         w = torch.lerp(loaded.w_mean, w, truncation)
@@ -75,7 +76,7 @@ def generate(
 
 
 def _generate_pairs(
-    folder: Path, model: str, samples: int, side: int, seed: int, device: str, as_json: bool
+    folder: Path, model: str, samples: int, side: int, seed: int, device: str, results: Results
 ) -> None:
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
@@ -84,7 +85,7 @@ def _generate_pairs(
     loaded = load_model(model, resolve_device(device))
     with progress_with_rate("drawing pairs", samples) as advance:
         drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
-    Results(as_json).wrote(folder, pairs=len(drawn), side=drawn.side)
+    results.wrote(folder, pairs=len(drawn), side=drawn.side)
 
 
 def parse_seeds(text: str) -> list[int]:

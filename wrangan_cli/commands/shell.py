@@ -5,21 +5,22 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import io
 import json
 import logging
+import os
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
 from wrangan_cli.engine.errors import (
     FileError,
     UsageError,
@@ -30,12 +31,18 @@ from wrangan_cli.engine.errors import (
 
 T = TypeVar("T")
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Null = Annotated[
+    bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
+]
+
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal (stderr)."""
-    console.print(message, markup=False)
+    """A remark for the person at the terminal (stderr), if there is one to hear it."""
+    with contextlib.suppress(OSError):
+        console.print(message, markup=False)
 
 
 def complain(error: Exception | str) -> None:
@@ -63,11 +70,23 @@ def _remarks_said() -> Iterator[None]:
 class Shell(TyperGroup):
     """Turns the errors that a user can act on into one line and an exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        given = sys.stdout
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            # What stands in the buffer until now (a help page) may be what does not go out.
+            whole = flushed(complain) and (given is None or sys.stdout is not None)
+            if not whole and not end.code:
+                raise SystemExit(1) from None
+            raise
+        except OSError as error:  # of a help page; `invoke` has the commands' own
+            sys.stdout = None  # type: ignore[assignment]
+            complain(f"standard output: {error.strerror or error}")
+            raise SystemExit(1) from None
+
     def invoke(self, ctx: Any) -> Any:
-        for stream in (sys.stdin, sys.stdout):
-            # Names of files are bytes, and need not be text: they go out as they came in.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="surrogateescape")
         try:
             with _remarks_said():
                 return super().invoke(ctx)
@@ -98,16 +117,23 @@ class Shell(TyperGroup):
 class Results:
     """Prints what a command made, and remembers what failed.
 
-    Plain: one path a line. With `as_json`: one object a line.
+    Plain: one path a line; a line end in a name is written as `\\n` there. With `as_json`: one object
+    a line. With `null`: the bytes of the path and a NUL byte.
     """
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool = False, null: bool = False) -> None:
+        if as_json and null:
+            raise UsageError("--json and --null are two ways to write paths: give one of them")
+        self.as_json, self.null = as_json, null
         self.failures = 0
 
     def wrote(self, path: Path, **record: Any) -> None:
         """A file was written (or was there already)."""
-        self._print(json.dumps({"path": str(path), **record}) if self.as_json else str(path))
+        if self.null:
+            write(os.fsencode(path) + b"\0", complain)
+            return
+        plain = str(path).replace("\n", "\\n").replace("\r", "\\r")
+        self._print(json.dumps({"path": str(path), **record}) if self.as_json else plain)
 
     def record(self, text: str, **record: Any) -> None:
         """A result that is not a file."""
@@ -132,9 +158,7 @@ class Results:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        # One write: of several processes (torchrun starts them unbuffered) no line may break another.
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        write(f"{line}\n", complain)
 
 
 def _cause(error: Exception | str) -> str:
@@ -206,16 +230,14 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
 
 
 def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
-    """Paths given as arguments or, where there are none (or `-`), one a line on stdin."""
+    """Paths given as arguments or, where there are none (or `-`), those that `listed` reads on stdin."""
     given = list(arguments or [])
     if given and given != [Path("-")]:
         yield from given
         return
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no input: give files or a folder, or paths on stdin")
-    for line in sys.stdin:
-        if line.strip():
-            yield Path(line.rstrip("\n"))
+    yield from map(Path, listed())
 
 
 def one_image(out: Path) -> bool:

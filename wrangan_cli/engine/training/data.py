@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from wrangan_kernels.caching import user_cache
+from wrangan_kernels.caching import folder_to_write, user_cache
 
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.files import exclusive, replaced_atomically
@@ -230,5 +230,6 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Ite
 
 
 def default_cache_dir() -> Path:
-    """Where image sets and features are kept if no other folder is named."""
-    return user_cache()
+    """Where image sets and features are kept if no other folder is named; where nothing can be kept,
+    a folder of this process alone."""
+    return folder_to_write(user_cache())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, render
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import find_images, load_image
+from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.corruption import moved_images
@@ -28,6 +28,7 @@ from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import load_encoder
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.perceptual import load_perceptual
+from wrangan_cli.engine.photo_files import find_images
 
 
 class Study:

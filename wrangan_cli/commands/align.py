@@ -34,7 +34,7 @@ def align(
     Needs the optional part "align" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.align_photos import PhotoAligner
-    from wrangan_cli.engine.images import find_images
+    from wrangan_cli.engine.photo_files import find_images
 
     results = Results(as_json, null)
     aligner = PhotoAligner(out, size, max_faces, min_confidence, overwrite)

@@ -305,8 +305,8 @@ def reference_of(
         by_main(lambda: bool(load()))
     images = load()
     if is_main():
-        for name in images.broken:
-            results.failed(f"{name}: cannot be read, left out of the reference", path)
+        for name, cause in zip(images.broken, images.causes, strict=True):
+            results.failed(f"{name}: {cause}; left out of the reference", path)
     share = images.names if alone else own_share(images.names)
     with progress("reference", len(share)) as bar:
         features = image_set_features(

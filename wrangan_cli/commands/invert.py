@@ -101,9 +101,9 @@ def _todo(
 ) -> "list[Job]":
     """The photographs that have no code yet; what has one, and what cannot be done, is said."""
     from wrangan_cli.engine.files import check_can_be_made
-    from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
     from wrangan_cli.engine.inversion.loop import resolved
+    from wrangan_cli.engine.photo_files import find_images
 
     found: list[Path] = []
     for path in inputs(photos):

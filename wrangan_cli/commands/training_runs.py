@@ -65,8 +65,8 @@ def load_images(data: list[Path], resolution: int, resize_filter: str) -> "Image
     bar = progress("decoding", None)
     with bar:
         images = load_image_set(data, resolution, default_cache_dir(), _moves(bar), resize_filter)
-    for name in images.broken:
-        remark(f"wrangan: {name}: cannot be read, left out")
+    for name, cause in zip(images.broken, images.causes, strict=True):
+        remark(f"wrangan: {name}: {cause}; left out")
     remark(images.summary())
     return images
 

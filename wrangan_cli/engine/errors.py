@@ -25,6 +25,14 @@ class FileError(WranganError):
         return type(self), (self.path, self.cause)
 
 
+def cause_of(error: BaseException) -> str:
+    """What an error says, in one line and without the name of the file where it has one apart."""
+    if isinstance(error, FileError):
+        return error.cause
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
+    return (said or type(error).__name__).splitlines()[0]
+
+
 _NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|not enough memory|_STATUS_ALLOC_FAILED")
 
 

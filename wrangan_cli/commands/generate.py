@@ -1,5 +1,6 @@
 """`wrangan generate`: images of random latents, and pairs of w and image for training."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,9 @@ import typer
 from wrangan_cli.commands.shell import AsJson, Null, Results, one_image, progress_with_rate
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
+
+MAX_SEEDS = 100_000
+"""Images of one call."""
 
 PairsOption = Annotated[
     Path | None,
@@ -54,24 +58,30 @@ def generate(
         _generate_pairs(pairs, model, samples, side, seed, device, Results(as_json, null))
         return
     numbers = parse_seeds(seeds)
+    for name, value in (("truncation", truncation), ("epsilon", epsilon)):
+        if not math.isfinite(value):
+            raise UsageError(f"--{name} {value}: not a finite number")
+    if truncation < 0:
+        raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1 pulls not at all")
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     generator = loaded.generator
     results = Results(as_json, null)
-    with torch.no_grad():
-        w = generator.mapping(seeded_latents(numbers, generator.config.style_dim).to(loaded.device))
-        w = torch.lerp(loaded.w_mean, w, truncation)
-        images = []
-        for seed, row in zip(numbers, w, strict=True):
-            offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
-            images.append(generator.synthesis(row[None], epsilon=offsets)[0])
+
+    @torch.no_grad()
+    def drawn(seed: int) -> torch.Tensor:
+        z = seeded_latents([seed], generator.config.style_dim).to(loaded.device)
+        w = torch.lerp(loaded.w_mean, generator.mapping(z), truncation)
+        offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
+        return generator.synthesis(w, epsilon=offsets)[0]
+
     if one_file:
-        save_image(out, image_grid(torch.stack(images)))
+        save_image(out, image_grid(torch.stack([drawn(seed) for seed in numbers])))
         results.wrote(out, seeds=numbers)
     else:
-        for seed, image in zip(numbers, images, strict=True):
+        for seed in numbers:
             path = out / f"seed-{seed}.png"
-            save_image(path, image)
+            save_image(path, drawn(seed))
             results.wrote(path, seed=seed)
 
 
@@ -90,14 +100,7 @@ def _generate_pairs(
 
 def parse_seeds(text: str) -> list[int]:
     """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
-    numbers: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            some = range(int(first), int(last or first) + 1)
-            if not some:
-                raise ValueError(part)
-            numbers += some
-    except ValueError:
-        raise UsageError(f"seeds {text!r}: expected numbers and ranges such as 0-15 or 1,4,9") from None
-    return numbers
+    from wrangan_cli.engine.number_lists import parse_numbers
+
+    example = "numbers and ranges of 64 bits such as 0-15 or 1,4,9"
+    return parse_numbers(text, "seeds", 0, 2**64 - 1, MAX_SEEDS, example)

@@ -11,7 +11,7 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -35,6 +35,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Null = Annotated[
     bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
 ]
+
+OTHER_FILES = frozenset(
+    {".mp4", ".mov", ".avi", ".webm", ".svg", ".pdf", ".psd", ".tga", ".ico", ".st", ".pt"}
+)
+"""Suffixes that mean a file, but none that is written as an image."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -87,6 +92,7 @@ class Shell(TyperGroup):
             raise SystemExit(1) from None
 
     def invoke(self, ctx: Any) -> Any:
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
             with _remarks_said():
                 return super().invoke(ctx)
@@ -99,7 +105,7 @@ class Shell(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            complain(out_of_memory_line(error))
+            complain(out_of_memory_line(error, _options_of(self, words)))
             ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
@@ -112,6 +118,16 @@ class Shell(TyperGroup):
         except KeyboardInterrupt:
             say("wrangan: interrupted; what was finished is kept, run again to go on")
             ctx.exit(130)
+
+
+def _options_of(command: Any, words: Sequence[str]) -> set[str]:
+    """The options of the command that `words` call."""
+    for word in words:
+        commands = getattr(command, "commands", {})
+        if word not in commands:
+            break
+        command = commands[word]
+    return {name for parameter in command.params for name in parameter.opts}
 
 
 class Results:
@@ -241,10 +257,16 @@ def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
 
 
 def one_image(out: Path) -> bool:
-    """Whether --out is an image file, and not a folder; UsageError for another kind of file."""
-    from wrangan_cli.engine.images import written_format
+    """Whether --out is an image file, and not a folder; UsageError for an image that is not written.
 
-    if out.is_dir() or not out.suffix:
+    What is no image's suffix belongs to the name of a folder: `run-0.5`.
+    """
+    from wrangan_cli.engine.images import WRITTEN_FORMATS, written_format
+    from wrangan_cli.engine.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+
+    suffix = out.suffix.lower()
+    others = IMAGE_SUFFIXES | UNREAD_SUFFIXES | OTHER_FILES
+    if out.is_dir() or suffix not in WRITTEN_FORMATS.keys() | others:
         return False
     written_format(out)
     return True

@@ -1,6 +1,7 @@
 """Errors that a user can act on. Everything else is a bug and may show a traceback."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -47,8 +48,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory_line(error: BaseException) -> str:
-    """What to say of it, and what to lower."""
+_LESS = {
+    "--batch": "a smaller --batch",
+    "--accumulate": "a higher --accumulate",
+    "--loss-side": "a smaller --loss-side",
+    "--size": "a smaller --size",
+    "--seeds": "fewer --seeds",
+    "--steps": "fewer --steps",
+}
+"""What asks for less memory, by option; the last two where nothing before them is there."""
+
+
+def out_of_memory_line(error: BaseException, options: Collection[str]) -> str:
+    """What to say of it, and which of the command's `options` help."""
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ [A-Za-z]+)", str(error))
     amount = f" (tried to get another {wanted[1]})" if wanted else ""
-    return f"out of memory{amount}: give a smaller --batch (or a higher --accumulate in training)"
+    less = [advice for option, advice in _LESS.items() if option in options]
+    if len(less) > 1:
+        less = [advice for advice in less if not advice.startswith("fewer")] or less
+    return f"out of memory{amount}" + (f": give {' or '.join(less)}" if less else "")

@@ -145,9 +145,8 @@ def run_adversarial(
             record.grid(trainer.images, fixed_samples(trainer), columns=8)
             save("model")
 
-    with bar:
+    with bar, record:
         train(trainer, stream(images, settings, trainer.shares.own.tolist()), out, on_step, on_snapshot, say)
-    record.close()
     if is_main():
         print_small_std(trainer.ema)
         Results().wrote(out / "model")

@@ -21,7 +21,6 @@ from torch import Tensor
 from wrangan_cli.engine.codes import Code, render
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import find_images
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
@@ -33,6 +32,7 @@ from wrangan_cli.engine.metrics.samples import model_reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.perceptual import for_loss, load_perceptual
+from wrangan_cli.engine.photo_files import find_images
 
 Row = dict[str, Any]
 DIRECTIONS = 4

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wrangan_cli.commands.shell import Results, say
+from wrangan_cli.commands.shell import AsJson, Results, say
 from wrangan_cli.engine.errors import UsageError
 
 
@@ -40,7 +40,7 @@ def convert_checkpoint(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what stands at --out, or the model's encoder.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a StyleGAN2 checkpoint, or with --model a trained encoder; nothing in the file is executed."""
     if (out is None) == (not model):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
-from wrangan_cli.commands.shell import Results, inputs, one_image, say
+from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image, say
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def edit(
         Path | None, typer.Option(help="File of directions; default: the model's own.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Change the images of codes: smile, age … Nothing but code and model is read."""
     from wrangan_cli.engine.codes import SUFFIX, render
@@ -61,7 +62,7 @@ def edit(
         files = iter(listed)
     models = CodeModels(model, resolve_device(device))
     moves = _Moves(names, strengths, directions)
-    results = Results(as_json)
+    results = Results(as_json, null)
     written: dict[Path, Path] = {}
     for path in files:
         if isinstance(path, FileError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
@@ -171,10 +171,15 @@ def _print_comparison(
     )
 
 
+def _csv(path: Path) -> IO[str]:
+    # Names are UTF-8, or bytes that are no text, whatever the locale says.
+    return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
     from wrangan_cli.engine.files import replaced_atomically
 
-    with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
+    with replaced_atomically(path) as temporary, _csv(temporary) as stream:
         writer = csv.writer(stream)
         writer.writerow(["photo", "code", *names])
         for row in rows:
@@ -311,8 +316,8 @@ def reference_of(
         by_main(lambda: bool(load()))
     images = load()
     if is_main():
-        for name in images.broken:
-            results.failed(f"{name}: cannot be read, left out of the reference", path)
+        for name, cause in zip(images.broken, images.causes, strict=True):
+            results.failed(f"{name}: {cause}; left out of the reference", path)
     share = images.names if alone else own_share(images.names)
     with progress("reference", len(share)) as bar:
         features = image_set_features(
@@ -396,7 +401,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     if plan.csv_file is not None:
         from wrangan_cli.engine.files import replaced_atomically
 
-        with replaced_atomically(plan.csv_file) as temporary, open(temporary, "w", newline="") as stream:
+        with replaced_atomically(plan.csv_file) as temporary, _csv(temporary) as stream:
             writer = csv.writer(stream)
             writer.writerow(["code", *wanted])
             writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())

@@ -20,13 +20,14 @@ from tests.fixtures.published_encoders import (
     write_published,
 )
 from wrangan_cli.app import app
+from wrangan_cli.engine.checkpoints.convert import convert_to_model
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.encoders import (
     layer_shapes,
     load_encoder,
@@ -206,6 +207,43 @@ def test_of_another_generator(tiny_model: Model, tmp_path: Path) -> None:
         install_published(path, tiny_model)
 
 
+@pytest.mark.parametrize("network", ["Encoder4Editing", "BackboneEncoder", "WEncoder"])
+def test_the_generator_inside_makes_the_model(network: str, tmp_path: Path) -> None:
+    """Generator, mean of w and encoder in one go, as one finds them where they were made one by one."""
+    channels = 6 if network == "BackboneEncoder" else 3
+    path, state = file_of(tmp_path / "both.pt", network, channels)
+    report = convert_to_model(path, tmp_path / "m", perceptual="st-lpips-alex")
+    model, given = load_model(str(tmp_path / "m")), random_generator_network()
+    assert report.round_trip
+    assert report.encoder is not None
+    assert report.encoder.notes == []  # the generator is that of the file
+    assert torch.equal(model.w_mean, MEAN)
+    z = torch.randn(2, STYLE)
+    torch.testing.assert_close(model.generator.synthesis(z), given.synthesis(z))
+    torch.testing.assert_close(model.generator.mapping(z), given.mapping(z))
+    images = photographs()
+    kind = report.encoder.kind
+    encoder = load_encoder(model) if kind == "w" else load_style_encoder(model, kind)
+    shown = [images] if channels == 6 else []
+    expected = published_codes(state, network, torch.cat([images, *shown], dim=1)) + MEAN
+    torch.testing.assert_close(encoder(images, *shown), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cars_are_refused_by_name(tiny_model: Model, tmp_path: Path) -> None:
+    """Of 4:3; their generator, which is in no other file, makes a model all the same."""
+    for kind in ("cars_encode", "cars_hypernet"):
+        path, _ = file_of(tmp_path / "cars.pt", "Encoder4Editing", dataset_type=kind)
+        with pytest.raises(FileError, match=rf"cars\.pt: its dataset_type is '{kind}': it sees cars at 192"):
+            install_published(path, tiny_model)
+    report = convert_to_model(path, tmp_path / "m")
+    assert report.encoder is None
+    assert any("its encoder is left out: its dataset_type is" in note for note in report.notes)
+    assert load_model(str(tmp_path / "m")).resolution == TINY.resolution
+    assert not (tmp_path / "m" / "encoder-e4e.safetensors").exists()
+    path, _ = file_of(tmp_path / "church.pt", "Encoder4Editing", dataset_type="church_encode")
+    assert install_published(path, tiny_model).kind == "e4e"
+
+
 def test_what_is_refused(tiny_model: Model, tmp_path: Path) -> None:
     path, _ = file_of(tmp_path / "e.pt", "Encoder4Editing")
     contents = torch.load(path, weights_only=True)
@@ -279,7 +317,18 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
         result = runner.invoke(app, ["convert-checkpoint", str(source), "--model", str(tiny_folder)])
         assert result.exit_code == 1
         assert f"{source}: {cause}" in result.stderr
-    result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "m")])
+    whole = ["convert-checkpoint", str(path), "--out", str(tmp_path / "m")]
+    result = runner.invoke(app, [*whole, "--json"])
+    assert result.exit_code == 0, result.stderr
+    written = [json.loads(line) for line in result.stdout.splitlines()]
+    names = [str(tmp_path / "m"), str(tmp_path / "m" / "encoder-e4e.safetensors")]
+    assert [record["path"] for record in written] == names
+    assert "Encoder4Editing as e4e" in result.stderr
+    result = runner.invoke(app, [*whole, "--weights", "raw", "--overwrite"])
+    assert result.exit_code == 1
+    assert "which has the generator's moving average alone" in result.stderr
+    path, _ = file_of(tmp_path / "alone.pt", "Encoder4Editing", generator=None)
+    result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "n")])
     assert result.exit_code == 1
     assert "lacks g_ema" in result.stderr
     assert "converted with --model" in result.stderr

@@ -127,6 +127,7 @@ def from_contents(data: object, model: Model) -> tuple[AnyEncoder, str, list[str
     assert isinstance(data, dict)
     state, opts = _tensors(data["state_dict"]), _options(data.get("opts"))
     name = opts.get("encoder_type")
+    _refuse_cars(opts)
     network: AnyEncoder
     if name in HYPERNETS:
         mean = rosinality.read_mean(data.get("latent_avg"), model.generator.config.style_dim)
@@ -140,13 +141,23 @@ def from_contents(data: object, model: Model) -> tuple[AnyEncoder, str, list[str
     unfit = misfit(network, model)
     if unfit:
         raise NotConvertible(unfit)
-    notes = _compare_generators(_part(state, "decoder."), model)
+    notes = _compare_generators(_part(state, rosinality.DECODER), model)
     if isinstance(network, Hypernet):
         if model.companion(FILE) is None:
             notes.append("needs the encoder into W that it was trained with: convert that file too")
     else:
         notes += _set_mean(network, str(name), data.get("latent_avg"), opts, model)
     return network.eval().requires_grad_(False), str(name), notes
+
+
+def _refuse_cars(opts: Mapping[str, Any]) -> None:
+    """NotConvertible for networks that see 4:3, cut out of the generator's square, and not squares."""
+    trained_on = opts.get("dataset_type")
+    if isinstance(trained_on, str) and "cars" in trained_on:
+        raise NotConvertible(
+            f"its dataset_type is {brief(trained_on)}: it sees cars at 192 × 256 px, photographs here are "
+            "square (--out makes a model of its generator alone)"
+        )
 
 
 def is_published(data: object) -> bool:

@@ -396,3 +396,10 @@ def test_one_image_or_a_folder(tmp_path: Path) -> None:
     for name in ("a.tiff", "a.heic", "a.mp4", "a.GIF"):
         with pytest.raises(UsageError, match="images are written as"):
             shell.one_image(tmp_path / name)
+
+
+def test_the_version() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"wrangan {__version__}\n")
+    assert "--version" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
+    assert "Invert photographs into" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout

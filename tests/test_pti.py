@@ -95,7 +95,8 @@ def test_rounding_to_half_precision_is_all_that_is_lost(
 
     def spy(self: Inverter, variables, images, target):  # type: ignore[no-untyped-def]
         with torch.no_grad():
-            kept.append(self._draw(variables, images.shape[-1]))
+            side = images.shape[-1]
+            kept.append(self._draw(variables, side, side))
         return finish(self, variables, images, target)
 
     monkeypatch.setattr(Inverter, "_codes", spy)

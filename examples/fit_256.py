@@ -133,22 +133,25 @@ def take_windows(
 ) -> Windows:
     """Windows at random places of every pair, those at the image's edges included."""
     rng = random_generator(settings.seed)
-    x, images, corners = [], [], []
     size = min(settings.window, pairs.side // 2)
-    # Drawn a margin farther and pulled back, so that edges are as frequent as the middle.
     last = pairs.side // 2 - size
+    count, width = len(pairs) * settings.windows, generator.layers[-1].up.modulation.out_features
+    x = torch.empty(count, width, size, size, dtype=torch.float16)
+    images = torch.empty(count, 3, 2 * size, 2 * size, dtype=torch.float16)
+    # Drawn a little farther and pulled back: edges are as frequent as the middle.
+    beyond = size // 4
+    corners = torch.randint(-beyond, last + beyond + 1, (count, 2), generator=rng).clamp(0, last)
+    pair = torch.arange(len(pairs)).repeat_interleave(settings.windows)
     for row in range(len(pairs)):
-        found = _entering(generator, generator.layers[-1], pairs.w[row : row + 1])[0].half()
-        image = pairs.images(range(row, row + 1))[0].half()
-        places = torch.randint(-size // 4, last + size // 4 + 1, (settings.windows, 2), generator=rng)
-        for top, left in places.clamp(0, last).tolist():
-            x.append(found[:, top : top + size, left : left + size].clone())
-            images.append(image[:, 2 * top : 2 * (top + size), 2 * left : 2 * (left + size)].clone())
-            corners.append((top, left))
+        found = _entering(generator, generator.layers[-1], pairs.w[row : row + 1])[0]
+        image = pairs.images(range(row, row + 1))[0]
+        for n in range(row * settings.windows, (row + 1) * settings.windows):
+            top, left = corners[n].tolist()
+            x[n] = found[:, top : top + size, left : left + size]
+            images[n] = image[:, 2 * top : 2 * (top + size), 2 * left : 2 * (left + size)]
         if on_pair:
             on_pair(row + 1)
-    pair = torch.arange(len(pairs)).repeat_interleave(settings.windows)
-    return Windows(torch.stack(x), torch.stack(images), torch.tensor(corners), pair)
+    return Windows(x, images, corners, pair)
 
 
 def trained(generator: MobileStyleGANGenerator) -> dict[str, nn.Parameter]:
@@ -307,7 +310,9 @@ def main() -> None:
     generator = cut(start.generator, pairs.side)
     fit_head(generator, pairs, range(min(settings.head_pairs, len(pairs))))
     say_psnr("head alone, by least squares")
-    windows = take_windows(generator, pairs, settings)
+    windows = take_windows(
+        generator, pairs, settings, lambda done: say(f"windows of {done} pairs") if done % 256 == 0 else None
+    )
     recent: list[float] = []
 
     def on_step(step: int, loss: float) -> None:

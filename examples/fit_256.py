@@ -1,16 +1,16 @@
 """A smaller form of a MobileStyleGAN: cut after one of its blocks, with a head of its own.
 
-    wrangan generate --model ffhq --pairs pairs/ --samples 1536 --side 256 --seed 5
-    wrangan generate --model ffhq --pairs held-out/ --samples 128 --side 256 --seed 77
-    python examples/fit_256.py pairs/ runs/ffhq-256 --model ffhq --held-out held-out/
+    python examples/fit_256.py runs/ffhq-256 --model ffhq --side 256 --seed 1
+    python examples/fit_256.py runs/longer --start runs/ffhq-256 --seed 2 --lr 1e-3
 
-The whole generator spends half of its time above 256 px. Here it ends with the block that draws at the side
-of the pairs, and a modulated 1×1 convolution makes the image. The head comes first, by least squares; then it
-and the last block learn by Adam to draw what the whole generator's image is when it is reduced by area. All
-else is the whole generator's, W and the σ of the blocks that stay included.
+The whole generator spends half of its time above 256 px. Here it ends with the block that draws at `--side`,
+and a modulated 1×1 convolution makes the image. The head comes first, by least squares; then it and the last
+block learn by Adam to draw what the whole generator's image is when it is reduced by area. All else is the
+whole generator's, W and the σ of the blocks that stay included. `--start` goes on from an earlier fit.
 
-What is frozen runs once for each pair. Of what it gives, some small windows are kept (2 GB for 1,536 pairs),
-so that a step sees many w at the price of less than one image.
+What is frozen runs once for each w. Of what it gives, some small windows are kept (3.5 GB for 2,048 w), and
+the whole generator draws these alone: a step sees many w at the price of less than one image. How well it
+does on w that it has not seen: `--held-out` (pairs by `wrangan generate --pairs`).
 """
 
 import argparse
@@ -28,38 +28,41 @@ from torch import Tensor, nn
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.freed_memory import keep_freed_memory
 from wrangan_cli.engine.metrics.psnr import psnr
-from wrangan_cli.engine.model_folder import load_model, save_model
-from wrangan_cli.engine.models.generator import random_names
+from wrangan_cli.engine.model_folder import load_model, read_config, sample_w, save_model
+from wrangan_cli.engine.models.generator import random_names, reduced
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANGenerator
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.pairs import Pairs, open_pairs
 
-MARGIN = 2
-"""Pixels inside a window's edge that see beyond it: one for each 3×3 convolution of a block."""
+MARGIN = 4
+"""Pixels inside a window's edge that see beyond it: two for the 3×3 convolutions of the last block, and in
+the whole generator one for those of the next, a half for those after it …"""
 
 
 @dataclass(frozen=True)
 class FitSettings:
     """How the head and the last block are fitted."""
 
-    head_pairs: int = 32
-    """Pairs of the least squares."""
+    samples: int = 2048
+    """Random w of the descent."""
+    head_samples: int = 32
+    """Random w of the least squares."""
     windows: int = 8
-    """Windows of each pair."""
-    window: int = 18
+    """Windows of each w."""
+    window: int = 20
     """Side of a window in px of the feature maps, which have half the side of the image."""
-    steps: int = 5000
+    steps: int = 7000
     """Of the descent."""
     batch: int = 32
     """Windows of a step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Adam's learning rate at its height, as a share of each tensor's root mean square."""
     warmup: float = 0.03
     """Share of the steps over which it rises; then it falls along a cosine to 0."""
     average: float = 0.995
     """Decay of the running mean of the weights, which is what is kept."""
     seed: int = 0
-    """Of the windows' places and order."""
+    """Of w, of the windows' places and their order."""
 
 
 def cut(whole: MobileStyleGANGenerator, side: int) -> MobileStyleGANGenerator:
@@ -90,19 +93,19 @@ def cut(whole: MobileStyleGANGenerator, side: int) -> MobileStyleGANGenerator:
 
 
 @torch.no_grad()
-def fit_head(generator: MobileStyleGANGenerator, pairs: Pairs, rows: range) -> None:
-    """Set the head's convolution and bias by least squares over every pixel of these pairs."""
+def fit_head(whole: MobileStyleGANGenerator, generator: MobileStyleGANGenerator, w: Tensor) -> None:
+    """Set the head's convolution and bias by least squares over every pixel of the images of w (N, dim)."""
     head = generator.to_img
     width = head.conv.weight.shape[1]
     gram = torch.zeros(width + 1, width + 1, dtype=torch.float64)
     product = torch.zeros(width + 1, head.colours, dtype=torch.float64)
-    for row in rows:
-        w = pairs.w[row : row + 1]
-        x = _entering(generator, head, w) * (head.modulation(w) * head.scale)[:, :, None, None]
+    for row in w.split(1):
+        x = _entering(generator, head, row) * (head.modulation(row) * head.scale)[:, :, None, None]
         flat = x[0].flatten(1).T
         flat = torch.cat([flat, torch.ones(len(flat), 1)], dim=1)
+        image = whole.synthesis(row, side=generator.config.resolution)[0]
         gram += flat.T @ flat
-        product += flat.T @ pairs.images(range(row, row + 1))[0].flatten(1).T
+        product += flat.T @ image.flatten(1).T
     # A ridge: without it the weights are large and cancel each other, and the descent goes astray.
     gram += torch.eye(width + 1, dtype=gram.dtype) * gram.diagonal().mean() * 1e-2
     solved = torch.linalg.solve(gram, product).float()
@@ -117,41 +120,43 @@ class Windows:
     x: Tensor
     """float16 (N, C, s, s)."""
     images: Tensor
-    """float16 (N, 3, 2s, 2s) in [-1, 1]."""
+    """float16 (N, 3, 2s, 2s), not clipped."""
     corners: Tensor
     """int64 (N, 2): row and column of the upper left corner, in px of the feature maps."""
-    pair: Tensor
-    """int64 (N,): which pair each is of."""
+    w: Tensor
+    """float32 (N, style_dim)."""
 
 
 @torch.no_grad()
-def take_windows(
+def draw_windows(
+    whole: MobileStyleGANGenerator,
     generator: MobileStyleGANGenerator,
-    pairs: Pairs,
     settings: FitSettings,
-    on_pair: Callable[[int], None] | None = None,
+    on_sample: Callable[[int], None] | None = None,
 ) -> Windows:
-    """Windows at random places of every pair, those at the image's edges included."""
+    """Windows at random places of the images of random w, those at the image's edges included."""
     rng = random_generator(settings.seed)
-    size = min(settings.window, pairs.side // 2)
-    last = pairs.side // 2 - size
-    count, width = len(pairs) * settings.windows, generator.layers[-1].up.modulation.out_features
+    w = whole.mapping(torch.randn(settings.samples, whole.config.style_dim, generator=rng))
+    side, each = generator.config.resolution // 2, settings.windows
+    size = min(settings.window, side)
+    count, width = len(w) * each, generator.layers[-1].up.modulation.out_features
     x = torch.empty(count, width, size, size, dtype=torch.float16)
-    images = torch.empty(count, 3, 2 * size, 2 * size, dtype=torch.float16)
+    images = torch.empty(count, whole.config.image_channels, 2 * size, 2 * size, dtype=torch.float16)
     # Drawn a little farther and pulled back: edges are as frequent as the middle.
     beyond = size // 4
-    corners = torch.randint(-beyond, last + beyond + 1, (count, 2), generator=rng).clamp(0, last)
-    pair = torch.arange(len(pairs)).repeat_interleave(settings.windows)
-    for row in range(len(pairs)):
-        found = _entering(generator, generator.layers[-1], pairs.w[row : row + 1])[0]
-        image = pairs.images(range(row, row + 1))[0]
-        for n in range(row * settings.windows, (row + 1) * settings.windows):
-            top, left = corners[n].tolist()
-            x[n] = found[:, top : top + size, left : left + size]
-            images[n] = image[:, 2 * top : 2 * (top + size), 2 * left : 2 * (left + size)]
-        if on_pair:
-            on_pair(row + 1)
-    return Windows(x, images, corners, pair)
+    corners = torch.randint(-beyond, side - size + beyond + 1, (count, 2), generator=rng).clamp(
+        0, side - size
+    )
+    first = generator.config.blocks - 1
+    for n, row in enumerate(w.split(1)):
+        found = _entering(generator, generator.layers[-1].up, row)[0]
+        own = slice(n * each, (n + 1) * each)
+        parts = [found[:, top : top + size, left : left + size] for top, left in corners[own].tolist()]
+        x[own] = torch.stack(parts)
+        images[own] = _drawn(whole, first, x[own].float(), row.expand(each, -1), corners[own])
+        if on_sample:
+            on_sample(n + 1)
+    return Windows(x, images, corners, w.repeat_interleave(each, dim=0))
 
 
 def trained(generator: MobileStyleGANGenerator) -> dict[str, nn.Parameter]:
@@ -167,22 +172,18 @@ def trained(generator: MobileStyleGANGenerator) -> dict[str, nn.Parameter]:
 def fit(
     generator: MobileStyleGANGenerator,
     windows: Windows,
-    w: Tensor,
     settings: FitSettings,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train `trained(generator)` on windows of the pairs of w (N, style_dim), in place.
-
-    on_step is told the step and its mean squared error.
-    """
+    """Train `trained(generator)` in place. on_step is told the step and its mean squared error."""
     parameters = trained(generator)
     adam = torch.optim.Adam(_groups(generator, parameters, settings.lr), betas=(0.9, 0.99))
     rng = random_generator(settings.seed + 1)
     kept = copy.deepcopy(parameters)
     with _learning(parameters):
         for step in range(settings.steps):
-            chosen = torch.randint(len(windows.pair), (settings.batch,), generator=rng)
-            loss = _loss(generator, windows, w, chosen)
+            chosen = torch.randint(len(windows.w), (settings.batch,), generator=rng)
+            loss = _loss(generator, windows, chosen)
             adam.zero_grad()
             loss.backward()
             share = _share(step / settings.steps, settings.warmup)
@@ -211,42 +212,57 @@ def measure(generator: MobileStyleGANGenerator, pairs: Pairs) -> Tensor:
     return torch.cat(found)
 
 
-def _loss(generator: MobileStyleGANGenerator, windows: Windows, w: Tensor, chosen: Tensor) -> Tensor:
-    """Mean squared error of these windows, where the block sees all that it would see in the image."""
+def _loss(generator: MobileStyleGANGenerator, windows: Windows, chosen: Tensor) -> Tensor:
+    """Mean squared error of these windows, where both generators see all that they see in the image."""
     image, corners = windows.images[chosen].float(), windows.corners[chosen]
-    drawn = _drawn(generator, windows.x[chosen].float(), w[windows.pair[chosen]], corners)
-    # An image of pairs is clipped to [-1, 1]: there, farther out is right too.
-    drawn = torch.where(image.abs() < 1, drawn, drawn.clamp(-1, 1))
-    size, side = image.shape[-1], generator.config.resolution
-    inside = []
-    for axis in (0, 1):
-        at = torch.arange(size)
-        first = 2 * corners[:, axis, None]
-        seen = ((at >= MARGIN) | (first == 0)) & ((at < size - MARGIN) | (first + size == side))
-        inside.append(seen)
-    mask = (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
-    return ((drawn - image).square() * mask).sum() / (mask.sum() * image.shape[1])
+    last = generator.config.blocks - 1
+    drawn = _drawn(generator, last, windows.x[chosen].float(), windows.w[chosen], corners)
+    inside = seen(corners, image.shape[-1], generator.config.resolution)
+    return ((drawn - image).square() * inside).sum() / (inside.sum() * image.shape[1])
 
 
-def _drawn(generator: MobileStyleGANGenerator, x: Tensor, w: Tensor, corners: Tensor) -> Tensor:
-    """The last block and the head on windows: x (B, C, s, s), w (B, style_dim) → (B, 3, 2s, 2s)."""
-    block = generator.layers[-1]
-    y = block.up(x.contiguous(memory_format=torch.channels_last), w)
-    noises = list(generator.noise_inputs().values())[-2:]
-    for conv, noise in zip((block.conv1, block.conv2), noises, strict=True):
-        size = y.shape[-1]
-        cut_out = [noise.map[:, :, 2 * r : 2 * r + size, 2 * c : 2 * c + size] for r, c in corners.tolist()]
-        y = conv(y, w, torch.cat(cut_out), dict.fromkeys(conv.parts, (None, None)))
-    return generator.to_img(y, w, half=False)
+def seen(corners: Tensor, size: int, side: int) -> Tensor:
+    """Which of a window's pixels see nothing beyond it but the image's own edge: bool (N, 1, size, size)."""
+    at, first = torch.arange(size), 2 * corners[:, :, None]
+    within = ((at >= MARGIN) | (first == 0)) & ((at < size - MARGIN) | (first + size == side))
+    return (within[:, 0, :, None] & within[:, 1, None, :])[:, None]
+
+
+def _drawn(generator: MobileStyleGANGenerator, first: int, x: Tensor, w: Tensor, corners: Tensor) -> Tensor:
+    """Blocks from the first on and the head, on windows; reduced by area: x (B, C, s, s) → (B, 3, 2s, 2s)."""
+    noises = list(generator.noise_inputs().values())
+    side, y = 2 * x.shape[-1], x.contiguous(memory_format=torch.channels_last)
+    for k in range(first, generator.config.blocks):
+        block = generator.layers[k]
+        y = block.up(y, w)
+        size, scale = y.shape[-1], 2 ** (k - first + 1)
+        for conv, noise in ((block.conv1, noises[2 * k + 1]), (block.conv2, noises[2 * k + 2])):
+            maps = [noise.map[:, :, r : r + size, c : c + size] for r, c in (corners * scale).tolist()]
+            y = conv(y, w, torch.cat(maps), dict.fromkeys(conv.parts, (None, None)))
+    # Of a wavelet head the low band alone: it is reduced here anyway.
+    return reduced(generator.to_img(y, w, half=generator.config.head == "wavelet"), side)
 
 
 def _entering(generator: MobileStyleGANGenerator, module: nn.Module, w: Tensor) -> Tensor:
-    """The feature maps that enter a module while the image of w (1, style_dim) is drawn."""
-    seen: list[Tensor] = []
-    where = module.up if module is generator.layers[-1] else module
-    with where.register_forward_pre_hook(lambda _, given: seen.append(given[0])):
+    """The feature maps that enter a module while the image of w (1, style_dim) is drawn, which ends there."""
+    found: list[Tensor] = []
+
+    def end(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        found.append(given[0])
+        raise _Reached
+
+    hook = module.register_forward_pre_hook(end)
+    try:
         generator.synthesis(w)
-    return seen[0]
+    except _Reached:
+        pass
+    finally:
+        hook.remove()
+    return found[0]
+
+
+class _Reached(Exception):
+    pass
 
 
 def _groups(
@@ -284,9 +300,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pairs", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--model", default="ffhq")
+    parser.add_argument("--model", default="ffhq", help="the whole generator")
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--start", type=Path, help="an earlier fit to go on from")
     parser.add_argument("--held-out", type=Path, help="pairs of another seed, to measure on")
     for field in fields(FitSettings):
         option = f"--{field.name.replace('_', '-')}"
@@ -295,10 +312,10 @@ def main() -> None:
     settings = FitSettings(**{field.name: getattr(options, field.name) for field in fields(FitSettings)})
     keep_freed_memory()
     start = load_model(options.model)
-    if not isinstance(start.generator, MobileStyleGANGenerator):
+    whole = start.generator
+    if not isinstance(whole, MobileStyleGANGenerator):
         raise UsageError(f"model {start.name} is no MobileStyleGAN")
-    pairs = open_pairs(options.pairs, start.generator)
-    held_out = open_pairs(options.held_out, start.generator) if options.held_out else None
+    held_out = open_pairs(options.held_out, whole) if options.held_out else None
 
     def say_psnr(what: str) -> None:
         if held_out is not None:
@@ -307,12 +324,16 @@ def main() -> None:
                 f"{what}: PSNR {found.mean():.2f} dB on {len(found)} held-out pairs (least {found.min():.2f})"
             )
 
-    generator = cut(start.generator, pairs.side)
-    fit_head(generator, pairs, range(min(settings.head_pairs, len(pairs))))
-    say_psnr("head alone, by least squares")
-    windows = take_windows(
-        generator, pairs, settings, lambda done: say(f"windows of {done} pairs") if done % 256 == 0 else None
-    )
+    source = {"fitted_by": "examples/fit_256.py", "of": start.sha256, "settings": asdict(settings)}
+    generator = cut(whole, options.side)
+    if options.start:
+        earlier = load_model(str(options.start))
+        generator.load_state_dict(earlier.generator.state_dict())
+        source["start"] = read_config(options.start)["source"]
+    else:
+        fit_head(whole, generator, sample_w(whole, settings.head_samples, settings.seed + 1))
+    say_psnr("before the descent")
+    windows = draw_windows(whole, generator, settings, lambda n: say(f"{n} w") if n % 256 == 0 else None)
     recent: list[float] = []
 
     def on_step(step: int, loss: float) -> None:
@@ -321,14 +342,8 @@ def main() -> None:
             say(f"step {step + 1}: squared error {sum(recent) / len(recent):.5f}")
             recent.clear()
 
-    fit(generator, windows, pairs.w, settings, on_step)
+    fit(generator, windows, settings, on_step)
     say_psnr("fitted")
-    source = {
-        "fitted_by": "examples/fit_256.py",
-        "of": start.sha256,
-        "pairs": len(pairs),
-        "settings": asdict(settings),
-    }
     save_model(
         options.out, generator, None, start.w_mean, start.perceptual, source, inversion=start.inversion
     )

@@ -19,7 +19,7 @@ from wrangan_kernels import build
 ENVIRONMENT = "WRANGAN_KERNELS"
 MODES = ("auto", "off", "require")
 COSTS = {
-    "cpu": "at 256 px images are drawn and inverted at half the speed, at 64 px at two thirds of it",
+    "cpu": "images are drawn and inverted at half the speed or less, those of 64 px at two thirds of it",
     "cuda": "images are drawn and inverted by PyTorch's own kernels, which is slower",
 }
 """What it costs to have no kernels."""

@@ -10,6 +10,7 @@ from wrangan_kernels import (  # noqa: F401  (they register themselves)
     filters,
     modulated,
     random_weight,
+    separable,
     styled_conv,
     to_rgb,
 )

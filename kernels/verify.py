@@ -74,6 +74,7 @@ def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
         expected = F.conv2d(x.reshape(1, 6, 32, 32), flat, padding=1, groups=2).reshape(2, 4, 32, 32)
         yield "conv3x3", ops.conv3x3(there(x), there(mu), there(style), None, False), expected
         yield from _layers(draw, kernel)
+        yield from _separable_layers(draw)
     else:
         demod = (weights.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8).rsqrt()
         found, _ = ops.modulated_weight(there(mu), None, None, there(style), 1.0, True, _float32())
@@ -118,6 +119,42 @@ def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, 
         made += torch.autograd.grad(results[-1], [leaves[index] for index in free], pull.to(dtype))
     names = ["random_weight", "styled_conv", "to_rgb", "random_weight_backward"]
     names += ["styled_conv_backward"] * 2 + ["to_rgb_backward"] * 2
+    yield from zip(names, found, expected, strict=True)
+
+
+def _separable_layers(draw: Callable[..., Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """An upsampling, a separable layer with weights of each image, and the image at half the side."""
+    ops = torch.ops.wrangan
+    given = [draw(2, 64, 3, 5), draw(2, 64), draw(2, 16, 3, 3), draw(2, 32, 16), draw(1, 1, 6, 10), draw(32)]
+    given += [draw(1, 3, 32), draw(3)]
+
+    def formula(*parts: Tensor) -> Tensor:
+        x, style, depthwise, mixing, noise, bias, rows, shift = parts
+        taps = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
+        wave = torch.einsum("ai,bj->abij", taps, taps).reshape(4, 1, 2, 2)  # low, horizontal, vertical, both
+        bands = (x * style[:, :, None, None]).split((16, 48), dim=1)
+        high = bands[1].unflatten(1, (16, 3))
+        joined = torch.stack([bands[0], high[:, :, 1], high[:, :, 0], high[:, :, 2]], dim=2).flatten(1, 2)
+        y = F.conv_transpose2d(joined, wave.repeat(16, 1, 1, 1), stride=2, groups=16)
+        y = F.conv2d(y.reshape(1, 32, 6, 10), depthwise.reshape(32, 1, 3, 3), padding=1, groups=32)
+        y = torch.einsum("boi,bihw->bohw", mixing, y.reshape(2, 16, 6, 10)) + noise + bias[:, None, None]
+        y = F.avg_pool2d(F.leaky_relu(y, _SLOPE), 2)
+        return torch.einsum("oci,bihw->bchw", rows, y) + shift[:, None, None]
+
+    def operators(*parts: Tensor) -> Tensor:
+        x, style, depthwise, mixing, noise, bias, rows, shift = parts
+        y = ops.separable_conv(ops.haar_up(x, style), depthwise, mixing, noise, bias, _SLOPE)
+        return ops.pooled_pointwise(y, rows, shift, 2)
+
+    pull = draw(2, 3, 3, 5)
+    found: list[Tensor] = []
+    expected: list[Tensor] = []
+    for function, dtype, made in ((formula, torch.float64, expected), (operators, torch.float32, found)):
+        leaves = [x.clone().to(dtype).requires_grad_(True) for x in given]
+        result = function(*leaves)
+        made += [result.detach(), *torch.autograd.grad(result, leaves, pull.to(dtype))]
+    names = ["separable_conv", *["haar_up_backward"] * 2, *["separable_conv_backward"] * 4]
+    names += ["pooled_pointwise_backward"] * 2
     yield from zip(names, found, expected, strict=True)
 
 

@@ -293,7 +293,9 @@ def test_std_in_another_form_can_be_undone(config: GeneratorConfig) -> None:
     generator = network(config)
     w, epsilon = w_of(generator), draw_epsilon(generator)
     before, names = generator.synthesis(w, epsilon=epsilon), set(generator.state_dict())
+    tuned = set(generator.synthesis_parameters())
     parametrise_std(generator, "softplus")
+    assert set(generator.synthesis_parameters()) == tuned
     plain = with_plain_std(generator)
     assert set(plain.state_dict()) == names
     torch.testing.assert_close(plain.synthesis(w, epsilon=epsilon), before, **CLOSE)

@@ -195,6 +195,35 @@ def test_another_release_of_the_package(
     assert json.loads((folder / CONFIG).read_text())["sha256"][WEIGHTS] == new.sha256
 
 
+def test_a_model_whose_carrier_is_here_is_listed_as_here(
+    place: Place, folder: Path, fitted: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another release of the package: no download is announced, and none is made."""
+
+    def listed() -> str | None:
+        lines = CliRunner().invoke(app, ["fetch", "--json"]).stdout.splitlines()
+        here: str | None = json.loads(lines[0])["here"]
+        return here
+
+    assert listed() is None
+    load_model("ffhq")
+    assert listed() == str(cached_folder("ffhq"))
+    bundle(place, "ffhq", NARROW, fitted | {"w_std": torch.tensor(3.0)})
+    monkeypatch.setenv("WRANGAN_OFFLINE", "1")
+    weights = f"its weights in cache ({place.carrier.folder})"
+    assert listed() == f"{weights}, joined on first use without a download"
+    line = CliRunner().invoke(app, ["fetch"]).stdout.splitlines()[0]
+    assert line.endswith(f"here: {weights}, joined on first use without a download")
+    assert load_model("ffhq").w_std == 3
+    assert listed() == str(cached_folder(folder.name))
+    # A carrier that is not what it should be would be fetched: not here.
+    bundle(place, "ffhq", NARROW, fitted | {"w_std": torch.tensor(4.0)})
+    path = place.carrier.folder / "MappingNetwork.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    assert listed() is None
+    assert len(place.calls) == 1
+
+
 def test_several_at_once_join_once(place: Place, folder: Path) -> None:
     found: list[str] = []
     threads = [threading.Thread(target=lambda: found.append(load_model("ffhq").sha256)) for _ in range(3)]

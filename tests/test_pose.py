@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from wrangan_cli.app import app
 from wrangan_cli.engine.editing import pose
 from wrangan_cli.engine.editing.directions import load_directions, unit
-from wrangan_cli.engine.editing.pose import MIN_FACES, YawScorer, learn_pose, yaw
+from wrangan_cli.engine.editing.pose import YawScorer, yaw
+from wrangan_cli.engine.editing.regression import MIN_IMAGES, learn_measured
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.face_detection import Face, FaceDetector
@@ -76,25 +77,25 @@ def test_regression_finds_the_planted_direction() -> None:
     pytest.importorskip("sklearn")
     w, normal, scores = planted()
     scores[::10] = math.nan
-    found = learn_pose("pose", w, scores, LearnSettings(ridge=0.1), layers=(0, 1))
+    found = learn_measured("pose", w, scores, LearnSettings(ridge=0.1), layers=(0, 1))
     assert found.vector @ normal > 0.98
     assert found.vector.norm().item() == pytest.approx(1, abs=1e-6)
     assert found.layers == (0, 1)
     assert (found.source["samples"], found.source["without_face"]) == (1350, 150)
     assert found.source["correlation_test"] > 0.95
     assert found.std == pytest.approx(float(np.std(w.numpy() @ found.vector.numpy(), ddof=1)), rel=1e-5)
-    other = learn_pose("side", w, -scores, LearnSettings(), orthogonal_to=[found])
+    other = learn_measured("side", w, -scores, LearnSettings(), orthogonal_to=[found])
     assert abs(other.vector @ found.vector) < 1e-6
 
 
 def test_too_few_faces() -> None:
     pytest.importorskip("sklearn")
     w, _, scores = planted(400)
-    scores[MIN_FACES - 1 :] = math.nan
+    scores[MIN_IMAGES - 1 :] = math.nan
     with pytest.raises(WranganError, match="99 of 400 images show a face"):
-        learn_pose("pose", w, scores, LearnSettings())
+        learn_measured("pose", w, scores, LearnSettings())
     with pytest.raises(WranganError, match="do not differ"):
-        learn_pose("pose", w, torch.ones(400), LearnSettings())
+        learn_measured("pose", w, torch.ones(400), LearnSettings())
 
 
 class FakeDetector:
@@ -145,4 +146,4 @@ def test_command(tiny_folder: Path, tiny_model: Model) -> None:
     assert abs(directions["smile"].vector @ directions["pose"].vector) < 1e-6
     few = run.invoke(app, [*words[:-1], "50"])
     assert few.exit_code == 1
-    assert f"{MIN_FACES} are needed" in few.stderr
+    assert f"{MIN_IMAGES} are needed" in few.stderr

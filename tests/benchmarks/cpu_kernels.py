@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from wrangan_kernels import loader
 
+from wrangan_cli.engine.freed_memory import keep_freed_memory
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d
 from wrangan_cli.engine.ops.modulated_conv import styled_conv2d
+from wrangan_cli.engine.ops.separable import modulated_pointwise, modulated_separable, styled_upsample
 
 SAME = [(1, 128, 256), (1, 256, 128), (1, 512, 64), (1, 512, 32), (1, 512, 16), (8, 32, 64), (8, 64, 32)]
 SAME += [
@@ -45,6 +47,9 @@ UP += [
 ]
 PLANES = [(1, 128, 256), (1, 512, 64), (8, 32, 64), (8, 96, 16), (8, 192, 8)]
 LAYERS = [(1, 128, 16), (1, 32, 64), (8, 128, 16), (8, 32, 64)]
+SEPARABLE = [(512, 512, 32), (128, 512, 64), (512, 512, 64), (128, 256, 128), (256, 256, 128)]
+SEPARABLE += [(64, 128, 256), (128, 128, 256), (32, 64, 512), (64, 64, 512)]
+"""Layers of ffhq: (inputs, outputs, side)."""
 SHORT = 0.5
 """Seconds that both are measured for at least, up to eight times the repeats."""
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
@@ -54,12 +59,19 @@ def main() -> None:
     """Print a table, a line for each shape and kernel."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
+    parser.add_argument("--only", default="", help="kernels whose name has this in it")
     options = parser.parse_args()
+    keep_freed_memory()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     if not loader.ready("cpu"):
         sys.exit(f"no CPU kernels to measure: {loader.describe('cpu')}")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     print("| shape | kernel | kernel ms | PyTorch ms | ratio |\n|---|---|---|---|---|")
-    for shape, name, pair in itertools.chain(same(), up(), whole_layers(), filters()):
+    for shape, name, pair in itertools.chain(same(), up(), whole_layers(), filters(), separable()):
+        if options.only not in name:
+            continue
         mine, theirs = (1e3 * t for t in medians(pair, options.repeats))
         print(f"| {shape} | {name} | {mine:.2f} | {theirs:.2f} | {theirs / mine:.2f} |", flush=True)
 
@@ -177,6 +189,62 @@ def filters() -> Iterator[tuple[str, str, Pair]]:
         yield shape, "upfirdn2d", (blurred, reference(blurred))
         yield shape, "fir_act", (layer, reference(parts))
         yield shape, "fir_act, no filter", (activated, reference(activated))
+
+
+def separable() -> Iterator[tuple[str, str, Pair]]:
+    """The layers of MobileStyleGAN, one image, channels_last: drawn, and with all gradients of an inversion.
+    The copies are of as many bytes as must move: every plane read or written once."""
+
+    def plane(*shape: int) -> Tensor:
+        return torch.randn(1, *shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+
+    def pair(work: Callable[[], Tensor], gradients: bool, leaves: list[Tensor]) -> Pair:
+        def drawn() -> None:
+            with torch.set_grad_enabled(gradients):
+                y = work()
+            if gradients:
+                torch.autograd.grad(y, leaves, pull)
+
+        pull = torch.randn_like(work())
+        return drawn, reference(drawn)
+
+    def copies(name: str, floats: int) -> tuple[str, str, Pair]:
+        a = torch.randn(floats // 2)
+        b = torch.empty_like(a)
+        return shape, f"{name}: a copy of its bytes", (lambda: b.copy_(a), lambda: b.copy_(a))
+
+    for inputs, outputs, side in SEPARABLE:
+        x, style = plane(inputs, side, side), torch.randn(1, inputs).requires_grad_()
+        depthwise = torch.randn(1, inputs, 1, 3, 3).requires_grad_()
+        mixing = torch.randn(1, outputs, inputs, 1, 1).requires_grad_()
+        noise, bias = torch.randn(1, 1, side, side), torch.randn(outputs)
+
+        def layer() -> Tensor:
+            return modulated_separable(x, style, depthwise, mixing, noise, bias)
+
+        shape = f"{inputs} → {outputs} × {side}²"
+        yield shape, "separable_conv", pair(layer, False, [])
+        yield copies("separable_conv", (inputs + outputs) * side * side)
+        yield shape, "separable_conv and gradients", pair(layer, True, [x, style, depthwise, mixing])
+        # Forward x and y; backward y and its gradient, x and its gradient.
+        yield copies("separable_conv and gradients", 3 * (inputs + outputs) * side * side)
+    for channels, side in ((512, 64), (256, 128), (128, 256)):
+        x, style = plane(channels, side, side), torch.randn(1, channels).requires_grad_()
+        shape = f"{channels} × {side}²"
+        yield shape, "haar_up", pair(lambda: styled_upsample(x, style), False, [])
+        yield copies("haar_up", 2 * channels * side * side)
+        yield shape, "haar_up and gradients", pair(lambda: styled_upsample(x, style), True, [x, style])
+        yield copies("haar_up and gradients", 5 * channels * side * side)
+    x, style = plane(64, 512, 512), torch.randn(1, 64).requires_grad_()
+    rows, bias, shape = torch.randn(3, 64), torch.randn(3), "64 → 3 × 512², at 256²"
+
+    def image() -> Tensor:
+        return modulated_pointwise(x, style, rows, bias, 2)
+
+    yield shape, "pooled_pointwise", pair(image, False, [])
+    yield copies("pooled_pointwise", 64 * 512 * 512)
+    yield shape, "pooled_pointwise and gradients", pair(image, True, [x, style])
+    yield copies("pooled_pointwise and gradients", 3 * 64 * 512 * 512)
 
 
 def reference(work: Callable[[], Any]) -> Callable[[], Any]:

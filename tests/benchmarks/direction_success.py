@@ -1,4 +1,4 @@
-"""How often does a direction raise its attribute on real photographs?
+"""How often does a direction move its attribute on real photographs?
 
     python -m tests.benchmarks.direction_success --codes codes/ --photos photos/ --out edits.png
 
@@ -6,26 +6,35 @@ For each direction that was learned from an attribute, the codes whose photograp
 not show it (the attribute net's logit of the photograph is negative; for a direction that
 lowers the attribute, positive) are edited by `--strength` standard deviations. Counted is
 how often the net's logit of the edited image moves the wanted way against the unedited
-reconstruction. Writes one JSON line per direction to stdout and a figure.
+reconstruction. For pose it is the yaw of the landmarks (`editing/pose.py`) of all codes, moved by
+`--strength` to the one side and to the other. `face` is the share of edited images in which the detector
+finds a face. Writes one JSON line per direction to stdout and a figure.
 """
 
 import argparse
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, load_code, render
-from wrangan_cli.engine.editing.directions import Move, edit_code, load_directions
+from wrangan_cli.engine.editing.directions import Direction, Move, edit_code, load_directions
+from wrangan_cli.engine.editing.pose import YawScorer
+from wrangan_cli.engine.freed_memory import keep_freed_memory
 from wrangan_cli.engine.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
 from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.attributes import attribute_logits, load_attributes
 
+SIDE = 256
+"""In px, at which images are scored and shown: the nets see no more."""
 
-def draw(model: Model, codes: list[Code]) -> torch.Tensor:
-    """Images of many codes, 16 at a time."""
-    return torch.cat([render(model, codes[i : i + 16]).clamp(-1, 1) for i in range(0, len(codes), 16)])
+
+def drawn(model: Model, codes: Sequence[Code]) -> Tensor:
+    """Images of many codes, one by one."""
+    return torch.cat([render(model, [code], side=min(SIDE, model.resolution)).clamp(-1, 1) for code in codes])
 
 
 def main() -> None:
@@ -39,40 +48,56 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="figure (.png)")
     arguments = parser.parse_args()
 
+    keep_freed_memory()
     model = load_model(arguments.model)
-    net = load_attributes(model)
+    net, faces = load_attributes(model), YawScorer()
     pairs, failures = pair_by_stem(arguments.photos, arguments.codes)
     assert not failures, failures
     codes = [load_code(pair.code, model) for pair in pairs]
-    photos = torch.stack([load_image(pair.photo, model.resolution) for pair in pairs])
-    photo_logits = attribute_logits(net, photos)
+    photos = torch.stack([load_image(pair.photo, min(SIDE, model.resolution)) for pair in pairs])
+    photo_logits, before = attribute_logits(net, photos), drawn(model, codes)
     latents = model.generator.config.num_latents
     rows, titles = [], []
-    for direction in load_directions(model).values():
-        attribute = direction.source.get("attribute")
-        if attribute is None:
-            continue
-        # `-Young`: the direction lowers the attribute.
-        column = net.index(attribute.removeprefix("-"))
-        sign = -1.0 if attribute.startswith("-") else 1.0
-        lacking = [i for i in range(len(codes)) if sign * photo_logits[i, column] < 0][: arguments.limit]
-        chosen = [codes[i] for i in lacking]
-        edited = [edit_code(code, [Move(direction, arguments.strength)], latents) for code in chosen]
-        before, after = draw(model, chosen), draw(model, edited)
-        gain = sign * (attribute_logits(net, after) - attribute_logits(net, before))[:, column]
-        flipped = sign * attribute_logits(net, after)[:, column] > 0
+
+    def moved(
+        direction: Direction, which: list[int], strength: float, score: Callable[[Tensor], Tensor]
+    ) -> None:
+        edited = [edit_code(codes[i], [Move(direction, strength)], latents) for i in which]
+        after = drawn(model, edited)
+        start, end = score(before[which]), score(after)
+        gain = end - start if strength > 0 or direction.source.get("attribute") else start - end
+        seen = ~faces(after)[:, 0].isnan()
+        known = gain[~gain.isnan()]
         record = {
             "direction": direction.name,
-            "attribute": attribute,
-            "strength": arguments.strength,
-            "photographs": len(chosen),
-            "raised": (gain > 0).float().mean().item(),
-            "crossed_zero": flipped.float().mean().item(),
-            "median_gain": gain.median().item(),
+            "strength": strength,
+            "photographs": len(which),
+            "raised": (known > 0).float().mean().item(),
+            "median_gain": known.median().item(),
+            "face": seen.float().mean().item(),
         }
+        if direction.source.get("attribute"):
+            record["crossed_zero"] = (end > 0).float().mean().item()
         print(json.dumps(record), flush=True)
-        rows += [photos[lacking[:10]], before[:10], after[:10]]
-        titles += ["photograph", "inverted", f"{direction.name} +{arguments.strength:g}"]
+        rows.extend([photos[which[:10]], before[which[:10]], after[:10]])
+        titles.extend(["photograph", "inverted", f"{direction.name} {strength:+g}"])
+
+    for direction in load_directions(model).values():
+        attribute = direction.source.get("attribute")
+        if attribute is not None:
+            # `-Young`: the direction lowers the attribute.
+            column = net.index(attribute.removeprefix("-"))
+            sign = -1.0 if attribute.startswith("-") else 1.0
+
+            def logit(images: Tensor, column: int = column, sign: float = sign) -> Tensor:
+                return sign * attribute_logits(net, images)[:, column]
+
+            lacking = [i for i in range(len(codes)) if sign * photo_logits[i, column] < 0]
+            moved(direction, lacking[: arguments.limit], arguments.strength, logit)
+        elif direction.name == "pose":
+            for strength in (arguments.strength, -arguments.strength):
+                everyone = list(range(len(codes)))[: arguments.limit]
+                moved(direction, everyone, strength, lambda images: faces(images)[:, 0])
     save_image(arguments.out, labelled_grid(rows, titles))
 
 

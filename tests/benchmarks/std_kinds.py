@@ -13,7 +13,6 @@ import time
 from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
@@ -23,10 +22,14 @@ def main() -> None:
     parser = study_arguments(__doc__, samples=1000)
     parser.add_argument("--also", action="append", default=[], help="NAME=MODEL")
     parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--epsilon-lr", type=float, default=0.01)
+    parser.add_argument("--probes", type=int, default=1000)
+    parser.add_argument("--distortion", type=float, default=0.2)
     arguments = parser.parse_args()
 
     model = load_model(arguments.model)
-    study = Study(model, arguments.photos, arguments.limit, arguments.batch, arguments.samples)
+    study = Study(model, arguments.photos, arguments.limit, arguments.batch, arguments.corruption)
     rows: list[dict] = list(read_rows(arguments.out))
     others = dict(text.split("=", 1) for text in arguments.also)
     fitted = InversionSettings(steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
@@ -35,7 +38,7 @@ def main() -> None:
         if any(row["kind"] == kind for row in rows):
             continue
         started = time.perf_counter()
-        generator: StyleGAN2Generator = model.generator
+        generator = model.generator
         if kind in others:
             generator = load_model(others[kind]).generator
         elif kind in ("weight", "filter", "layer", "all"):

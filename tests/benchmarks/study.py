@@ -1,14 +1,17 @@
-"""What the studies of σ share: fit photographs, measure distortion and corruption.
+"""What the studies of σ and of settings share: fit photographs, measure distortion, drift, corruption.
 
-wrangan invert / wrangan evaluate do the same for one model; a study varies the model.
+wrangan invert / wrangan evaluate do the same for one model and one way of inverting; a study varies these.
 """
 
 import argparse
 import csv
 import dataclasses
+import hashlib
 import json
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,80 +19,149 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, render
+from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import find_images, load_image
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.images import find_images
+from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.corruption import moved_images, random_direction
 from wrangan_cli.engine.metrics.inception import extract_features, load_inception
 from wrangan_cli.engine.metrics.kid import kid
+from wrangan_cli.engine.metrics.pairs import measured
+from wrangan_cli.engine.metrics.registry import PAIR_METRICS
 from wrangan_cli.engine.metrics.samples import model_reference
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.encoders import load_encoder
-from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.perceptual import load_perceptual
+from wrangan_cli.engine.models.generator import Generator
+from wrangan_cli.engine.perceptual import for_loss, load_perceptual
+
+Row = dict[str, Any]
+DIRECTIONS = 4
+"""Ways in which drift moves w."""
 
 
 class Study:
-    """Photographs, encoder, loss and reference of one model, whose generator may be exchanged."""
+    """Photographs, loss and reference of one model, whose generator may be exchanged."""
 
     def __init__(self, model: Model, photos: Path, limit: int, batch: int, samples: int) -> None:
+        """samples: moved images for corruption, over all photographs; 0: no such column."""
         self.model, self.batch, self.samples = model, batch, samples
-        paths = find_images([photos])[:limit]
-        self.photos = torch.stack([load_image(path, model.resolution) for path in paths])
-        self.encoder = load_encoder(model)
+        self.paths = find_images([photos])[:limit]
         self.perceptual = load_perceptual(model.perceptual, model.device)
-        self.inception = load_inception(model.device, wanted_by="corruption-kid")
-        self.reference = model_reference(model).features
+        self._encoders: dict[tuple[Path, str], Remembered] = {}
 
-    def measure(self, generator: StyleGAN2Generator, settings: InversionSettings) -> dict[str, float]:
-        """MSE and perceptual distance of the fits, corruption, spread of ε, seconds a photograph.
+    def measure(self, generator: Generator, settings: InversionSettings, directions: int = 0) -> Row:
+        """`summary` of all photographs, and corruption.
 
         `generator` has the mapping and the means of the model's, so its encoder serves.
         """
         model = dataclasses.replace(self.model, generator=generator)
-        inverter = Inverter(model, resolved(settings, model), self.encoder, self.perceptual)
-        started = time.perf_counter()
-        codes: list[Code] = []
-        for part in self.photos.split(self.batch):
-            for code in inverter.invert(part):
-                if not isinstance(code, Code):
-                    raise code
-                codes.append(code)
-        seconds = (time.perf_counter() - started) / len(self.photos)
-        drawn = self._drawn(model, codes)
-        offsets = torch.cat(
-            [v.float().flatten() for c in codes for v in [*c.epsilon.values(), *c.delta.values()]]
-        )
-        row = {
-            "mse": (drawn - self.photos).square().mean().item(),
-            self.perceptual.name: self._perceptual(drawn).mean().item(),
-            "std of offsets": offsets.std().item() if len(offsets) else 0.0,
-            "seconds": seconds,
+        fitted = list(self.fitted(model, settings, self.paths, directions))
+        return summary([row for row, _ in fitted]) | self.corruption(model, [code for _, code in fitted])
+
+    def fitted(
+        self, model: Model, settings: InversionSettings, paths: Sequence[Path], directions: int = 0
+    ) -> Iterator[tuple[Row, Code]]:
+        """Each photograph at its own side: its numbers and its code, as soon as its batch is done.
+
+        Numbers are MSE, MS-SSIM and the perceptual distance (at 256 px, if it is larger), standard deviation
+        of the offsets, seconds and, with `directions`, drift. A photograph that cannot be fitted is named.
+        """
+        inverter = Inverter.load(model, settings)
+        if inverter.encoder is not None:
+            key = (model.path, settings.start)
+            known = self._encoders.setdefault(key, Remembered(inverter.encoder))
+            inverter = dataclasses.replace(inverter, encoder=known)
+        measures = {
+            "mse": PAIR_METRICS["mse"].load(model.device),
+            "ms-ssim": PAIR_METRICS["ms-ssim"].load(model.device),
+            self.perceptual.name: self._distance,
         }
-        return row | self._corruption(model, codes)
-
-    def untuned(self) -> dict[str, float]:
-        """Corruption of the same starts without offsets: what moving w alone costs."""
-        with torch.no_grad():
-            codes = [Code(w) for w in self.encoder(self.photos)]
-        return self._corruption(self.model, codes)
-
-    def _drawn(self, model: Model, codes: list[Code]) -> Tensor:
-        parts = [render(model, codes[i : i + self.batch]) for i in range(0, len(codes), self.batch)]
-        return torch.cat(parts).clamp(-1, 1)
+        for start in range(0, len(paths), self.batch):
+            some = paths[start : start + self.batch]
+            photos = [inverter.load_photo(path) for path in some]
+            started = time.perf_counter()
+            found = inverter.invert_each(photos)
+            seconds = (time.perf_counter() - started) / len(some)
+            for path, photo, code in zip(some, photos, found, strict=True):
+                if isinstance(code, WranganError):
+                    print(f"{path}: {code}", file=sys.stderr)
+                    continue
+                row: Row = {"photo": path.name, **measured(model, [photo], [code], measures)[0]}
+                parts = [v.float().flatten() for v in [*code.epsilon.values(), *code.delta.values()]]
+                row["std of offsets"] = torch.cat(parts).std().item() if parts else 0.0
+                if directions:
+                    row |= self.drift(model, code, directions)
+                yield row | {"seconds": seconds}, code
 
     @torch.no_grad()
-    def _perceptual(self, drawn: Tensor) -> Tensor:
-        pairs = zip(drawn.split(self.batch), self.photos.split(self.batch), strict=True)
-        return torch.cat([self.perceptual(one, other) for one, other in pairs])
+    def drift(self, model: Model, code: Code, directions: int = DIRECTIONS) -> dict[str, float]:
+        """What the code's offsets do to images elsewhere: the distance between those of the tuned and of the
+        untuned generator at w moved by the size of W, as corruption moves it.
 
-    def _corruption(self, model: Model, codes: list[Code]) -> dict[str, float]:
-        if not self.samples:
+        Mean over the first `directions` random directions of the corruption protocol (seed 0), of MSE on
+        [-1, 1] and of the perceptual distance, both of images of `sample_side` (256 px at most).
+        """
+        moves = [random_direction(0, index, model) * model.w_std for index in range(directions)]
+        tuned = [dataclasses.replace(code, w=code.w + move) for move in moves]
+        untuned = [Code(moved.w) for moved in tuned]
+        there, here = (render(model, some, model.sample_side).clamp(-1, 1) for some in (tuned, untuned))
+        return {
+            "drift": (there - here).square().mean().item(),
+            f"drift {self.perceptual.name}": self._distance(there, here).mean().item(),
+        }
+
+    def untuned(self) -> Row:
+        """Corruption of the same starts without offsets: what moving w alone costs."""
+        inverter = Inverter.load(self.model, InversionSettings("encoder", perceptual_weight=0.0))
+        codes = inverter.invert_each([inverter.load_photo(path) for path in self.paths])
+        return self.corruption(self.model, [code for code in codes if isinstance(code, Code)])
+
+    def corruption(self, model: Model, codes: list[Code]) -> Row:
+        """KID of moved images and its standard error; nothing where it is not asked for."""
+        if not self.samples or not codes:
             return {}
         images = moved_images(model, codes, range(self.samples))
-        found = kid(extract_features(self.inception, images), self.reference)
+        found = kid(extract_features(self._inception, images), self._reference)
         return {"corruption-kid": found.value, "± corruption-kid": found.standard_error or 0.0}
+
+    def _distance(self, one: Tensor, other: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.perceptual(for_loss(one), for_loss(other))
+
+    @cached_property
+    def _inception(self) -> Callable[[Tensor], Tensor]:
+        return load_inception(self.model.device, wanted_by="corruption-kid")
+
+    @cached_property
+    def _reference(self) -> Tensor:
+        return model_reference(self.model).features
+
+
+class Remembered:
+    """An encoder that looks at each image once, however many ways of inverting begin at its w."""
+
+    def __init__(self, encoder: Callable[[Tensor], Tensor]) -> None:
+        self.encoder = encoder
+        self.known: dict[str, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        keys = [hashlib.sha256(image.cpu().numpy().tobytes()).hexdigest() for image in images]
+        new = [place for place, key in enumerate(keys) if key not in self.known]
+        if new:
+            self.known |= {keys[place]: w for place, w in zip(new, self.encoder(images[new]), strict=True)}
+        return torch.stack([self.known[key] for key in keys])
+
+
+def summary(rows: Sequence[Row]) -> Row:
+    """How many photographs, and the mean of each number that all of them have."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in KEYS]
+    there = [name for name in names if all(row.get(name, "") != "" for row in rows)]
+    means = {name: sum(float(row[name]) for row in rows) / len(rows) for name in there}
+    return {"photographs": len(rows), **means}
+
+
+KEYS = ("model", "settings", "photo")
+"""Columns of a photograph's row that are no numbers."""
 
 
 def study_arguments(description: str | None, samples: int) -> argparse.ArgumentParser:
@@ -99,16 +171,14 @@ def study_arguments(description: str | None, samples: int) -> argparse.ArgumentP
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
     parser.add_argument("--limit", type=int, default=8, help="photographs")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--epsilon-lr", type=float, default=0.01)
-    parser.add_argument("--probes", type=int, default=1000)
-    parser.add_argument("--distortion", type=float, default=0.2)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=samples, help="images for corruption; 0: none")
+    parser.add_argument(
+        "--corruption", type=int, default=samples, metavar="IMAGES", help="moved images for its KID; 0: none"
+    )
     return parser
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """The rows so far as CSV: a study that is stopped keeps what it has."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
@@ -125,7 +195,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def say(rows: Iterable[dict[str, Any]]) -> None:
+def say(rows: Iterable[Row]) -> None:
     """One JSON object a line."""
     for row in rows:
         print(json.dumps(row), flush=True)

@@ -9,6 +9,7 @@ import typer
 from wrangan_cli.commands.shell import Results, progress_with_rate, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.editing.settings import LearnSettings
+from wrangan_cli.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
@@ -57,13 +58,18 @@ def learn(
     settings: LearnSettings,
     names: Annotated[
         list[str],
-        typer.Argument(help="Names; smile, eyeglasses, gender, age, mouth-open, pose need no --attribute."),
+        typer.Argument(
+            help="Names; smile, eyeglasses, gender, age, mouth-open, pose, brightness need no --attribute."
+        ),
     ],
     attribute: Annotated[
         str | None, typer.Option(help="Attribute of the net that + raises; with a leading - it lowers it.")
     ] = None,
     orthogonal_to: Annotated[
         list[str] | None, typer.Option(help="Direction that must not be moved along; may be repeated.")
+    ] = None,
+    others: Annotated[
+        Path | None, typer.Option(help="File with those directions; default: where the new ones go.")
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
     net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
@@ -80,7 +86,8 @@ def learn(
 
     Known names: + on gender is more male, + on age is older, + on pose turns the face to the
     viewer's right. pose is not learnt from the attribute net but from landmarks (needs the
-    optional part "align").
+    optional part "align"), brightness from the luminance of the face's middle: what others are kept
+    from changing by --orthogonal-to brightness.
     """
     from wrangan_cli.engine.editing import directions as engine
     from wrangan_cli.engine.editing.learning import learn_directions, wanted_directions
@@ -89,6 +96,8 @@ def learn(
     from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.pairs import open_pairs
 
+    if others and not orthogonal_to:
+        raise UsageError("--others belongs to --orthogonal-to")
     wanted = wanted_directions(names, attribute)
     where = resolve_device(device)
     loaded = load_model(model, where)
@@ -99,15 +108,16 @@ def learn(
         for known in attributes:
             scorer.index(known)
     target = out or engine.directions_file(loaded)
-    held = engine.load_directions(loaded, out) if out is None or out.exists() else {}
-    others = orthogonal_to or []
-    for name in others:
+    known_from = others or out
+    held = engine.load_directions(loaded, known_from) if others or out is None or out.exists() else {}
+    beside = orthogonal_to or []
+    for name in beside:
         if name not in [item.name for item in wanted]:
-            engine.find_direction(held, name, target)
+            engine.find_direction(held, name, known_from or target)
     given = open_pairs(pairs, loaded.generator) if pairs else None
     count = settings.samples if given is None else min(settings.samples, len(given))
     with progress_with_rate("scoring images", count) as advance:
-        learnt = learn_directions(loaded, wanted, scorer, settings, others, held, rows, given, advance)
+        learnt = learn_directions(loaded, wanted, scorer, settings, beside, held, rows, given, advance)
     for direction in learnt:
         say(f"{direction.name}: {_origin(direction)}")
     _store(target, loaded, learnt, as_json)
@@ -196,8 +206,8 @@ def _origin(item: "Direction") -> str:
     if "accuracy_test" in source:
         words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
     if "correlation_test" in source:
-        words.append(f"(correlation {source['correlation_test']:.3f} on faces held out,")
-        words.append(f"{source['without_face']} images without a face)")
+        left_out = f", {source['without_face']} images without a face" if source["without_face"] else ""
+        words.append(f"(correlation {source['correlation_test']:.3f} on faces held out{left_out})")
     if "variance_share" in source:
         words.append(f"({source['variance_share']:.1%} of the variance)")
     return " ".join(words)

@@ -35,7 +35,7 @@ class Pairs:
 def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
     """Photographs against the images of their codes; the mean of each metric is printed."""
     from wrangan_cli.engine.distributed import is_main
-    from wrangan_cli.engine.metrics.pairs import load_metrics
+    from wrangan_cli.engine.metrics.pairs import load_metrics, unlike_sides
     from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
 
     metrics, records = pair_metrics(names), record_metrics(names)
@@ -47,6 +47,10 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
     other = [] if plan.against is None else _compared(results, model, plan.against, measures, records, plan)
     if not is_main() or not done:
         return
+    unlike = unlike_sides(done, other)
+    for stem, (here, there) in unlike.items():
+        sides = f"made at {here} px in {plan.codes} and at {there} px in {plan.against}"
+        results.failed(f"{stem}: {sides}, so not compared with each other: invert both with one --size")
     everything: list[PairMetric | RecordMetric] = [*metrics, *records]
     for metric in everything:
         values = {row.pair.photo.stem: row.values[metric.name] for row in done if metric.name in row.values}
@@ -64,7 +68,8 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
         )
         if plan.against is not None:
             theirs = {r.pair.photo.stem: r.values[metric.name] for r in other if metric.name in r.values}
-            _print_comparison(results, metric, values, theirs, plan.against)
+            mine = {stem: value for stem, value in values.items() if stem not in unlike}
+            _print_comparison(results, metric, mine, theirs, plan.against)
     if plan.csv_file is not None:
         _write_csv(plan.csv_file, [*measures, *(metric.name for metric in records)], done)
         results.wrote(plan.csv_file)

@@ -142,6 +142,10 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
                 raise code
             code = described(code, job, seconds, cost)
             save_code(job.code, code)
+            if inverter.settings.seconds is not None:
+                after = code.info["distortion"]["after"]
+                reached = ", ".join(f"{name} {value:.4f}" for name, value in after.items())
+                say(f"wrangan: {job.photo.name}: {code.info['steps']} steps in {seconds:.0f} s: {reached}")
         except (WranganError, OSError) as error:
             results.failed(error, job.photo)
             continue
@@ -182,11 +186,14 @@ def _inverted(
             def on_step(
                 step: int, count: int = len(jobs), base: int = done_steps, began: float = started
             ) -> None:
-                rate = step * count / (time.perf_counter() - began) / steps
+                rate = step * count / (time.perf_counter() - began) / steps  # noqa: B023  (called at once)
                 bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
 
             try:
-                codes = inverter.invert(torch.stack(images), on_step)
+                planned = inverter.within(torch.stack(images))
+                steps = max(1, planned.settings.total_steps)
+                bar.update(task, total=done_steps + (len(waiting) + len(jobs)) * steps)
+                codes = planned.invert(torch.stack(images), on_step)
             except (RuntimeError, MemoryError) as error:
                 if len(jobs) == 1 or not is_out_of_memory(error):
                     raise

@@ -171,23 +171,25 @@ def places(carrier: Carrier) -> dict[str, dict[str, Path]]:
     return found
 
 
-def where(carrier: Carrier) -> tuple[str, dict[str, Path]] | None:
-    """The first place with all members, by their sizes alone; None: not here."""
+def where(carrier: Carrier, checked: bool = False) -> tuple[str, dict[str, Path]] | None:
+    """The first place with all members, and the path of each by its name; None: not here.
+
+    By their sizes alone, or with `checked` by their sha256.
+    """
     for place, paths in places(carrier).items():
-        if all(_has_size(paths[member.name], member.bytes) for member in carrier.members):
+        if all(
+            _has_size(paths[member.name], member.bytes)
+            and (not checked or sha256(paths[member.name]) == member.sha256)
+            for member in carrier.members
+        ):
             return place, paths
     return None
 
 
 def verified(carrier: Carrier) -> dict[str, Path] | None:
     """The paths of all members by name, from the first place where all have their sha256."""
-    for paths in places(carrier).values():
-        if all(
-            _has_size(paths[member.name], member.bytes) and sha256(paths[member.name]) == member.sha256
-            for member in carrier.members
-        ):
-            return paths
-    return None
+    found = where(carrier, checked=True)
+    return None if found is None else found[1]
 
 
 def _has_size(path: Path, size: int) -> bool:

@@ -5,7 +5,6 @@ import importlib.util
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from wrangan_cli import __version__
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.fetchables import fetchables
-from wrangan_cli.engine.fetched_models import carrier_for, is_joined
+from wrangan_cli.engine.fetched_models import is_here
 from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import draw_epsilon
@@ -159,7 +158,7 @@ def models() -> list[dict[str, Any]]:
         }
         row["bytes"] = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         try:
-            if not _is_here(folder):
+            if not is_here(folder):
                 rows.append(row | {"fetch": f"wrangan fetch {name}"})
                 continue
             loaded = load_model(name)
@@ -168,11 +167,6 @@ def models() -> list[dict[str, Any]]:
             row["problem"] = str(error)
         rows.append(row)
     return rows
-
-
-def _is_here(bundled: Path) -> bool:
-    """Whether a bundled model can be loaded without fetching anything."""
-    return carrier_for(bundled) is None or is_joined(bundled)
 
 
 def third_party_weights() -> list[dict[str, Any]]:
@@ -195,7 +189,7 @@ def self_test() -> list[Check]:
     checks = [_checked("shared = per-image weights", _shared_and_per_image_weights_agree)]
     checks.append(_checked("gradient", _gradient_reaches_the_random_weights))
     default = bundled_models().get(DEFAULT_MODEL)
-    if default is not None and _is_here(default):
+    if default is not None and is_here(default):
         checks.append(_checked(f"image of {DEFAULT_MODEL}", _default_model_draws))
     return checks
 

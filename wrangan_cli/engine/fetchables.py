@@ -37,14 +37,18 @@ class Fetchable:
 
     @property
     def here(self) -> str | None:
-        """Where it is, ready for use; None: it is not here."""
-        if self.bundled:
-            return str(cached_folder(self.name)) if is_joined(self.bundled) else None
-        found = where(self.carrier)
+        """Where it is, ready for use without a download; None: it is not here."""
+        if self.bundled and is_joined(self.bundled):
+            return str(cached_folder(self.name))
+        # What a model is joined from is read by its content: a wrong file would mean a download after all.
+        found = where(self.carrier, checked=self.bundled is not None)
         if found is None:
             return None
         place, paths = found
-        return f"{place} ({next(iter(paths.values())).parent})"
+        folder = next(iter(paths.values())).parent
+        if self.bundled:
+            return f"its weights in {place} ({folder}), joined on first use without a download"
+        return f"{place} ({folder})"
 
     def fetch(self, source: Path | None, overwrite: bool, on_bytes: OnBytes | None) -> list[Path]:
         """Get it if it is not here; a model's folder, or the files of weights. Raises as `joined_model`."""

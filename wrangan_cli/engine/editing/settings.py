@@ -14,6 +14,9 @@ KNOWN_ATTRIBUTES = {
 
 POSE = "pose"
 """Name of the direction that is learnt from landmarks: + turns the face to the viewer's right."""
+BRIGHTNESS = "brightness"
+"""Name of that of the luminance of the face's middle: + is brighter. Not an edit so much as what others are
+made orthogonal to."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class LearnSettings:
     svm_c: float = 0.01
     """C of the SVM: smaller values prefer a wide margin to few errors."""
     ridge: float = 3.0
-    """Penalty of the regression of `pose`, for each sample, in W scaled to a variance of 1."""
+    """Penalty of the regression of pose and brightness, for each sample, in W scaled to a variance of 1."""
     seed: int = 1
     """Seed of z, ε and the 70/30 split."""
 

@@ -6,30 +6,39 @@ An image that is done leaves the batch.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
+from wrangan_cli.engine.cores import on_cores
 from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion import graph
+from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
+from wrangan_cli.engine.inversion.budget import planned
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
-from wrangan_cli.engine.inversion.optimizers import Optimizer, make_optimizer
+from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
-from wrangan_cli.engine.inversion.settings import PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.schedule import settled_from
+from wrangan_cli.engine.inversion.settings import PTI_STOP, TUNING, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
-from wrangan_cli.engine.inversion.variables import GROUPS, Variables, joined
+from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
+from wrangan_cli.engine.photographs import by_side, load_photograph
 from wrangan_cli.engine.runtime import random_generator
 
-Target = list[Tensor] | None
+T = TypeVar("T")
+R = TypeVar("R")
+HELD_PIXELS = 512 * 512
+"""Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class Inverter:
     """What finds the w at which pti tunes; None: w is where it starts."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
+    on_plan: bool = False
+    """Whether the settings' steps are already those that its seconds allow."""
     cuda_graph: bool = False
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
 
@@ -68,13 +79,12 @@ class Inverter:
         predict = load_prediction(model, settings)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
-        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph)
+        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)
 
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
         or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
-        size, most = self.settings.size, self.model.resolution
-        return load_image(path, min(size or most, most), enlarge=size > 0)
+        return load_photograph(path, self.model.resolution, self.settings.size)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -82,6 +92,21 @@ class Inverter:
             return self.model.w_mean.expand(images.shape[0], -1).clone()
         with torch.no_grad():
             return self.encoder(images)
+
+    def within(self, images: Tensor) -> "Inverter":
+        """The inverter with the steps that `settings.seconds` allows for such a batch, by a trial; itself
+        where no seconds are set."""
+        if self.on_plan or self.settings.seconds is None:
+            return self
+
+        def trial(settings: InversionSettings, on_step: Callable[[int], None]) -> None:
+            self._with(settings).invert(images, on_step)
+
+        return self._with(planned(self.settings, trial, len(images)))
+
+    def _with(self, settings: InversionSettings) -> "Inverter":
+        pivot = None if self.pivot is None or settings.pivot is None else self.pivot._with(settings.pivot)
+        return replace(self, settings=settings, pivot=pivot, on_plan=True)
 
     def invert(
         self, images: Tensor, on_step: Callable[[int], None] | None = None
@@ -99,8 +124,17 @@ class Inverter:
         side = images.shape[-1]
         if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
+        within = self.within(images)
         with model.generator.frozen():
-            return self._inverted(images.to(model.device), on_step)
+            return within._inverted(images.to(model.device), on_step)
+
+    def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
+        """`invert` for photographs (3, S, S) of several sides, in their order; those of one side together."""
+        codes: dict[int, Code | WranganError] = {}
+        for places in by_side(photos):
+            batch = torch.stack([photos[place] for place in places])
+            codes |= zip(places, self.invert(batch), strict=True)
+        return [codes[place] for place in range(len(photos))]
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         model, settings = self.model, self.settings
@@ -144,7 +178,7 @@ class Inverter:
         """The variables after the steps, and how many steps each image took."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         total = settings.loop_steps if variables.free else 0
-        batch = _Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
+        batch = Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
         if total == 0:
             return variables, batch.steps
         for tensor in variables.free:
@@ -152,19 +186,16 @@ class Inverter:
         if self.cuda_graph:
             self._replay(batch, total, on_step)
             return batch.finished(), batch.steps
-        groups = method.groups(variables, settings)
-        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, images.shape[-1]))
+        groups, side = method.groups(variables, settings), images.shape[-1]
+        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, side, side))
         rng = random_generator(settings.seed)
         for step in range(total):
             moment = Moment(self.model, settings, self.perceptual, rng, step / total)
             optimizer.zero_grad()
-            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
-            stay = _not_yet(distance, settings.stop_at)
-            if stay is None:
-                loss.sum().backward()
-            else:
-                if bool(stay.any()):
-                    loss[stay].sum().backward()
+            loss, stay = self._graded_loss(batch, moment)
+            if settings.plateau and moment.share >= settled_from(settings):
+                stay = batch.falling(loss, settings.plateau, stay)
+            if stay is not None:
                 batch.let_go(~stay, step, optimizer)
                 loss = loss[stay]
                 if len(batch.rows) == 0:
@@ -176,7 +207,49 @@ class Inverter:
         optimizer.settle()
         return batch.finished(), batch.steps
 
-    def _replay(self, batch: "_Batch", total: int, on_step: Callable[[int], None]) -> None:
+    def _graded_loss(self, batch: "Batch", moment: Moment) -> tuple[Tensor, Tensor | None]:
+        """The loss of each image (b,), its gradients left in the free variables, and which images have not
+        reached `stop_at`, if there is one: the others have no gradient."""
+        count, at_once = len(batch.rows), self._at_once
+        if count <= at_once:
+            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
+            stay = not_yet(distance, self.settings.stop_at)
+            going = loss if stay is None else loss[stay]
+            if len(going):
+                going.sum().backward()
+            return loss, stay
+        state = moment.rng.get_state()
+
+        def computed(rows: slice) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+            # The same draws for every image, as if all were computed together.
+            moment.rng.set_state(state)
+            part = batch.part(rows)
+            loss, stay = self._graded_loss(part, moment)
+            return loss.detach(), stay, part.variables.free
+
+        places = [slice(first, first + at_once) for first in range(0, count, at_once)]
+        # Other methods draw numbers in a step, or change the network for each image.
+        apart = on_cores if self.settings.method in TUNING else _one_by_one
+        losses: list[Tensor] = []
+        stays: list[Tensor] = []
+        for rows, (loss, stay, free) in zip(places, apart(computed, places), strict=True):
+            for whole, own in zip(batch.variables.free, free, strict=True):
+                if whole.grad is None:
+                    whole.grad = torch.zeros_like(whole)
+                if own.grad is not None:
+                    whole.grad[rows] = own.grad
+            losses.append(loss)
+            stays.append(torch.ones_like(loss, dtype=torch.bool) if stay is None else stay)
+        return torch.cat(losses), not_all(torch.cat(stays))
+
+    @property
+    def _at_once(self) -> int:
+        """Images whose graph is in memory at a time: on the CPU large images gain nothing from company."""
+        if self.model.device.type != "cpu":
+            return sys.maxsize
+        return max(1, HELD_PIXELS // self.model.resolution**2)
+
+    def _replay(self, batch: "Batch", total: int, on_step: Callable[[int], None]) -> None:
         """The steps of Adam as replays of one captured step."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         # What depends on the moment is not captured: `why_not_captured`.
@@ -195,9 +268,22 @@ class Inverter:
                 take()
                 on_step(index + 1)
 
-    def _draw(self, variables: Variables, side: int) -> Tensor:
-        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
+    def _draw(self, variables: Variables, side: int, photo_side: int) -> Tensor:
+        """The images (B, 3, side, side) for photographs of `photo_side` px."""
+        offsets = self._offsets(variables, photo_side)
         return draw(self.model.generator, variables.w, **offsets, side=side)
+
+    def _offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
+        """Those of `variables` by group; ε and δ of what such photographs do not show are 0."""
+        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
+        if self.settings.unseen or self.settings.method not in TUNING:
+            return offsets
+        weights = self.model.generator.weights()
+        for group in ("epsilon", "delta"):
+            offsets[group] = {
+                name: _first(value, weights[name].shown(photo_side)) for name, value in offsets[group].items()
+            }
+        return offsets
 
     def _features(self, images: Tensor) -> list[Tensor]:
         assert self.perceptual is not None
@@ -212,7 +298,10 @@ class Inverter:
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
         )
-        drawn = self._draw(shown, images.shape[-1])
+        photo_side = images.shape[-1]
+        if moment.share < settings.coarse:
+            images = reduced(images, settings.loss_side)
+        drawn = self._draw(shown, images.shape[-1], photo_side)
         loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
         distance = None
         if self.perceptual is not None and target is not None:
@@ -224,7 +313,7 @@ class Inverter:
     @torch.no_grad()
     def _distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
         """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
-        drawn = self._draw(variables, images.shape[-1])
+        drawn = self._draw(variables, images.shape[-1], images.shape[-1])
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
         if self.perceptual is not None and target is not None:
             features = self.perceptual.features(for_loss(drawn, self.settings.loss_side))
@@ -234,7 +323,8 @@ class Inverter:
     def _codes(self, variables: Variables, images: Tensor, target: Target) -> list[Code | WranganError]:
         # Rounded as the file stores them, so that the stated distortion is the file's.
         groups: dict[str, Any] = {
-            g: {k: v.detach().half() for k, v in getattr(variables, g).items()} for g in GROUPS
+            g: {k: v.detach().half() for k, v in values.items()}
+            for g, values in self._offsets(variables, images.shape[-1]).items()
         }
         stored = Variables(w=variables.w.detach(), **groups)
         after = self._distortion(stored, images, target)
@@ -261,48 +351,16 @@ class Inverter:
         return codes
 
 
-@dataclass
-class _Batch:
-    """The images that still take steps, and what became of those that are done."""
-
-    variables: Variables
-    images: Tensor
-    target: Target
-    rows: Tensor
-    """Their places in the whole batch, on the CPU: (b,)."""
-    steps: list[int]
-    """Of every image of the whole batch."""
-    done: list[tuple[Tensor, Variables]] = field(default_factory=list)
-    """Places and variables of those that left together."""
-
-    def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
-        """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""
-        leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
-        rows = self.rows[leaving.cpu()]
-        self.done.append((rows, self.variables.select(leaving)))
-        for row in rows.tolist():
-            self.steps[row] = step
-        left = self.variables.select(kept)
-        optimizer.keep(left.free, kept)
-        self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
-        self.target = None if self.target is None else [features[kept] for features in self.target]
-
-    def finished(self) -> Variables:
-        """The variables of all images, in their order, which are no longer optimised."""
-        for tensor in self.variables.free:
-            tensor.requires_grad_(False)
-        if not self.done:
-            return self.variables
-        rows, parts = zip(*self.done, (self.rows, self.variables), strict=True)
-        return joined(parts, torch.cat(rows).argsort())
+def _one_by_one(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    return map(work, items)
 
 
-def _not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
-    """Which images go on, (B,) of bool; None where all do."""
-    if not stop_at or distance is None:
-        return None
-    stay = ~(distance.detach() <= stop_at)  # an image that is not finite goes on, and is named at the end
-    return None if bool(stay.all()) else stay
+def _first(offsets: Tensor, outputs: int) -> Tensor:
+    """offsets (B, O, I, k, k) of the first `outputs` channels, and 0 for the others."""
+    if outputs == offsets.shape[1]:
+        return offsets
+    rest = offsets.new_zeros((len(offsets), offsets.shape[1] - outputs, *offsets.shape[2:]))
+    return torch.cat([offsets[:, :outputs], rest], dim=1)
 
 
 def resolved(settings: InversionSettings, model: Model) -> InversionSettings:

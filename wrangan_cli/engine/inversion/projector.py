@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.inversion.schedule import QUIET
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import heard_noise
 
-W_NOISE_END = 0.75
+W_NOISE_END = QUIET
 """Share of the steps after which w is drawn without noise."""
 SMALLEST_MAP = 8
 """Side in px at which the pyramid of a noise map ends."""

@@ -2,9 +2,11 @@
 
 import math
 
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import PROJECTORS, TUNING, InversionSettings
 
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
+QUIET = 0.75
+"""Share of the projector's steps after which w has no noise."""
 
 
 def constant(settings: InversionSettings, share: float) -> float:  # noqa: ARG001
@@ -33,6 +35,16 @@ def rise_of_offsets(settings: InversionSettings, share: float) -> float:
 def projector_ramp(settings: InversionSettings, share: float) -> float:  # noqa: ARG001
     """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
     return min(1.0, share / RAMP_UP) * _fall(share, RAMP_DOWN)
+
+
+def settled_from(settings: InversionSettings) -> float:
+    """Share of the steps from which on all move at full rate, and without noise: a plateau of the loss before
+    it means nothing."""
+    if settings.method in PROJECTORS:
+        return QUIET
+    if settings.method in TUNING:
+        return max(settings.warmup, settings.value("epsilon_warmup"))
+    return 0.0
 
 
 def _fall(share: float, length: float) -> float:

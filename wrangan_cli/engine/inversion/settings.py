@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-_TUNING = ("wrangan", "weight-tuning")
-_PROJECTORS = ("sg2-w", "sg2-w-plus")
-METHODS = (*_TUNING, *_PROJECTORS, "pti", "encoder", "e4e", "restyle", "hyperstyle")
+TUNING = ("wrangan", "weight-tuning")
+PROJECTORS = ("sg2-w", "sg2-w-plus")
+METHODS = (*TUNING, *PROJECTORS, "pti", "encoder", "e4e", "restyle", "hyperstyle")
 PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
@@ -37,24 +37,28 @@ _NOT_NEGATIVE = (
     "w_noise",
     "noise_weight",
     "stop_at",
+    "plateau",
+    "seconds",
     "pti_lr",
     "pti_pivot_lr",
     "pti_l2_weight",
     "pti_locality",
     "pti_locality_distance",
 )
-_FROM_MEAN = (*_PROJECTORS, "pti", "e4e", "restyle")
+STEP_COUNTS = ("steps", "pti_steps", "pti_pivot_steps")
+_FROM_MEAN = (*PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
 _HEEDED_BY = {
     **dict.fromkeys(
         ("lr", "epsilon_lr", "beta2", "warmup", "decay", "epsilon_warmup", "optimizer", "history", "probes"),
-        _TUNING,
+        TUNING,
     ),
-    **dict.fromkeys(("alpha", "penalty", "epsilon_init"), _TUNING),
-    "steps": (*_TUNING, *_PROJECTORS),
-    "projection_lr": _PROJECTORS,
-    "w_noise": (*_PROJECTORS, "pti"),
-    "noise_weight": (*_PROJECTORS, "pti"),
+    **dict.fromkeys(("alpha", "penalty", "epsilon_init", "unseen"), TUNING),
+    "steps": (*TUNING, *PROJECTORS),
+    **dict.fromkeys(("seconds", "plateau", "coarse"), (*TUNING, *PROJECTORS, "pti")),
+    "projection_lr": PROJECTORS,
+    "w_noise": (*PROJECTORS, "pti"),
+    "noise_weight": (*PROJECTORS, "pti"),
 }
 """Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
 
@@ -72,6 +76,9 @@ class InversionSettings:
     steps: int | None = None
     """Steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000). Unset: in wrangan and
     weight-tuning what the model's config.json names, otherwise 500."""
+    seconds: float | None = None
+    """Seconds that a photograph may take: as many steps as there is time for, by a trial, in place of steps
+    (and pti's). Unset: the steps say."""
     optimizer: str | None = None
     """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps (wrangan, weight-tuning).
     Unset: what the model names, otherwise adam."""
@@ -97,9 +104,18 @@ class InversionSettings:
     epsilon_warmup: float | None = None
     """Share of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
     first. Unset: what the model names, otherwise 0."""
+    unseen: bool = False
+    """Also move weights that draw what only larger images than the photograph show (wrangan, weight-tuning):
+    it says nothing of them, and detail that nobody asked for is what they make."""
     stop_at: float | None = None
     """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
     pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""
+    plateau: float = 0.0
+    """An image is done when its loss over 20 steps is less than this share below that of the 20 steps before
+    (once what warms up has done so); 0: never."""
+    coarse: float = 0.0
+    """Share of the steps, the first ones, in which images that are larger than loss_side are compared at that
+    side: cheaper steps."""
     projection_lr: float = 0.1
     """Learning rate in sg2-w and sg2-w-plus, ramped up over the first 5 % and down over the last 25 %."""
     w_noise: float = 0.05
@@ -162,9 +178,11 @@ class InversionSettings:
             given = getattr(self, name)
             if given is not None and not 0 <= given < float("inf"):
                 raise ValueError(f"{name} {given}: expected a number that is not negative")
-        for name in ("warmup", "decay", "epsilon_warmup"):
+        for name in ("warmup", "decay", "epsilon_warmup", "plateau", "coarse"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected a share of the steps, 0 to 1")
+                raise ValueError(f"{name} {getattr(self, name)}: expected a share, 0 to 1")
+        if self.seconds == 0:
+            raise ValueError("seconds 0: expected more")
         if self.optimizer == "lbfgs" and (
             self.warmup or self.decay or self.epsilon_warmup or self.history < 1 or self.probes < 0
         ):
@@ -215,6 +233,8 @@ class InversionSettings:
         """Names of the settings on which the method's codes depend."""
         names = [field.name for field in fields(self)]
         own = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
+        if self.seconds is not None:  # then that says how many
+            own = [name for name in own if name not in STEP_COUNTS]
         return [name for name in own if self.method in _HEEDED_BY.get(name, METHODS)]
 
     @property
@@ -225,7 +245,7 @@ class InversionSettings:
     @property
     def optimizer_used(self) -> str:
         """`optimizer`, in the methods that heed it; the others keep Adam."""
-        return self.value("optimizer") if self.method in _TUNING else "adam"
+        return self.value("optimizer") if self.method in TUNING else "adam"
 
     @property
     def loop_steps(self) -> int:

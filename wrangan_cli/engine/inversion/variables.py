@@ -30,8 +30,9 @@ class Variables:
     parameters: dict[str, Tensor] = field(default_factory=dict)
     free: list[Tensor] = field(default_factory=list)
 
-    def select(self, rows: Tensor) -> "Variables":
-        """Those images alone, as new tensors without history; `free` names the same unknowns."""
+    def select(self, rows: Tensor | slice) -> "Variables":
+        """Those images alone, as new tensors without history (of a slice: views); `free` names the same
+        unknowns."""
         made: dict[int, Tensor] = {}
 
         def chosen(tensor: Tensor) -> Tensor:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.images import find_images, load_image
+from wrangan_cli.engine.images import find_images
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.photographs import by_side, load_photograph
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Two batches (B, 3, H, W) in [-1, 1] → (B,)."""
@@ -35,6 +36,8 @@ class Compared:
     missing: Mapping[str, str] = field(default_factory=dict)
     """What the code's record does not tell: metric name → why."""
     error: WranganError | OSError | None = None
+    side: int | None = None
+    """Side in px at which they were compared."""
 
 
 def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]]:
@@ -88,7 +91,8 @@ def compare_pairs(
     batch: int = 8,
     records: Sequence[RecordMetric] = (),
 ) -> Iterator[Compared]:
-    """Apply `measures` to each pair at the photograph's side, at most the model's, in the order of `pairs`.
+    """Apply `measures` to each pair, in the order of `pairs`, at the side at which the code was made: the
+    photograph's own, at most the model's, or that of the setting `size` in the code's record.
 
     records: metrics that are read from the codes' records beside.
 
@@ -104,7 +108,7 @@ def compare_pairs(
         for pair in part:
             try:
                 code = load_code(pair.code, model)
-                photo = load_image(pair.photo, model.resolution, enlarge=False)
+                photo = load_photograph(pair.photo, model.resolution, _size(code))
             except (WranganError, OSError) as error:
                 outcome.append(Compared(pair, error=error))
             else:
@@ -113,8 +117,26 @@ def compare_pairs(
                 outcome.append(None)
         rows = iter(measured(model, photos, codes, measures))
         told = iter([_recorded(code, records) for code in codes])
+        sides = iter([photo.shape[-1] for photo in photos])
         for pair, failed in zip(part, outcome, strict=True):
-            yield failed or _checked(pair, next(rows), *next(told))
+            yield failed or _checked(pair, next(rows), *next(told), next(sides))
+
+
+def _size(code: Code) -> int:
+    """The setting `size` of its inversion; 0 where the record has none."""
+    settings = code.info.get("settings")
+    size = settings.get("size") if isinstance(settings, dict) else None
+    return size if isinstance(size, int) and size > 0 else 0
+
+
+def unlike_sides(first: Sequence[Compared], second: Sequence[Compared]) -> dict[str, tuple[int, int]]:
+    """By stem the photographs that were compared at one side in `first` and at another in `second`."""
+    sides = {row.pair.photo.stem: row.side for row in second}
+    return {
+        stem: (row.side, other)
+        for row in first
+        if (other := sides.get(stem := row.pair.photo.stem)) and row.side and row.side != other
+    }
 
 
 @torch.no_grad()
@@ -126,8 +148,8 @@ def measured(
     Each at its own side S, at most the model's; those of one side together.
     """
     rows: list[dict[str, float]] = [{} for _ in codes]
-    for side in dict.fromkeys(photo.shape[-1] for photo in photos):
-        chosen = [index for index, photo in enumerate(photos) if photo.shape[-1] == side]
+    for chosen in by_side(photos):
+        side = photos[chosen[0]].shape[-1]
         drawn = render(model, [codes[index] for index in chosen], side).clamp(-1, 1)
         targets = torch.stack([photos[index] for index in chosen]).to(model.device)
         for name, measure in measures.items():
@@ -148,12 +170,12 @@ def _recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, fl
 
 
 def _checked(
-    pair: Pair, values: dict[str, float], told: dict[str, float], missing: dict[str, str]
+    pair: Pair, values: dict[str, float], told: dict[str, float], missing: dict[str, str], side: int
 ) -> Compared:
     for name, value in values.items():
         if not math.isfinite(value):
             return Compared(pair, error=FileError(pair.code, f"{name} is {value}"))
-    return Compared(pair, {**values, **told}, missing)
+    return Compared(pair, {**values, **told}, missing, side=side)
 
 
 def _rest(photo: Path, candidates: Sequence[Path]) -> str:

@@ -1,6 +1,6 @@
 """Settings of the two StyleGAN2 networks, as stored in a model's `config.json`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wrangan_cli.engine.models.generator import (
@@ -79,24 +79,10 @@ class StyleGAN2Config(GeneratorConfig):
         """Rows of a W+ code: one more than the styled convolutions."""
         return 2 * len(self.resolutions)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `config.json`."""
-        data = asdict(self)
-        data["channels"] = {str(size): width for size, width in sorted(self.channels.items())}
-        data["fir_taps"] = list(self.fir_taps)
-        if isinstance(self.randomized_layers, tuple):
-            data["randomized_layers"] = list(self.randomized_layers)
-        return data
-
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "StyleGAN2Config":
-        """The inverse of `to_json`; raises TypeError or ValueError on a bad field."""
-        fields = dict(data)
-        fields["channels"] = {int(size): int(width) for size, width in fields["channels"].items()}
-        fields["fir_taps"] = tuple(fields.get("fir_taps", cls.fir_taps))
-        if "randomized_layers" in fields:
-            fields["randomized_layers"] = read_random_layers(fields["randomized_layers"])
-        return cls(**fields)
+        """The inverse of `to_json`; raises as that of `GeneratorConfig`."""
+        return super().from_json({**data, "fir_taps": tuple(data.get("fir_taps", cls.fir_taps))})
 
     def discriminator(self) -> "Discriminator":
         """The residual discriminator that StyleGAN2 is trained against."""

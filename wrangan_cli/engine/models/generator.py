@@ -7,7 +7,7 @@ An architecture is a subclass of `GeneratorConfig` and one of `Generator`, named
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
@@ -33,6 +33,8 @@ class GeneratorConfig(ABC):
     """Name in `config.json`."""
     resolution: int
     """Side of the square image in px."""
+    channels: dict[int, int]
+    """Feature maps at each side in px."""
     style_dim: int
     """Length of z and w."""
     image_channels: int
@@ -45,15 +47,20 @@ class GeneratorConfig(ABC):
     def num_latents(self) -> int:
         """Rows of a W+ code."""
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Plain values for `config.json`, without the architecture's name."""
+        data = asdict(self)  # type: ignore[call-overload]  # subclasses are dataclasses
+        return {name: _plain(value) for name, value in data.items()}
 
     @classmethod
-    @abstractmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """The inverse of `to_json`; on a bad field raises KeyError, TypeError, ValueError or
         AttributeError."""
+        fields = dict(data)
+        fields["channels"] = {int(side): int(width) for side, width in fields["channels"].items()}
+        if "randomized_layers" in fields:
+            fields["randomized_layers"] = read_random_layers(fields["randomized_layers"])
+        return cls(**fields)
 
     def with_random(self, which: RandomLayers) -> Self:
         """The same generator with these weights random; ValueError for what it does not have."""
@@ -81,6 +88,16 @@ class StyledWeight:
     """Row of W+ that modulates it."""
     side: int
     """Side in px of the feature maps that it makes."""
+    low: int | None = None
+    """Of its output channels the first so many make what is seen at `side`, the others detail that only
+    images of twice that show; None: there are no others."""
+
+    def shown(self, side: int) -> int:
+        """How many of its output channels, the first ones, draw what images of `side` px show."""
+        if side < self.side:
+            return 0
+        outputs = self.shape[0]
+        return outputs if self.low is None or side >= 2 * self.side else self.low
 
     @property
     def mean(self) -> Tensor:
@@ -120,10 +137,13 @@ class Generator(nn.Module, ABC):
     """`mapping` z → w, `synthesis` w → image; weights that may be random, noise inputs, all by name."""
 
     config: GeneratorConfig
+    style: nn.Module
+    """The mapping network."""
 
-    @abstractmethod
     def mapping(self, z: Tensor) -> Tensor:
         """z: (B, style_dim) ~ N(0, 1) → w: (B, style_dim)."""
+        w: Tensor = self.style(z)
+        return w
 
     @abstractmethod
     def synthesis(
@@ -155,10 +175,13 @@ class Generator(nn.Module, ABC):
     def noise_inputs(self) -> dict[str, NoiseInput]:
         """The noise inputs in order of use, by their number ("0", "1", …), which codes store."""
 
-    @abstractmethod
     def synthesis_parameters(self) -> dict[str, nn.Parameter]:
         """All parameters that an image depends on when w is given and ε is 0, by name in the state
         dict: not the mapping, not σ."""
+        named = ((name.split("."), name, parameter) for name, parameter in self.named_parameters())
+        return {
+            name: parameter for parts, name, parameter in named if parts[0] != "style" and "std" not in parts
+        }
 
     def frozen(self) -> AbstractContextManager[None]:
         """Within this block what every image asks of frozen weights may be computed once. They must not
@@ -198,6 +221,13 @@ def reduced(images: Tensor, side: int | None) -> Tensor:
     if side is None or images.shape[-1] <= side:
         return images
     return F.interpolate(images, size=(side, side), mode="area")
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: lists, and names for the keys, in the order of the numbers that they stand for."""
+    if isinstance(value, dict):
+        return {str(key): own for key, own in sorted(value.items())}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def read_random_layers(value: Any) -> RandomLayers:

@@ -5,10 +5,12 @@ without a map (docs/conversion.md).
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.models.generator import NoiseInput, NoiseMode
 from wrangan_cli.engine.ops.bias_act import LEAKY_GAIN, bias_act
 from wrangan_cli.engine.ops.fir import down_conv_padding, fir_kernel, upfirdn2d
 from wrangan_cli.engine.ops.modulated_conv import conv2d
@@ -37,13 +39,37 @@ class NoiseStrength(nn.Module):
         self.weight = nn.Parameter(torch.zeros(1))
 
 
-def noise_map(stored: Tensor, mode: str, batch: int) -> Tensor | None:
-    """`const`: the stored map (1, 1, side, side); `random`: fresh ones (batch, 1, side, side); or `none`."""
-    if mode == "none":
-        return None
-    if mode == "const":
+class NoiseMaps(nn.Module):
+    """The stored noise maps of a generator: white noise, (1, 1, side, side) each."""
+
+    def __init__(self, sides: Iterable[int]) -> None:
+        """sides: of the styled convolutions' outputs in px, in order of use."""
+        super().__init__()
+        for index, side in enumerate(sides):
+            self.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
+
+    def stored(self, index: int) -> Tensor:
+        """(1, 1, side, side)."""
+        stored: Tensor = getattr(self, f"noise_{index}")
         return stored
-    return torch.randn(batch, *stored.shape[1:], device=stored.device)
+
+    def given(self, index: int, noise: NoiseMode | Sequence[Tensor], batch: int) -> Tensor | None:
+        """What a layer adds, by `noise` of `Generator.synthesis`: the stored map or one of those given, fresh
+        ones (batch, 1, side, side), or nothing."""
+        if not isinstance(noise, str):
+            return noise[index]
+        if noise == "none":
+            return None
+        stored = self.stored(index)
+        return stored if noise == "const" else torch.randn(batch, *stored.shape[1:], device=stored.device)
+
+    def inputs(self, strengths: Mapping[str, NoiseStrength]) -> dict[str, NoiseInput]:
+        """`Generator.noise_inputs`. strengths: the `noise` of each styled convolution, by the convolution's
+        name, in order of use."""
+        return {
+            str(index): NoiseInput(name, self.stored(index), strength.weight, f"{name}.noise.weight")
+            for index, (name, strength) in enumerate(strengths.items())
+        }
 
 
 def offset_weight(mean: Tensor, std: Tensor | None, epsilon: Tensor | None, delta: Tensor | None) -> Tensor:

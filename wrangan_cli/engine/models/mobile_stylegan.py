@@ -8,7 +8,7 @@ transform, which makes four pixels of four channels and has no weights.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -28,7 +28,7 @@ from wrangan_cli.engine.models.generator import (
     read_random_layers,
     reduced,
 )
-from wrangan_cli.engine.models.layers import Constant, NoiseStrength, PixelNorm, noise_map, offset_weight
+from wrangan_cli.engine.models.layers import Constant, NoiseMaps, NoiseStrength, PixelNorm, offset_weight
 from wrangan_cli.engine.ops.separable import (
     inverse_haar,
     modulated_pointwise,
@@ -95,22 +95,6 @@ class MobileStyleGANConfig(GeneratorConfig):
                 for part in ("depthwise", "pointwise"):
                     layers[f"layers.{k}.{conv}.{part}"] = f"layers.{k}.{conv}"
         return layers
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `config.json`."""
-        data = asdict(self)
-        data["channels"] = {str(side): width for side, width in sorted(self.channels.items())}
-        if not isinstance(self.randomized_layers, int):
-            data["randomized_layers"] = list(self.randomized_layers)
-        return data
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "MobileStyleGANConfig":
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError on a bad field."""
-        fields = dict(data)
-        fields["channels"] = {int(side): int(width) for side, width in fields["channels"].items()}
-        fields["randomized_layers"] = read_random_layers(fields.get("randomized_layers", 0))
-        return cls(**fields)
 
 
 class _Mapping(nn.Linear):
@@ -200,15 +184,18 @@ class _ToImage(nn.Module):
         self.scale = 1 / math.sqrt(channels)
         self.colours, self.wavelet = colours, wavelet
 
-    def forward(self, x: Tensor, w: Tensor, half: bool) -> Tensor:
-        """half: the image at half the side, which is the low band alone (its 2×2 means, exactly)."""
+    def forward(self, x: Tensor, w: Tensor, side: int | None) -> Tensor:
+        """The image, or its means at `side` px if that divides the side of x: of the low band alone, which
+        halved is the means over 2×2 px, exactly; means come before the convolution, as both are linear."""
         style = self.modulation(w) * self.scale
         weight: Tensor = self.conv.weight[:, :, 0, 0]
         bias: Tensor = self.bias
-        if half:
+        smaller = side is not None and x.shape[-1] % side == 0
+        if smaller and self.wavelet:
             weight, bias = weight[: self.colours] / 2, bias[: self.colours] / 2
-        bands = modulated_pointwise(x, style, weight, bias)
-        return inverse_haar(bands) if self.wavelet and not half else bands
+        pool = x.shape[-1] // side if smaller and side is not None else 1
+        bands = modulated_pointwise(x, style, weight, bias, pool)
+        return inverse_haar(bands) if self.wavelet and not smaller else bands
 
 
 class MobileStyleGANGenerator(Generator):
@@ -238,12 +225,7 @@ class MobileStyleGANGenerator(Generator):
             for k, (before, width) in enumerate(pairwise(widths))
         )
         self.to_img = _ToImage(widths[-1], dim, config.image_channels, config.head == "wavelet")
-        self.noises = nn.Module()
-        for index, (_, side, _) in enumerate(self._places()):
-            self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
-
-    def mapping(self, z: Tensor) -> Tensor:
-        return self.style(z)
+        self.noises = NoiseMaps(side for _, side, _ in self._places())
 
     def synthesis(
         self,
@@ -287,8 +269,7 @@ class MobileStyleGANGenerator(Generator):
                 part: [given[kind].get(f"{name}.{part}") for kind in ("epsilon", "delta")]
                 for part in layer.parts
             }
-            maps = self._noise(index, x, noise) if isinstance(noise, str) else noise[index]
-            return layer(x, row(at), maps, offsets)
+            return layer(x, row(at), self.noises.given(index, noise, len(x)), offsets)
 
         places = self._places()
         x = self.input.input.expand(len(w), -1, -1, -1)
@@ -297,35 +278,25 @@ class MobileStyleGANGenerator(Generator):
             assert isinstance(block, _Block)
             x = styled(block.up(x, row(2 * k + 1)), 2 * k + 1)
             x = styled(x, 2 * k + 2)
-        # Means over 2×2 px can be averaged further only where they lie whole within each area.
-        below = self.config.resolution // 2
-        half = self.config.head == "wavelet" and side is not None and below % side == 0
-        image = self.to_img(x, row(2 * self.config.blocks + 1), half)
+        image = self.to_img(x, row(2 * self.config.blocks + 1), side)
         return reduced(image, side)
 
     def weights(self) -> dict[str, StyledWeight]:
         found = {}
+        before_up = {"conv1", *(f"layers.{k}.conv2" for k in range(self.config.blocks - 1))}
         for name, side, row in self._places():
             layer = self._conv(name)
             for part in layer.parts:
                 key = f"{name}.{part}"
-                found[key] = StyledWeight(getattr(layer, part), key, name, row, side)
+                weight = StyledWeight(getattr(layer, part), key, name, row, side)
+                if part != "depthwise" and name in before_up:
+                    # A quarter of what an upsampling takes is its low band.
+                    weight = replace(weight, low=weight.shape[0] // 4)
+                found[key] = weight
         return found
 
     def noise_inputs(self) -> dict[str, NoiseInput]:
-        return {
-            str(index): NoiseInput(
-                name, self._stored(index), self._conv(name).noise.weight, f"{name}.noise.weight"
-            )
-            for index, (name, _, _) in enumerate(self._places())
-        }
-
-    def synthesis_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if not name.startswith("style.") and not name.endswith(".std")
-        }
+        return self.noises.inputs({name: self._conv(name).noise for name, _, _ in self._places()})
 
     def _places(self) -> list[tuple[str, int, int]]:
         """Name, side in px and row of W+ of each styled convolution, in order of use."""
@@ -338,10 +309,3 @@ class MobileStyleGANGenerator(Generator):
         layer = self.get_submodule(name)
         assert isinstance(layer, _StyledConv)
         return layer
-
-    def _stored(self, index: int) -> Tensor:
-        stored: Tensor = getattr(self.noises, f"noise_{index}")
-        return stored
-
-    def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
-        return noise_map(self._stored(index), mode, x.shape[0])

@@ -25,9 +25,9 @@ from wrangan_cli.engine.models.layers import (
     BiasLeakyReLU,
     Constant,
     EqualLinear,
+    NoiseMaps,
     NoiseStrength,
     PixelNorm,
-    noise_map,
     offset_weight,
 )
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
@@ -243,14 +243,7 @@ class StyleGAN2Generator(Generator):
                 layer = StyledConv(inputs, widths[size], config, up, names[index] in random)
                 self.convs.append(layer)
             self.to_rgbs.append(ToRGB(widths[size], config, up=True))
-        self.noises = nn.Module()
-        for index in range(config.num_styled_convs):
-            side = noise_side(index)
-            self.noises.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
-
-    def mapping(self, z: Tensor) -> Tensor:
-        """z: (B, style_dim) ~ N(0, 1) → w: (B, style_dim)."""
-        return self.style(z)
+        self.noises = NoiseMaps(map(noise_side, range(config.num_styled_convs)))
 
     def styled_convs(self) -> dict[str, StyledConv]:
         """All styled convolutions by name (`conv1`, `convs.0`, …), in order of use."""
@@ -300,7 +293,7 @@ class StyleGAN2Generator(Generator):
         x = self.input.input.repeat(w.shape[0], 1, 1, 1)
         image: Tensor | None = None
         for index, (name, layer) in enumerate(self.styled_convs().items()):
-            maps = self._noise(index, x, noise) if isinstance(noise, str) else noise[index]
+            maps = self.noises.given(index, noise, x.shape[0])
             if self.low_precision:
                 x = x.to(self.low_precision.at(noise_side(index), w.dtype))
             x = layer(x, next(styles), maps, epsilon.get(name), delta.get(name))
@@ -308,9 +301,6 @@ class StyleGAN2Generator(Generator):
                 image = self._to_rgb(index)(x, next(styles), image)
         assert image is not None
         return reduced(image, side)
-
-    def _noise(self, index: int, x: Tensor, mode: NoiseMode) -> Tensor | None:
-        return noise_map(getattr(self.noises, f"noise_{index}"), mode, x.shape[0])
 
     def weights(self) -> dict[str, StyledWeight]:
         """One a styled convolution, by the layer's name."""
@@ -321,20 +311,7 @@ class StyleGAN2Generator(Generator):
 
     def noise_inputs(self) -> dict[str, NoiseInput]:
         """One a styled convolution, by its number."""
-        return {
-            str(index): NoiseInput(
-                name, getattr(self.noises, f"noise_{index}"), layer.noise.weight, f"{name}.noise.weight"
-            )
-            for index, (name, layer) in enumerate(self.styled_convs().items())
-        }
-
-    def synthesis_parameters(self) -> dict[str, nn.Parameter]:
-        """The constant, convolutions, modulation, biases, noise strengths, toRGB."""
-        return {
-            name: parameter
-            for name, parameter in self.named_parameters()
-            if not name.startswith("style.") and not name.endswith("conv.std")
-        }
+        return self.noises.inputs({name: layer.noise for name, layer in self.styled_convs().items()})
 
     def set_precision(self, name: str, top: int) -> None:
         """As in the interface; fp16 needs a model that was made with a clamp."""

@@ -1,14 +1,26 @@
-"""Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, in PyTorch.
+"""Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, image of few channels.
 
-Everything is channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
-one product of matrices (docs/benchmarks.md). Kernels of whole layers would be called from here.
+On the CPU by kernels (kernels/separable.py), elsewhere and without them by PyTorch. Everything is
+channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
+one product of matrices (docs/benchmarks.md).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wrangan_kernels.separable import haar_parts, inverse_haar
+
+from wrangan_cli.engine.ops.dispatch import compiled, kernels
+
+__all__ = ["inverse_haar", "modulated_pointwise", "modulated_separable", "styled_upsample"]
 
 SLOPE = 0.2
+_VECTOR = 16
+"""Channels of the kernels' vectors, on the widest processor: they take multiples of it."""
+_MOST_POOLED = 16
+
+
+def _has_kernel(x: Tensor, *channels: int) -> bool:
+    return x.device.type == "cpu" and all(count % _VECTOR == 0 for count in channels) and compiled(x)
 
 
 def modulated_separable(
@@ -25,6 +37,9 @@ def modulated_separable(
     mixing: (O, I, k, k) or (B, O, I, k, k), k = 1 or 3. noise: (B or 1, 1, H, W). bias: (O,).
     Returns (B, O, H, W).
     """
+    if depthwise is not None and _has_kernel(x, x.shape[1], mixing.shape[-4]):
+        own = depthwise.reshape(-1, x.shape[1], 3, 3) * style[:, :, None, None]
+        return kernels().separable_conv(x, own, mixing.reshape(-1, *mixing.shape[-4:-2]), noise, bias, SLOPE)
     if len(x) == 1:
         depthwise = None if depthwise is None else depthwise.reshape(depthwise.shape[-4:])
         mixing = mixing.reshape(mixing.shape[-4:])
@@ -44,8 +59,15 @@ def modulated_separable(
     return F.leaky_relu_(y, SLOPE)
 
 
-def modulated_pointwise(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """weight · (x · style) + bias. x: (B, I, H, W), style: (B, I), weight: (O, I), bias: (O,)."""
+def modulated_pointwise(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor, pool: int = 1) -> Tensor:
+    """weight · (x · style) + bias, of the means over pool × pool px.
+
+    x: (B, I, H, W), style: (B, I), weight: (O, I), bias: (O,) → (B, O, H/pool, W/pool).
+    """
+    if len(weight) <= _MOST_POOLED and _has_kernel(x, x.shape[1]):
+        return kernels().pooled_pointwise(x, weight * style[:, None], bias, pool)
+    if pool > 1:
+        x = F.avg_pool2d(x, pool)
     if len(x) == 1:
         return _pointwise(x, weight * style[0], bias)
     return _pointwise(x * style[:, :, None, None], weight, bias)
@@ -53,25 +75,9 @@ def modulated_pointwise(x: Tensor, style: Tensor, weight: Tensor, bias: Tensor) 
 
 def styled_upsample(x: Tensor, style: Tensor) -> Tensor:
     """`inverse_haar` of x · style. x: (B, C, H, W), style: (B, C) → (B, C/4, 2H, 2W)."""
-    return inverse_haar(x * style[:, :, None, None])
-
-
-def inverse_haar(x: Tensor) -> Tensor:
-    """The orthonormal inverse Haar transform: (B, C, H, W) → (B, C/4, 2H, 2W).
-
-    The first C/4 channels are the low band; then for each of them three neighbours: high along the
-    rows' direction (vertical), high along the columns (horizontal), both. The high band's taps are (+, −).
-    """
-    batch, channels, height, width = x.shape
-    out = channels // 4
-    x = x.permute(0, 2, 3, 1)
-    low, high = x[..., :out], x[..., out:].unflatten(-1, (out, 3))
-    upper, lower = low + high[..., 0], low - high[..., 0]
-    right, corner = high[..., 1] + high[..., 2], high[..., 1] - high[..., 2]
-    pixels = torch.stack([upper + right, upper - right, lower + corner, lower - corner], dim=3) * 0.5
-    # (B, H, W, 2·2, C/4) → (B, H, 2, W, 2, C/4)
-    pixels = pixels.unflatten(3, (2, 2)).transpose(2, 3)
-    return pixels.reshape(batch, 2 * height, 2 * width, out).permute(0, 3, 1, 2)
+    if _has_kernel(x, x.shape[1] // 4):
+        return kernels().haar_up(x, style)
+    return haar_parts(x, style)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

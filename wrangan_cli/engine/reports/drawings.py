@@ -29,13 +29,10 @@ class Drawings:
 
     def photo(self, path: Path) -> Path | None:
         """The photograph as the methods see it; None if it cannot be read."""
-        target = self.folder / "photo" / f"{path.stem}.png"
-
-        def draw() -> Tensor:
-            return load_image(path, self.subject.model.resolution)
-
+        target, subject = self.folder / "photo" / f"{path.stem}.png", self.subject
         try:
-            return self._file(target, {"photo": self.subject.sha(path)}, draw)
+            key = {"photo": subject.sha(path), "most": subject.model.resolution, "size": subject.size}
+            return self._file(target, key, lambda: subject.load_photo(path))
         except (WranganError, OSError):
             return None  # its inversion failed, and was named then
 

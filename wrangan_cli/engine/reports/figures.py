@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.editing.interpolation import draw_way
-from wrangan_cli.engine.images import labelled_grid
+from wrangan_cli.engine.images import labelled_grid, load_image
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.reports.drawings import Drawings, stacked
 from wrangan_cli.engine.reports.measured import Measured
@@ -57,21 +57,24 @@ def _reconstructions(
     files += [[drawings.reconstruction(method, job) for job in chosen[method]] for method in methods]
     columns = [[path for path in column if path is not None] for column in files]
     key = {"columns": methods, "images": [[subject.sha(path) for path in column] for column in columns]}
-    size = subject.model.resolution
 
-    def rows(crop: bool = False) -> Tensor:
-        images = torch.stack([stacked(column, size) for column in columns], dim=1)
-        if crop:
-            images = images[..., size // 4 : size - size // 4, size // 4 : size - size // 4]
-        return images
+    def rows(crop: bool = False) -> list[Tensor]:
+        """Of each photograph (1 + methods, 3, S, S) at its own side, as they are measured."""
+        found = []
+        for files in zip(*columns, strict=True):
+            size = load_image(files[0]).shape[-1]
+            middle = slice(size // 4, size - size // 4) if crop else slice(None)
+            found.append(stacked(files, size)[..., middle, middle])
+        return found
 
-    def grid(images: Tensor, titles: Sequence[str]) -> Tensor:
-        return labelled_grid([enlarged(row) for row in images], [job.photo.stem for job in jobs], titles)
+    def grid(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
+        rows = [enlarged(row) for row in one_side(images)]
+        return labelled_grid(rows, [job.photo.stem for job in jobs], titles)
 
     def maps() -> Tensor:
-        images = rows()
-        errors = (images[:, 1:] - images[:, :1]).abs().mean(dim=2)
-        return grid(coloured(errors, difference_scale(errors)), methods)
+        errors = [(row[1:] - row[:1]).abs().mean(dim=1) for row in rows()]
+        top = difference_scale(torch.cat([error.flatten() for error in errors]))
+        return grid([coloured(error, top) for error in errors], methods)
 
     titles = ["photograph", *methods]
     return [
@@ -250,6 +253,17 @@ def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
         return []
     path = drawings.plot("sweep", {"panels": panels}, lambda path: curves(path, panels, "α"))
     return [(path, "Distortion over the weight α of the penalty, by method and N (Figure 3).")]
+
+
+def one_side(images: Sequence[Tensor]) -> list[Tensor]:
+    """Batches (N, 3, S, S), each brought to the largest S among them."""
+    side = max(batch.shape[-1] for batch in images)
+    return [
+        batch
+        if batch.shape[-1] == side
+        else F.interpolate(batch, size=(side, side), mode="bicubic").clamp(-1, 1)
+        for batch in images
+    ]
 
 
 def enlarged(images: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Table 2 and its kin: distortion of each method, paired comparisons, latent editing consistency."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from wrangan_cli.engine.editing.directions import Direction
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
@@ -65,12 +66,13 @@ def _all(metrics: list[PairMetric]) -> list[Metric]:
     return [*metrics, *RECORD_METRICS.values()]
 
 
-def _key(subject: Subject, job: Job, metric: Metric) -> dict[str, str]:
+def _key(subject: Subject, job: Job, metric: Metric) -> dict[str, Any]:
     # The code's file says the model, the method, its settings and the photograph.
     return {
         "model": subject.model.sha256,
         "code": subject.sha(job.code),
         "photo": subject.sha(job.photo),
+        "size": subject.size,
         "metric": metric.name,
         "protocol": metric.protocol,
     }

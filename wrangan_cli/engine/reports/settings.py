@@ -133,9 +133,12 @@ def parse_settings(
         settings = {
             method: InversionSettings(method=method, **{**common, **single[method]}) for method in methods
         }
-        return settings, ReportSettings(**report)
+        own = ReportSettings(**report)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if len({one.size for one in settings.values()}) > 1:
+        raise UsageError("size: methods are compared at one side: give --set size=… for all of them")
+    return settings, own
 
 
 def _fields(settings: type) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from wrangan_cli.engine.metrics.pairs import Pair
 from wrangan_cli.engine.metrics.samples import Reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
+from wrangan_cli.engine.photographs import load_photograph
 from wrangan_cli.engine.reports.cache import Cache
 from wrangan_cli.engine.reports.settings import ReportSettings, split_names
 
@@ -85,6 +86,15 @@ class Subject:
     def code(self, job: Job) -> Code:
         """The code of a photograph."""
         return load_code(job.code, self.model)
+
+    @property
+    def size(self) -> int:
+        """The setting `size` of the methods, which is one for all."""
+        return next((settings.size for settings in self.wanted.values()), 0)
+
+    def load_photo(self, path: Path) -> Tensor:
+        """A photograph as the methods take it: (3, S, S) in [-1, 1]. Raises FileError."""
+        return load_photograph(path, self.model.resolution, self.size)
 
     def pair(self, job: Job) -> Pair:
         """The same as the metrics want it."""

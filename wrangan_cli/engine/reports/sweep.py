@@ -14,12 +14,10 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -107,6 +105,7 @@ class Sweep:
             "model": self.subject.model.sha256,
             "photos": [self.subject.sha(job.photo) for job in self.jobs],
             "settings": asdict(point.settings),
+            "side": "the photographs' own",  # earlier versions enlarged them to the model's
             "layers": None if point.own else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
@@ -129,12 +128,12 @@ class Sweep:
                     what = f"{point.method} at N = {point.layers}, α = {point.settings.alpha:g}"
                     self.subject.failures.append(FileError(job.photo, f"{what}: {code}"))
             if good:
-                values += measured(model, list(images[good]), codes[-len(good) :], self.measures())
+                values += measured(model, [images[row] for row in good], codes[-len(good) :], self.measures())
         return {"values": values, CORRUPTION: self._corruption(model, codes) if codes else None}
 
     def _fitted(
         self, point: Point, model: Model
-    ) -> Iterator[tuple[Sequence[Job], Tensor, Sequence[Code | WranganError]]]:
+    ) -> Iterator[tuple[Sequence[Job], list[Tensor], Sequence[Code | WranganError]]]:
         subject = self.subject
         same = point.own and point.settings == resolved(subject.wanted[point.method], subject.model)
         inverter = None if same else Inverter.load(model, point.settings)
@@ -143,11 +142,11 @@ class Sweep:
         with subject.track(what, len(self.jobs)) as advance:
             for start in range(0, len(self.jobs), subject.batch):
                 jobs = self.jobs[start : start + subject.batch]
-                images = torch.stack([load_image(job.photo, model.resolution) for job in jobs])
+                images = [subject.load_photo(job.photo) for job in jobs]
                 if inverter is None:
                     yield jobs, images, [subject.code(of[job.photo]) for job in jobs]
                 else:
-                    yield jobs, images, inverter.invert(images)
+                    yield jobs, images, inverter.invert_each(images)
                 advance(start + len(jobs))
 
     def _corruption(self, model: Model, codes: Sequence[Code]) -> dict[str, float | None] | None:

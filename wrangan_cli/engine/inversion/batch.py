@@ -1,0 +1,83 @@
+"""The images of a batch that still take steps: some at a time, and out of it when they are done."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.inversion.optimizers import Optimizer
+from wrangan_cli.engine.inversion.variables import Variables, joined
+
+Target = list[Tensor] | None
+WINDOW = 20
+"""Steps over which losses are averaged, to see a plateau."""
+
+
+@dataclass
+class Batch:
+    """The images that still take steps, and what became of those that are done."""
+
+    variables: Variables
+    images: Tensor
+    target: Target
+    rows: Tensor
+    """Their places in the whole batch, on the CPU: (b,)."""
+    steps: list[int]
+    """Of every image of the whole batch."""
+    losses: list[Tensor] = field(default_factory=list)
+    """Of the last steps, (b,) each, where a plateau is looked for."""
+    done: list[tuple[Tensor, Variables]] = field(default_factory=list)
+    """Places and variables of those that left together."""
+
+    def part(self, rows: slice) -> "Batch":
+        """Some of the images: views of the same numbers, with gradients of their own."""
+        variables = self.variables.select(rows)
+        for tensor in variables.free:
+            tensor.requires_grad_(True)
+        target = None if self.target is None else [features[rows] for features in self.target]
+        return Batch(variables, self.images[rows], target, self.rows[rows], [])
+
+    def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
+        """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""
+        leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
+        rows = self.rows[leaving.cpu()]
+        self.done.append((rows, self.variables.select(leaving)))
+        for row in rows.tolist():
+            self.steps[row] = step
+        left = self.variables.select(kept)
+        optimizer.keep(left.free, kept)
+        self.variables, self.images, self.rows = left, self.images[kept], self.rows[kept.cpu()]
+        self.target = None if self.target is None else [features[kept] for features in self.target]
+        self.losses = [loss[kept] for loss in self.losses]
+
+    def falling(self, loss: Tensor, share: float, stay: Tensor | None) -> Tensor | None:
+        """Which images go on, of those that `stay` (None: all): whose loss (b,), over WINDOW steps, is lower
+        by that share than over the WINDOW before. An image goes at a step that is no worse than those."""
+        self.losses = [*self.losses, loss.detach()][-2 * WINDOW :]
+        if len(self.losses) < 2 * WINDOW:
+            return stay
+        before, now = (torch.stack(part).mean(dim=0) for part in (self.losses[:WINDOW], self.losses[WINDOW:]))
+        going = ~((now > before * (1 - share)) & (loss.detach() <= now))
+        return not_all(going if stay is None else going & stay)
+
+    def finished(self) -> Variables:
+        """The variables of all images, in their order, which are no longer optimised."""
+        for tensor in self.variables.free:
+            tensor.requires_grad_(False)
+        if not self.done:
+            return self.variables
+        rows, parts = zip(*self.done, (self.rows, self.variables), strict=True)
+        return joined(parts, torch.cat(rows).argsort())
+
+
+def not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
+    """Which images go on, (B,) of bool; None where all do."""
+    if not stop_at or distance is None:
+        return None
+    stay = ~(distance.detach() <= stop_at)  # an image that is not finite goes on, and is named at the end
+    return not_all(stay)
+
+
+def not_all(stay: Tensor) -> Tensor | None:
+    """`stay`, (B,) of bool, or None where it is true of all."""
+    return None if bool(stay.all()) else stay

@@ -3,10 +3,11 @@
     python examples/fit_256.py runs/ffhq-256 --model ffhq --side 256 --seed 1
     python examples/fit_256.py runs/longer --start runs/ffhq-256 --seed 2 --lr 1e-3
 
-The whole generator spends half of its time above 256 px. Here it ends with the block that draws at `--side`,
-and a modulated 1×1 convolution makes the image. The head comes first, by least squares; then it and the last
-block learn by Adam to draw what the whole generator's image is when it is reduced by area. All else is the
-whole generator's, W and the σ of the blocks that stay included. `--start` goes on from an earlier fit.
+What the whole generator does above 256 px, a photograph of that size does not see. Here it ends with the
+block that draws at `--side`, and a modulated 1×1 convolution makes the image. The head comes first, by least
+squares; then it and the last block learn by Adam to draw what the whole generator's image is when it is
+reduced by area. All else is the whole generator's, W and the σ of the blocks that stay included. `--start`
+goes on from an earlier fit.
 
 What is frozen runs once for each w. Of what it gives, some small windows are kept (3.5 GB for 2,048 w), and
 the whole generator draws these alone: a step sees many w at the price of less than one image. How well it
@@ -239,8 +240,7 @@ def _drawn(generator: MobileStyleGANGenerator, first: int, x: Tensor, w: Tensor,
         for conv, noise in ((block.conv1, noises[2 * k + 1]), (block.conv2, noises[2 * k + 2])):
             maps = [noise.map[:, :, r : r + size, c : c + size] for r, c in (corners * scale).tolist()]
             y = conv(y, w, torch.cat(maps), dict.fromkeys(conv.parts, (None, None)))
-    # Of a wavelet head the low band alone: it is reduced here anyway.
-    return reduced(generator.to_img(y, w, half=generator.config.head == "wavelet"), side)
+    return reduced(generator.to_img(y, w, side), side)
 
 
 def _entering(generator: MobileStyleGANGenerator, module: nn.Module, w: Tensor) -> Tensor:

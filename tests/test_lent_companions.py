@@ -21,7 +21,6 @@ from wrangan_cli.engine.editing.directions import (
     save_directions,
 )
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import (
     CONFIG,
     DISCRIMINATOR,
@@ -35,6 +34,7 @@ from wrangan_cli.engine.model_folder import (
     read_config,
     save_model,
 )
+from wrangan_cli.engine.models.architectures import build_generator, read_generator_config
 from wrangan_cli.engine.models.attributes import (
     AttributeConfig,
     AttributeNet,
@@ -198,19 +198,33 @@ def test_the_script_that_bundles_names_the_lender(
 
 def test_the_bundled_forms_of_one_generator_share_its_w() -> None:
     """What lends must have the mapping network of what borrows: both take it from one carrier."""
-    borrowing = {
-        name: folder for name, folder in bundled_models().items() if read_config(folder).get("companions_of")
-    }
-    for name, folder in borrowing.items():
-        from_, to = bundled_models()[read_config(folder)["companions_of"]], folder
-        assert read_config(from_)["fetch"] == read_config(to)["fetch"], name
-        shared, own = (read_tensors(path / FITTED)[0] for path in (from_, to))
+    bundled = bundled_models()
+    small = {name: folder for name, folder in bundled.items() if "companions_of" in read_config(folder)}
+    assert list(small) == ["ffhq-256"]
+    for folder in small.values():
+        record = read_config(folder)
+        larger = bundled[record["companions_of"]]
+        assert record["fetch"] == read_config(larger)["fetch"]
+        assert not any((folder / name).exists() for name in LENT)
+        shared, own = (read_tensors(path / FITTED)[0] for path in (larger, folder))
         assert not any(key.startswith("style.") for key in (*shared, *own))
-        assert torch.equal(shared["w_mean"], own["w_mean"])
-        assert torch.equal(shared["w_std"], own["w_std"])
-        for file in LENT:
-            assert not (to / file).exists()
-            record = read_tensors(from_ / file)[1]
-            made_for = read_config(from_)["sha256"][WEIGHTS]
-            assert record.get("model_sha256", made_for) == made_for
-        assert sha256(from_ / FITTED) != sha256(to / FITTED)
+        for key in ("w_mean", "w_std"):
+            torch.testing.assert_close(shared[key], own[key], rtol=1e-6, atol=0)
+        digest = read_config(larger)["sha256"][WEIGHTS]
+        for name in LENT:
+            assert read_tensors(larger / name)[1].get("model_sha256", digest) == digest
+        # What is its own: σ, the last block's weights and the head.
+        with torch.device("meta"):
+            generator = build_generator(read_generator_config(record))
+        last = f"layers.{len(generator.layers) - 1}."  # type: ignore[arg-type]
+        wanted = {
+            key: tensor.shape
+            for key, tensor in generator.state_dict().items()
+            if key.endswith(".std")
+            or (key.startswith((last, "to_img.")) and not key.endswith(".noise.weight"))
+        }
+        statistics = {"w_mean": (generator.config.style_dim,), "w_std": ()}
+        assert {key: tensor.shape for key, tensor in own.items()} == {**wanted, **statistics}
+        assert all((own[key] > 0).all() for key in own if key.endswith(".std"))
+        files = [path for part in (folder, larger) for path in part.iterdir()]
+        assert sum(path.stat().st_size for path in files) < 20e6

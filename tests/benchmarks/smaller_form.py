@@ -5,7 +5,7 @@
 
 PSNR of the images clipped to [-1, 1], peak-to-peak 2: on the pairs, whose w are not truncated; and on
 images drawn for this, where w is pulled towards its mean or moved in random directions. Then seconds:
-medians of single images, one thread, the models in turn. `--pictures FILE` shows some pairs.
+processor time, medians of single images, one thread, the models in turn. `--pictures FILE` shows some pairs.
 """
 
 import argparse
@@ -86,10 +86,10 @@ def in_turn(steps: list[Callable[[], None]], repeats: int) -> list[float]:
     found: list[list[float]] = [[] for _ in steps]
     for repeat in range(repeats + 1):
         for step, seconds in zip(steps, found, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             step()
             if repeat:
-                seconds.append(time.perf_counter() - start)
+                seconds.append(time.process_time() - start)
     return [median(seconds) for seconds in found]
 
 

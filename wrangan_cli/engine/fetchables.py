@@ -9,7 +9,8 @@ from wrangan_cli.engine.carriers import CARRIERS, Carrier, where
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.fetched_models import cached_folder, carrier_for, is_joined, joined_model
 from wrangan_cli.engine.fetching import OnBytes, fetch_carrier
-from wrangan_cli.engine.model_folder import bundled_models
+from wrangan_cli.engine.model_folder import bundled_models, read_config
+from wrangan_cli.engine.models.architectures import read_generator_config
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Fetchable:
     def purpose(self) -> str:
         """In a few words."""
         if self.bundled and self.name != self.carrier.name:
-            return f"another form of {self.carrier.name}: {self.carrier.purpose}"
+            side = read_generator_config(read_config(self.bundled)).resolution
+            return f"{self.carrier.name} at {side} px, out of the same package"
         return self.carrier.purpose
 
     @property

@@ -28,6 +28,18 @@ WEIGHTS = "model.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FITTED = "fitted.safetensors"
 """What this project made for weights that are fetched (fetched_models.py)."""
+LENT = ("encoder.safetensors", "attributes.safetensors", "directions.safetensors")
+"""What depends on W and on what the images show alone: the forms of one generator can share it."""
+
+
+@dataclass(frozen=True)
+class Lender:
+    """A bundled model of which another is a smaller form, and whose LENT files serve it too."""
+
+    folder: Path
+    """What ships for it."""
+    sha256: str
+    """Of its `model.safetensors`, which need not be there."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,21 @@ class Model:
     """Settings of wrangan that were measured to suit the model's σ (NAMED_BY_MODEL), such as `epsilon_lr`."""
     bundled: Path | None = None
     """Where a model whose weights were fetched has what ships with it; None: all is in `path`."""
+    lender: Lender | None = None
+    """The model that `config.json` names as `companions_of`; None for a model that stands alone."""
 
     def companions(self, name: str) -> list[Path]:
-        """The files of this name that go with the model: its own folder's first, then what ships with it."""
+        """The files of this name that go with the model: its own folder's first, then what ships with it,
+        then, of LENT, what ships with its lender."""
         folders = [self.path, *([self.bundled] if self.bundled else [])]
+        if self.lender and name in LENT:
+            folders.append(self.lender.folder)
         return [folder / name for folder in folders if (folder / name).is_file()]
+
+    def shares(self, made_for: object) -> bool:
+        """Whether an encoder into W or directions that were made for the model of this sha256 serve this one:
+        made for it, or for its lender."""
+        return made_for == self.sha256 or (self.lender is not None and made_for == self.lender.sha256)
 
     def companion(self, name: str) -> Path | None:
         """The first of `companions`; None where there is none."""
@@ -165,6 +187,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
         perceptual=record.get("perceptual", "lpips-vgg"),
         inversion=_inversion(folder, record),
         bundled=bundled_models().get(folder.resolve().name) if "fetched" in record else None,
+        lender=_lender(folder, record),
     )
 
 
@@ -227,13 +250,16 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     own = sha256(folder / WEIGHTS)
     carried = []
     renewed: dict[str, str] = {}
-    found = [path for part in (start.bundled, start.path) if part for path in part.glob("*.safetensors")]
+    found = [start.lender.folder / name for name in LENT] if start.lender else []
+    found = [path for path in found if path.is_file()]
+    found += [path for part in (start.bundled, start.path) if part for path in part.glob("*.safetensors")]
     for path in sorted({path.name: path for path in found}.values(), key=lambda path: path.name):
         if path.name in (WEIGHTS, DISCRIMINATOR, FITTED) or path.parent.resolve() == folder.resolve():
             continue
         tensors, record = read_tensors(path)
         if "model_sha256" in record:
-            if record["model_sha256"] != start.sha256:
+            made_for = record["model_sha256"]
+            if not (made_for == start.sha256 or (path.name in LENT and start.shares(made_for))):
                 continue
             record["model_sha256"] = own
         # By name an encoder comes before the hypernetwork that was trained with it.
@@ -311,6 +337,18 @@ def _inversion(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise FileError(folder / CONFIG, f"inversion: {error}") from error
     return named
+
+
+def _lender(folder: Path, record: Mapping[str, Any]) -> Lender | None:
+    """The bundled model that the record names; FileError where there is none."""
+    name = record.get("companions_of")
+    if name is None:
+        return None
+    shipped = bundled_models().get(str(name))
+    digest = recorded_sha256(shipped) if shipped else None
+    if shipped is None or digest is None:
+        raise FileError(folder / CONFIG, f"companions_of: there is no bundled model {name!r} with a sha256")
+    return Lender(shipped, digest)
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

@@ -158,8 +158,8 @@ def load_directions(model: Model, path: Path | None = None) -> dict[str, Directi
     """The directions of a model by name, in the order in which they were stored.
 
     path: a file to read instead of the model's own, which must exist. The model's own are
-    those that ship with it and those that the user made, who wins where names are equal; there
-    may be none. Raises FileError for a file that is broken or belongs to another model.
+    those that ship with it or its lender and those that the user made, who wins where names are equal;
+    there may be none. Raises FileError for a file that is broken or belongs to another model.
     """
     if path is not None:
         return _read_directions(model, path)
@@ -173,7 +173,7 @@ def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
     tensors, record = read_tensors(path)
     if record.get("kind") != "directions":
         raise FileError(path, "not a file of directions (made by `wrangan directions`)")
-    if record.get("model_sha256") != model.sha256:
+    if not model.shares(record.get("model_sha256")):
         raise FileError(
             path,
             f"made for another model ({record.get('model', 'unknown')}, "

@@ -184,7 +184,9 @@ def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dic
             f"`wrangan train encoder{wanted}`{otherwise}"
         )
     network, record = _read(path, kind)
-    if record.get("model_sha256") != model.sha256:
+    made_for = record.get("model_sha256")
+    # The other kinds were trained on the images, or for the weights, of the one generator.
+    if not (model.shares(made_for) if kind == "w" else made_for == model.sha256):
         raise FileError(path, f"was trained for another model, not for {model.name}")
     unfit = misfit(network, model)
     if unfit:

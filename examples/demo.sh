@@ -21,7 +21,7 @@ run python "$here/photograph.py" "$out/snapshots/astronaut.png"
 run wrangan align "$out/snapshots" --out "$out/photos"
 run wrangan generate --seeds 900002 --truncation 0.7 --out "$out/photos"
 
-run wrangan invert "$out/photos" --out "$out/codes" --size 256 ${steps}
+run wrangan invert "$out/photos" --out "$out/codes" ${steps}
 
 for edit in "smile 2" "age 3" "pose 1.5"; do
     run wrangan edit "$out/codes" --direction "${edit% *}" --strength "${edit#* }" --out "$out/edited"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from wrangan_kernels.caching import user_cache
+from wrangan_kernels.caching import user_cache, why_not_writable
 
 HERE = Path(__file__).parent
 CACHE_ENVIRONMENT = "WRANGAN_KERNELS_CACHE"
@@ -152,6 +152,8 @@ def building(wanted: Recipe) -> Iterator[None]:
         yield
         return
     folder = cache_folder()
+    if cause := why_not_writable(folder):
+        raise BuildError(cause)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         stream = open(folder / f"{wanted.key}.lock", "w")  # noqa: SIM115

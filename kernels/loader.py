@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from wrangan_kernels import build
+from wrangan_kernels.caching import why_not_writable
 
 ENVIRONMENT = "WRANGAN_KERNELS"
 MODES = ("auto", "off", "require")
@@ -107,6 +108,8 @@ def describe(device: str) -> str:
         return f"built ({wanted.library})"
     if reason := build.remembered_failure(wanted):
         return f"none: {reason}"
+    if cause := why_not_writable(build.cache_folder()):
+        return f"none: {cause}"
     return "not built yet: made on first use, or by `wrangan doctor --build-kernels`"
 
 

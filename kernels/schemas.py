@@ -21,6 +21,18 @@ SCHEMAS = (
     "modulated_weight_backward(Tensor grad_weight, Tensor mu, Tensor? std, Tensor? epsilon, Tensor style, "
     "Tensor demod, float scale, bool[4] needed) "
     "-> (Tensor grad_mu, Tensor grad_std, Tensor grad_epsilon, Tensor grad_style)",
+    # Of MobileStyleGAN, channels_last:
+    "separable_conv(Tensor x, Tensor depthwise, Tensor mixing, Tensor? noise, Tensor bias, float slope) "
+    "-> Tensor",
+    "separable_conv_backward(Tensor grad, Tensor y, Tensor x, Tensor depthwise, Tensor mixing, "
+    "int noise_maps, float slope, bool[5] needed) -> (Tensor grad_x, Tensor grad_depthwise, "
+    "Tensor grad_mixing, Tensor grad_noise, Tensor grad_bias)",
+    "haar_up(Tensor x, Tensor style) -> Tensor",
+    "haar_up_backward(Tensor grad, Tensor x, Tensor style, bool[2] needed) "
+    "-> (Tensor grad_x, Tensor grad_style)",
+    "pooled_pointwise(Tensor x, Tensor weight, Tensor bias, int pool) -> Tensor",
+    "pooled_pointwise_backward(Tensor grad, Tensor x, Tensor weight, int pool, bool[3] needed) "
+    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     # On the CPU alone:
     "conv3x3(Tensor x, Tensor weight, Tensor? scale_in, Tensor? scale_out, bool transposed) -> Tensor",
     "conv3x3_weight_grad(Tensor x, Tensor grad, Tensor? scale_in, Tensor? scale_out, bool per_image) "
@@ -41,18 +53,6 @@ SCHEMAS = (
     "to_rgb_backward(Tensor grad, Tensor x, Tensor weight, Tensor style, Tensor bias, Tensor? fir, "
     "float clamp, bool[5] needed) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_style, "
     "Tensor grad_bias, Tensor grad_skip)",
-    # Of MobileStyleGAN, channels_last:
-    "separable_conv(Tensor x, Tensor depthwise, Tensor mixing, Tensor? noise, Tensor bias, float slope) "
-    "-> Tensor",
-    "separable_conv_backward(Tensor grad, Tensor y, Tensor x, Tensor depthwise, Tensor mixing, "
-    "int noise_maps, float slope, bool[5] needed) -> (Tensor grad_x, Tensor grad_depthwise, "
-    "Tensor grad_mixing, Tensor grad_noise, Tensor grad_bias)",
-    "haar_up(Tensor x, Tensor style) -> Tensor",
-    "haar_up_backward(Tensor grad, Tensor x, Tensor style, bool[2] needed) "
-    "-> (Tensor grad_x, Tensor grad_style)",
-    "pooled_pointwise(Tensor x, Tensor weight, Tensor bias, int pool) -> Tensor",
-    "pooled_pointwise_backward(Tensor grad, Tensor x, Tensor weight, int pool, bool[3] needed) "
-    "-> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     "random_weight(Tensor mu, Tensor? std, Tensor offset) -> (Tensor weight, Tensor energy)",
     "random_weight_backward(Tensor grad_weight, Tensor grad_energy, Tensor weight, Tensor? std) -> Tensor",
 )

@@ -1,12 +1,13 @@
-"""The layers of MobileStyleGAN, which have kernels on the CPU: shapes and gradients. All channels_last,
-float32, channels a multiple of the processor's vector (16 floats at most).
+"""The layers of MobileStyleGAN: shapes and gradients. All channels_last. On the CPU float32, and channels a
+multiple of the processor's vector (16 floats at most); on a GPU also fp16 and bf16, and any channels: results
+and gradients in x are of the type of x, whatever that of the weights, noise and biases.
 
 separable_conv: y = leaky_relu(mixing · depthwise(x) + noise + bias). x (B, I, H, W), depthwise
 (1 or B, I, 3, 3) with the style in it, zero padding; mixing (1 or B, O, I); noise (1 or B, 1, H, W);
 bias (O,).
 haar_up: the inverse Haar transform of x · style. x (B, C, H, W), style (B, C) → (B, C/4, 2H, 2W).
 pooled_pointwise: weight · (mean of x over pool × pool pixels) + bias. x (B, I, H, W), weight (1 or B, C, I)
-with C ≤ 16, bias (C,) → (B, C, H/pool, W/pool), contiguous.
+with C ≤ 16 (any, on a GPU), bias (C,) → (B, C, H/pool, W/pool), contiguous.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register
+from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register, sum_dtype
 
 
 def _channels_last(x: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -26,10 +27,11 @@ def separable_parts(
 ) -> Tensor:
     """`separable_conv` by operations that can be differentiated again."""
     batch, inputs = x.shape[:2]
-    weight = depthwise.expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
+    weight = depthwise.to(x.dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
     y = F.conv2d(x.reshape(1, -1, *x.shape[2:]), weight, padding=1, groups=batch * inputs)
-    y = torch.matmul(mixing, y.reshape(batch, inputs, -1)).unflatten(2, x.shape[2:]) + bias[:, None, None]
-    return F.leaky_relu(y if noise is None else y + noise, slope)
+    y = torch.matmul(mixing.to(x.dtype), y.reshape(batch, inputs, -1)).unflatten(2, x.shape[2:])
+    y = y + bias[:, None, None]
+    return F.leaky_relu(y if noise is None else y + noise, slope).to(x.dtype)
 
 
 def inverse_haar(x: Tensor) -> Tensor:
@@ -52,14 +54,15 @@ def inverse_haar(x: Tensor) -> Tensor:
 
 def haar_parts(x: Tensor, style: Tensor) -> Tensor:
     """`haar_up` by operations that can be differentiated again."""
-    return inverse_haar(x * style[:, :, None, None])
+    return inverse_haar(x * style.to(x.dtype)[:, :, None, None])
 
 
 def pooled_parts(x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
     """`pooled_pointwise` by operations that can be differentiated again."""
     if pool > 1:
         x = F.avg_pool2d(x, pool)
-    return torch.matmul(weight, x.flatten(2)).unflatten(2, x.shape[2:]) + bias[:, None, None]
+    y = torch.matmul(weight.to(x.dtype), x.flatten(2)).unflatten(2, x.shape[2:])
+    return (y + bias[:, None, None]).to(x.dtype)
 
 
 def _separable_fake(x: Tensor, depthwise: Tensor, mixing: Tensor, *others: Any) -> Tensor:
@@ -82,6 +85,9 @@ def _separable_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     else:
         maps = 0 if noise is None else len(noise)
         found = list(ops.separable_conv_backward(grad, y, x, depthwise, mixing, maps, ctx.slope, needed))
+        if noise is not None:
+            found[3] = found[3].to(noise.dtype)
+        found[4] = found[4].to(bias.dtype)
     return (*(g if need else None for g, need in zip(found, needed, strict=True)), None)
 
 
@@ -114,24 +120,23 @@ def _pooled_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         found = again_differentiable(pooled_parts, [x, weight, bias], [ctx.pool], grad, needed)
     else:
         found = list(ops.pooled_pointwise_backward(grad, x, weight, ctx.pool, needed))
+        found[2] = found[2].to(bias.dtype)
     return (*(g if need else None for g, need in zip(found, needed, strict=True)), None)
 
 
+def _haar_fake(x: Tensor, style: Tensor) -> Tensor:
+    del style
+    return _channels_last(x, (len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3]))
+
+
+def _pooled_fake(x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+    del bias
+    return x.new_empty((len(x), weight.shape[1], x.shape[2] // pool, x.shape[3] // pool))
+
+
 register("separable_conv", _separable_fake, _separable_backward, _separable_setup)
-register(
-    "haar_up",
-    lambda x, style: _channels_last(style, (len(x), x.shape[1] // 4, 2 * x.shape[2], 2 * x.shape[3])),
-    _haar_backward,
-    _haar_setup,
-)
-register(
-    "pooled_pointwise",
-    lambda x, weight, bias, pool: bias.new_empty(
-        (len(x), weight.shape[1], x.shape[2] // pool, x.shape[3] // pool)
-    ),
-    _pooled_backward,
-    _pooled_setup,
-)
+register("haar_up", _haar_fake, _haar_backward, _haar_setup)
+register("pooled_pointwise", _pooled_fake, _pooled_backward, _pooled_setup)
 
 
 def _only(needed: list[bool], *made: Tensor) -> tuple[Tensor, ...]:
@@ -149,8 +154,8 @@ def _separable_gradient_fake(
     needed: list[bool],
 ) -> tuple[Tensor, ...]:
     del y, slope
-    noise = x.new_empty((noise_maps, 1, *x.shape[2:]) if noise_maps else (0,))
-    bias = x.new_empty(grad.shape[1])
+    noise = x.new_empty((noise_maps, 1, *x.shape[2:]) if noise_maps else (0,), dtype=sum_dtype(x))
+    bias = x.new_empty(grad.shape[1], dtype=sum_dtype(x))
     made = (_channels_last(x, x.shape), torch.empty_like(depthwise), torch.empty_like(mixing), noise, bias)
     return _only(needed, *made)
 
@@ -164,7 +169,7 @@ def _pooled_gradient_fake(
     grad: Tensor, x: Tensor, weight: Tensor, pool: int, needed: list[bool]
 ) -> tuple[Tensor, ...]:
     del pool
-    bias = x.new_empty(grad.shape[1])
+    bias = x.new_empty(grad.shape[1], dtype=sum_dtype(x))
     return _only(needed, _channels_last(x, x.shape), torch.empty_like(weight), bias)
 
 

@@ -122,4 +122,47 @@ void run_modulated_weight_grad(int kind, const Weights* w, const void* grad, con
   });
 }
 
+// How many parts of an image's sums there are for these maps; `number` bytes large.
+int count_parts(const Geometry* g, int number, const void* a, const void* b) {
+  return Strips::of_sums(shape_of(*g, nullptr).in, packs_fit(number, {a, b})).parts;
+}
+
+void run_depthwise(int kind, const Geometry* g, const void* x, const float* taps, int per_image, int turned,
+                   void* out) {
+  typed(kind, [&](auto zero) {
+    using T = decltype(zero);
+    HostLauncher launcher;
+    depthwise(launcher, shape_of(*g, nullptr).in, static_cast<const T*>(x), taps, per_image != 0, turned != 0,
+              static_cast<T*>(out));
+  });
+}
+
+void run_depthwise_taps(int kind, const Geometry* g, const void* x, const void* grad, float* parts) {
+  typed(kind, [&](auto zero) {
+    using T = decltype(zero);
+    HostLauncher launcher;
+    const Strips strips = Strips::of_sums(shape_of(*g, nullptr).in, packs_fit(sizeof(T), {x, grad}));
+    depthwise_taps(launcher, strips, static_cast<const T*>(x), static_cast<const T*>(grad), parts);
+  });
+}
+
+void run_haar_up(int kind, const Geometry* g, const void* x, const float* style, void* out) {
+  typed(kind, [&](auto zero) {
+    using T = decltype(zero);
+    HostLauncher launcher;
+    haar_up(launcher, shape_of(*g, nullptr).in, static_cast<const T*>(x), style, static_cast<T*>(out));
+  });
+}
+
+void run_haar_up_grad(int kind, const Geometry* g, const void* grad, const void* x, const float* style,
+                      void* grad_x, float* parts) {
+  typed(kind, [&](auto zero) {
+    using T = decltype(zero);
+    HostLauncher launcher;
+    const Strips strips = Strips::of_sums(shape_of(*g, nullptr).in, packs_fit(sizeof(T), {x, grad}));
+    haar_up_grad(launcher, strips, static_cast<const T*>(grad), static_cast<const T*>(x), style,
+                 static_cast<T*>(grad_x), parts);
+  });
+}
+
 }  // extern "C"

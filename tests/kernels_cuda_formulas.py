@@ -70,3 +70,37 @@ def modulated(
     weight = scale * theta * style.double()[:, None, :, None, None]
     demod = (weight.square().sum(dim=(2, 3, 4)) + 1e-8).rsqrt()
     return (weight * demod[:, :, None, None, None] if demodulate else weight), demod
+
+
+def depthwise(x: Tensor, taps: Tensor) -> Tensor:
+    """Σ taps[k] · x[p + k] of each channel, zeros beyond the edges; taps (1 or B, C, 3, 3)."""
+    height, width = x.shape[2:]
+    padded = F.pad(x.double(), (1, 1, 1, 1))
+    around = [padded[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    weights = taps.double().flatten(2).unbind(2)
+    return sum((w[:, :, None, None] * a for w, a in zip(weights, around, strict=True)), torch.zeros(()))
+
+
+def separable(x: Tensor, taps: Tensor, mixing: Tensor, noise: Tensor | None, bias: Tensor) -> Tensor:
+    """A separable layer before its activation."""
+    mixed = mixing.double().expand(len(x), -1, -1)
+    made = torch.einsum("boi,bihw->bohw", mixed, depthwise(x, taps)) + bias.double()[:, None, None]
+    return made if noise is None else made + noise.double()
+
+
+def haar_up(x: Tensor, style: Tensor) -> Tensor:
+    """The four pixels of each one of x · style, with the signs of low, vertical, horizontal, both."""
+    x, quarter = x.double() * style.double()[:, :, None, None], x.shape[1] // 4
+    low, high = x[:, :quarter], x[:, quarter:]
+    rows = []
+    for i in (1, -1):
+        pixels = [low + i * high[:, ::3] + j * high[:, 1::3] + i * j * high[:, 2::3] for j in (1, -1)]
+        rows.append(torch.stack(pixels, dim=-1).flatten(3) / 2)
+    return torch.stack(rows, dim=3).flatten(2, 3)
+
+
+def pooled(x: Tensor, weight: Tensor, bias: Tensor, pool: int) -> Tensor:
+    """weight · (means over pool × pool px) + bias."""
+    x = x.double().unflatten(3, (-1, pool)).unflatten(2, (-1, pool)).mean(dim=(3, 5))
+    mixed = weight.double().expand(len(x), -1, -1)
+    return torch.einsum("bci,bihw->bchw", mixed, x) + bias.double()[:, None, None]

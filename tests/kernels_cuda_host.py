@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -307,3 +307,78 @@ class Modulated:
         if "style" in found:
             found["style"] = found["style"].sum(dim=0)
         return found
+
+
+class Strips:
+    """Maps (B, C, H, W) in channels_last, of the channels that packs are made of, in one type."""
+
+    def __init__(
+        self, driver: ctypes.CDLL, shape: Sequence[int], dtype: torch.dtype, offset: int = 0
+    ) -> None:
+        self.driver, self.dtype, self.offset = driver, dtype, offset
+        self.batch, self.channels, self.height, self.width = shape
+        sides = (self.height, self.width)
+        self.geometry = Geometry(self.batch, self.channels, *sides, *sides, 1, 0, 0, 0)
+        self.begin = (KINDS[dtype], ctypes.byref(self.geometry))
+
+    def input(self, x: Tensor) -> Tensor:
+        return guarded(x.to(self.dtype).contiguous(memory_format=torch.channels_last), self.offset)
+
+    def output(self, channels: int, enlarged: int = 1) -> Tensor:
+        shape = (self.batch, channels, enlarged * self.height, enlarged * self.width)
+        return poisoned(shape, self.dtype, True, self.offset)
+
+    def parts(self, numbers: int, a: Tensor, b: Tensor) -> Tensor:
+        count = self.driver.count_parts(self.begin[1], a.element_size(), pointer(a), pointer(b))
+        return poisoned((self.batch, count, numbers), torch.float32)
+
+    def depthwise(self, x: Tensor, taps: Tensor, turned: bool) -> Tensor:
+        """taps: (1 or B, C, 3, 3)."""
+        x, taps = self.input(x), guarded(taps)
+        per_image = int(len(taps) > 1)
+        return both_orders(
+            self.driver,
+            lambda: [self.output(self.channels)],
+            lambda out: self.driver.run_depthwise(
+                *self.begin, pointer(x), pointer(taps), per_image, int(turned), pointer(out)
+            ),
+        )[0]
+
+    def depthwise_taps(self, x: Tensor, grad: Tensor) -> Tensor:
+        """(B, C, 3, 3)."""
+        x, grad = self.input(x), self.input(grad)
+        (parts,) = both_orders(
+            self.driver,
+            lambda: [self.parts(self.channels * 9, x, grad)],
+            lambda out: self.driver.run_depthwise_taps(*self.begin, pointer(x), pointer(grad), pointer(out)),
+        )
+        return parts.sum(dim=1).reshape(self.batch, self.channels, 3, 3)
+
+    def haar_up(self, x: Tensor, style: Tensor) -> Tensor:
+        """x of four times the channels."""
+        x, style = self.input(x), guarded(style)
+        return both_orders(
+            self.driver,
+            lambda: [self.output(self.channels, enlarged=2)],
+            lambda out: self.driver.run_haar_up(*self.begin, pointer(x), pointer(style), pointer(out)),
+        )[0]
+
+    def haar_up_grad(
+        self, grad: Tensor, x: Tensor, style: Tensor, want_x: bool = True, want_style: bool = True
+    ) -> list[Tensor]:
+        """Of grad_x and grad_style (B, 4C) those that are wanted."""
+        grad, x, style = self.input(grad), self.input(x), guarded(style)
+
+        def outputs() -> list[Tensor]:
+            made = [self.output(4 * self.channels)] if want_x else []
+            return [*made, self.parts(4 * self.channels, x, grad)] if want_style else made
+
+        def call(*out: Tensor) -> None:
+            grad_x = pointer(out[0] if want_x else None)
+            parts = pointer(out[-1] if want_style else None)
+            self.driver.run_haar_up_grad(
+                *self.begin, pointer(grad), pointer(x), pointer(style), grad_x, parts
+            )
+
+        made = both_orders(self.driver, outputs, call)
+        return [*made[:-1], made[-1].sum(dim=1)] if want_style else made

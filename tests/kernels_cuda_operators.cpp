@@ -5,6 +5,7 @@
 #include "kernels_cuda_launcher.h"
 
 #include "operators.cpp"
+#include "separable_operators.cpp"
 
 namespace wrangan {
 namespace {
@@ -71,6 +72,38 @@ void modulated_weight_grad_cuda(Kind kind, const WeightTerms& terms, const void*
                                 const WeightGrads& to, cudaStream_t) {
   typed(kind, [&](auto& launcher, auto zero) {
     modulated_weight_grad(launcher, terms, static_cast<const decltype(zero)*>(grad), demod, to);
+  });
+}
+
+void depthwise_cuda(Kind kind, const Maps& maps, const void* x, const float* taps, bool per_image, bool turned,
+                    void* out, cudaStream_t) {
+  typed(kind, [&](auto& launcher, auto zero) {
+    using T = decltype(zero);
+    depthwise(launcher, maps, static_cast<const T*>(x), taps, per_image, turned, static_cast<T*>(out));
+  });
+}
+
+void depthwise_taps_cuda(Kind kind, const Strips& strips, const void* x, const void* grad, float* parts,
+                         cudaStream_t) {
+  typed(kind, [&](auto& launcher, auto zero) {
+    using T = decltype(zero);
+    depthwise_taps(launcher, strips, static_cast<const T*>(x), static_cast<const T*>(grad), parts);
+  });
+}
+
+void haar_up_cuda(Kind kind, const Maps& maps, const void* x, const float* style, void* out, cudaStream_t) {
+  typed(kind, [&](auto& launcher, auto zero) {
+    using T = decltype(zero);
+    haar_up(launcher, maps, static_cast<const T*>(x), style, static_cast<T*>(out));
+  });
+}
+
+void haar_up_grad_cuda(Kind kind, const Strips& strips, const void* grad, const void* x, const float* style,
+                       void* grad_x, float* parts, cudaStream_t) {
+  typed(kind, [&](auto& launcher, auto zero) {
+    using T = decltype(zero);
+    haar_up_grad(launcher, strips, static_cast<const T*>(grad), static_cast<const T*>(x), style,
+                 static_cast<T*>(grad_x), parts);
   });
 }
 

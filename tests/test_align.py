@@ -377,3 +377,39 @@ def test_photographs_of_the_shared_data(run: Callable[..., Result], tmp_path: Pa
     assert len(correlations) == 21
     assert np.median(correlations) > 0.85
     assert min(correlations) > 0.7
+
+
+@pytest.mark.parametrize("degrees", [50, 90, 130, 180, 270])
+def test_faces_that_lie_on_the_side_or_upside_down(degrees: int) -> None:
+    from wrangan_cli.engine.face_detection import FaceDetector
+
+    photo, detector = astronaut(), FaceDetector()
+    (face,) = detector.detect(photo)
+    angle = np.deg2rad(degrees)
+    middle = np.array(photo.size) / 2
+    # Counterclockwise as one sees it, y pointing down.
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    expected = (face.landmarks - middle) @ turn.T + middle
+    (found,) = detector.detect(photo.rotate(degrees, Image.Resampling.BICUBIC))
+    assert not found.unsure
+    assert np.abs(found.landmarks - expected).max() < 0.04 * quad_side(face.quad)
+
+
+def test_a_face_that_is_tilted_in_every_view_is_aligned_with_a_remark(
+    run: Callable[..., Result], detector: type[FakeDetector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detector, "detect", lambda _, __: [Face(LANDMARKS, 0.99, unsure=True)])
+    smooth_photo(tmp_path / "a.png", 240)
+    result = run("align", "a.png", "--out", "photos")
+    assert result.exit_code == 0
+    assert result.stderr == "wrangan: photos/a.png: tilted by more than 45°, the frame may be off\n"
+
+
+def test_turned_points_come_back() -> None:
+    from wrangan_cli.engine.face_detection import _TURNS, _turned_back
+
+    picture = Image.new("L", (30, 20))
+    picture.putpixel((4, 7), 255)
+    for turn in _TURNS:
+        there = np.argwhere(np.asarray(picture.transpose(turn)) == 255)[:, ::-1] + 0.5
+        assert _turned_back(there, turn, picture.size).tolist() == [[4.5, 7.5]]

@@ -161,6 +161,19 @@ def test_edit_command_takes_directions_of_a_file(codes: Path, tiny_model: Model,
     assert "mine.safetensors; there are: grin" in result.stderr
 
 
+@pytest.mark.parametrize(("content", "cause"), [(b"junk", "not a readable"), (None, "no such file")])
+def test_a_bad_file_of_directions_is_said_once(
+    content: bytes | None, cause: str, codes: Path, tiny_model: Model, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "bad.safetensors").write_bytes(content)
+    options = ["--model", tiny_model.path, "--directions", tmp_path / "bad.safetensors"]
+    result = edit(codes, "--direction", "grin", "--strength", 1, *options, "--out", tmp_path / "out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"wrangan: {tmp_path / 'bad.safetensors'}: {cause}")
+
+
 @pytest.mark.parametrize("name", ["tiny", DEFAULT_MODEL])
 def test_codes_name_their_bundled_model(
     codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -190,7 +203,7 @@ def test_code_of_a_model_that_is_not_bundled(
         (["--direction", "frown", "--strength", "1"], "there are: smile, age, fine"),
         (["--direction", "smile"], "one strength for each"),
         (["--strength", "1"], "no direction given"),
-        (["--direction", "smile", "--strength", "1", "--out", "x.xyz"], "images are written as"),
+        (["--direction", "smile", "--strength", "1", "--out", "x.tga"], "images are written as"),
         (["--direction", "smile", "--strength", "1", "--model", "nowhere"], "model 'nowhere'"),
         (["--direction", "smile", "--strength", "1", "--device", "toaster"], "device 'toaster'"),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import Model, load_model
@@ -218,8 +218,9 @@ def test_inversion_gives_the_networks_codes(
     inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
     images = images_of(3)
     codes = inverter.invert(images)
-    average = average_image(tiny_model.generator, tiny_model.w_mean)
-    expected = encoded(load_style_encoder(tiny_model, kind), tiny_model.generator, images, average)
+    encoder = load_style_encoder(tiny_model, kind)
+    average = average_image(tiny_model.generator, encoder.w_mean)
+    expected = encoded(encoder, tiny_model.generator, images, average)
     for index, code in enumerate(codes):
         assert isinstance(code, Code)
         assert code.info["steps"] == 0
@@ -232,6 +233,33 @@ def test_inversion_gives_the_networks_codes(
     # Its first row is what another method may start from.
     start = Inverter.load(tiny_model, InversionSettings(method="wrangan", init=kind, steps=0))
     torch.testing.assert_close(start.initial_w(images), expected[:, 0])
+
+
+@pytest.mark.parametrize("missing", [WranganError("no weights"), FileError("x.pth", "broken")])
+def test_methods_that_optimise_nothing_need_no_perceptual_network(
+    missing: WranganError,
+    tiny_model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def load(name: str, device: object) -> object:  # noqa: ARG001
+        raise missing
+
+    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", load)
+    for kind, network in (("e4e", trained(small())), ("restyle", trained(again()))):
+        save_encoder(tiny_model.path, network, tiny_model, {}, torch.float32)
+        inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
+        (code,) = inverter.invert(images_of(1))
+        assert isinstance(code, Code)
+        assert list(code.info["distortion"]["after"]) == ["mse"]
+        assert code.info["perceptual"] is None
+        assert f"{kind} needs no perceptual distance" in caplog.messages[-1]
+        assert str(missing) in caplog.messages[-1]
+    with pytest.raises(WranganError, match=str(missing)):
+        Inverter.load(tiny_model, InversionSettings(init="mean"))
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="perceptual distance 'none'"):
+        Inverter.load(tiny_model, InversionSettings(method="e4e", perceptual="none"))
 
 
 def test_a_start_needs_a_common_w(tiny_model: Model, monkeypatch) -> None:  # type: ignore[no-untyped-def]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -19,10 +20,14 @@ from tests.fixtures.published_encoders import (
     write_published,
 )
 from wrangan_cli.app import app
+from wrangan_cli.engine.checkpoints.convert import convert_to_model
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
+from wrangan_cli.engine.codes import Code
 from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.encoders import (
     layer_shapes,
     load_encoder,
@@ -63,6 +68,7 @@ def test_e4e_and_psp(network: str, deltas: bool, tiny_model: Model, tmp_path: Pa
     torch.testing.assert_close(encoder(images), expected + MEAN, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize(
     ("network", "deltas"),
     [
@@ -73,8 +79,10 @@ def test_e4e_and_psp(network: str, deltas: bool, tiny_model: Model, tmp_path: Pa
         ("ResNetGradualStyleEncoder", False),
     ],
 )
-def test_restyle(network: str, deltas: bool, tiny_model: Model, tmp_path: Path) -> None:
-    path, state = file_of(tmp_path / "restyle.pt", network, channels=6, n_iters_per_batch=4)
+def test_restyle(network: str, deltas: bool, asked: bool, tiny_model: Model, tmp_path: Path) -> None:
+    """ReStyle's classes add the mean of w whatever `start_from_latent_avg` says."""
+    more = {"n_iters_per_batch": 4, "start_from_latent_avg": asked}
+    path, state = file_of(tmp_path / "restyle.pt", network, channels=6, **more)
     report = install_published(path, tiny_model)
     assert (report.kind, report.round_trip) == ("restyle", True)
     encoder, images, shown = load_style_encoder(tiny_model, "restyle"), photographs(), photographs(seed=4)
@@ -85,11 +93,34 @@ def test_restyle(network: str, deltas: bool, tiny_model: Model, tmp_path: Path) 
     torch.testing.assert_close(encoder(images, shown, before), expected + before, atol=1e-4, rtol=1e-4)
 
 
-def test_the_encoder_into_w(tiny_model: Model, tmp_path: Path) -> None:
-    path, state = file_of(tmp_path / "w.pt", "WEncoder")
+def test_restyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path) -> None:
+    """The average image, and the codes of all passes, as in the authors' inference: by the file's mean of w,
+    which is another than that measured here. Half of the photographs are smaller than what is drawn."""
+    state = encoder_state("BackboneEncoder", LATENTS, STYLE, 6)
+    path, _ = file_of(tmp_path / "restyle.pt", "BackboneEncoder", channels=6, n_iters_per_batch=2)
+    install_published(path, tiny_model)
+    for side in (TINY.resolution, TINY.resolution // 2):
+        images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(5)) - 0.5
+        inverter = Inverter.load(tiny_model, InversionSettings(method="restyle", perceptual_weight=0))
+        codes = [code.w for code in inverter.invert(images) if isinstance(code, Code)]
+        w = MEAN.expand(2, LATENTS, -1)
+        for _ in range(2):
+            shown = tiny_model.generator.synthesis(w)
+            seen = [F.interpolate(x, size=256, mode="bilinear") for x in (images, shown)]
+            w = w + published_codes(state, "BackboneEncoder", torch.cat(seen, dim=1))
+        torch.testing.assert_close(torch.stack(codes), w, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("network", "asked", "added"),
+    [("WEncoder", True, 1), ("WEncoder", False, 1), ("SingleStyleCodeEncoder", False, 0)],
+)
+def test_the_encoder_into_w(network: str, asked: bool, added: int, tiny_model: Model, tmp_path: Path) -> None:
+    """HyperStyle's adds the mean of w whatever the file says; e4e's if the file says so."""
+    path, state = file_of(tmp_path / "w.pt", network, start_from_latent_avg=asked)
     assert install_published(path, tiny_model).kind == "w"
-    expected = published_codes(state, "WEncoder", photographs())
-    torch.testing.assert_close(load_encoder(tiny_model)(photographs()), expected + MEAN, atol=1e-4, rtol=1e-4)
+    expected = published_codes(state, "WEncoder", photographs()) + added * MEAN
+    torch.testing.assert_close(load_encoder(tiny_model)(photographs()), expected, atol=1e-4, rtol=1e-4)
 
 
 INDEX = {"conv1": 0, "convs.0": 2, "convs.1": 3, "convs.2": 5, "convs.3": 6}
@@ -136,6 +167,29 @@ def test_hyperstyle(separable: bool, tiny_model: Model, tmp_path: Path) -> None:
         torch.testing.assert_close(drawn[row], image[0], atol=1e-4, rtol=1e-4)
 
 
+def test_hyperstyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path) -> None:
+    """Its class adds its own file's mean of w to what the encoder gives, not that of the encoder's file."""
+    path, state = file_of(tmp_path / "w.pt", "WEncoder")
+    install_published(path, tiny_model)
+    shapes = layer_shapes(tiny_model.generator)
+    layers = {INDEX[name]: shape for name, shape in shapes.items()}
+    of_hypernet = hypernet_state(layers, TINY.channels[4], separable=True)
+    own = MEAN.flip(0).expand(LATENTS, -1).clone()
+    network, generator = "SharedWeightsHyperNetResNetSeparable", random_generator_network()
+    write_published(tmp_path / "h.pt", "hypernet", of_hypernet, network, generator, latent_avg=own)
+    assert install_published(tmp_path / "h.pt", tiny_model).round_trip
+    inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle", perceptual_weight=0))
+    images = photographs()
+    small = F.interpolate(images, size=TINY.resolution, mode="area")
+    codes = [code for code in inverter.invert(small) if isinstance(code, Code)]
+    large = F.interpolate(small, size=256, mode="bilinear")
+    expected = published_codes(state, "WEncoder", large) + MEAN.flip(0)
+    torch.testing.assert_close(torch.stack([code.w for code in codes]), expected, atol=1e-4, rtol=1e-4)
+    # The encoder by itself keeps its own.
+    alone = expected - MEAN.flip(0) + MEAN
+    torch.testing.assert_close(load_encoder(tiny_model)(small), alone, atol=1e-4, rtol=1e-4)
+
+
 def test_of_another_generator(tiny_model: Model, tmp_path: Path) -> None:
     path, _ = file_of(tmp_path / "e.pt", "Encoder4Editing", generator=random_generator_network(seed=9))
     assert "its generator differs from tiny" in install_published(path, tiny_model).notes[0]
@@ -151,6 +205,43 @@ def test_of_another_generator(tiny_model: Model, tmp_path: Path) -> None:
     assert not load_style_encoder(tiny_model, "e4e").w_mean.any()
     with pytest.raises(UsageError, match="exists already"):
         install_published(path, tiny_model)
+
+
+@pytest.mark.parametrize("network", ["Encoder4Editing", "BackboneEncoder", "WEncoder"])
+def test_the_generator_inside_makes_the_model(network: str, tmp_path: Path) -> None:
+    """Generator, mean of w and encoder in one go, as one finds them where they were made one by one."""
+    channels = 6 if network == "BackboneEncoder" else 3
+    path, state = file_of(tmp_path / "both.pt", network, channels)
+    report = convert_to_model(path, tmp_path / "m", perceptual="st-lpips-alex")
+    model, given = load_model(str(tmp_path / "m")), random_generator_network()
+    assert report.round_trip
+    assert report.encoder is not None
+    assert report.encoder.notes == []  # the generator is that of the file
+    assert torch.equal(model.w_mean, MEAN)
+    z = torch.randn(2, STYLE)
+    torch.testing.assert_close(model.generator.synthesis(z), given.synthesis(z))
+    torch.testing.assert_close(model.generator.mapping(z), given.mapping(z))
+    images = photographs()
+    kind = report.encoder.kind
+    encoder = load_encoder(model) if kind == "w" else load_style_encoder(model, kind)
+    shown = [images] if channels == 6 else []
+    expected = published_codes(state, network, torch.cat([images, *shown], dim=1)) + MEAN
+    torch.testing.assert_close(encoder(images, *shown), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_cars_are_refused_by_name(tiny_model: Model, tmp_path: Path) -> None:
+    """Of 4:3; their generator, which is in no other file, makes a model all the same."""
+    for kind in ("cars_encode", "cars_hypernet"):
+        path, _ = file_of(tmp_path / "cars.pt", "Encoder4Editing", dataset_type=kind)
+        with pytest.raises(FileError, match=rf"cars\.pt: its dataset_type is '{kind}': it sees cars at 192"):
+            install_published(path, tiny_model)
+    report = convert_to_model(path, tmp_path / "m")
+    assert report.encoder is None
+    assert any("its encoder is left out: its dataset_type is" in note for note in report.notes)
+    assert load_model(str(tmp_path / "m")).resolution == TINY.resolution
+    assert not (tmp_path / "m" / "encoder-e4e.safetensors").exists()
+    path, _ = file_of(tmp_path / "church.pt", "Encoder4Editing", dataset_type="church_encode")
+    assert install_published(path, tiny_model).kind == "e4e"
 
 
 def test_what_is_refused(tiny_model: Model, tmp_path: Path) -> None:
@@ -226,7 +317,18 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
         result = runner.invoke(app, ["convert-checkpoint", str(source), "--model", str(tiny_folder)])
         assert result.exit_code == 1
         assert f"{source}: {cause}" in result.stderr
-    result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "m")])
+    whole = ["convert-checkpoint", str(path), "--out", str(tmp_path / "m")]
+    result = runner.invoke(app, [*whole, "--json"])
+    assert result.exit_code == 0, result.stderr
+    written = [json.loads(line) for line in result.stdout.splitlines()]
+    names = [str(tmp_path / "m"), str(tmp_path / "m" / "encoder-e4e.safetensors")]
+    assert [record["path"] for record in written] == names
+    assert "Encoder4Editing as e4e" in result.stderr
+    result = runner.invoke(app, [*whole, "--weights", "raw", "--overwrite"])
+    assert result.exit_code == 1
+    assert "which has the generator's moving average alone" in result.stderr
+    path, _ = file_of(tmp_path / "alone.pt", "Encoder4Editing", generator=None)
+    result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "n")])
     assert result.exit_code == 1
     assert "lacks g_ema" in result.stderr
     assert "converted with --model" in result.stderr

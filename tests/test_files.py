@@ -5,6 +5,8 @@ import hashlib
 import os
 import resource
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from safetensors.torch import save_file
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.files import (
     check_can_be_made,
+    claim,
     exclusive,
     replaced_atomically,
     replaced_together,
@@ -181,3 +184,35 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path, suffix: 
     assert caught.value.path == path
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks")
+def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from wrangan_cli.engine.training.record import RunRecord
+
+    with RunRecord(tmp_path / "run", {}):
+        with pytest.raises(FileError, match="another training writes there"):
+            RunRecord(tmp_path / "run", {"other": 1})
+        RunRecord(tmp_path / "other", {}).close()
+        assert (tmp_path / "run" / "settings.json").read_text() == "{}\n"
+    RunRecord(tmp_path / "run", {}).close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such locks")
+def test_a_claim_ends_with_the_process_that_has_it(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from wrangan_cli.engine.files import claim
+held = claim(Path({str(tmp_path / "lock")!r}))
+print(held is not None, flush=True)
+sys.stdin.read()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"True\n"
+    assert claim(tmp_path / "lock") is None
+    process.kill()
+    process.communicate()
+    assert claim(tmp_path / "lock") is not None

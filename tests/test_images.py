@@ -1,6 +1,7 @@
 """Photographs in and out: every kind of file, good and bad."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ from tests.conftest import write_photo
 from wrangan_cli.engine import images
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.images import (
-    find_images,
     image_grid,
     labelled_grid,
     load_image,
@@ -20,6 +20,7 @@ from wrangan_cli.engine.images import (
     to_tensor,
     to_uint8,
 )
+from wrangan_cli.engine.pillow_limits import pillow_without_remarks
 
 
 def pixels(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -196,8 +197,8 @@ def test_a_broken_tiff_is_not_commented_on_by_its_library(
 
 def test_remarks_stay_off_while_any_thread_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 12345)
-    with images.pillow_without_remarks():
-        with images.pillow_without_remarks():
+    with pillow_without_remarks():
+        with pillow_without_remarks():
             pass
         assert Image.MAX_IMAGE_PIXELS is None
     assert Image.MAX_IMAGE_PIXELS == 12345
@@ -216,28 +217,6 @@ def test_floating_point_tiff(tmp_path: Path) -> None:
     Image.fromarray(ramp * 300).save(tmp_path / "b.tif")
     with pytest.raises(FileError, match="outside 0…1"):
         load_image(tmp_path / "b.tif")
-
-
-def test_find_images(photos: Path, tmp_path: Path) -> None:
-    (photos / "notes.txt").write_text("not an image")
-    write_photo(photos / ".hidden.png")
-    write_photo(photos / "below" / "d.png")
-    odd = tmp_path / "photo.odd"
-    odd.write_bytes((photos / "a.png").read_bytes())
-    assert find_images([odd, photos, photos / "b.jpg"]) == [
-        odd,
-        photos / "a.png",
-        photos / "b.jpg",
-        photos / "c.webp",
-    ]
-
-
-def test_find_images_refuses_missing_paths_and_empty_folders(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileError, match="empty: no images in it"):
-        find_images([tmp_path / "empty"])
-    with pytest.raises(FileError, match="nowhere: no such file"):
-        find_images([tmp_path / "nowhere"])
 
 
 @pytest.mark.parametrize(("name", "tolerance"), [("a.png", 0.0), ("a.jpg", 12.0), ("a.webp", 12.0)])
@@ -329,3 +308,31 @@ def test_a_decoder_that_raises_runtime_error(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
     with pytest.raises(FileError, match=r"broken image .Failed to decode"):
         load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("largest", "white"), [(1023, 1023), (4095, 4095), (4000, 4095), (4096, 65535), (200, 65535)]
+)
+def test_grey_of_ten_and_twelve_bits(
+    largest: int, white: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ramp = np.linspace(0, largest, 32).round().astype(np.uint16)
+    Image.fromarray(np.tile(ramp, (32, 1))).save(tmp_path / "a.tif")
+    got = (load_image(tmp_path / "a.tif")[0, 0] + 1) / 2
+    assert (got - torch.from_numpy(ramp.astype(np.float32)) / white).abs().max() < 0.003
+    assert bool(caplog.messages) == (white < 65535)
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_colour_of_twelve_bits_in_sixteen_is_refused(largest: int, tmp_path: Path) -> None:
+    values = np.linspace(0, largest, 32 * 32 * 3).astype("<u2").reshape(32, 32, 3)
+    entries = [(256, 3, 1, 32), (257, 3, 1, 32), (258, 3, 3, 8), (259, 3, 1, 1), (262, 3, 1, 2)]
+    entries += [(273, 4, 1, 200), (277, 3, 1, 3), (278, 3, 1, 32), (279, 4, 1, values.nbytes)]
+    head = b"II*\0" + struct.pack("<I", 16) + struct.pack("<HHH", 16, 16, 16).ljust(8, b"\0")
+    table = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    (tmp_path / "a.tif").write_bytes((head + table).ljust(200, b"\0") + values.tobytes())
+    if largest == 4095:
+        with pytest.raises(FileError, match="12 bits"):
+            load_image(tmp_path / "a.tif")
+    else:
+        assert load_image(tmp_path / "a.tif").max() == 1

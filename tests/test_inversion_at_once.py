@@ -15,9 +15,10 @@ from wrangan_cli.engine.model_folder import Model
 METHODS = ["wrangan", "wrangan lbfgs", "weight-tuning", "sg2-w-plus", "pti"]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("stopping", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "stopping", "threads"),
+    [*((method, stopping, 1) for method in METHODS for stopping in (False, True)), ("wrangan", True, 2)],
+)
 def test_some_at_a_time(
     tiny_model: Model, method: str, stopping: bool, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,12 @@ OPERATORS = (
     "add_upsampled",
     "modulated_weight",
     "modulated_weight_backward",
+    "separable_conv",
+    "separable_conv_backward",
+    "haar_up",
+    "haar_up_backward",
+    "pooled_pointwise",
+    "pooled_pointwise_backward",
 )
 TORCH = Path(torch.__file__).parent
 LOAD = """

@@ -79,7 +79,8 @@ def test_a_larger_number_adds(tiny_model: Model, tmp_path: Path) -> None:
     untouched = few.shards[0].stat().st_mtime_ns
     more = draw_pairs(tiny_model, tmp_path, 9, side=8)
     assert len(more) == 9
-    assert torch.equal(more.w[:6], few.w)
+    # Drawn in batches of other sizes: on some processors a product of matrices then differs in the last bits.
+    torch.testing.assert_close(more.w[:6], few.w, rtol=1e-5, atol=1e-5)
     assert torch.equal(more.images(range(6)), images)
     assert more.shards[0].stat().st_mtime_ns == untouched
     assert len(draw_pairs(tiny_model, tmp_path, 2, side=8)) == 9

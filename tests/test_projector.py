@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.app import app
 from wrangan_cli.engine.codes import load_code, render, save_code
+from wrangan_cli.engine.inversion.loop import resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.projector import (
     autocorrelation,
@@ -50,6 +52,48 @@ def test_autocorrelation_is_that_of_loops_over_pixels(side: int) -> None:
     expected = [slow_autocorrelation(image.numpy()) for image in maps]
     assert autocorrelation(maps).tolist() == pytest.approx(expected, rel=1e-9)
     assert expected[1] > 10 * expected[0]
+
+
+def test_the_published_protocol(tiny_model: Model) -> None:
+    """Perceptual distance alone, 1000 steps, in the loss and in the record; the name fixes them."""
+    for method in ("sg2-w", "sg2-w-plus"):
+        settings = resolved(InversionSettings(method=method, protocol="published"), tiny_model)
+        assert (settings.steps, settings.l2_weight, settings.total_steps) == (1000, 0.0, 1000)
+        assert InversionSettings(**dataclasses.asdict(settings)) == settings
+        plain = resolved(InversionSettings(method=method), tiny_model)
+        assert (plain.steps, plain.l2_weight) == (500, 2.0)
+        assert "protocol" in settings.heeded
+    images = images_of(1)
+    inverter = make_inverter(tiny_model, method="sg2-w", protocol="published", steps=None, w_noise=0)
+    assert inverter.perceptual is not None
+    variables = METHOD_TABLE["sg2-w"].start(tiny_model, tiny_model.w_mean[None], inverter.settings)
+    moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), 0.9)
+    loss, distance = inverter._loss(variables, images, inverter._features(images), moment)
+    assert distance is not None
+    penalty = METHOD_TABLE["sg2-w"].penalty(moment, variables)
+    torch.testing.assert_close(loss, distance + penalty)
+    pivot = resolved(InversionSettings(method="pti", protocol="published"), tiny_model).pivot
+    assert pivot is not None
+    assert (pivot.method, pivot.steps, pivot.l2_weight) == ("sg2-w", 450, 0.0)
+    ours = resolved(InversionSettings(method="pti"), tiny_model).pivot
+    assert ours is not None
+    assert ours.l2_weight == 2.0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"method": "wrangan"}, "is that of sg2-w"),
+        ({"steps": 500}, "steps 500: protocol published has 1000"),
+        ({"l2_weight": 1.0}, "l2_weight 1.0"),
+        ({"seconds": 5.0}, "seconds"),
+        ({"perceptual_weight": 0.0}, "perceptual_weight 0"),
+        ({"protocol": "paper"}, "expected one of equal-cost, published"),
+    ],
+)
+def test_what_the_published_protocol_does_not_take(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InversionSettings(**{"method": "sg2-w", "protocol": "published", **given})
 
 
 def test_w_noise_fades_out_by_three_quarters() -> None:

@@ -25,6 +25,7 @@ from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
+from wrangan_cli.engine.perceptual import for_loss
 from wrangan_cli.engine.runtime import random_generator
 
 
@@ -94,7 +95,8 @@ def test_rounding_to_half_precision_is_all_that_is_lost(
 
     def spy(self: Inverter, variables, images, target):  # type: ignore[no-untyped-def]
         with torch.no_grad():
-            kept.append(self._draw(variables, images.shape[-1]))
+            side = images.shape[-1]
+            kept.append(self._draw(variables, side, side))
         return finish(self, variables, images, target)
 
     monkeypatch.setattr(Inverter, "_codes", spy)
@@ -161,6 +163,23 @@ def test_settings_of_its_own(tiny_model: Model) -> None:
         InversionSettings(method="pti", pti_pivot="encoder", init="mean")
     with pytest.raises(ValueError, match="pti_l2_weight"):
         InversionSettings(method="pti", perceptual_weight=0.0, pti_l2_weight=0.0)
+
+
+def test_the_threshold_is_of_images_at_the_generators_own_side(tiny_model: Model) -> None:
+    """Where the perceptual distance of a loss sees 8 px, the pivot's sees 8 and that of the tuning all 16."""
+    settings = resolved(InversionSettings(method="pti", loss_side=8), tiny_model)
+    assert settings.pivot is not None
+    assert (settings.pivot.distance_side, replace(settings, pti_loss_side=12).distance_side) == (8, 12)
+    inverter = make_inverter(tiny_model, method="pti", loss_side=8, stop_at=0.0)
+    images = images_of(2)
+    assert inverter.perceptual is not None
+    seen = inverter._features(images)
+    for found, whole in zip(seen, inverter.perceptual.features(for_loss(images, 16)), strict=True):
+        assert torch.equal(found, whole)
+    smaller = make_inverter(tiny_model, method="sg2-w", loss_side=8)._features(images)
+    assert not torch.equal(smaller[0], seen[0])
+    with pytest.raises(ValueError, match="pti_loss_side -1"):
+        InversionSettings(method="pti", pti_loss_side=-1)
 
 
 def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:

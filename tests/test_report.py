@@ -207,8 +207,12 @@ def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
     assert list(rows) == methods
     codes = [load_code(out / "codes" / "sg2-w" / f"{stem}.st") for stem in "abc"]
     moved = torch.cat(list(moved_images(model, codes, range(15))))
-    expected = kid(moved.clamp(-1, 1).flatten(1) @ matrix, real)
-    assert rows["sg2-w"]["kid"]["value"] == pytest.approx(expected.value, rel=0.02, abs=1e-4)  # float16
+    features = moved.clamp(-1, 1).flatten(1) @ matrix
+    found = {name: rows["sg2-w"][name]["value"] for name in ("kid", "pooled-kid")}
+    each = [kid(features[code::3], real).value for code in range(3)]
+    assert found["kid"] == pytest.approx(np.mean(each), rel=0.02, abs=1e-4)  # float16
+    assert found["pooled-kid"] == pytest.approx(kid(features, real).value, rel=0.02, abs=1e-4)
+    assert rows["sg2-w"]["each"] == 5
 
 
 def check_sweep(out: Path) -> None:
@@ -306,7 +310,7 @@ def test_figure_3_over_n_with_corruption(
     (subject / "config.json").write_text(json.dumps({**config, "source": {"settings": made}}))
     assert sweep.sensitivity_of(load_model(str(subject))) == SensitivitySettings(**made)
     monkeypatch.setattr(sweep, "load_perceptual", lambda *_: fake_perceptual())
-    wanted = {"sweep": 3, "alphas": "1", "sweep_layers": "99,2,3", "sweep_samples": 9}
+    wanted = {"sweep": 3, "alphas": "1", "sweep_layers": "99,2,3", "sweep_samples": 12}
     out = tmp_path / "out"
     result = run(out, subject, photos, methods="weight-tuning", **{**LITTLE, "samples": 0, **wanted})
     assert result.exit_code == 0, result.output

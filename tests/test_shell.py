@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from wrangan_cli.app import app
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
 from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
+from wrangan_cli.engine.editing.directions import parse_layers
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError, is_out_of_memory
 
 
@@ -42,6 +44,8 @@ class Special(Base):
 
     steps: int = 20
     """Steps of this loop."""
+    batch: int = 4
+    """Images at once."""
     flip: bool = True
     """Mirror at random."""
     name: str = "none"
@@ -108,13 +112,13 @@ def test_docstrings_of_fields_over_base_classes() -> None:
         (OSError(28, "No space left on device", "out/a.st"), 1, "wrangan: out/a.st: No space left on device"),
         (PermissionError(13, "Permission denied", "x"), 1, "wrangan: x: Permission denied"),
         (KeyboardInterrupt(), 130, "wrangan: interrupted"),
-        (MemoryError(), 1, "wrangan: out of memory: give a smaller --batch"),
+        (MemoryError(), 1, "wrangan: out of memory: give a smaller --batch\n"),
         (
             RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory"
             ),
             1,
-            "wrangan: out of memory: give a smaller --batch",
+            "wrangan: out of memory: give a smaller --batch\n",
         ),
         (
             type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 20.50 MiB. GPU 0 has …\nmore"),
@@ -299,6 +303,59 @@ def test_bad_seeds(text: str) -> None:
         parse_seeds(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("0-20000000", "20000001 numbers, at most"), ("0-9", None), (f"0-{10**30}", "expected numbers")],
+)
+def test_ranges_are_compared_before_they_are_written_out(text: str, line: str | None) -> None:
+    tracemalloc.start()
+    if line is None:
+        assert len(parse_seeds(text)) == 10
+    else:
+        with pytest.raises(UsageError, match=line):
+            parse_seeds(text)
+    with pytest.raises(UsageError, match="expected all, or numbers in 0…17"):
+        parse_layers("0-20000000", 18)
+    with pytest.raises(UsageError, match="at most"):
+        parse_layers(",".join(["0-17"] * 200), 18)
+    assert parse_layers("0-3,7,7", 18) == (0, 1, 2, 3, 7)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("words", [["--truncation", "nan"], ["--truncation", "-0.5"], ["--epsilon", "inf"]])
+def test_numbers_that_mean_nothing_are_wrong_usage(words: list[str]) -> None:
+    result = runner.invoke(app, ["generate", *words, "--model", "nosuch"])
+    assert result.exit_code == 2
+    assert words[0] in result.stderr
+
+
+def test_advice_names_options_that_the_command_has() -> None:
+    made = typer.Typer(cls=Shell)
+    inner = typer.Typer()
+    made.add_typer(inner, name="train")
+
+    @inner.command("plain")
+    def plain() -> None:
+        raise MemoryError
+
+    @inner.command("batched")
+    def batched(batch: int = 1, accumulate: int = 1) -> None:  # noqa: ARG001
+        raise MemoryError
+
+    @made.command("seeds")
+    def seeds(seeds: str = "") -> None:  # noqa: ARG001
+        raise MemoryError
+
+    for words, line in (
+        (["train", "plain"], "out of memory"),
+        (["train", "batched"], "out of memory: give a smaller --batch or a higher --accumulate"),
+        (["seeds"], "out of memory: give fewer --seeds"),
+    ):
+        assert runner.invoke(made, words).stderr == f"wrangan: {line}\n"
+
+
 def test_an_error_is_one_line_and_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = io.StringIO()
     monkeypatch.setattr(shell.console, "_file", heard)
@@ -334,5 +391,15 @@ def test_one_image_or_a_folder(tmp_path: Path) -> None:
     assert not shell.one_image(tmp_path / "new")
     (tmp_path / "old.d").mkdir()
     assert not shell.one_image(tmp_path / "old.d")
-    with pytest.raises(UsageError, match="images are written as"):
-        shell.one_image(tmp_path / "a.tiff")
+    for name in ("run-0.5", "v1.2.3", "with.dots", "codes.d"):
+        assert not shell.one_image(tmp_path / name)
+    for name in ("a.tiff", "a.heic", "a.mp4", "a.GIF"):
+        with pytest.raises(UsageError, match="images are written as"):
+            shell.one_image(tmp_path / name)
+
+
+def test_the_version() -> None:
+    result = runner.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"wrangan {__version__}\n")
+    assert "--version" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
+    assert "Invert photographs into" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout

@@ -1,7 +1,10 @@
 """The Typer app: names the commands, nothing else."""
 
+from typing import Annotated
+
 import typer
 
+from wrangan_cli import __version__
 from wrangan_cli.commands import (
     convert_checkpoint,
     directions,
@@ -25,6 +28,23 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Invert photographs into a randomised StyleGAN2 (WRanGAN), edit, interpolate, measure.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wrangan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of all commands."""
+
+
 app.command("invert")(invert.invert)
 app.command("generate")(generate.generate)
 app.add_typer(train.app, name="train")

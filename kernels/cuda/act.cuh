@@ -71,7 +71,7 @@ struct AddEnd {
   }
 };
 
-// act(scale · v + strength · noise + bias), stored. Whatever is null is left out.
+// act(scale · v + strength · noise + bias), stored. Whatever is null is left out; the strength is then 1.
 template <typename T>
 struct ActEnd {
   T* out;
@@ -96,7 +96,7 @@ struct ActEnd {
       terms.scale[i] = scale ? read(scale + static_cast<int64_t>(image) * maps.channels + channel + i) : 1.0f;
       terms.bias[i] = bias ? read(bias + channel + i) : 0.0f;
     }
-    terms.strength = noise ? read(strength) : 0.0f;
+    terms.strength = noise && strength ? read(strength) : 1.0f;
     terms.noise = noise && noise_per_image ? noise + static_cast<int64_t>(image) * maps.pixels() : noise;
     return terms;
   }

@@ -3,8 +3,10 @@
 #pragma once
 
 #include "fir_blocks.cuh"
+#include "haar.cuh"
 #include "modulated.cuh"
 #include "pointwise.cuh"
+#include "separable.cuh"
 
 namespace wrangan {
 
@@ -178,6 +180,33 @@ void modulated_weight_grad(Launcher& launcher, const WeightTerms& terms, const T
     arguments.over_batch = to.over_batch;
     arguments.group = to.group;
   });
+}
+
+template <typename T, class Launcher>
+void depthwise(Launcher& launcher, const Maps& maps, const T* x, const float* taps, bool per_image, bool turned,
+               T* out) {
+  const Strips strips = Strips::of_maps(maps, packs_fit(sizeof(T), {x, out}) && aligned(taps, 16));
+  launcher.template run<Depthwise<T>>({strips, x, taps, per_image, turned, out}, strips.blocks(), 0);
+}
+
+// Where parts are written, whoever adds them up makes the strips (Strips::of_sums): they say how many.
+template <typename T, class Launcher>
+void depthwise_taps(Launcher& launcher, const Strips& strips, const T* x, const T* grad, float* parts) {
+  launcher.template run<DepthwiseTaps<T>>({strips, x, grad, parts}, strips.blocks(), strips.shared_bytes(9));
+}
+
+// `maps` are those of the low band.
+template <typename T, class Launcher>
+void haar_up(Launcher& launcher, const Maps& maps, const T* x, const float* style, T* out) {
+  const Strips strips = Strips::of_maps(maps, packs_fit(sizeof(T), {x, out}) && aligned(style, 16));
+  launcher.template run<HaarUp<T>>({strips, x, style, out}, strips.blocks(), 0);
+}
+
+template <typename T, class Launcher>
+void haar_up_grad(Launcher& launcher, const Strips& strips, const T* grad, const T* x, const float* style,
+                  T* grad_x, float* parts) {
+  launcher.template run<HaarUpGrad<T>>({strips, grad, x, style, grad_x, parts}, strips.blocks(),
+                                       parts ? strips.shared_bytes(4) : 0);
 }
 
 }  // namespace wrangan

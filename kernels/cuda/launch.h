@@ -32,5 +32,14 @@ void fir_act_grad_cuda(Kind kind, const FirShape& shape, const void* grad, const
 void modulated_weight_cuda(Kind kind, const WeightTerms& terms, void* weight, float* demod, cudaStream_t stream);
 void modulated_weight_grad_cuda(Kind kind, const WeightTerms& terms, const void* grad, const float* demod,
                                 const WeightGrads& to, cudaStream_t stream);
+// channels_last; taps (1 or B, C, 3, 3).
+void depthwise_cuda(Kind kind, const Maps& maps, const void* x, const float* taps, bool per_image, bool turned,
+                    void* out, cudaStream_t stream);
+void depthwise_taps_cuda(Kind kind, const Strips& strips, const void* x, const void* grad, float* parts,
+                         cudaStream_t stream);
+void haar_up_cuda(Kind kind, const Maps& maps, const void* x, const float* style, void* out, cudaStream_t stream);
+// grad_x and parts may be null.
+void haar_up_grad_cuda(Kind kind, const Strips& strips, const void* grad, const void* x, const float* style,
+                       void* grad_x, float* parts, cudaStream_t stream);
 
 }  // namespace wrangan

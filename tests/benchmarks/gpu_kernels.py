@@ -19,11 +19,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from wrangan_kernels import loader
+
+from wrangan_cli.engine.ops.separable import modulated_separable
 
 ACTIVATION = (0.2, 2**0.5, 256.0)
 DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SCALAR_TYPES = {"float32": 6, "fp16": 5, "bf16": 15}
 TARGET = 0.7
+SEPARABLE = ((32, 64, 512), (64, 64, 512), (128, 128, 256), (512, 512, 64))
+"""Channels before and after, and side, of layers of `ffhq`."""
 ops: Any = torch.ops.wrangan
 
 
@@ -59,8 +64,6 @@ def main() -> None:
         parser.error(f"--dtypes: unknown {', '.join(sorted(unknown))}; choose from {', '.join(DTYPES)}")
     if not torch.cuda.is_available():
         sys.exit("no CUDA device: the kernels' bandwidth is not measured")
-    from wrangan_kernels import loader
-
     if not loader.ready("cuda"):
         sys.exit(f"no CUDA kernels: {loader.describe('cuda')}")
 
@@ -132,7 +135,7 @@ def copy_bandwidth(timed: Callable[[Callable[[], Any]], float]) -> float:
 
 
 def cases(device: torch.device, batch: int, dtypes: list[str]) -> Iterator[Case]:
-    """The kernels at the shapes of a generator of 256 px, width 2."""
+    """The kernels at the shapes of a generator of 256 px, width 2, and the layers of `ffhq`."""
     import wrangan_kernels.operators  # noqa: F401
 
     line = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device)
@@ -143,6 +146,8 @@ def cases(device: torch.device, batch: int, dtypes: list[str]) -> Iterator[Case]
         for last in (False, True):
             yield from _fir_cases(device, batch, name, last, taps4, taps8)
         yield from _weight_cases(device, batch, name)
+        yield from _separable_cases(device, batch, name)
+        yield from _haar_and_image_cases(device, batch, name)
 
 
 def _fir_cases(
@@ -224,6 +229,99 @@ def _weight_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]
 
         given = (grad, mu, std, epsilon, style, demod)
         yield Case(f"modulated_weight_backward ({what})", told, name, "OIkk", backward, given)
+
+
+def _separable_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]:
+    """Whole layers, which pass over their maps more than once: the bytes are those of a single pass. And the
+    same by PyTorch."""
+    like: Any = {"device": device, "dtype": DTYPES[name]}
+    for inputs, outputs, side in SEPARABLE:
+        x, y, grad = (
+            torch.randn(batch, c, side, side, **like).contiguous(memory_format=torch.channels_last)
+            for c in (inputs, outputs, outputs)
+        )
+        depthwise, mixing = (
+            torch.randn(batch, inputs, 3, 3, **like),
+            torch.randn(batch, outputs, inputs, **like),
+        )
+        noise, bias = torch.randn(1, 1, side, side, **like), torch.randn(outputs, **like)
+        style = torch.ones(batch, inputs, **like)
+        free = [t.requires_grad_() for t in (x, depthwise, mixing)]
+        shape = f"{batch}×{inputs}→{outputs}×{side}²"
+
+        def ours(x: Tensor = x, parts: Any = (depthwise, mixing, noise, bias)) -> Tensor:
+            with torch.no_grad():
+                return ops.separable_conv(x, *parts, 0.2)
+
+        def back(
+            grad: Tensor = grad, y: Tensor = y, x: Tensor = x, weights: Any = (depthwise, mixing)
+        ) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                found = ops.separable_conv_backward(grad, y, x, *weights, 1, 0.2, [True] * 3 + [False] * 2)
+            return tuple(found[:3])
+
+        def theirs(
+            x: Tensor = x, style: Tensor = style, parts: Any = (depthwise, mixing, noise, bias)
+        ) -> Tensor:
+            own, mixed, *others = parts
+            with loader.reference():
+                return modulated_separable(x, style, own[:, :, None], mixed[..., None, None], *others)
+
+        made = theirs()
+
+        def their_back(
+            made: Tensor = made, free: list[Tensor] = free, grad: Tensor = grad
+        ) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(made, free, grad, retain_graph=True)
+
+        given = (x, depthwise, mixing, noise, bias)
+        yield Case("separable_conv", shape, name, "channels_last", ours, given)
+        yield Case("the same by PyTorch", shape, name, "channels_last", without_graph(theirs), given)
+        given = (grad, y, x, depthwise, mixing)
+        yield Case("separable_conv_backward", shape, name, "channels_last", back, given)
+        yield Case("the same by PyTorch", shape, name, "channels_last", their_back, given)
+
+
+def without_graph(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """The call, of which no gradients are asked."""
+    return torch.no_grad()(call)
+
+
+def _haar_and_image_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]:
+    like: Any = {"device": device, "dtype": DTYPES[name]}
+
+    def maps(channels: int, side: int) -> Tensor:
+        made = torch.randn(batch, channels, side, side, **like)
+        return made.contiguous(memory_format=torch.channels_last)
+
+    for channels, side in ((512, 64), (256, 128), (128, 256)):
+        x, grad, style = (
+            maps(channels, side),
+            maps(channels // 4, 2 * side),
+            torch.randn(batch, channels, **like),
+        )
+        shape = f"{batch}×{channels}×{side}²"
+
+        def up(x: Tensor = x, style: Tensor = style) -> Tensor:
+            return ops.haar_up(x, style)
+
+        def back(grad: Tensor = grad, x: Tensor = x, style: Tensor = style) -> Any:
+            return ops.haar_up_backward(grad, x, style, [True, True])
+
+        yield Case("haar_up", shape, name, "channels_last", up, (x, style))
+        yield Case("haar_up_backward", shape, name, "channels_last", back, (grad, x, style))
+    x, rows, bias = maps(64, 512), torch.randn(batch, 3, 64, **like), torch.randn(3, **like)
+    grad = torch.randn(batch, 3, 256, 256, **like)
+    shape = f"{batch}×64→3×512², at 256²"
+
+    def image() -> Tensor:
+        return ops.pooled_pointwise(x, rows, bias, 2)
+
+    def image_back() -> Any:
+        return ops.pooled_pointwise_backward(grad, x, rows, 2, [True, True, False])[:2]
+
+    yield Case("pooled_pointwise", shape, name, "channels_last", image, (x, rows, bias))
+    yield Case("pooled_pointwise_backward", shape, name, "channels_last", image_back, (grad, x, rows))
 
 
 def convolutions(

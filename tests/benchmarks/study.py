@@ -21,18 +21,18 @@ from torch import Tensor
 from wrangan_cli.engine.codes import Code, render
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import find_images
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.metrics.corruption import moved_images, random_direction
+from wrangan_cli.engine.metrics import kid
+from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images, random_direction
 from wrangan_cli.engine.metrics.inception import extract_features, load_inception
-from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.pairs import measured
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS
 from wrangan_cli.engine.metrics.samples import model_reference
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.perceptual import for_loss, load_perceptual
+from wrangan_cli.engine.photo_files import find_images
 
 Row = dict[str, Any]
 DIRECTIONS = 4
@@ -121,7 +121,8 @@ class Study:
         if not self.samples or not codes:
             return {}
         images = moved_images(model, codes, range(self.samples))
-        found = kid(extract_features(self._inception, images), self._reference)
+        features = extract_features(self._inception, images)
+        found = mean_over_codes(kid.METRIC, features, self._reference, len(codes))
         return {"corruption-kid": found.value, "± corruption-kid": found.standard_error or 0.0}
 
     def _distance(self, one: Tensor, other: Tensor) -> Tensor:

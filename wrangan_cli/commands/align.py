@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, inputs, progress
+from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, progress
 from wrangan_cli.engine.errors import FileError, WranganError
 
 
@@ -23,7 +23,8 @@ def align(
     ] = None,
     min_confidence: Annotated[float, typer.Option(help="Leave out faces less certain than this.")] = 0.9,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Cut the faces out of photographs, framed as in FFHQ; one PNG a face.
 
@@ -33,9 +34,9 @@ def align(
     Needs the optional part "align" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.align_photos import PhotoAligner
-    from wrangan_cli.engine.images import find_images
+    from wrangan_cli.engine.photo_files import find_images
 
-    results = Results(as_json)
+    results = Results(as_json, null)
     aligner = PhotoAligner(out, size, max_faces, min_confidence, overwrite)
     found: dict[Path, None] = {}
     for path in inputs(photos):
@@ -73,10 +74,11 @@ def paste(
         bool,
         typer.Option("--keep-detail", help="Add the change only; the photograph's fine structure stays."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Put an edited aligned face back into its photograph, with a soft border."""
     from wrangan_cli.engine import align_photos
 
     align_photos.paste(edited, transform, photo, out, feather, keep_detail)
-    Results(as_json).wrote(out, photo=str(photo), edited=str(edited), transform=str(transform))
+    Results(as_json, null).wrote(out, photo=str(photo), edited=str(edited), transform=str(transform))

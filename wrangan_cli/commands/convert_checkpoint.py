@@ -1,12 +1,15 @@
 """`wrangan convert-checkpoint`: other projects' StyleGAN2 files to a model folder, and back; encoders."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from wrangan_cli.commands.shell import Results, say
+from wrangan_cli.commands.shell import AsJson, Results, say
 from wrangan_cli.engine.errors import UsageError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.checkpoints.encoders import Report as EncoderReport
 
 
 def convert_checkpoint(
@@ -16,7 +19,8 @@ def convert_checkpoint(
             metavar="IN",
             help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl; "
             "with --to rosinality a model folder or a bundled model's name; "
-            "with --model a pSp, e4e, ReStyle or HyperStyle .pt.",
+            "a pSp, e4e, ReStyle or HyperStyle .pt, of which --out takes the generator and the network, "
+            "--model the network for a model that is there.",
         ),
     ],
     out: Annotated[
@@ -40,11 +44,11 @@ def convert_checkpoint(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace what stands at --out, or the model's encoder.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Convert a StyleGAN2 checkpoint, or with --model a trained encoder; nothing in the file is executed."""
+    """Convert a StyleGAN2 checkpoint, a trained encoder, or both; nothing in the file is executed."""
     if (out is None) == (not model):
-        raise UsageError("give either --out, or --model for the file of an encoder")
+        raise UsageError("give either --out, or --model for the encoder in the file")
     if model and (to, weights, perceptual) != ("wrangan", "ema", "lpips-vgg"):
         raise UsageError(
             "--to, --weights and --perceptual are for generators, not for the file of an encoder"
@@ -61,7 +65,10 @@ def _convert_encoder(source: Path, model: str, overwrite: bool, results: Results
     from wrangan_cli.engine.checkpoints.encoders import install_published
     from wrangan_cli.engine.model_folder import load_model
 
-    report = install_published(source, load_model(model), overwrite)
+    _told(install_published(source, load_model(model), overwrite), results)
+
+
+def _told(report: "EncoderReport", results: Results) -> None:
     for line in report.lines():
         say(line)
     results.wrote(report.path, **report.to_json())
@@ -83,3 +90,5 @@ def _convert_model(
     results.wrote(out, **report.to_json())
     if not report.round_trip:
         results.failed("self-check failed: what was written does not read back equal", out)
+    if report.encoder is not None:
+        _told(report.encoder, results)

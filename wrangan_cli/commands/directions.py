@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, progress_with_rate, say, settings_options
+from wrangan_cli.commands.shell import AsJson, Results, progress_with_rate, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.errors import UsageError
@@ -21,7 +21,6 @@ app = typer.Typer(
 
 ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 OutOption = Annotated[
     Path | None, typer.Option(help="File to put them in, beside those it holds; default: the model's own.")
 ]
@@ -33,7 +32,7 @@ def list_directions(
     directions: Annotated[
         Path | None, typer.Option(help="File of directions; default: the model's own.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Name, sensible strengths, size and origin of each direction."""
     from wrangan_cli.engine.editing.directions import load_directions
@@ -80,7 +79,7 @@ def learn(
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Learn directions from scored samples of W (InterFaceGAN).
 
@@ -131,7 +130,7 @@ def pca(
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Principal components of W as directions pca-0, pca-1 … (GANSpace)."""
     from wrangan_cli.engine.editing.directions import directions_file
@@ -158,7 +157,7 @@ def import_(
     components: Annotated[int, typer.Option(help="Of GANSpace's file: how many, from the first.")] = 10,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
-    as_json: JsonOption = False,
+    as_json: AsJson = False,
 ) -> None:
     """Take over a published direction: shapes (512,), (1, 512), (18, 512), (1, 18, 512) or a dict of them.
 

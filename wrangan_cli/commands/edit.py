@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
-from wrangan_cli.commands.shell import Results, inputs, one_image, say
+from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image, say
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.editing.directions import Move
+    from wrangan_cli.engine.editing.directions import Direction, Move
     from wrangan_cli.engine.model_folder import Model
 
 
@@ -41,7 +41,8 @@ def edit(
         Path | None, typer.Option(help="File of directions; default: the model's own.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Change the images of codes: smile, age … Nothing but code and model is read."""
     from wrangan_cli.engine.codes import SUFFIX, render
@@ -60,8 +61,8 @@ def edit(
             raise UsageError(f"{out} is one image, but there are {len(listed)} codes: give a folder as --out")
         files = iter(listed)
     models = CodeModels(model, resolve_device(device))
-    moves = _Moves(names, strengths, directions)
-    results = Results(as_json)
+    moves = _Moves(names, strengths, directions, one_model=model is not None)
+    results = Results(as_json, null)
     written: dict[Path, Path] = {}
     for path in files:
         if isinstance(path, FileError):
@@ -80,7 +81,7 @@ def edit(
             save_image(target, render(loaded, [edited])[0])
             if save_code:
                 write_code(code_file, edited)
-        except UsageError:
+        except (UsageError, BadDirections):
             raise
         except (WranganError, OSError) as error:
             results.failed(error, path)
@@ -93,18 +94,23 @@ def edit(
     results.finish()
 
 
+class BadDirections(FileError):
+    """The file that was given as --directions cannot be used."""
+
+
 class _Moves:
     """The moves that were asked for, looked up once a model."""
 
-    def __init__(self, names: list[str], strengths: list[float], file: Path | None) -> None:
+    def __init__(self, names: list[str], strengths: list[float], file: Path | None, one_model: bool) -> None:
+        self._one_model = one_model
         self._names, self._strengths, self._file = names, strengths, file
         self._found: dict[str, list[Move]] = {}
 
     def of(self, model: "Model") -> "list[Move]":
-        from wrangan_cli.engine.editing.directions import load_directions, make_moves
+        from wrangan_cli.engine.editing.directions import make_moves
 
         if model.sha256 not in self._found:
-            known = load_directions(model, self._file)
+            known = self._known(model)
             where = self._file or model.name
             moves = make_moves(known, self._names, self._strengths, where)
             for move in moves:
@@ -113,6 +119,19 @@ class _Moves:
                     say(f"wrangan: {move.label} is outside the sensible range {low:g}…{high:g}")
             self._found[model.sha256] = moves
         return self._found[model.sha256]
+
+    def _known(self, model: "Model") -> "dict[str, Direction]":
+        from wrangan_cli.engine.editing.directions import load_directions
+
+        try:
+            return load_directions(model, self._file)
+        except FileError as error:
+            # Codes of other models may follow, which it suits; a broken file suits none.
+            fits_others = error.cause.startswith("made for another model") and not self._one_model
+            if self._file is None or error.path != self._file or fits_others:
+                raise
+            # Of no code: it is said once, and nothing is edited.
+            raise BadDirections(error.path, error.cause) from error
 
     @staticmethod
     def label(moves: "list[Move]") -> str:

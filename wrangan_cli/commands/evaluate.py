@@ -30,7 +30,8 @@ def evaluate(
             "st-lpips-alex, identity, seconds, peak-memory (default: mse, psnr, ms-ssim and the model's "
             "perceptual distance). "
             "Of samples: fid, kid, precision, recall (default: fid). "
-            "Of codes alone: corruption-fid, corruption-kid, lec, lec-image. "
+            "Of codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
+            "lec, lec-image. "
             "Of a model's random layers: std-share, layer-influence. Of its attributes: separability."
         ),
     ] = None,
@@ -80,7 +81,9 @@ def evaluate(
             help="Write the features of --reference here (reference.safetensors in a model's folder)."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Number of generated images.")] = 2000,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Number of generated images; of corruption, of all codes together.")
+    ] = 2000,
     epsilon: Annotated[
         float, typer.Option(help="Scale of ε ~ N(0, 1), drawn for each generated image; 0: the mean weights.")
     ] = 0.0,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
@@ -171,10 +171,15 @@ def _print_comparison(
     )
 
 
+def _csv(path: Path) -> IO[str]:
+    # Names are UTF-8, or bytes that are no text, whatever the locale says.
+    return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
+
+
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
     from wrangan_cli.engine.files import replaced_atomically
 
-    with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
+    with replaced_atomically(path) as temporary, _csv(temporary) as stream:
         writer = csv.writer(stream)
         writer.writerow(["photo", "code", *names])
         for row in rows:
@@ -202,13 +207,16 @@ def evaluate_samples(
 ) -> None:
     from wrangan_cli.engine.codes import find_codes, load_code
     from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics.base import CodeMetric, SampleMetric
     from wrangan_cli.engine.metrics.corruption import moved_images
     from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
     from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
 
-    metrics = sample_metrics(names) if plan.codes is None else code_metrics(names)
+    of_samples = sample_metrics(names) if plan.codes is None else []
+    of_codes = [] if plan.codes is None else code_metrics(names)
+    metrics: list[SampleMetric | CodeMetric] = [*of_samples, *of_codes]
     if plan.codes is not None and not metrics:
         return
     if plan.codes is None:
@@ -244,7 +252,10 @@ def evaluate_samples(
         return
     for metric in metrics:
         try:
-            estimate = metric.compute(generated, real.features)
+            if isinstance(metric, CodeMetric):
+                estimate = metric.compute(generated, real.features, len(found))
+            else:
+                estimate = metric.compute(generated, real.features)
         except WranganError as error:
             results.failed(error)
             continue
@@ -305,8 +316,8 @@ def reference_of(
         by_main(lambda: bool(load()))
     images = load()
     if is_main():
-        for name in images.broken:
-            results.failed(f"{name}: cannot be read, left out of the reference", path)
+        for name, cause in zip(images.broken, images.causes, strict=True):
+            results.failed(f"{name}: {cause}; left out of the reference", path)
     share = images.names if alone else own_share(images.names)
     with progress("reference", len(share)) as bar:
         features = image_set_features(
@@ -390,7 +401,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     if plan.csv_file is not None:
         from wrangan_cli.engine.files import replaced_atomically
 
-        with replaced_atomically(plan.csv_file) as temporary, open(temporary, "w", newline="") as stream:
+        with replaced_atomically(plan.csv_file) as temporary, _csv(temporary) as stream:
             writer = csv.writer(stream)
             writer.writerow(["code", *wanted])
             writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())

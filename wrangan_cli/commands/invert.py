@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrangan_cli.commands.shell import Results, by_main, inputs, progress, say, settings_options
+from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError, WranganError, is_out_of_memory
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -43,7 +43,8 @@ def invert(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Invert again what is done already.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
 ) -> None:
     """Invert photographs into (w, ε); paths of the codes go to stdout, one a line.
 
@@ -56,7 +57,7 @@ def invert(
 
     with process_group():
         place = resolve_device(device)
-        results = Results(as_json)
+        results = Results(as_json, null)
         loaded = cache(lambda: load_model(model, place))
         invert_photos(photos, out, settings, loaded, batch, overwrite, results, cuda_graph)
         results.finish()
@@ -100,9 +101,9 @@ def _todo(
 ) -> "list[Job]":
     """The photographs that have no code yet; what has one, and what cannot be done, is said."""
     from wrangan_cli.engine.files import check_can_be_made
-    from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
     from wrangan_cli.engine.inversion.loop import resolved
+    from wrangan_cli.engine.photo_files import find_images
 
     found: list[Path] = []
     for path in inputs(photos):

@@ -55,8 +55,8 @@ def make_report(
     """
     from wrangan_cli.engine.distributed import gather_objects, is_main
     from wrangan_cli.engine.files import check_can_be_made
-    from wrangan_cli.engine.images import find_images
     from wrangan_cli.engine.inversion.folder import plan
+    from wrangan_cli.engine.photo_files import find_images
     from wrangan_cli.engine.reports.plots import require_matplotlib
     from wrangan_cli.engine.reports.run import write_report
     from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings

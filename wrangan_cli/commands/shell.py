@@ -5,21 +5,22 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import io
 import json
 import logging
+import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
 
+from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
 from wrangan_cli.engine.errors import (
     FileError,
     UsageError,
@@ -30,12 +31,23 @@ from wrangan_cli.engine.errors import (
 
 T = TypeVar("T")
 
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Null = Annotated[
+    bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
+]
+
+OTHER_FILES = frozenset(
+    {".mp4", ".mov", ".avi", ".webm", ".svg", ".pdf", ".psd", ".tga", ".ico", ".st", ".pt"}
+)
+"""Suffixes that mean a file, but none that is written as an image."""
+
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal (stderr)."""
-    console.print(message, markup=False)
+    """A remark for the person at the terminal (stderr), if there is one to hear it."""
+    with contextlib.suppress(OSError):
+        console.print(message, markup=False)
 
 
 def complain(error: Exception | str) -> None:
@@ -63,11 +75,24 @@ def _remarks_said() -> Iterator[None]:
 class Shell(TyperGroup):
     """Turns the errors that a user can act on into one line and an exit code."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        prepare_streams()
+        given = sys.stdout
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            # What stands in the buffer until now (a help page) may be what does not go out.
+            whole = flushed(complain) and (given is None or sys.stdout is not None)
+            if not whole and not end.code:
+                raise SystemExit(1) from None
+            raise
+        except OSError as error:  # of a help page; `invoke` has the commands' own
+            sys.stdout = None  # type: ignore[assignment]
+            complain(f"standard output: {error.strerror or error}")
+            raise SystemExit(1) from None
+
     def invoke(self, ctx: Any) -> Any:
-        for stream in (sys.stdin, sys.stdout):
-            # Names of files are bytes, and need not be text: they go out as they came in.
-            if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="surrogateescape")
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
             with _remarks_said():
                 return super().invoke(ctx)
@@ -80,7 +105,7 @@ class Shell(TyperGroup):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            complain(out_of_memory_line(error))
+            complain(out_of_memory_line(error, _options_of(self, words)))
             ctx.exit(1)
         except BrokenPipeError:
             # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
@@ -95,19 +120,36 @@ class Shell(TyperGroup):
             ctx.exit(130)
 
 
+def _options_of(command: Any, words: Sequence[str]) -> set[str]:
+    """The options of the command that `words` call."""
+    for word in words:
+        commands = getattr(command, "commands", {})
+        if word not in commands:
+            break
+        command = commands[word]
+    return {name for parameter in command.params for name in parameter.opts}
+
+
 class Results:
     """Prints what a command made, and remembers what failed.
 
-    Plain: one path a line. With `as_json`: one object a line.
+    Plain: one path a line; a line end in a name is written as `\\n` there. With `as_json`: one object
+    a line. With `null`: the bytes of the path and a NUL byte.
     """
 
-    def __init__(self, as_json: bool = False) -> None:
-        self.as_json = as_json
+    def __init__(self, as_json: bool = False, null: bool = False) -> None:
+        if as_json and null:
+            raise UsageError("--json and --null are two ways to write paths: give one of them")
+        self.as_json, self.null = as_json, null
         self.failures = 0
 
     def wrote(self, path: Path, **record: Any) -> None:
         """A file was written (or was there already)."""
-        self._print(json.dumps({"path": str(path), **record}) if self.as_json else str(path))
+        if self.null:
+            write(os.fsencode(path) + b"\0", complain)
+            return
+        plain = str(path).replace("\n", "\\n").replace("\r", "\\r")
+        self._print(json.dumps({"path": str(path), **record}) if self.as_json else plain)
 
     def record(self, text: str, **record: Any) -> None:
         """A result that is not a file."""
@@ -132,9 +174,7 @@ class Results:
             raise typer.Exit(1)
 
     def _print(self, line: str) -> None:
-        # One write: of several processes (torchrun starts them unbuffered) no line may break another.
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        write(f"{line}\n", complain)
 
 
 def _cause(error: Exception | str) -> str:
@@ -206,23 +246,27 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
 
 
 def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
-    """Paths given as arguments or, where there are none (or `-`), one a line on stdin."""
+    """Paths given as arguments or, where there are none (or `-`), those that `listed` reads on stdin."""
     given = list(arguments or [])
     if given and given != [Path("-")]:
         yield from given
         return
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no input: give files or a folder, or paths on stdin")
-    for line in sys.stdin:
-        if line.strip():
-            yield Path(line.rstrip("\n"))
+    yield from map(Path, listed())
 
 
 def one_image(out: Path) -> bool:
-    """Whether --out is an image file, and not a folder; UsageError for another kind of file."""
-    from wrangan_cli.engine.images import written_format
+    """Whether --out is an image file, and not a folder; UsageError for an image that is not written.
 
-    if out.is_dir() or not out.suffix:
+    What is no image's suffix belongs to the name of a folder: `run-0.5`.
+    """
+    from wrangan_cli.engine.images import WRITTEN_FORMATS, written_format
+    from wrangan_cli.engine.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+
+    suffix = out.suffix.lower()
+    others = IMAGE_SUFFIXES | UNREAD_SUFFIXES | OTHER_FILES
+    if out.is_dir() or suffix not in WRITTEN_FORMATS.keys() | others:
         return False
     written_format(out)
     return True

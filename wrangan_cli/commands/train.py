@@ -303,9 +303,8 @@ def encoder(
         record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
         save(out)
 
-    with bar:
+    with bar, record:
         train(trainer, batches, out, on_step, on_snapshot, say)
-    record.close()
     if not is_main():
         return
     results = Results()
@@ -365,9 +364,8 @@ def attributes(
         record.step(seen, report)
         advance(bar, seen, report)
 
-    with bar:
+    with bar, record:
         train_attributes(settings, images, known, out, on_step, measured, resolve_device(device), say)
-    record.close()
     finished = out / "attributes.safetensors"
     _, about = read_tensors(finished)
     for name, figures in about.get("held_out", {}).items():

@@ -65,8 +65,8 @@ def load_images(data: list[Path], resolution: int, resize_filter: str) -> "Image
     bar = progress("decoding", None)
     with bar:
         images = load_image_set(data, resolution, default_cache_dir(), _moves(bar), resize_filter)
-    for name in images.broken:
-        remark(f"wrangan: {name}: cannot be read, left out")
+    for name, cause in zip(images.broken, images.causes, strict=True):
+        remark(f"wrangan: {name}: {cause}; left out")
     remark(images.summary())
     return images
 
@@ -145,9 +145,8 @@ def run_adversarial(
             record.grid(trainer.images, fixed_samples(trainer), columns=8)
             save("model")
 
-    with bar:
+    with bar, record:
         train(trainer, stream(images, settings, trainer.shares.own.tolist()), out, on_step, on_snapshot, say)
-    record.close()
     if is_main():
         print_small_std(trainer.ema)
         Results().wrote(out / "model")

@@ -1,5 +1,6 @@
 """From photographs to aligned faces in a folder, with what paste-back needs beside each."""
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.face_detection import MIN_CONFIDENCE, FaceDetector
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.images import open_image, save_pillow
+from wrangan_cli.engine.names import one_file
+
+logger = logging.getLogger("wrangan")
 
 OWN_SIDES = (256, 1024)
 """Least and largest side in px that a face gets by its own size: what the field works at."""
@@ -128,6 +132,8 @@ class PhotoAligner:
             # Last: an image without its transform counts as not done.
             save_transform(_transform_file(image), transform)
             aligned.append(AlignedFace(image, _transform_file(image), transform))
+            if face.unsure:
+                logger.warning("%s: tilted by more than 45°, the frame may be off", image)
         return aligned
 
     def _output(self, photo: Path, number: int) -> Path:
@@ -135,7 +141,7 @@ class PhotoAligner:
 
     def _claim(self, photo: Path, number: int) -> Path:
         image = self._output(photo, number)
-        owner = self._claims.setdefault(image, photo)
+        owner = self._claims.setdefault(one_file(image), photo)
         if owner != photo:
             raise FileError(photo, f"would write {image}, as {owner} does")
         if image.resolve() in self._photos | {photo.resolve()}:

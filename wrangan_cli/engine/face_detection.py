@@ -5,7 +5,7 @@ import math
 import sys
 import types
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,16 +30,27 @@ class Face:
     """One face that was found.
 
     landmarks: (5, 2) left eye, right eye, nose, left and right corner of the mouth, as the
-    viewer sees them. confidence: the detector's, 0…1.
+    viewer sees them, who holds the picture so that the face is upright. confidence: the
+    detector's, 0…1. unsure: tilted by more than MOST_TILT in every view in which it was seen.
     """
 
     landmarks: Points
     confidence: float
+    unsure: bool = False
 
     @property
     def quad(self) -> Points:
         """Its FFHQ frame: (4, 2)."""
         return ffhq_quad(self.landmarks)
+
+
+MOST_TILT = 45.0
+"""Degrees of the line of the eyes up to which MTCNN's points can be relied on."""
+
+SURE = 0.995
+"""Confidence below which a face may be one that lies on its side, misread."""
+
+_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_180)
 
 
 class FaceDetector:
@@ -58,7 +69,28 @@ class FaceDetector:
         self._mtcnn = _import_mtcnn()(min_face_size=MIN_FACE)
 
     def detect(self, photo: Image.Image) -> list[Face]:
-        """The faces of an RGB photograph, largest frame first."""
+        """The faces of an RGB photograph, largest frame first.
+
+        Where there is none, or one that is tilted by more than MOST_TILT or less certain than SURE,
+        the turned picture is looked at too; of what is seen in one place the most certain view counts.
+        """
+        faces = self._upright(photo)
+        if faces and all(_tilt(face) <= MOST_TILT and face.confidence >= SURE for face in faces):
+            return faces
+        seen = [face for face in faces if _tilt(face) <= MOST_TILT]
+        for turn in _TURNS:
+            for face in self._upright(photo.transpose(turn)):
+                if _tilt(face) <= MOST_TILT:
+                    seen.append(Face(_turned_back(face.landmarks, turn, photo.size), face.confidence))
+        kept: list[Face] = []
+        for face in sorted(seen, key=lambda face: -face.confidence):
+            if not any(_same(face, other) for other in kept):
+                kept.append(face)
+        kept += [replace(f, unsure=True) for f in faces if not any(_same(f, other) for other in kept)]
+        return sorted(kept, key=lambda face: -quad_side(face.quad))
+
+    def _upright(self, photo: Image.Image) -> list[Face]:
+        """The faces that are seen without turning the picture."""
         factor = min(1.0, self.detection_side / max(photo.size))
         size = (max(1, round(photo.width * factor)), max(1, round(photo.height * factor)))
         copy = photo.resize(size, Image.Resampling.BOX) if factor < 1 else photo
@@ -106,6 +138,29 @@ class FaceDetector:
             points = np.array(list(record["keypoints"].values()), dtype=np.float64) + 0.5
             faces.append(Face(points, float(record["confidence"])))
         return faces
+
+
+def _tilt(face: Face) -> float:
+    """Degrees by which the line of the eyes, from left to right, differs from the horizontal: 0…180."""
+    across = face.landmarks[1] - face.landmarks[0]
+    return abs(math.degrees(math.atan2(across[1], across[0])))
+
+
+def _turned_back(points: Points, turn: Image.Transpose, size: tuple[int, int]) -> Points:
+    """Points (N, 2) of the turned picture in the one of `size` that was turned."""
+    width, height = size
+    x, y = points[:, 0], points[:, 1]
+    if turn == Image.Transpose.ROTATE_90:
+        return np.stack([width - y, x], axis=1)
+    if turn == Image.Transpose.ROTATE_270:
+        return np.stack([y, height - x], axis=1)
+    return np.stack([width - x, height - y], axis=1)
+
+
+def _same(first: Face, second: Face) -> bool:
+    """Whether two are the same face, by where they are."""
+    apart = np.hypot(*(first.quad.mean(axis=0) - second.quad.mean(axis=0)))
+    return float(apart) < 0.5 * max(quad_side(first.quad), quad_side(second.quad))
 
 
 def _nearest_centre(faces: list[Face], side: int) -> Points | None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wrangan_kernels.caching import ENVIRONMENT as CACHE_ENVIRONMENT
-from wrangan_kernels.caching import user_cache
+from wrangan_kernels.caching import NOWHERE, user_cache, why_not_writable
 
 from wrangan_cli.engine.carriers import Carrier, Member, verified
 from wrangan_cli.engine.errors import FileError, WranganError
@@ -90,6 +90,8 @@ def pip_command() -> list[str]:
 def writable_cache() -> Iterator[None]:
     """What the system refuses in the cache becomes one line that says what to do."""
     folder = user_cache()
+    if folder == NOWHERE:
+        raise FetchError(f"no cache: {why_not_writable(folder)}")
     way_out = f"set {CACHE_ENVIRONMENT} to a folder"
     try:
         check_can_be_made(folder)

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from wrangan_cli.engine.errors import FileError
 
@@ -79,6 +80,25 @@ def exclusive(path: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def claim(path: Path) -> IO[str] | None:
+    """Take the lock on the file `path`, as long as what is returned is open, or the process lives.
+
+    None: another process has it. Where there are no locks everybody gets it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = open(path, "a")  # noqa: SIM115 - open as long as the lock is held
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        return None
+    except (ImportError, OSError):
+        return stream
+    return stream
 
 
 def _is_file_at(path: Path, descriptor: int) -> bool:

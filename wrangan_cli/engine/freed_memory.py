@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import os
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Names of glibc's malloc.h."""
 _LARGE = 256 << 20
 """Bytes of a block from which it goes back to the system nevertheless: peaks are made of these."""
@@ -24,3 +24,5 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+        # Another thread's own arena cannot hold blocks of 64 MiB, and asks the system each time.
+        mallopt(_ARENA_MAX, 1)

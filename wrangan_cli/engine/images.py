@@ -1,13 +1,11 @@
 """Photographs in and out: any common image file ↔ float32 tensors in [-1, 1]."""
 
 import contextlib
+import logging
 import math
 import struct
-import threading
-import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,11 +17,11 @@ from torch import Tensor
 from wrangan_cli.engine.colour import to_srgb
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.image_kinds import HEAD, RAW_SUFFIXES, kind_of, reads_heif, why_not_read
+from wrangan_cli.engine.pillow_limits import pillow_without_remarks
+from wrangan_cli.engine.side_information import stripped
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"}
-)
-"""What counts as an image in a folder; a file that is named outright may have any suffix."""
+logger = logging.getLogger("wrangan")
 
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -45,6 +43,7 @@ DRAFT_PIXELS = 50_000_000
 """JPEG files above this are decoded at 1/2, 1/4 or 1/8 of their size where that is enough."""
 
 _ORIENTATION_TAG = 0x0112
+_BITS_TAG = 258
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -114,35 +113,83 @@ def open_with_size(
     """`open_image`, and width and height in px of the picture in the file."""
     if data is None and path.is_dir():
         raise FileError(path, "a folder, not an image")
+    if data is None and path.suffix.lower() in RAW_SUFFIXES:
+        raise FileError(path, why_not_read(b"IIRO"))
+    how = (resolution, max_side, resize_filter, enlarge)
     try:
         source = path if data is None else BytesIO(data)
-        with pillow_without_remarks(), Image.open(source) as image:
-            _check_size(path, image)
-            size = image.size
-            turn = _ORIENTATIONS.get(image.getexif().get(_ORIENTATION_TAG, 1))
-            target = resolution or max_side
-            if target and image.width * image.height > DRAFT_PIXELS:
-                # Decoding stays at twice the wanted size or more: the box filter does the rest.
-                shorter = min(image.size) * (1 if resolution else target / max(image.size))
-                least = math.ceil(2 * (target if resolution else shorter))
-                image.draft(None, (least, least))
-            image.load()
-            picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
-    except FileError:
-        raise
+        with pillow_without_remarks():
+            try:
+                return _decoded(path, source, *how)
+            except UnidentifiedImageError as error:
+                head = _head(path, data)
+                if kind_of(head) == "HEIC" and reads_heif():
+                    return _decoded(path, source, *how)
+                cause = why_not_read(head) if head else "empty file (0 bytes)"
+                said: Exception = error
+                if kind_of(head) not in ("PNG", "JPEG", "TIFF"):
+                    raise FileError(path, cause) from error
+            except _DECODER_ERRORS as error:
+                if isinstance(error, OSError) and error.strerror:
+                    raise
+                cause, said = f"broken image ({_one_line(error)})", error
+            # The pixels may be whole: what stands beside them is no reason to refuse a picture.
+            for less in stripped(path.read_bytes() if data is None else data):
+                with contextlib.suppress(*_DECODER_ERRORS):
+                    result = _decoded(path, BytesIO(less), *how)
+                    logger.warning("%s: what stands beside the pixels is damaged and left out", path)
+                    return result
+            raise FileError(path, cause) from said
     except FileNotFoundError as error:
-        raise FileError(path, "no such file") from error
-    except UnidentifiedImageError as error:
-        length = path.stat().st_size if data is None else len(data)
-        cause = "empty file (0 bytes)" if length == 0 else "not an image of a known format"
+        cause = "a link that leads nowhere" if path.is_symlink() else "no such file"
         raise FileError(path, cause) from error
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error
-    except _DECODER_ERRORS as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise FileError(path, error.strerror) from error
-        raise FileError(path, f"broken image ({_one_line(error)})") from error
+    except OSError as error:
+        raise FileError(path, error.strerror or _one_line(error)) from error
+
+
+def _decoded(
+    path: Path,
+    source: Path | BytesIO,
+    resolution: int | None,
+    max_side: int | None,
+    resize_filter: str,
+    enlarge: bool,
+) -> tuple[Image.Image, tuple[int, int]]:
+    """`open_with_size`, as Pillow does it: with its errors. FileError for a size that is not ours."""
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    with Image.open(source) as image:
+        _check_size(path, image)
+        size = image.size
+        target = resolution or max_side
+        if target and image.width * image.height > DRAFT_PIXELS:
+            # Decoding stays at twice the wanted size or more: the box filter does the rest.
+            shorter = min(image.size) * (1 if resolution else target / max(image.size))
+            least = math.ceil(2 * (target if resolution else shorter))
+            image.draft(None, (least, least))
+        image.load()
+        # Behind the pixels: of a PNG this reads them, and broken ones are no broken record.
+        turn = _ORIENTATIONS.get(_orientation(image))
+        picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
     return (picture if turn is None else picture.transpose(turn)), size
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the Exif record says; 1 (upright) where it is broken."""
+    try:
+        found = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODER_ERRORS:
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _head(path: Path, data: bytes | None) -> bytes:
+    if data is not None:
+        return data[:HEAD]
+    with open(path, "rb") as stream:
+        return stream.read(HEAD)
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -159,30 +206,6 @@ def to_pillow(image: Tensor) -> Image.Image:
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] → 0…255, uint8 of the same shape on the CPU, rounded, values outside clipped."""
     return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files named by `paths`, each once: files as they are, folders as their images.
-
-    Folders: sorted by name, not recursive, without hidden files, by IMAGE_SUFFIXES.
-    Raises FileError for a path that does not exist and a folder without images.
-    """
-    found: dict[Path, None] = {}
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(
-                p
-                for p in path.iterdir()
-                if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-            )
-            if not inside:
-                raise FileError(path, "no images in it")
-            found.update(dict.fromkeys(inside))
-        elif path.exists():
-            found[path] = None
-        else:
-            raise FileError(path, "no such file or folder")
-    return list(found)
 
 
 def save_image(path: Path, image: Tensor) -> None:
@@ -271,49 +294,6 @@ def labelled_grid(
     return to_tensor(canvas)
 
 
-_quiet_lock = threading.Lock()
-_quiet_blocks = contextlib.ExitStack()
-_quiet_depth = 0
-
-
-@contextlib.contextmanager
-def pillow_without_remarks() -> Iterator[None]:
-    """Our own size limit instead of Pillow's, and no warnings about odd metadata.
-
-    Blocks may overlap in several threads: what the first one changed the last one restores.
-    """
-    global _quiet_depth
-    with _quiet_lock:
-        if _quiet_depth == 0:
-            _silence_libtiff()
-            _quiet_blocks.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-            Image.MAX_IMAGE_PIXELS = None
-            _quiet_blocks.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_blocks.close()
-
-
-@cache
-def _silence_libtiff() -> None:
-    """libtiff prints lines of its own about a broken file, before Pillow raises; not any more.
-
-    The library is the one that Pillow has loaded. Where it cannot be reached it goes on printing.
-    """
-    import ctypes
-
-    from PIL import _imaging
-
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
-
-
 def _check_size(path: Path, image: Image.Image) -> None:
     size = f"{image.width} × {image.height} px"
     if min(image.size) < MIN_SIDE:
@@ -336,16 +316,35 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
         # Files with 16-bit values come as "I" too; only beyond 65535 it must be 32 bits.
-        top = 65535.0 if values.max() <= 65535 else 2.0**31 - 1
+        top = _top_of(path, float(values.max()))
         return Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8))
     if image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
             raise FileError(path, "floating-point image with values outside 0…1")
         return Image.fromarray((values * 255).round().astype(np.uint8))
+    if image.mode == "RGB" and _is_deep(image) and 0 < np.asarray(image).max() < 16:
+        # Pillow keeps the upper eight of the sixteen bits.
+        raise FileError(path, "16-bit colour with values below 4096 (12 bits): scale it to 16 or 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return image.convert("RGBA")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _top_of(path: Path, largest: float) -> float:
+    """The value that is white, of a grey picture with more than 8 bits and this largest value."""
+    for bits in (10, 12):
+        # No photograph uses a sixteenth of its range: scanners and microscopes write 12 bits so.
+        if 255 < largest < 2**bits:
+            logger.warning("%s: values up to %d of 65535, taken as %d bits", path, largest, bits)
+            return 2.0**bits - 1
+    return 65535.0 if largest <= 65535 else 2.0**31 - 1
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a TIFF of 16 bits a channel."""
+    tags = getattr(image, "tag_v2", {})
+    return 16 in (tags.get(_BITS_TAG) or ())
 
 
 def _resized(

@@ -294,7 +294,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """`config.json`, checked to be a model's; FileError otherwise."""
     path = folder / CONFIG
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise FileError(path, f"not readable as JSON ({error})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:

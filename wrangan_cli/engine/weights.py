@@ -4,6 +4,7 @@ Nothing is downloaded here (`wrangan fetch` does that), and no carrier package i
 folder is located and the one file in it is read.
 """
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
     """
     looked = []
     for where, folder in _places(file):
-        if folder is not None and (path := folder / file.name).is_file():
+        if folder is not None and _is_file(path := folder / file.name):
             found = sha256(path)
             if not found.startswith(file.sha256):
                 raise FileError(path, f"sha256 {found[:12]}…, expected {file.sha256[:12]}…: not {file.name}")
@@ -104,6 +105,13 @@ def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
         f"{wanted_by}: the weights {file.name} were not found; looked in {', '.join(looked)}; {file.advice}"
     )
     raise WranganError(line + (f"; or choose {others}" if others else ""))
+
+
+def _is_file(path: Path) -> bool:
+    # In a folder that this user may not enter there is nothing for them.
+    with contextlib.suppress(OSError):
+        return path.is_file()
+    return False
 
 
 def _places(file: WeightFile) -> list[tuple[str, Path | None]]:

@@ -1,6 +1,6 @@
 """Checkpoint file → model folder, and model folder → rosinality's `.pt`, with self-checks."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.checkpoints import rosinality
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
+from wrangan_cli.engine.checkpoints.encoders import Report as EncoderReport
+from wrangan_cli.engine.checkpoints.encoders import install_published
 from wrangan_cli.engine.checkpoints.records import Checkpoint
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import sha256
@@ -57,10 +59,14 @@ class Report:
     round_trip: bool
     """What was written reads back equal, bit for bit, and draws the same images."""
     notes: list[str] = field(default_factory=list)
+    encoder: EncoderReport | None = None
+    """What became of the encoder in whose file the generator was."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values, those of the encoder left out."""
+        values = asdict(replace(self, encoder=None))
+        del values["encoder"]
+        return values
 
     def lines(self) -> list[str]:
         """For a person at a terminal."""
@@ -85,7 +91,7 @@ class Report:
 def convert_to_model(
     source: Path, folder: Path, raw: bool = False, perceptual: str = "lpips-vgg", overwrite: bool = False
 ) -> Report:
-    """Write the model folder of a checkpoint file.
+    """Write the model folder of a checkpoint file; the encoder goes with it where the file is that of one.
 
     raw: the generator as trained instead of its moving average. Everything is read and
     checked before anything is written. Raises FileError (see `detect.read_checkpoint`),
@@ -124,7 +130,14 @@ def convert_to_model(
     equal = torch.equal(draw(stored.generator), images) and _same(stored.generator, generator)
     if discriminator is not None:
         equal = equal and _same(load_discriminator(folder, generator.config), discriminator)
-    return _report(checkpoint.kind, generator, discriminator, images, distance, equal, checkpoint.notes)
+    encoder, notes = None, list(checkpoint.notes)
+    if checkpoint.encoder:
+        try:
+            encoder = install_published(source, stored, overwrite=True)
+        except FileError as error:
+            notes.append(f"its encoder is left out: {error.cause}")
+    report = _report(checkpoint.kind, generator, discriminator, images, distance, equal, notes)
+    return replace(report, encoder=encoder)
 
 
 def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report:

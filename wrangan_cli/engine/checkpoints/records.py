@@ -33,6 +33,8 @@ class Checkpoint:
     """(style_dim,) float32; None where the file has none."""
     notes: list[str] = field(default_factory=list)
     """What a user should know: what was left out, made up or assumed."""
+    encoder: bool = False
+    """Whether the file is that of a trained encoder, with its generator inside."""
 
 
 def shapes(

@@ -33,6 +33,8 @@ from wrangan_cli.engine.runtime import random_generator
 KIND = "rosinality"
 LR_MULTIPLIER = 0.01
 """Of the mapping network: a constant of his class, not in the file."""
+DECODER = "decoder."
+"""Before the names of the generator's tensors in the file of an encoder."""
 STD_KEY = "wrangan_std"
 """Extra entry of files written here: σ of the random layers, which he has no place for."""
 
@@ -49,11 +51,16 @@ def load(path: Path) -> Any:
 def from_contents(data: object, raw: bool = False) -> Checkpoint:
     """The moving average `g_ema` (or with `raw` the trained `g`) and `d`.
 
+    A file of a trained encoder has its generator's moving average under `decoder.` of its `state_dict`.
     Raises NotConvertible: not such a file, tensors that are missing, another network.
     """
     if not isinstance(data, dict):
         raise NotConvertible("a PyTorch file, but not a checkpoint with g_ema")
     label = "g" if raw else "g_ema"
+    inside = _inside_encoder(data)
+    if inside and raw:
+        raise NotConvertible("an encoder's file, which has the generator's moving average alone")
+    data = inside or data
     if label not in data:
         keys = ", ".join(str(key) for key in list(data)[:6]) or "nothing"
         encoder = (
@@ -84,7 +91,16 @@ def from_contents(data: object, raw: bool = False) -> Checkpoint:
             notes.append(f"discriminator left out: {reason}")
     else:
         notes.append("the file has no discriminator")
-    return Checkpoint(KIND, config, weights, found, w_mean, notes)
+    return Checkpoint(KIND, config, weights, found, w_mean, notes, encoder=bool(inside))
+
+
+def _inside_encoder(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator in the file of a trained encoder, as the contents of a file of its own; else empty."""
+    state = data.get("state_dict")
+    if not isinstance(state, dict) or "g_ema" in data or "g" in data:
+        return {}
+    found = {str(k).removeprefix(DECODER): v for k, v in state.items() if str(k).startswith(DECODER)}
+    return {"g_ema": found, "latent_avg": data.get("latent_avg")} if found else {}
 
 
 def to_contents(

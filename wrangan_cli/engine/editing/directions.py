@@ -13,6 +13,7 @@ from torch import Tensor
 from wrangan_cli.engine.codes import Code, as_w_plus
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.number_lists import parse_numbers
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 FILE_NAME = "directions.safetensors"
@@ -215,19 +216,9 @@ def parse_layers(text: str, num_latents: int) -> tuple[int, ...] | None:
     """`all` → None; `0-3,7` → (0, 1, 2, 3, 7); UsageError for anything else or beyond the model."""
     if text.strip() == "all":
         return None
-    numbers: set[int] = set()
-    try:
-        for part in text.split(","):
-            first, _, last = part.strip().partition("-")
-            some = range(int(first), int(last or first) + 1)
-            if not some:
-                raise ValueError(part)
-            numbers |= set(some)
-    except ValueError:
-        numbers = set()
-    if not numbers or max(numbers) >= num_latents:
-        raise UsageError(f"layers {text!r}: expected all, or numbers in 0…{num_latents - 1} such as 0-3,7")
-    return tuple(sorted(numbers))
+    example = f"all, or numbers in 0…{num_latents - 1} such as 0-3,7"
+    numbers = parse_numbers(text, "layers", 0, num_latents - 1, 100 * num_latents, example)
+    return tuple(sorted(set(numbers)))
 
 
 def unit(vector: Tensor) -> Tensor:

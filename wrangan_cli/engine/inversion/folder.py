@@ -12,6 +12,7 @@ from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.inversion.trained import network_files
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.names import existing_form, one_file, same_name
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,14 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
     jobs: dict[Path, Job] = {}
     clashes: list[WranganError] = []
     for photo in photos:
-        code = out / f"{photo.stem}{SUFFIX}"
-        # Compared without case: on some file systems A.st and a.st are one file.
-        key = code.with_name(code.name.casefold())
+        code = existing_form(out / f"{photo.stem}{SUFFIX}")
+        key = one_file(code)
         if key in jobs:
             if jobs[key].photo.absolute() != photo.absolute():
-                clashes.append(
-                    FileError(photo, f"would write {code}, as {jobs[key].photo} does; not inverted")
-                )
+                first = jobs[key].photo
+                alike = first.stem != photo.stem and same_name(first.stem) == same_name(photo.stem)
+                only = ", whose name differs in its Unicode form only," if alike else ""
+                clashes.append(FileError(photo, f"would write {code}, as {first}{only} does; not inverted"))
             continue
         jobs[key] = Job(photo, code)
     return list(jobs.values()), clashes
@@ -57,6 +58,8 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
+    if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:
+        recorded["pti_loss_side"] = recorded["loss_side"]  # what was one setting
     for name in settings.heeded:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:

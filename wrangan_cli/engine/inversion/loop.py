@@ -5,6 +5,7 @@ over the batch, the optimizer moves each image by itself, and every draw is the 
 An image that is done leaves the batch.
 """
 
+import logging
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,8 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.schedule import settled_from
-from wrangan_cli.engine.inversion.settings import PTI_STOP, TUNING, InversionSettings
-from wrangan_cli.engine.inversion.trained import Prediction, load_initial, load_prediction, network_files
+from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, TUNING, InversionSettings
+from wrangan_cli.engine.inversion.trained import Prediction, load_networks, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
@@ -37,6 +38,7 @@ from wrangan_cli.engine.runtime import random_generator
 
 T = TypeVar("T")
 R = TypeVar("R")
+_log = logging.getLogger("wrangan")
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
@@ -64,19 +66,23 @@ class Inverter:
         """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
         for where steps cannot be captured."""
         settings = resolved(settings, model)
-        if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
-            raise UsageError(f"method {settings.method} needs init encoder")
-        encoder = load_initial(model, settings.start)
+        encoder, predict = load_networks(model, settings)
         perceptual, own = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
             name = tuning_distance(settings, model) if settings.method == "pti" else own
-            perceptual = load_perceptual(name, model.device)
+            try:
+                perceptual = load_perceptual(name, model.device)
+            except WranganError as error:
+                if isinstance(error, UsageError) or settings.method not in PREDICTED:
+                    raise
+                _log.warning(
+                    "%s needs no perceptual distance; its codes do not state it (%s)", settings.method, error
+                )
         pivot = None
         if settings.pivot is not None:
             same = perceptual is None or perceptual.name == own
             pivot_loss = perceptual if same else load_perceptual(own, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
-        predict = load_prediction(model, settings)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
         return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)
@@ -288,7 +294,7 @@ class Inverter:
     def _features(self, images: Tensor) -> list[Tensor]:
         assert self.perceptual is not None
         with torch.no_grad():
-            return self.perceptual.features(for_loss(images, self.settings.loss_side))
+            return self.perceptual.features(for_loss(images, self.settings.distance_side))
 
     def _loss(
         self, variables: Variables, images: Tensor, target: Target, moment: Moment
@@ -305,7 +311,7 @@ class Inverter:
         loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
         distance = None
         if self.perceptual is not None and target is not None:
-            features = self.perceptual.features(for_loss(drawn, settings.loss_side))
+            features = self.perceptual.features(for_loss(drawn, settings.distance_side))
             distance = self.perceptual.distance(features, target)
             loss = loss + settings.value("perceptual_weight") * distance
         return loss + method.penalty(moment, variables), distance
@@ -316,7 +322,7 @@ class Inverter:
         drawn = self._draw(variables, images.shape[-1], images.shape[-1])
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
         if self.perceptual is not None and target is not None:
-            features = self.perceptual.features(for_loss(drawn, self.settings.loss_side))
+            features = self.perceptual.features(for_loss(drawn, self.settings.distance_side))
             columns[f"{self.perceptual.name} (loss)"] = self.perceptual.distance(features, target)
         return [{name: values[i].item() for name, values in columns.items()} for i in range(len(images))]
 

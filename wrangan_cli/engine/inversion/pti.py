@@ -66,20 +66,19 @@ def locality(
 
     One z is drawn from `rng` for all images, truncated by 0.5. Both generators draw without noise;
     the mean squared error and the perceptual distance of their images are added, both with the
-    weight settings.pti_locality. Images above settings.loss_side are compared at that size.
+    weight settings.pti_locality. Images above settings.distance_side are compared at that size.
     """
-    generator = model.generator
+    generator, side = model.generator, settings.distance_side
     rows = generator.config.num_latents
     with torch.no_grad():
         z = torch.randn(1, generator.config.style_dim, generator=rng).to(variables.w)
         target = model.w_mean + TRUNCATION * (generator.mapping(z) - model.w_mean)
         pivot = variables.w if variables.w.ndim == 3 else variables.w[:, None].expand(-1, rows, -1)
         w = nearby_w(pivot, target[:, None], settings.pti_locality_distance)
-        before = generator.synthesis(w, noise="none", side=settings.loss_side)
+        before = generator.synthesis(w, noise="none", side=side)
     parameters = variables.parameters
-    after = draw(generator, w, parameters=parameters, without_noise=True, side=settings.loss_side)
+    after = draw(generator, w, parameters=parameters, without_noise=True, side=side)
     total = (after - before).square().mean(dim=(1, 2, 3))
     if perceptual is not None:
-        side = settings.loss_side
         total = total + perceptual(for_loss(after, side), for_loss(before, side))
     return settings.pti_locality * total

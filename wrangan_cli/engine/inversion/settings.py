@@ -6,7 +6,14 @@ from typing import Any
 
 TUNING = ("wrangan", "weight-tuning")
 PROJECTORS = ("sg2-w", "sg2-w-plus")
-METHODS = (*TUNING, *PROJECTORS, "pti", "encoder", "e4e", "restyle", "hyperstyle")
+PREDICTED = ("encoder", "e4e", "restyle", "hyperstyle")
+"""Methods that optimise nothing."""
+METHODS = (*TUNING, *PROJECTORS, "pti", *PREDICTED)
+PROTOCOLS = ("equal-cost", "published")
+PUBLISHED_STEPS = 1000
+"""Of StyleGAN2's projector, in the code of NVIDIA and of rosinality."""
+WHOLE_SIDE = 1 << 16
+"""Above the side of any image: it is not reduced."""
 PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
@@ -59,6 +66,7 @@ _HEEDED_BY = {
     "projection_lr": PROJECTORS,
     "w_noise": (*PROJECTORS, "pti"),
     "noise_weight": (*PROJECTORS, "pti"),
+    "protocol": (*PROJECTORS, "pti"),
 }
 """Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
 
@@ -74,8 +82,11 @@ class InversionSettings:
     noise maps. pti: the whole generator, at a fixed w. encoder, e4e, restyle, hyperstyle: what the
     model's network of that name predicts, without optimisation."""
     steps: int | None = None
-    """Steps (pti has pti_pivot_steps and pti_steps; the projector's protocol is 1000). Unset: in wrangan and
-    weight-tuning what the model's config.json names, otherwise 500."""
+    """Steps (pti has pti_pivot_steps and pti_steps). Unset: in wrangan and weight-tuning what the model's
+    config.json names, otherwise 500 (protocol published: 1000)."""
+    protocol: str = "equal-cost"
+    """Of sg2-w, sg2-w-plus and pti's pivot. equal-cost: the data term of all methods, and 500 steps.
+    published: the perceptual distance alone, and 1000 steps (the pivot's are pti_pivot_steps in both)."""
     seconds: float | None = None
     """Seconds that a photograph may take: as many steps as there is time for, by a trial, in place of steps
     (and pti's). Unset: the steps say."""
@@ -134,7 +145,8 @@ class InversionSettings:
     perceptual: str = ""
     """Perceptual distance of the loss; empty: the model's own (config.json)."""
     loss_side: int = 256
-    """The perceptual distance sees images reduced to this side, if they are larger."""
+    """The perceptual distance sees images reduced to this side, if they are larger (in pti's tuning:
+    pti_loss_side)."""
     alpha: float | None = None
     """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Unset: in wrangan what the
     model names, otherwise 0.1, by a sweep (docs/inversion.md); the paper has 1e-4, and does not say how it
@@ -162,6 +174,9 @@ class InversionSettings:
     """Weight of the mean squared error in pti's tuning."""
     pti_perceptual: str = ""
     """Perceptual distance of pti's tuning; empty: AlexNet's of the family of the model's own."""
+    pti_loss_side: int = 0
+    """Like loss_side, in pti's tuning, whose threshold depends on it; 0: the generator's own side, as the
+    authors have it."""
     pti_locality: float = 0.0
     """Weight of pti's locality regulariser (the authors' where they use it: 0.1); 0 leaves it out."""
     pti_locality_distance: float = 30.0
@@ -169,7 +184,7 @@ class InversionSettings:
 
     def __post_init__(self) -> None:
         choices_of = {"method": METHODS, "penalty": PENALTIES, "pti_pivot": PTI_PIVOTS, "init": STARTS}
-        choices_of["optimizer"] = OPTIMIZER_NAMES
+        choices_of |= {"optimizer": OPTIMIZER_NAMES, "protocol": PROTOCOLS}
         for name, choices in choices_of.items():
             given = getattr(self, name)
             if given not in choices and not (name in ("init", "optimizer") and given is None):
@@ -192,6 +207,10 @@ class InversionSettings:
             )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
+        if self.protocol == "published":
+            self._check_published()
+        if self.pti_loss_side < 0:
+            raise ValueError(f"pti_loss_side {self.pti_loss_side}: expected 0 or more")
         if min(self.steps or 0, self.pti_steps, self.pti_pivot_steps) < 0 or self.loss_side < 1:
             raise ValueError("steps must be 0 or more and loss_side positive")
         if self.size and self.size < SMALLEST_SIZE:
@@ -207,12 +226,37 @@ class InversionSettings:
         """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
         heeded = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
         values = {**UNSET, **{name: value for name, value in named.items() if name in heeded}}
-        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
+        values["steps"] = self._published_steps or values["steps"]
+        chosen = {name: value for name, value in values.items() if getattr(self, name) is None}
+        if self.protocol == "published":
+            chosen["l2_weight"] = 0.0
+        return replace(self, **chosen)
 
     def value(self, name: str) -> Any:
         """A setting of UNSET, or what stands for it where it is not set."""
         value = getattr(self, name)
+        if value is None and name == "steps":
+            value = self._published_steps
         return UNSET[name] if value is None else value
+
+    @property
+    def _published_steps(self) -> int | None:
+        return PUBLISHED_STEPS if self.protocol == "published" and self.method in PROJECTORS else None
+
+    def _check_published(self) -> None:
+        """What the protocol's name fixes may not be given otherwise."""
+        if self.method not in (*PROJECTORS, "pti"):
+            raise ValueError("protocol published is that of sg2-w, sg2-w-plus and pti's pivot")
+        if self.l2_weight not in (0.0, type(self).l2_weight):
+            raise ValueError(
+                f"l2_weight {self.l2_weight}: protocol published has the perceptual distance alone"
+            )
+        if self.steps not in (None, PUBLISHED_STEPS) and self.method != "pti":
+            raise ValueError(f"steps {self.steps}: protocol published has {PUBLISHED_STEPS}")
+        if self.seconds is not None:
+            raise ValueError("seconds: protocol published says how many steps there are")
+        if self.perceptual_weight == 0:
+            raise ValueError("perceptual_weight 0: protocol published has the perceptual distance alone")
 
     def _check_pti(self) -> None:
         if self.pti_l2_weight == self.perceptual_weight == 0:
@@ -243,6 +287,11 @@ class InversionSettings:
         return self.pti_l2_weight if self.method == "pti" else self.l2_weight
 
     @property
+    def distance_side(self) -> int:
+        """Side to which the perceptual distance of the method's own loop reduces larger images."""
+        return (self.pti_loss_side or WHOLE_SIDE) if self.method == "pti" else self.loss_side
+
+    @property
     def optimizer_used(self) -> str:
         """`optimizer`, in the methods that heed it; the others keep Adam."""
         return self.value("optimizer") if self.method in TUNING else "adam"
@@ -260,6 +309,8 @@ class InversionSettings:
         return replace(
             self,
             method="sg2-w",
+            protocol="equal-cost",  # what the other one fixes is set already, but for the steps
+            l2_weight=0.0 if self.protocol == "published" else self.l2_weight,
             steps=self.pti_pivot_steps,
             projection_lr=self.pti_pivot_lr,
             init=self.start,

@@ -14,6 +14,7 @@ from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     KINDS,
+    Hypernet,
     StyleEncoder,
     average_image,
     encoded,
@@ -21,6 +22,7 @@ from wrangan_cli.engine.models.encoders import (
     load_hypernet,
     load_style_encoder,
     refined,
+    start_where_trained,
     weight_offsets,
 )
 
@@ -29,18 +31,28 @@ Prediction = Callable[[Tensor, Tensor], Variables]
 STYLE_KINDS = ("e4e", "restyle")
 
 
-def load_prediction(model: Model, settings: InversionSettings) -> Prediction | None:
-    """What finds a code without optimisation, for the methods that have a network for it.
+def load_networks(
+    model: Model, settings: InversionSettings
+) -> tuple[Callable[[Tensor], Tensor] | None, Prediction | None]:
+    """What w starts from (`load_initial`), and what finds a code without optimisation, for the methods that
+    have a network for it.
 
-    Raises UsageError where the model lacks the network, FileError where it is broken or of another
-    model.
+    Raises UsageError where the model lacks a network, or where the method cannot start so; FileError where
+    it is broken or of another model.
     """
-    if settings.method in STYLE_KINDS:
-        to_codes = _style_codes(model, load_style_encoder(model, settings.method))
-        return lambda images, w: Variables(w=to_codes(images))  # noqa: ARG005
-    if settings.method != "hyperstyle":
-        return None
-    hypernet = load_hypernet(model)
+    if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
+        raise UsageError(f"method {settings.method} needs init encoder")
+    if settings.method == "hyperstyle":
+        encoder, hypernet = load_encoder(model), load_hypernet(model)
+        return start_where_trained(encoder, hypernet), _refinement(model, hypernet)
+    initial = load_initial(model, settings.start)
+    if settings.method not in STYLE_KINDS:
+        return initial, None
+    to_codes = _style_codes(model, load_style_encoder(model, settings.method))
+    return initial, lambda images, w: Variables(w=to_codes(images))  # noqa: ARG005
+
+
+def _refinement(model: Model, hypernet: Hypernet) -> Prediction:
 
     @torch.no_grad()
     def predict(images: Tensor, w: Tensor) -> Variables:
@@ -54,7 +66,7 @@ def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
     """What w (B, style_dim) of images starts from: None for the mean of W.
 
     `encoder`: the encoder into W. `e4e`, `restyle`: the first row of their codes, which is the
-    w of all latents before any delta is added. Raises as `load_prediction`, and UsageError for
+    w of all latents before any delta is added. Raises as `load_networks`, and UsageError for
     an encoder without deltas, whose first row is the latent of the coarsest layer alone.
     """
     if name == "mean":
@@ -83,7 +95,8 @@ def _sha256_of(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
 
 
 def _style_codes(model: Model, encoder: StyleEncoder) -> Callable[[Tensor], Tensor]:
-    average = average_image(model.generator, model.w_mean)
+    # Of the mean that its codes start from, which in a published file is not quite the one measured here.
+    average = average_image(model.generator, encoder.w_mean)
 
     @torch.no_grad()
     def to_codes(images: Tensor) -> Tensor:

@@ -58,6 +58,18 @@ class SampleMetric:
 
 
 @dataclass(frozen=True)
+class CodeMetric:
+    """A number for a set of codes, from the Inception features of images that were drawn with them."""
+
+    name: str
+    higher_is_better: bool
+    protocol: str
+    compute: Callable[[Tensor, Tensor, int], Estimate]
+    """Features of generated (N, F) and of reference images (M, F), float32 on the CPU; the number of codes n:
+    row i is of code i mod n."""
+
+
+@dataclass(frozen=True)
 class LayerMetric:
     """A number for each random layer (or attribute) of a model."""
 

@@ -5,34 +5,88 @@ weights in place, draws images at w moved in random directions, and these are co
 real images by FID or KID. A fit that holds everywhere draws faces there too; one that has bent
 the weights for one w draws debris.
 
-Protocol: image i is drawn with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
+Images: image i is drawn with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
 function of the seed and i alone and so the same for every method; s the characteristic
 size of W, the root of the summed variance of w over 10,000 samples. Of a code in W+ every row is
-moved alike. Reference, features and numbers are those of `fid` and `kid`.
+moved alike. Reference and features are those of `fid` and `kid`.
+
+Protocols of the numbers:
+- `corruption-kid`, `corruption-fid`: of the images of one code against the reference, as in the paper
+  (there 1000 images of one code); the mean over the codes. The standard error is that of the mean over the
+  codes, the reference as given; of one code, that of KID. KID is unbiased: few images a code cost certainty
+  and no more. FID is not.
+- `corruption-pooled-kid`, `corruption-pooled-fid`: of the images of all codes together. Those of several
+  codes differ, and are so more like the many images of the reference: smaller numbers.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, render
+from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.metrics import fid, kid
-from wrangan_cli.engine.metrics.base import SampleMetric
+from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.runtime import random_generator
 
-METRICS = tuple(
-    SampleMetric(
-        f"corruption-{metric.name}",
-        False,
-        f"w moved by the size of W in random directions, offsets kept; {metric.protocol}",
-        metric.compute,
-    )
-    for metric in (fid.METRIC, kid.METRIC)
-)
+MOVED = "w moved by the size of W in random directions, offsets kept"
+LEAST = {"kid": kid.LEAST, "fid": 2}
+"""Images of each code that a metric takes at the least."""
+
+
+def mean_over_codes(metric: SampleMetric, generated: Tensor, reference: Tensor, codes: int) -> Estimate:
+    """A metric of each code's own images, and the mean over the codes.
+
+    generated: features (N, F), row i of code i mod `codes`. reference: (M, F). Raises WranganError where a
+    code has fewer images than the metric takes.
+    """
+    least = LEAST[metric.name]
+    if len(generated) < least * codes:
+        raise WranganError(
+            f"corruption-{metric.name}: {len(generated)} images of {codes} codes, expected {least} of each: "
+            f"take {least * codes} samples or more"
+        )
+    if codes == 1:
+        return metric.compute(generated, reference)
+    return mean_of([one_code(metric, generated[code::codes], reference) for code in range(codes)])
+
+
+def one_code(metric: SampleMetric, generated: Tensor, reference: Tensor) -> float:
+    """A metric of the images of one code, without a standard error: that takes long, and of a mean over codes
+    it is the values that tell it."""
+    if metric.name == kid.METRIC.name:
+        return kid.kid(generated, reference, with_error=False).value
+    return metric.compute(generated, reference).value
+
+
+def mean_of(values: Sequence[float]) -> Estimate:
+    """The mean over codes with its standard error."""
+    array = np.asarray(values, dtype=np.float64)
+    error = float(array.std(ddof=1) / len(array) ** 0.5) if len(array) > 1 else None
+    return Estimate(float(array.mean()), error)
+
+
+def _metrics() -> tuple[CodeMetric, ...]:
+    made = []
+    for metric in (kid.METRIC, fid.METRIC):
+        own, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
+        each = f"{MOVED}; of each code's own images, mean over the codes; {metric.protocol}"
+        together = f"{MOVED}; of the images of all codes together; {metric.protocol}"
+        made.append(CodeMetric(own, False, each, partial(mean_over_codes, metric)))
+        made.append(CodeMetric(pooled, False, together, partial(_pooled, metric)))
+    return tuple(made)
+
+
+def _pooled(metric: SampleMetric, generated: Tensor, reference: Tensor, codes: int) -> Estimate:  # noqa: ARG001
+    return metric.compute(generated, reference)
+
+
+METRICS = _metrics()
 
 
 def moved_images(

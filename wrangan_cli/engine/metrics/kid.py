@@ -6,39 +6,52 @@ drawn without replacement. A subset has 1000 images, or half of the smaller set 
 less. Unbiased, so sets of different sizes compare; slightly negative values are possible.
 Lower is better.
 
-Standard error: the subsets overlap, so their deviation over √100 would be far too small.
-Deviation · √(m / (n - m)) for subsets of m out of n (the delete-(n-m) jackknife, n of the
-smaller set) is given.
+Standard error: root of the variance of the estimate from all pairs (`mmd_variance`), and of a
+hundredth of the variance of the subsets, which is what they add. (Their deviation over √100 alone would be
+far too small: they overlap.)
 """
 
 import math
 
+import numpy as np
 from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import Estimate, SampleMetric
 from wrangan_cli.engine.metrics.inception import PROTOCOL, require_package, require_samples
+from wrangan_cli.engine.metrics.mmd_variance import Matrix, mmd_variance
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+LEAST = 4
+"""Images of which a KID can be had."""
 
 
-def kid(generated: Tensor, reference: Tensor) -> Estimate:
-    """Of features (N, F) and (M, F), N, M ≥ 4; WranganError for fewer."""
-    require_samples("kid", 4, generated, reference)
+def kid(generated: Tensor, reference: Tensor, with_error: bool = True) -> Estimate:
+    """Of features (N, F) and (M, F), N, M ≥ 4; WranganError for fewer.
+
+    with_error: whether the standard error is wanted, which takes a few seconds for large sets.
+    """
+    require_samples("kid", LEAST, generated, reference)
     require_package("kid")
     from torch_fidelity import metric_kid
 
-    smaller = min(len(generated), len(reference))
-    size = min(SUBSET_SIZE, smaller // 2)
     result = metric_kid.kid_features_to_metric(
         generated.float().cpu(),
         reference.float().cpu(),
         kid_subsets=SUBSETS,
-        kid_subset_size=size,
+        kid_subset_size=min(SUBSET_SIZE, min(len(generated), len(reference)) // 2),
         verbose=False,
     )
-    deviation = result[metric_kid.KEY_METRIC_KID_STD]
-    return Estimate(result[metric_kid.KEY_METRIC_KID_MEAN], deviation * math.sqrt(size / (smaller - size)))
+    value, deviation = result[metric_kid.KEY_METRIC_KID_MEAN], result[metric_kid.KEY_METRIC_KID_STD]
+    if not with_error:
+        return Estimate(value)
+    first, second = generated.double().cpu().numpy(), reference.double().cpu().numpy()
+    return Estimate(value, math.sqrt(mmd_variance(first, second, _kernel) + deviation**2 / SUBSETS))
+
+
+def _kernel(first: Matrix, second: Matrix) -> Matrix:
+    product: Matrix = np.matmul(first, second.T)
+    return (product / first.shape[1] + 1) ** 3
 
 
 METRIC = SampleMetric(

@@ -1,5 +1,6 @@
 """Photographs against the images of their codes."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,10 +11,14 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.images import find_images
+from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.names import same_name
+from wrangan_cli.engine.photo_files import find_images
 from wrangan_cli.engine.photographs import by_side, load_photograph
+
+logger = logging.getLogger("wrangan")
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Two batches (B, 3, H, W) in [-1, 1] → (B,)."""
@@ -49,10 +54,14 @@ def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]
         raise FileError(codes, "no such file or folder")
     by_stem: dict[str, list[Path]] = {}
     for photo in find_images([photos]):
-        by_stem.setdefault(photo.stem, []).append(photo)
-    code_of = {code.stem: code for code in find_codes(codes)}
+        by_stem.setdefault(same_name(photo.stem), []).append(photo)
     pairs: list[Pair] = []
     left: list[FileError] = []
+    code_of: dict[str, Path] = {}
+    for code in find_codes(codes):
+        first = code_of.setdefault(same_name(code.stem), code)
+        if first != code:
+            left.append(FileError(code, f"differs from {first} in the Unicode form of its name only"))
     for stem, candidates in by_stem.items():
         if len(candidates) > 1:
             left += [
@@ -109,6 +118,8 @@ def compare_pairs(
             try:
                 code = load_code(pair.code, model)
                 photo = load_photograph(pair.photo, model.resolution, _size(code))
+                if code.info.get("source_sha256") not in (None, sha256(pair.photo)):
+                    logger.warning("%s: not the file that %s was made of", pair.photo, pair.code)
             except (WranganError, OSError) as error:
                 outcome.append(Compared(pair, error=error))
             else:

@@ -20,7 +20,7 @@ from wrangan_cli.engine.metrics import (
     separability,
     std_share,
 )
-from wrangan_cli.engine.metrics.base import LayerMetric, PairMetric, RecordMetric, SampleMetric
+from wrangan_cli.engine.metrics.base import CodeMetric, LayerMetric, PairMetric, RecordMetric, SampleMetric
 
 PAIR_METRICS: dict[str, PairMetric] = {
     metric.name: metric
@@ -30,7 +30,7 @@ RECORD_METRICS: dict[str, RecordMetric] = {metric.name: metric for metric in rec
 SAMPLE_METRICS: dict[str, SampleMetric] = {
     metric.name: metric for metric in (fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC)
 }
-CODE_METRICS: dict[str, SampleMetric] = {metric.name: metric for metric in corruption.METRICS}
+CODE_METRICS: dict[str, CodeMetric] = {metric.name: metric for metric in corruption.METRICS}
 LAYER_METRICS: dict[str, LayerMetric] = {
     metric.name: metric for metric in (std_share.METRIC, layer_influence.METRIC)
 }
@@ -75,7 +75,7 @@ def layer_metrics(names: Sequence[str]) -> list[LayerMetric]:
     return [known[name] for name in _of_kind(names, *_ALONE) if name in known]
 
 
-def code_metrics(names: Sequence[str]) -> list[SampleMetric]:
+def code_metrics(names: Sequence[str]) -> list[CodeMetric]:
     """Those of `names` that compare images of moved codes; `lec` and `lec-image` may be among them."""
     return [CODE_METRICS[name] for name in _of_kind(names, "codes", "edited") if name in CODE_METRICS]
 

@@ -1,6 +1,6 @@
 """Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, image of few channels.
 
-On the CPU by kernels (kernels/separable.py), elsewhere and without them by PyTorch. Everything is
+By kernels (kernels/separable.py), without them by PyTorch. Everything is
 channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
 one product of matrices (docs/benchmarks.md).
 """
@@ -15,12 +15,13 @@ __all__ = ["inverse_haar", "modulated_pointwise", "modulated_separable", "styled
 
 SLOPE = 0.2
 _VECTOR = 16
-"""Channels of the kernels' vectors, on the widest processor: they take multiples of it."""
+"""Channels of the CPU kernels' vectors, on the widest processor: they take multiples of it."""
 _MOST_POOLED = 16
 
 
 def _has_kernel(x: Tensor, *channels: int) -> bool:
-    return x.device.type == "cpu" and all(count % _VECTOR == 0 for count in channels) and compiled(x)
+    fit = x.device.type != "cpu" or all(count % _VECTOR == 0 for count in channels)
+    return fit and compiled(x)
 
 
 def modulated_separable(

@@ -12,7 +12,8 @@ from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
-from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.base import Estimate
+from wrangan_cli.engine.metrics.corruption import mean_of, moved_images, one_code
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
 from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
@@ -27,8 +28,9 @@ from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 LAYER_COUNTS = (4, 6, 8)
 """N of the paper's Table 1."""
-LEAST_GROUP = 4
-"""Images of one code from which a KID of it can be had."""
+OF_ONE_CODE = replace(
+    kid.METRIC, compute=lambda own, reference: Estimate(one_code(kid.METRIC, own, reference))
+)
 
 
 def cost_table(subject: Subject) -> Table:
@@ -131,19 +133,24 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
             except WranganError as error:
                 missing.append(subject.leave_out(f"Table 4, {method}", error))
             else:
-                rows.append({"method": method, "codes": count, **cells})
+                each_has = settings.samples // count
+                rows.append({"method": method, "codes": count, "each": each_has, **cells})
     table = Table(
         "table-4-corruption",
         "Table 4. Corruption by method",
         [
             Column("method", "method"),
             Column("codes", "codes"),
+            Column("each", "images of each"),
             Column("kid", "corruption-kid", False),
-            Column("fid", "corruption-fid", False),
+            Column("pooled-kid", "corruption-pooled-kid", False),
+            Column("pooled-fid", "corruption-pooled-fid", False),
         ],
         rows,
         f"{about}w moved by the size of W in random directions, the same for every method, drawn with each "
-        "code's own weights. FID of so few images is strongly biased: KID leads.",
+        "code's own weights. corruption-kid: KID of each code's own images, mean over the codes ± one "
+        "standard error of that mean. Pooled: of the images of all codes together. FID of so few images is "
+        "strongly biased.",
         missing,
     )
     return table, each
@@ -155,13 +162,21 @@ def _corruption(
     """The cells of a method, and by stem the KID of each photograph's own images."""
     key = {"codes": [subject.sha(job.code) for job in jobs], "seed": subject.settings.seed}
     features = samples.features("moved", key, partial(_moved, subject, jobs))
-    cells = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
+    pooled = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
+    cells = {f"pooled-{name}": value for name, value in pooled.items()}
     each = {}
-    for number, job in enumerate(jobs):
-        own = features[number :: len(jobs)]  # image i is of code i mod n
-        if len(own) >= LEAST_GROUP:
-            cell = samples.estimates("moved-one", own, (kid.METRIC,))["kid"]
-            each[job.photo.stem] = cell.value
+    if len(features) >= kid.LEAST * len(jobs):
+        for number, job in enumerate(jobs):
+            own = features[number :: len(jobs)]  # image i is of code i mod n
+            each[job.photo.stem] = samples.estimates("moved-one", own, (OF_ONE_CODE,))["kid"].value
+        mean = mean_of(list(each.values())) if len(jobs) > 1 else None
+        # Of one code all images are its own.
+        alone = pooled["kid"]
+        cells["kid"] = alone if mean is None else Value(mean.value, standard_error=mean.standard_error)
+    else:
+        subject.leave_out(
+            "corruption of each code", f"{len(features)} images of {len(jobs)} codes are too few"
+        )
     return cells, each
 
 

@@ -62,6 +62,8 @@ class Samples:
                 "reference": self.reference_key(),
                 "metric": metric.name,
                 "protocol": metric.protocol,
+                # Of what earlier versions computed the standard error was another.
+                "error": "of the estimate",
             }
 
             def make(metric: SampleMetric = metric) -> dict[str, Any]:

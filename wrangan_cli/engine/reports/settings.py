@@ -41,13 +41,14 @@ class ReportSettings:
     sweep_layers: str = ""
     """N of Figure 3, with commas between; empty: the model's own."""
     sweep_samples: int = 0
-    """Moved images for the corruption of each point of Figure 3; 0: distortion alone."""
+    """Moved images, of all photographs together, for the corruption of each point of Figure 3; 0: distortion
+    alone."""
     separability_samples: int = 2000
     """Samples of Table 5."""
     influence_samples: int = 64
     """Samples of Table 7."""
     samples: int = 2000
-    """Images of Table 3, and of each method in Table 4; 0 leaves both out."""
+    """Images of Table 3, and of each method in Table 4 (of all its codes together); 0 leaves both out."""
     seed: int = 0
     """Seed of all samples."""
 
@@ -61,8 +62,9 @@ class ReportSettings:
             raise ValueError("separability_samples must be 20 or more, or 0 to leave Table 5 out")
         if not math.isfinite(self.strength):
             raise ValueError(f"strength {self.strength}: expected a finite number")
-        if self.sweep_samples and self.sweep_samples < LEAST_KID:
-            raise ValueError(f"sweep_samples must be {LEAST_KID} or more, or 0 for distortion alone")
+        if self.sweep_samples and self.sweep_samples < LEAST_KID * max(1, self.sweep):
+            every = f"{LEAST_KID} or more for each of the {self.sweep} photographs of the sweep"
+            raise ValueError(f"sweep_samples must be {every}, or 0 for distortion alone")
         for name, least in (("alphas", 0.0), ("sweep_layers", 1)):
             try:
                 good = all(least <= value < math.inf for value in _numbers(getattr(self, name), type(least)))

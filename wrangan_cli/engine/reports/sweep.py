@@ -22,10 +22,10 @@ from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
-from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
 from wrangan_cli.engine.metrics.inception import extract_features
 from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured
-from wrangan_cli.engine.metrics.registry import PAIR_METRICS
+from wrangan_cli.engine.metrics.registry import CODE_METRICS, PAIR_METRICS
 from wrangan_cli.engine.model_folder import CONFIG, Model, read_config
 from wrangan_cli.engine.models.randomized import tunable_weights
 from wrangan_cli.engine.perceptual import load_perceptual
@@ -109,6 +109,7 @@ class Sweep:
             "layers": None if point.own else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
+            "corruption": CODE_METRICS[CORRUPTION].protocol,
             "seed": report.seed,
             "reference": self.samples.reference_key() if report.sweep_samples else "",
         }
@@ -156,7 +157,7 @@ class Sweep:
         images = moved_images(model, codes, range(report.sweep_samples), report.seed, self.subject.batch)
         with self.subject.track("corruption of these", report.sweep_samples) as advance:
             features = extract_features(self.samples.inception(), images, advance)
-        return asdict(kid.METRIC.compute(features, self.samples.reference().features))
+        return asdict(mean_over_codes(kid.METRIC, features, self.samples.reference().features, len(codes)))
 
     def _measures(self) -> dict[str, Measure]:
         measures, missing = load_metrics(self.metrics, self.subject.model.device)

@@ -54,7 +54,7 @@ def read_labels(
     """
     names = settings.config().names
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FileError(path, f"not readable as CSV ({error})") from error

@@ -5,8 +5,6 @@ import contextlib
 import hashlib
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from wrangan_kernels.caching import user_cache
+from wrangan_kernels.caching import folder_to_write, user_cache
 
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.errors import UsageError, WranganError, cause_of
 from wrangan_cli.engine.files import exclusive, replaced_atomically
-from wrangan_cli.engine.images import RESIZE_FILTERS, open_with_size, pillow_without_remarks
-from wrangan_cli.engine.training.sources import Read, Source, find_source
+from wrangan_cli.engine.images import RESIZE_FILTERS, open_with_size
+from wrangan_cli.engine.pillow_limits import pillow_without_remarks
+from wrangan_cli.engine.training.sources import UNREADABLE, Read, Source, find_source
 
-_CACHE_VERSION = 2
-"""Counted up when the same files give other pixels than before (2: colour profiles are applied)."""
+_CACHE_VERSION = 3
+"""Counted up when the same files give other pixels than before (2: colour profiles are applied), or the
+listing has more (3: why an image was left out)."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class ImageSet:
     """Decoded images of one size.
 
     pixels: uint8 (N, R, R, 3), possibly a memory map. names: file name of each inside its
-    folder, zip or LMDB. broken: names that could not be read. enlarged: how many were
-    smaller than R and are blurred for it. resize_filter: by which the others were reduced.
+    folder, zip or LMDB. broken: names that could not be read, causes: why, for each. enlarged: how
+    many were smaller than R and are blurred for it. resize_filter: by which the others were reduced.
     """
 
     pixels: np.ndarray
@@ -40,6 +40,7 @@ class ImageSet:
     broken: list[str]
     enlarged: int = 0
     resize_filter: str = "box"
+    causes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,7 +95,9 @@ def load_image_set(
     pixels = np.load(pixel_file, mmap_mode="r")[: len(listing["names"])]
     if not listing["names"]:
         raise WranganError(f"every image in {', '.join(map(str, paths))} is broken")
-    return ImageSet(pixels, listing["names"], listing["broken"], listing["enlarged"], resize_filter)
+    return ImageSet(
+        pixels, listing["names"], listing["broken"], listing["enlarged"], resize_filter, listing["causes"]
+    )
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -168,7 +171,7 @@ def _decode(
     total = sum(len(source.names) for source in sources)
     workers = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 0])
     names: list[str] = []
-    broken: list[str] = []
+    broken: list[tuple[str, str]] = []
     enlarged = done = 0
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(replaced_atomically(pixel_file))
@@ -183,8 +186,8 @@ def _decode(
                     (source, index, read, resolution, resize_filter) for index in range(len(source.names))
                 )
                 for name, image in zip(source.names, _in_order(pool, jobs, 4 * workers), strict=True):
-                    if image is None:
-                        broken.append(name)
+                    if isinstance(image, str):
+                        broken.append((name, image))
                     else:
                         pixels[len(names)] = image.pixels
                         names.append(name)
@@ -194,7 +197,8 @@ def _decode(
                         progress(done, total)
         pixels.flush()
     with replaced_atomically(name_file) as temporary:
-        temporary.write_text(json.dumps({"names": names, "broken": broken, "enlarged": enlarged}))
+        named = {"broken": [name for name, _ in broken], "causes": [cause for _, cause in broken]}
+        temporary.write_text(json.dumps({"names": names, **named, "enlarged": enlarged}))
 
 
 @dataclass(frozen=True)
@@ -206,21 +210,20 @@ class _Decoded:
 _Job = tuple[Source, int, Read, int, str]
 
 
-def _decoded(source: Source, index: int, read: Read, resolution: int, resize_filter: str) -> _Decoded | None:
-    """One image, uint8 (R, R, 3); None if it is broken."""
+def _decoded(source: Source, index: int, read: Read, resolution: int, resize_filter: str) -> _Decoded | str:
+    """One image, uint8 (R, R, 3), or what is wrong with it."""
     # What stands at the path is not this image, but its name belongs into a remark.
     name = Path(source.names[index])
     try:
         image, size = open_with_size(name, resolution, data=read(index), resize_filter=resize_filter)
         return _Decoded(np.asarray(image), min(size) < resolution)
-    # RuntimeError: encrypted, or compressed in a way that is not known here.
-    except (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
-        return None
+    except UNREADABLE as error:
+        return cause_of(error)
 
 
-def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Iterator[_Decoded | None]:
+def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Iterator[_Decoded | str]:
     """The results of `_decoded` in the order of `jobs`, at most `ahead` of them waiting in memory."""
-    waiting: collections.deque[Future[_Decoded | None]] = collections.deque()
+    waiting: collections.deque[Future[_Decoded | str]] = collections.deque()
     for job in jobs:
         waiting.append(pool.submit(_decoded, *job))
         if len(waiting) >= ahead:
@@ -230,5 +233,6 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Ite
 
 
 def default_cache_dir() -> Path:
-    """Where image sets and features are kept if no other folder is named."""
-    return user_cache()
+    """Where image sets and features are kept if no other folder is named; where nothing can be kept,
+    a folder of this process alone."""
+    return folder_to_write(user_cache())

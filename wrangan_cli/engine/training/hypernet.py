@@ -16,6 +16,7 @@ from wrangan_cli.engine.models.encoders import (
     layer_shapes,
     load_encoder,
     refined,
+    start_where_trained,
     weight_offsets,
 )
 from wrangan_cli.engine.perceptual import PerceptualDistance
@@ -39,7 +40,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
     ) -> None:
         """As ImageTrainer; raises UsageError also where the model has no encoder into W."""
         super().__init__(model, settings, perceptual, start)
-        self.w_encoder = load_encoder(model)
+        self.w_encoder = start_where_trained(load_encoder(model), self.encoder)
 
     def network(self) -> Hypernet:
         """Of the settings' sizes, for all styled convolutions of the generator."""

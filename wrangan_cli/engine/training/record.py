@@ -9,18 +9,28 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.distributed import is_main
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.files import claim, replaced_atomically
 from wrangan_cli.engine.images import image_grid, save_image
 from wrangan_cli.engine.training.run import Report
+
+LOCK = ".lock"
+"""In the folder of a run; it stays there, and means nothing when no process holds it."""
 
 
 class RunRecord:
     """Writes `settings.json`, `stats.jsonl`, TensorBoard scalars and `grid-*.png` of one run.
 
     Losses are averaged over `every` steps before they are written. In a process that is not
-    the main one nothing is written.
+    the main one nothing is written. While it is open no other training may write into that folder:
+    FileError. A context: left, it is closed.
     """
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __init__(self, run: Path, settings: dict[str, Any], every: int = 50) -> None:
         self._writes = is_main()
@@ -30,7 +40,10 @@ class RunRecord:
         self._steps = 0
         if not self._writes:
             return
-        run.mkdir(parents=True, exist_ok=True)
+        lock = claim(run / LOCK)
+        if lock is None:
+            raise FileError(run, "another training writes there: wait for its end, or choose another --out")
+        self._lock = lock
         with replaced_atomically(run / "settings.json") as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
         self._stats = open(run / "stats.jsonl", "a", encoding="utf-8")  # noqa: SIM115 - open for the run
@@ -68,8 +81,10 @@ class RunRecord:
     def close(self) -> None:
         """Flush and close the files."""
         if self._writes:
+            self._writes = False
             self._stats.close()
             self._board.close()
+            self._lock.close()
 
 
 def _summary_writer(run: Path) -> Any:

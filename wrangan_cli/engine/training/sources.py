@@ -5,16 +5,21 @@ A source lists its images by name and hands out the bytes of each file, undecode
 
 import contextlib
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.images import IMAGE_SUFFIXES
+from wrangan_cli.engine.image_kinds import HEAD
+from wrangan_cli.engine.photo_files import images_in, zipped_images
 
 LMDB_FILE = "data.mdb"
 _LMDB_MAGIC = b"\xde\xc0\xef\xbe"
 """At byte 16 of an LMDB file (0xBEEFC0DE; LMDB's MDB_meta behind its page header)."""
+
+UNREADABLE = (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading an image raises where it is broken (RuntimeError: encrypted, or packed in an unknown way)."""
 
 Read = Callable[[int], bytes]
 """Index of an image → its file's bytes; may be called from several threads."""
@@ -28,8 +33,7 @@ class Source(Protocol):
     """Of each image inside the source, in its order."""
 
     def opened(self) -> contextlib.AbstractContextManager[Read]:
-        """Open for reading. Reading one image raises OSError, WranganError, RuntimeError,
-        EOFError, zipfile.BadZipFile or zlib.error where it is broken."""
+        """Open for reading. Reading one image raises one of UNREADABLE where it is broken."""
 
     def stamps(self) -> Iterator[str]:
         """What changes when the contents do: paths, sizes, times."""
@@ -62,11 +66,11 @@ def is_lmdb(path: Path) -> bool:
 
 
 class FolderSource:
-    """Every image file below a folder, by IMAGE_SUFFIXES, sorted by path."""
+    """Every image file below a folder (`images_in`, deep), sorted by path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        self._files = images_in(path, deep=True)
         self.names = [file.name for file in self._files]
 
     @contextlib.contextmanager
@@ -80,16 +84,15 @@ class FolderSource:
 
 
 class ZipSource:
-    """Every image of a zip, by IMAGE_SUFFIXES, sorted by name."""
+    """Every image of a zip (`zipped_images`), sorted by name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
+                self.names = zipped_images(path, archive.namelist(), lambda name: _head(archive, name))
         except (zipfile.BadZipFile, OSError) as error:
             raise FileError(path, f"a damaged zip ({error})") from error
-        self.names = sorted(name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Read]:
@@ -100,6 +103,13 @@ class ZipSource:
     def stamps(self) -> Iterator[str]:
         """Of the archive."""
         yield _stamp(self.path)
+
+
+def _head(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The first bytes of an entry; none where it cannot be read."""
+    with contextlib.suppress(*UNREADABLE), archive.open(name) as stream:
+        return stream.read(HEAD)
+    return b""
 
 
 class LmdbSource:
@@ -198,7 +208,10 @@ def _stored_sides(transaction: Any) -> list[int]:
 
 
 def _stamp(file: Path) -> str:
-    stat = file.stat()
+    try:
+        stat = file.stat()
+    except OSError:  # a link that leads nowhere
+        return f"{file.absolute()}:dead"
     return f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
 
 

@@ -37,7 +37,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     ) -> None:
         """As ImageTrainer; start must have as many input channels as the kind has."""
         super().__init__(model, settings, perceptual, start)
-        self.average_shown = average_image(model.generator, model.w_mean)
+        self.average_shown = average_image(model.generator, self.encoder.w_mean)
         self.adversary: LatentAdversary | None = None
         if settings.latent_weight > 0 and self.encoder.config.deltas:
             style_dim = model.generator.config.style_dim
@@ -130,7 +130,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         count = len(images) if true_w is None else len(images) - len(true_w)
         real = images[:count]
         if again and shown is None:
-            shown = self.average_shown.expand_as(images)
+            shown = self.average_shown.expand(len(images), -1, -1, -1)
         codes = self.encoder(images, shown, codes, self.stage)
         drawn = generator.synthesis(codes[:count])
         total, *parts = self.reconstruction(drawn, real, target)

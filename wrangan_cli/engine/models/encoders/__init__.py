@@ -13,6 +13,7 @@ from wrangan_cli.engine.models.encoders.files import (
     read_any,
     read_encoder,
     save_encoder,
+    start_where_trained,
 )
 from wrangan_cli.engine.models.encoders.hypernet import (
     Hypernet,
@@ -52,5 +53,6 @@ __all__ = [
     "read_encoder",
     "refined",
     "save_encoder",
+    "start_where_trained",
     "weight_offsets",
 ]

@@ -155,12 +155,14 @@ def fitted(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=(side, side), mode=mode)
 
 
-def beside(images: Tensor, shown: Tensor | None, channels: int) -> Tensor:
-    """What an encoder of `channels` channels sees: the images, or they ‖ what is shown of them.
+def beside(images: Tensor, shown: Tensor | None, channels: int, side: int) -> Tensor:
+    """What an encoder of `channels` channels sees at its `side`: the images, or they ‖ what is shown of them.
 
-    images, shown: (B, 3, R, R). Raises ValueError where only one of the two is wanted and given.
+    images: (B, 3, R, R). shown: (B, 3, S, S), where S may be another side: photographs can be smaller than
+    what the model draws. Raises ValueError where only one of the two is wanted and given.
     """
     if (shown is None) != (channels == 3):
         given = "without" if shown is None else "with"
         raise ValueError(f"an encoder of {channels} channels, images {given} a current reconstruction")
-    return images if shown is None else torch.cat([images, shown], dim=1)
+    images = fitted(images, side)
+    return images if shown is None else torch.cat([images, fitted(shown, side)], dim=1)

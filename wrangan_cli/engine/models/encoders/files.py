@@ -70,6 +70,13 @@ def load_encoder(model: Model) -> Encoder:
     return encoder
 
 
+def start_where_trained(encoder: Encoder, hypernet: Hypernet) -> Encoder:
+    """The encoder, its codes off the mean of w that the hypernetwork has of its own, if it has one."""
+    if hypernet.w_mean is not None:
+        encoder.w_mean.copy_(hypernet.w_mean)
+    return encoder
+
+
 def load_style_encoder(model: Model, kind: str) -> StyleEncoder:
     """The encoder `e4e` or `restyle` of a model's folder; raises as `load_encoder` does."""
     encoder, _ = _load(model, kind)
@@ -157,6 +164,8 @@ def misfit(network: AnyEncoder, model: Model) -> str | None:
         for name, shape in network.config.layers.items():
             if shapes.get(name) != shape:
                 return f"it changes a layer {name} of {shape}, which {model.name} has not"
+        if network.config.style_dim not in (0, config.style_dim):
+            return f"its mean of w has length {network.config.style_dim}, {model.name} has {config.style_dim}"
         return None
     if network.config.style_dim != config.style_dim:
         return f"it gives w of length {network.config.style_dim}, {model.name} wants {config.style_dim}"

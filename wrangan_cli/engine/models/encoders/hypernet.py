@@ -16,7 +16,6 @@ from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.encoders.blocks import (
     beside,
     body_layers,
-    fitted,
     halvings,
     shrinking_convs,
     stage_side,
@@ -59,6 +58,9 @@ class HypernetConfig:
     A `linear` head always has 1."""
     passes: int = 5
     """How often it is run on an image."""
+    style_dim: int = 0
+    """Length of a mean of w of its own, to which the encoder's output is added in place of the encoder's;
+    0: it has none (published files have one)."""
 
     def __post_init__(self) -> None:
         if self.separate not in SEPARATE:
@@ -66,7 +68,7 @@ class HypernetConfig:
         if self.kernel not in (1, 3):
             raise ValueError(f"kernel {self.kernel}: expected 1 or 3")
         counts = (self.input_side, self.shared_inner, self.inner, self.features, self.rank, self.passes)
-        if min(counts) < 1 or self.shared_width < 0 or not self.layers:
+        if min(counts) < 1 or min(self.shared_width, self.style_dim) < 0 or not self.layers:
             raise ValueError("sizes, rank and passes must be 1 or more, and there must be layers")
 
     def shares(self, name: str) -> bool:
@@ -185,9 +187,12 @@ class LinearRefinement(nn.Module):
 class Hypernet(nn.Module):
     """(Image ‖ reconstruction) → offsets Δ of the weights of each layer."""
 
+    w_mean: Tensor | None
+
     def __init__(self, config: HypernetConfig) -> None:
         super().__init__()
         self.config = config
+        self.register_buffer("w_mean", torch.zeros(config.style_dim) if config.style_dim else None)
         self.body, _ = body_layers(config.backbone, 6, config.widths, config.blocks)
         channels, side = config.widths[-1], stage_side(config.input_side, len(config.widths) - 1)
         shared = [name for name in config.layers if config.shares(name)]
@@ -205,9 +210,9 @@ class Hypernet(nn.Module):
     def forward(self, images: Tensor, shown: Tensor) -> dict[str, Tensor]:
         """Offsets Δ by layer name, (B, O, I, k, k) with k 1 or 3, to be added to those of before.
 
-        images, shown: (B, 3, R, R), the photographs and their current reconstructions.
+        images: (B, 3, R, R), the photographs. shown: (B, 3, S, S), their current reconstructions.
         """
-        x = self.body(fitted(beside(images, shown, 6), self.config.input_side))
+        x = self.body(beside(images, shown, 6, self.config.input_side))
         offsets = {}
         for name in self.config.layers:
             made = self.refinements[_key(name)](x)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.models.encoders.blocks import StyleHead, beside, body_layers, fitted, stage_side
+from wrangan_cli.engine.models.encoders.blocks import StyleHead, beside, body_layers, stage_side
 from wrangan_cli.engine.models.generator import Generator
 
 HEADS = ("pyramid", "single")
@@ -115,13 +115,13 @@ class StyleEncoder(nn.Module):
     ) -> Tensor:
         """Codes (B, num_latents, style_dim) of images (B, 3, R, R) in [-1, 1].
 
-        shown: the current reconstructions (B, 3, R, R), for an encoder of six channels alone.
+        shown: the current reconstructions (B, 3, S, S), for an encoder of six channels alone.
         base: the codes so far (B, num_latents, style_dim), to which the prediction is added;
         without it, the mean of W. stage: with deltas, how many of them count: 0 gives one w for
         all latents, none all of them.
         """
         config = self.config
-        x, maps = fitted(beside(images, shown, config.input_channels), config.input_side), []
+        x, maps = beside(images, shown, config.input_channels, config.input_side), []
         for index, layer in enumerate(self.body):
             x = layer(x)
             if index in self.ends[-3:]:
@@ -148,16 +148,16 @@ def encoded(
     average: Tensor,
     passes: int | None = None,
 ) -> Tensor:
-    """The codes (B, num_latents, style_dim) of images (B, 3, R, R) after all passes, or the first few.
+    """The codes (B, num_latents, style_dim) of images (B, 3, S, S) after all passes, or the first few.
 
-    average: (1, 3, R, R), what is shown at first, the image of the mean of W. With three input
-    channels there is one pass, and nothing is shown.
+    average: (1, 3, R, R), what is shown at first: the image of the encoder's mean of W, from which its codes
+    start. With three input channels there is one pass, and nothing is shown.
     """
     codes: Tensor | None = None
     for _ in range(passes or encoder.config.passes):
         shown = None
         if encoder.config.input_channels == 6:
-            shown = average.expand_as(images) if codes is None else generator.synthesis(codes)
+            shown = average.expand(len(images), -1, -1, -1) if codes is None else generator.synthesis(codes)
         codes = encoder(images, shown, codes)
     assert codes is not None
     return codes

@@ -65,7 +65,7 @@ def main() -> None:
         edited = [edit_code(codes[i], [Move(direction, strength)], latents) for i in which]
         after = drawn(model, edited)
         start, end = score(before[which]), score(after)
-        gain = end - start if strength > 0 or direction.source.get("attribute") else start - end
+        gain = (end - start) * (1 if strength > 0 else -1)
         seen = ~faces(after)[:, 0].isnan()
         known = gain[~gain.isnan()]
         record = {
@@ -76,28 +76,30 @@ def main() -> None:
             "median_gain": known.median().item(),
             "face": seen.float().mean().item(),
         }
-        if direction.source.get("attribute"):
+        if direction.name != "pose":
             record["crossed_zero"] = (end > 0).float().mean().item()
         print(json.dumps(record), flush=True)
         rows.extend([photos[which[:10]], before[which[:10]], after[:10]])
         titles.extend(["photograph", "inverted", f"{direction.name} {strength:+g}"])
 
     for direction in load_directions(model).values():
-        attribute = direction.source.get("attribute")
-        if attribute is not None:
-            # `-Young`: the direction lowers the attribute.
-            column = net.index(attribute.removeprefix("-"))
-            sign = -1.0 if attribute.startswith("-") else 1.0
-
-            def logit(images: Tensor, column: int = column, sign: float = sign) -> Tensor:
-                return sign * attribute_logits(net, images)[:, column]
-
-            lacking = [i for i in range(len(codes)) if sign * photo_logits[i, column] < 0]
-            moved(direction, lacking[: arguments.limit], arguments.strength, logit)
-        elif direction.name == "pose":
+        if direction.name == "pose":
             for strength in (arguments.strength, -arguments.strength):
                 everyone = list(range(len(codes)))[: arguments.limit]
                 moved(direction, everyone, strength, lambda images: faces(images)[:, 0])
+            continue
+        attribute = direction.source.get("attribute")
+        if attribute is None:
+            continue
+        # `-Young`: the direction lowers the attribute.
+        column = net.index(attribute.removeprefix("-"))
+        sign = -1.0 if attribute.startswith("-") else 1.0
+
+        def logit(images: Tensor, column: int = column, sign: float = sign) -> Tensor:
+            return sign * attribute_logits(net, images)[:, column]
+
+        lacking = [i for i in range(len(codes)) if sign * photo_logits[i, column] < 0]
+        moved(direction, lacking[: arguments.limit], arguments.strength, logit)
     save_image(arguments.out, labelled_grid(rows, titles))
 
 

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterator
+from typing import Literal
 
 TEXT_LIMIT = 16 << 20
 """Bytes of one unpacked text or colour profile of a PNG that are still read."""
@@ -70,12 +71,13 @@ _TIFF_BESIDE = {270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377
 
 def _tiff(data: bytes, exif: bool, profile: bool) -> bytes | None:
     """The first directory without entries that describe: those that stay are moved together."""
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(data[:4])
+    orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
+    order = orders.get(data[:4])
     if order is None:
         return None
 
     def number(at: int, size: int) -> int:
-        return int.from_bytes(data[at : at + size], "little" if order == "little" else "big")
+        return int.from_bytes(data[at : at + size], order)
 
     start = number(4, 4)
     count = number(start, 2)
@@ -84,6 +86,6 @@ def _tiff(data: bytes, exif: bool, profile: bool) -> bytes | None:
         return None
     unwanted = _TIFF_BESIDE | (set() if exif else {34665}) | (set() if profile else {34675})
     entries = [data[at : at + 12] for at in range(start + 2, end, 12) if number(at, 2) not in unwanted]
-    left = len(entries).to_bytes(2, "little" if order == "little" else "big")
+    left = len(entries).to_bytes(2, order)
     table = left + b"".join(entries) + data[end : end + 4]
     return data[:start] + table.ljust(end + 4 - start, b"\0") + data[end + 4 :]

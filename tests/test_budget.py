@@ -67,7 +67,7 @@ def test_pti_keeps_the_proportion_of_its_steps(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_code_is_that_of_so_many_steps(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_of(tiny_model, 1)
-    monkeypatch.setattr(budget, "shared_out", lambda *_: 7)
+    monkeypatch.setattr(budget, "shared_out", lambda *_: [7])
     (timed,) = codes_of(make_inverter(tiny_model, seconds=5.0, lr=0.01).invert(images))
     monkeypatch.undo()
     (counted,) = codes_of(make_inverter(tiny_model, steps=7, lr=0.01).invert(images))

@@ -183,18 +183,23 @@ def _inverted(
                 continue
             fresh = reset_peak(inverter.model.device)
             started = time.perf_counter()
-
-            def on_step(
-                step: int, count: int = len(jobs), base: int = done_steps, began: float = started
-            ) -> None:
-                rate = step * count / (time.perf_counter() - began) / steps  # noqa: B023  (called at once)
-                bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
-
             try:
-                planned = inverter.within(torch.stack(images))
+                photographs = torch.stack(images)
+                planned = inverter.within(photographs)
                 steps = max(1, planned.settings.total_steps)
                 bar.update(task, total=done_steps + (len(waiting) + len(jobs)) * steps)
-                codes = planned.invert(torch.stack(images), on_step)
+
+                def on_step(
+                    step: int,
+                    count: int = len(jobs),
+                    base: int = done_steps,
+                    began: float = started,
+                    whole: int = steps,
+                ) -> None:
+                    rate = step * count / (time.perf_counter() - began) / whole
+                    bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
+
+                codes = planned.invert(photographs, on_step)
             except (RuntimeError, MemoryError) as error:
                 if len(jobs) == 1 or not is_out_of_memory(error):
                     raise

@@ -30,10 +30,12 @@ class Batch:
     """Places and variables of those that left together."""
 
     def part(self, rows: slice) -> "Batch":
-        """Some of the images: views of the same numbers, with gradients of their own."""
+        """Some of the images: views of the same numbers, whose gradients add to those of the whole batch,
+        which must be there."""
         variables = self.variables.select(rows)
-        for tensor in variables.free:
-            tensor.requires_grad_(True)
+        for whole, own in zip(self.variables.free, variables.free, strict=True):
+            assert whole.grad is not None
+            own.requires_grad_(True).grad = whole.grad[rows]
         target = None if self.target is None else [features[rows] for features in self.target]
         return Batch(variables, self.images[rows], target, self.rows[rows], [])
 

@@ -8,7 +8,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,34 +21,28 @@ MOST_STEPS = 2000
 
 
 def shared_out(
-    settings: InversionSettings, passed: list[float], spent: float, beside: float, count: int
-) -> int:
-    """Steps of the whole that fit into settings.seconds for each of `count` images.
+    settings: InversionSettings, passed: Sequence[float], spent: float, beside: float, count: int
+) -> list[int]:
+    """Steps of each kind that fit into settings.seconds for each of `count` images, in the proportions that
+    there are.
 
-    passed: seconds of one step, of the pivot's where there is one, and of the loop's. spent: what is gone.
-    beside: what start and end take. At least one step each, MOST_STEPS at most.
+    passed: seconds of one step of each kind. spent: what is gone. beside: what start and end take. At least
+    one step of each kind, MOST_STEPS of all at most.
     """
     assert settings.seconds is not None
-    left = settings.seconds * count - spent - beside
     kinds = kinds_of_steps(settings)
-    whole = sum(kinds)
-    each = sum(share * second for share, second in zip(kinds, passed, strict=True)) / max(1, whole)
-    return min(MOST_STEPS, max(len(kinds), math.floor(left / each))) if each > 0 else whole
+    whole = sum(steps * seconds for steps, seconds in zip(kinds.values(), passed, strict=True))
+    left = max(0.0, settings.seconds * count - spent - beside)
+    most = MOST_STEPS / sum(kinds.values())
+    return [max(1, math.floor(min(steps * left / whole, steps * most))) for steps in kinds.values()]
 
 
-def kinds_of_steps(settings: InversionSettings) -> list[int]:
-    """Steps of the pivot, where there is one, and of the method's own loop."""
-    own = [settings.loop_steps]
-    return own if settings.pivot is None else [settings.total_steps - own[0], *own]
-
-
-def with_steps(settings: InversionSettings, total: int) -> InversionSettings:
-    """The same with `total` steps, in the proportions that there are."""
-    kinds = kinds_of_steps(settings)
+def kinds_of_steps(settings: InversionSettings) -> dict[str, int]:
+    """Steps of the pivot, where there is one, and of the method's own loop, by the setting's name."""
     if settings.method != "pti":
-        return replace(settings, steps=total)
-    own = max(1, round(total * kinds[-1] / max(1, sum(kinds))))
-    return replace(settings, pti_steps=own, pti_pivot_steps=max(1, total - own))
+        return {"steps": settings.loop_steps}
+    pivot = {} if settings.pivot is None else {"pti_pivot_steps": settings.pti_pivot_steps}
+    return {**pivot, "pti_steps": settings.pti_steps}
 
 
 def planned(
@@ -61,15 +55,13 @@ def planned(
     if "seconds" not in settings.heeded or settings.seconds is None or settings.total_steps == 0:
         return settings
     kinds = kinds_of_steps(settings)
-    trial = with_steps(replace(settings, stop_at=0.0, plateau=0.0), TRIAL * len(kinds))
-    trial = replace(trial, pti_pivot_steps=TRIAL, pti_steps=TRIAL) if settings.method == "pti" else trial
-    began = time.perf_counter()
+    trial: dict[str, Any] = dict.fromkeys(kinds, TRIAL)
     stamps: list[float] = []
-    invert(trial, lambda _: stamps.append(time.perf_counter()))
+    began = time.perf_counter()
+    invert(replace(settings, stop_at=0.0, plateau=0.0, **trial), lambda _: stamps.append(time.perf_counter()))
     spent = time.perf_counter() - began
     passed = [b - a for a, b in itertools.pairwise(stamps)]
-    each = [
-        statistics.median(passed[kind * TRIAL + 1 : (kind + 1) * TRIAL - 1]) for kind in range(len(kinds))
-    ]
+    each = [statistics.median(passed[k * TRIAL + 1 : (k + 1) * TRIAL - 1]) for k in range(len(kinds))]
     beside = max(0.0, spent - TRIAL * sum(each))
-    return with_steps(settings, shared_out(settings, each, spent, beside, count))
+    steps: dict[str, Any] = dict(zip(kinds, shared_out(settings, each, spent, beside, count), strict=True))
+    return replace(settings, **steps)

@@ -8,10 +8,10 @@ An image that is done leaves the batch.
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +36,6 @@ from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_per
 from wrangan_cli.engine.photographs import by_side, load_photograph
 from wrangan_cli.engine.runtime import random_generator
 
-T = TypeVar("T")
-R = TypeVar("R")
 _log = logging.getLogger("wrangan")
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
@@ -213,7 +211,7 @@ class Inverter:
         optimizer.settle()
         return batch.finished(), batch.steps
 
-    def _graded_loss(self, batch: "Batch", moment: Moment) -> tuple[Tensor, Tensor | None]:
+    def _graded_loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor | None]:
         """The loss of each image (b,), its gradients left in the free variables, and which images have not
         reached `stop_at`, if there is one: the others have no gradient."""
         count, at_once = len(batch.rows), self._at_once
@@ -224,28 +222,19 @@ class Inverter:
             if len(going):
                 going.sum().backward()
             return loss, stay
+        for tensor in batch.variables.free:
+            tensor.grad = torch.zeros_like(tensor)
         state = moment.rng.get_state()
 
-        def computed(rows: slice) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        def computed(first: int) -> tuple[Tensor, Tensor]:
             # The same draws for every image, as if all were computed together.
             moment.rng.set_state(state)
-            part = batch.part(rows)
-            loss, stay = self._graded_loss(part, moment)
-            return loss.detach(), stay, part.variables.free
+            loss, stay = self._graded_loss(batch.part(slice(first, first + at_once)), moment)
+            return loss.detach(), torch.ones_like(loss, dtype=torch.bool) if stay is None else stay
 
-        places = [slice(first, first + at_once) for first in range(0, count, at_once)]
         # Other methods draw numbers in a step, or change the network for each image.
-        apart = on_cores if self.settings.method in TUNING else _one_by_one
-        losses: list[Tensor] = []
-        stays: list[Tensor] = []
-        for rows, (loss, stay, free) in zip(places, apart(computed, places), strict=True):
-            for whole, own in zip(batch.variables.free, free, strict=True):
-                if whole.grad is None:
-                    whole.grad = torch.zeros_like(whole)
-                if own.grad is not None:
-                    whole.grad[rows] = own.grad
-            losses.append(loss)
-            stays.append(torch.ones_like(loss, dtype=torch.bool) if stay is None else stay)
+        each = on_cores if self.settings.method in TUNING else map
+        losses, stays = zip(*each(computed, range(0, count, at_once)), strict=True)
         return torch.cat(losses), not_all(torch.cat(stays))
 
     @property
@@ -255,7 +244,7 @@ class Inverter:
             return sys.maxsize
         return max(1, HELD_PIXELS // self.model.resolution**2)
 
-    def _replay(self, batch: "Batch", total: int, on_step: Callable[[int], None]) -> None:
+    def _replay(self, batch: Batch, total: int, on_step: Callable[[int], None]) -> None:
         """The steps of Adam as replays of one captured step."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         # What depends on the moment is not captured: `why_not_captured`.
@@ -355,10 +344,6 @@ class Inverter:
             }
             codes.append(Code(stored.w[index].cpu(), info=info, **own))
         return codes
-
-
-def _one_by_one(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    return map(work, items)
 
 
 def _first(offsets: Tensor, outputs: int) -> Tensor:

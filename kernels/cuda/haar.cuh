@@ -59,11 +59,7 @@ struct HaarUp {
   template <int P>
   WRANGAN_HD void phase(int thread, int /*round*/) {
     if (!at.has(a.strips, thread)) return;
-    if (a.strips.packed) {
-      compute<STRIP_PACK>(thread);
-    } else {
-      compute<1>(thread);
-    }
+    with_pack(a.strips, [&](auto width) { compute<decltype(width)::count>(thread); });
   }
 
  private:
@@ -127,25 +123,16 @@ struct HaarUpGrad {
       fold_sums<4>(a.strips, at, shared, thread, [&](int channel, int k, float sum) {
         to[k == 0 ? channel : quarter + 3 * channel + k - 1] = sum;
       });
-    } else if (a.strips.packed) {
-      gather<STRIP_PACK>(thread);
     } else {
-      gather<1>(thread);
+      with_pack(a.strips, [&](auto width) {
+        constexpr int N = decltype(width)::count;
+        gather_sums<4, N>(a.strips, at, shared, thread, a.parts != nullptr,
+                          [&](float (&totals)[4][N]) { compute<N>(thread, totals); });
+      });
     }
   }
 
  private:
-  template <int N>
-  WRANGAN_HD void gather(int thread) {
-    float totals[4][N];
-    WRANGAN_UNROLL
-    for (int k = 0; k < 4; ++k) {
-      WRANGAN_UNROLL
-      for (int i = 0; i < N; ++i) totals[k][i] = 0;
-    }
-    if (at.has(a.strips, thread)) compute<N>(thread, totals);
-    if (a.parts) leave_sums(shared, thread, totals);
-  }
   template <int N>
   WRANGAN_HD void compute(int thread, float (&totals)[4][N]) const {
     const Maps& maps = a.strips.maps;

@@ -44,11 +44,7 @@ struct Depthwise {
   template <int P>
   WRANGAN_HD void phase(int thread, int /*round*/) {
     if (!at.has(a.strips, thread)) return;
-    if (a.strips.packed) {
-      compute<STRIP_PACK>(thread);
-    } else {
-      compute<1>(thread);
-    }
+    with_pack(a.strips, [&](auto width) { compute<decltype(width)::count>(thread); });
   }
 
  private:
@@ -121,25 +117,16 @@ struct DepthwiseTaps {
       const int channels = a.strips.maps.channels;
       float* to = a.parts + (static_cast<int64_t>(at.image) * a.strips.parts + at.part) * channels * 9;
       fold_sums<9>(a.strips, at, shared, thread, [&](int channel, int k, float sum) { to[channel * 9 + k] = sum; });
-    } else if (a.strips.packed) {
-      gather<STRIP_PACK>(thread);
     } else {
-      gather<1>(thread);
+      with_pack(a.strips, [&](auto width) {
+        constexpr int N = decltype(width)::count;
+        gather_sums<9, N>(a.strips, at, shared, thread, true,
+                          [&](float (&totals)[9][N]) { add<N>(thread, totals); });
+      });
     }
   }
 
  private:
-  template <int N>
-  WRANGAN_HD void gather(int thread) {
-    float totals[9][N];
-    WRANGAN_UNROLL
-    for (int k = 0; k < 9; ++k) {
-      WRANGAN_UNROLL
-      for (int i = 0; i < N; ++i) totals[k][i] = 0;
-    }
-    if (at.has(a.strips, thread)) add<N>(thread, totals);
-    leave_sums(shared, thread, totals);
-  }
   // Each line of x meets the gradients of the line below, of its own and of the line above, if they are in the strip.
   template <int N>
   WRANGAN_HD void add(int thread, float (&totals)[9][N]) const {

@@ -53,6 +53,21 @@ struct Strips {
   }
 };
 
+template <int N>
+struct Width {
+  static constexpr int count = N;
+};
+
+// work(Width) with as many channels as a thread has.
+template <class Work>
+WRANGAN_HD void with_pack(const Strips& s, const Work& work) {
+  if (s.packed) {
+    work(Width<STRIP_PACK>{});
+  } else {
+    work(Width<1>{});
+  }
+}
+
 // Where a block is.
 struct Strip {
   int image, part, first_channel, first_column, begin, end;  // lines from begin to before end
@@ -84,6 +99,19 @@ WRANGAN_HD void leave_sums(float* shared, int thread, const float (&totals)[K][N
     WRANGAN_UNROLL
     for (int i = 0; i < N; ++i) shared[(k * N + i) * THREADS + thread] = totals[k][i];
   }
+}
+
+// add(totals) where the thread has a place; what it adds up is left for `fold_sums`, if that is `wanted`.
+template <int K, int N, class Add>
+WRANGAN_HD void gather_sums(const Strips& s, const Strip& at, float* shared, int thread, bool wanted, const Add& add) {
+  float totals[K][N];
+  WRANGAN_UNROLL
+  for (int k = 0; k < K; ++k) {
+    WRANGAN_UNROLL
+    for (int i = 0; i < N; ++i) totals[k][i] = 0;
+  }
+  if (at.has(s, thread)) add(totals);
+  if (wanted) leave_sums(shared, thread, totals);
 }
 
 // put(channel, k, sum).

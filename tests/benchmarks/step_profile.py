@@ -1,11 +1,13 @@
 """Where the time of an inversion's step goes, operation by operation.
 
     python -m tests.benchmarks.step_profile [--model faces-64] [--batch 1] [--threads 1] [--optimizer lbfgs]
+    python -m tests.benchmarks.step_profile --model ffhq --side 256 --steps 9 --rows 0 [--set loss_side=128]
     python -m tests.benchmarks.step_profile --random [--compile] [--channels-last]
 
 --random: the model of cpu_speed's 64-px rows, LPIPS's AlexNet, random weights.
-Milliseconds a step and image: the median without the profiler, then under it the largest operations,
-their share, and how often a step calls them.
+Milliseconds a step and image (random images): the median without the profiler, and the peak memory of the
+process until then. Under the profiler the largest operations, their share, and how often a step calls them;
+--rows 0: not that.
 """
 
 import argparse
@@ -20,9 +22,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.benchmarks.cpu_speed import WIDTHS
 from tests.benchmarks.gpu_inversion import random_inverter
+from tests.benchmarks.schedules import parsed
+from wrangan_cli.engine.freed_memory import keep_freed_memory
 from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.peak_memory import peak_memory
+from wrangan_cli.engine.runtime import random_generator
 
 
 def main() -> None:
@@ -31,17 +36,22 @@ def main() -> None:
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--random", action="store_true", help="a random model of 64 px instead")
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--side", type=int, default=64, help="of the images, in px")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
     parser.add_argument("--optimizer", default="adam")
+    parser.add_argument(
+        "--set", action="append", default=[], help="another setting of the inversion, name=value"
+    )
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--compile", action="store_true", help="the loss by torch.compile")
     parser.add_argument("--channels-last", action="store_true", help="layout of photographs and loss")
     options = parser.parse_args()
+    keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     inverter = chosen_inverter(options)
-    images = torch.rand(options.batch, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(options.batch, 3, options.side, options.side, generator=random_generator(0)) * 2 - 1
     if options.compile:
         inverter.invert(images)  # loads the kernels, which torch.compile cannot
         setattr(Inverter, "_loss", torch.compile(Inverter._loss))  # noqa: B010
@@ -53,7 +63,11 @@ def main() -> None:
     inverter.invert(images, lambda _: stamps.append(time.perf_counter()))
     passed = [after - before for before, after in itertools.pairwise(stamps[3:])]
     each = 1000 / options.batch
-    print(f"{statistics.median(passed) * each:.1f} ms a step and image, {torch.get_num_threads()} threads")
+    peak = peak_memory(torch.device("cpu"), fresh=False)
+    took = f"{statistics.median(passed) * each:.1f} ms a step and image"
+    print(f"{took}, {torch.get_num_threads()} threads, {peak.get('peak_memory_mib')} MiB")
+    if not options.rows:
+        return
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         inverter.invert(images)
     events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
@@ -68,8 +82,8 @@ def main() -> None:
 def chosen_inverter(options: Namespace) -> Inverter:
     """The model's, or the one of cpu_speed's rows."""
     if not options.random:
-        settings = InversionSettings(steps=options.steps, optimizer=options.optimizer)
-        return Inverter.load(load_model(options.model), settings)
+        words = [f"steps={options.steps}", f"optimizer={options.optimizer}", *options.set]
+        return Inverter.load(load_model(options.model), parsed(",".join(words)).settings)
     sizes = Namespace(resolution=64, width=WIDTHS[64], random_layers=6, steps=options.steps)
     inverter = random_inverter(sizes, torch.device("cpu"))
     return replace(inverter, settings=replace(inverter.settings, optimizer=options.optimizer))

@@ -291,4 +291,6 @@ def _named(item: str, generator: Generator) -> Iterator[str]:
             found = True
             yield layer
     if not found:
-        raise UsageError(f"layers {item.strip()!r}: {', '.join(generator.layer_names())} has none of them")
+        raise UsageError(
+            f"layers {item.strip()!r}: none there; there are {', '.join(generator.layer_names())}"
+        )

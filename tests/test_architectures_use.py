@@ -20,7 +20,7 @@ from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator, load_model, save_model
 from wrangan_cli.engine.models import projected
 from wrangan_cli.engine.models.drawing import heard_noise
-from wrangan_cli.engine.models.encoders import layer_shapes
+from wrangan_cli.engine.models.encoders import Hypernet, HypernetConfig, layer_shapes, weight_offsets
 from wrangan_cli.engine.models.generator import GeneratorConfig
 from wrangan_cli.engine.models.randomized import randomize
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
@@ -148,11 +148,25 @@ def test_commands(config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.M
 
 
 @every
-def test_hyperstyle_or_one_clear_line(config: GeneratorConfig) -> None:
+def test_offsets_of_a_hypernetwork_change_every_weight(config: GeneratorConfig) -> None:
     generator = network(config)
-    if all(weight.shape[2] == 3 for weight in generator.weights().values()):
-        shapes = {name: tuple(weight.shape[:2]) for name, weight in generator.weights().items()}
-        assert layer_shapes(generator) == shapes
-        return
-    with pytest.raises(UsageError, match=f"hyperstyle does not know the architecture {config.architecture}"):
-        layer_shapes(generator)
+    sizes = {"widths": (8, 8, 8), "blocks": (1, 1, 1), "input_side": 16, "features": 8, "inner": 4}
+    hypernet = Hypernet(HypernetConfig(layer_shapes(generator), shared_width=16, shared_inner=4, **sizes))
+    for parameter in hypernet.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    images = images_of(2)
+    with torch.no_grad():
+        offsets = hypernet(images, images.flip(3))
+        w = torch.randn(2, config.style_dim)
+        drawn = generator.synthesis(w, delta=weight_offsets(generator, offsets))
+        plain = generator.synthesis(w)
+        for row in range(2):
+            changed = copy.deepcopy(generator)
+            for name, weight in changed.weights().items():
+                factors = 1 + offsets[name][row]
+                assert factors.shape == (*weight.shape[:2], 1, 1)
+                weight.mean.mul_(factors)
+            own = changed.synthesis(w[row : row + 1])[0]
+            torch.testing.assert_close(drawn[row], own, atol=1e-4, rtol=1e-3)
+            assert (own - plain[row]).abs().max() > 1e-3

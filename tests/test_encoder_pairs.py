@@ -188,10 +188,8 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
         trainer_of(model, None, batch=0)
     with pytest.raises(ValueError, match="batch 0: expected 1 or more"):
         EncoderSettings(kind="e4e", batch=0)
-    with pytest.raises(ValueError, match="image_side 64: for kind w alone"):
-        EncoderSettings(kind="restyle", image_side=64)
-    with pytest.raises(UsageError, match="pairs are for kind w"):
-        encoder_trainer(model, EncoderSettings(kind="e4e"), fake_perceptual(), None, pairs)
+    with pytest.raises(UsageError, match="hyperstyle has no use for pairs"):
+        encoder_trainer(model, EncoderSettings(kind="hyperstyle"), fake_perceptual(), None, pairs)
 
 
 def test_the_command(model: Model, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,8 +231,8 @@ def encoder(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Kind w: folder of pairs that `wrangan generate --pairs` has drawn, in the place of images "
-            "generated anew."
+            help="Folder of pairs that `wrangan generate --pairs` has drawn, in place of images drawn anew "
+            "(not for kind hyperstyle)."
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -243,7 +243,8 @@ def encoder(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Encoder of that kind to start from (of another state of the model); its sizes count."
+            help="Encoder of that kind to start from (of another state of the model); its sizes count. e4e "
+            "and restyle on efficientnet-lite0 may start from one into W."
         ),
     ] = None,
     dry_run: DryRun = False,

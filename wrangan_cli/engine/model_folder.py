@@ -28,7 +28,10 @@ WEIGHTS = "model.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FITTED = "fitted.safetensors"
 """What this project made for weights that are fetched (fetched_models.py)."""
-LENT = ("encoder.safetensors", "attributes.safetensors", "directions.safetensors")
+LENT = (
+    *("encoder.safetensors", "encoder-e4e.safetensors", "encoder-restyle.safetensors"),
+    *("attributes.safetensors", "directions.safetensors"),
+)
 """What depends on W and on what the images show alone: the forms of one generator can share it."""
 
 

@@ -15,8 +15,7 @@ from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.model_folder import W_SAMPLES, Model, sample_w
 from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
-from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, fitted
-from wrangan_cli.engine.models.encoders.w import EFFICIENTNET
+from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, EFFICIENTNET, fitted
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.runtime import adam
@@ -46,8 +45,10 @@ class ImageTrainer(ABC, Generic[N]):
         settings: EncoderSettings,
         perceptual: PerceptualDistance,
         start: N | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
-        """start: a network to go on from, whose sizes count; it is changed in place.
+        """start: a network to go on from, whose sizes count; it is changed in place. pairs: of the model's
+        generator.
 
         Raises UsageError for sizes and batches that do not fit.
         """
@@ -76,6 +77,17 @@ class ImageTrainer(ABC, Generic[N]):
         # As in draws.py: every process draws for the whole batch and keeps its own rows.
         self.rng = torch.Generator().manual_seed(settings.seed)
         self.own = list(own_share(range(settings.batch)))
+        self.pairs = self._batches_of(pairs) if pairs else None
+        self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
+
+    def _batches_of(self, pairs: Pairs) -> PairBatches:
+        settings = self.settings
+        if settings.pair_batch % world_size():
+            raise UsageError(
+                f"pair_batch {settings.pair_batch}: expected a multiple of the {world_size()} processes"
+            )
+        rows, side = list(own_share(range(settings.pair_batch))), self.encoder.config.input_side
+        return PairBatches(pairs, settings.pair_batch, side, settings.seed, rows, settings.pair_augment)
 
     @abstractmethod
     def network(self) -> N:
@@ -136,15 +148,26 @@ class ImageTrainer(ABC, Generic[N]):
         total = settings.l2_weight * loss_l2 + settings.perceptual_weight * loss_perceptual
         return [total, loss_l2, loss_perceptual]
 
-    def generated(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """w (B, style_dim) of latents, and its images (B, 3, side, side); constants of the training."""
+    def known(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """w (B, style_dim) and its images: of the next pairs (B, 3, input_side, input_side), otherwise of
+        latents z, generated (B, 3, side, side). Constants of the training."""
+        if self.pairs:
+            return self.pairs.following(self.model.device)
         with torch.no_grad():
             w = self.model.generator.mapping(z)
             return w, self.synthesis(w).clamp(-1, 1)
 
-    def synthesis(self, codes: Tensor) -> Tensor:
-        """Images (B, 3, side, side) of codes."""
-        return self.model.generator.synthesis(codes, side=self.side)
+    def synthesis(self, codes: Tensor, delta: dict[str, Tensor] | None = None) -> Tensor:
+        """Images (B, 3, side, side) of codes; delta as in Generator.synthesis."""
+        return self.model.generator.synthesis(codes, delta=delta, side=self.side)
+
+    def w_error(self, codes: Tensor, true_w: Tensor) -> Tensor:
+        """Mean squared distance of codes (B, style_dim) in W or (B, num_latents, style_dim) in W+ to
+        w (B, style_dim), by the metric of the settings; 1 in the mean for the mean of W."""
+        difference = codes - (true_w if codes.ndim == 2 else true_w[:, None])
+        if self.metric is None:
+            return difference.square().sum(dim=-1).mean() / self.model.w_std**2
+        return ((difference @ self.metric) * difference).sum(dim=-1).mean()
 
     def networks(self) -> list[nn.Module]:
         """All that lies in memory."""
@@ -158,6 +181,8 @@ class ImageTrainer(ABC, Generic[N]):
         twin.perceptual = copy.deepcopy(self.perceptual).to("meta")
         generator = copy.deepcopy(self.model.generator).to("meta")
         twin.model = replace(self.model, generator=generator, w_mean=self.model.w_mean.to("meta"))
+        twin.pairs = self.pairs.on_meta() if self.pairs else None
+        twin.metric = None if self.metric is None else self.metric.to("meta")
         return twin
 
     def _lr(self) -> float:
@@ -185,6 +210,7 @@ class ImageTrainer(ABC, Generic[N]):
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": self.rng.get_state(),
+            **({"pairs_seen": self.pairs.seen} if self.pairs else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -202,6 +228,8 @@ class ImageTrainer(ABC, Generic[N]):
         self.optimizer.load_state_dict(state["optimizer"])
         self.images = state["images"]
         self.rng.set_state(state["rng"])
+        if self.pairs:
+            self.pairs.seen = state.get("pairs_seen", 0)
 
 
 class EncoderTrainer(ImageTrainer[Encoder]):
@@ -222,21 +250,9 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         pairs: Pairs | None = None,
     ) -> None:
         """As ImageTrainer; pairs: of the model's generator. UsageError where there is nothing to see."""
-        super().__init__(model, settings, perceptual, start)
+        super().__init__(model, settings, perceptual, start, pairs)
         if not (settings.batch or pairs):
             raise UsageError("batch 0: a training without real images needs pairs")
-        self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
-        self.pairs: PairBatches | None = None
-        if pairs:
-            rows = list(own_share(range(settings.pair_batch)))
-            if settings.pair_batch % world_size():
-                raise UsageError(
-                    f"pair_batch {settings.pair_batch}: expected a multiple of the {world_size()} processes"
-                )
-            side = self.encoder.config.input_side
-            self.pairs = PairBatches(
-                pairs, settings.pair_batch, side, settings.seed, rows, settings.pair_augment
-            )
 
     def network(self) -> Encoder:
         """Of the settings' sizes."""
@@ -244,16 +260,14 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         if settings.backbone == EFFICIENTNET:
             encoder = Encoder(EncoderConfig(dim, (), (), settings.input_side, EFFICIENTNET))
             if settings.pretrained:
-                path = weights.find_weights(weights.EFFICIENTNET_LITE0, "the encoder's body")
-                classifier = torch.load(path, map_location="cpu", weights_only=True)
-                load_pretrained(encoder.body, classifier)
+                load_pretrained(encoder.body, classifier())
             return encoder
         widths, blocks = body_sizes(settings, "ir-se")
         return Encoder(EncoderConfig(dim, widths, blocks, settings.input_side))
 
     def losses(self, real: Tensor, z: Tensor) -> Tensor:
         """(4,), see `loss_names`."""
-        true_w, known = self.pairs.following(self.model.device) if self.pairs else self.generated(z)
+        true_w, known = self.known(z)
         side = self.encoder.config.input_side
         codes = self.encoder(torch.cat([fitted(images, side) for images in (real, known) if len(images)]))
         loss_w = self.w_error(codes[len(real) :], true_w)
@@ -263,35 +277,10 @@ class EncoderTrainer(ImageTrainer[Encoder]):
             parts = self.reconstruction(self.synthesis(codes[: len(real)]), real, self.target_of(real))
         return torch.stack([parts[0] + weight * loss_w, *parts[1:], loss_w])
 
-    def w_error(self, codes: Tensor, true_w: Tensor) -> Tensor:
-        """Mean squared distance of w (B, style_dim), by the metric of the settings; 1 in the mean for the
-        mean of W."""
-        difference = codes - true_w
-        if self.metric is None:
-            return difference.square().sum(dim=1).mean() / self.model.w_std**2
-        return ((difference @ self.metric) * difference).sum(dim=1).mean()
-
     @torch.no_grad()
     def drawn(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, side, side)."""
         return self.synthesis(self.ema(images))
-
-    def on_meta(self) -> Self:
-        """See ImageTrainer."""
-        twin = super().on_meta()
-        twin.pairs = self.pairs.on_meta() if self.pairs else None
-        twin.metric = None if self.metric is None else self.metric.to("meta")
-        return twin
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
-        return super().state() | ({"pairs_seen": self.pairs.seen} if self.pairs else {})
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; UsageError if it belongs to another model or kind."""
-        super().restore(state)
-        if self.pairs:
-            self.pairs.seen = state.get("pairs_seen", 0)
 
 
 def w_metric(generator: Generator, power: float) -> Tensor:
@@ -304,8 +293,19 @@ def w_metric(generator: Generator, power: float) -> Tensor:
     return ((directions * weights) @ directions.T).float()
 
 
+def classifier() -> dict[str, Tensor]:
+    """EfficientNet-lite0's weights as a classifier of ImageNet; FileError or UsageError where they are not at
+    hand."""
+    path = weights.find_weights(weights.EFFICIENTNET_LITE0, "the encoder's body")
+    found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return found
+
+
 def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Widths and blocks of the stages; UsageError where they are no numbers."""
+    """Widths and blocks of the stages, none where the backbone has its own; UsageError where they are no
+    numbers."""
+    if backbone == EFFICIENTNET:
+        return (), ()
     widths = numbers(settings.widths, "widths")
     blocks = numbers(settings.blocks, "blocks") if settings.blocks else DEFAULT_BLOCKS.get(backbone, ())
     return widths, blocks

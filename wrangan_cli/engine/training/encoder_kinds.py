@@ -6,7 +6,15 @@ from typing import Any
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.encoders import Encoder, Hypernet, StyleEncoder, encoder_sha256, read_any
+from wrangan_cli.engine.models.encoders import (
+    Encoder,
+    Hypernet,
+    StyleEncoder,
+    encoder_sha256,
+    kind_in,
+    read_any,
+    read_encoder,
+)
 from wrangan_cli.engine.perceptual import PerceptualDistance
 from wrangan_cli.engine.training.encoder import EncoderTrainer, ImageTrainer
 from wrangan_cli.engine.training.hypernet import HypernetTrainer
@@ -22,13 +30,19 @@ def encoder_trainer(
     start: Path | None = None,
     pairs: Pairs | None = None,
 ) -> ImageTrainer[Any]:
-    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from; pairs: of
-    the model's generator, for kind w.
+    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from, or, for e4e
+    and restyle with efficientnet-lite0, of an encoder into W to begin from; pairs: of the model's generator.
 
     Raises UsageError for sizes that do not fit, FileError where `start` is not such a file.
     """
-    if pairs and settings.kind != "w":
-        raise UsageError(f"pairs are for kind w, not {settings.kind}")
+    if pairs and settings.kind == "hyperstyle":
+        raise UsageError("hyperstyle has no use for pairs: its codes are the encoder's")
+    if pairs and settings.kind in ("e4e", "restyle") and not settings.w_weight:
+        raise UsageError(f"{settings.kind} looks at pairs only with --w-weight")
+    if start and settings.kind in ("e4e", "restyle") and kind_in(start) == "w":
+        styles = StyleEncoderTrainer(model, replace(settings, pretrained=False), perceptual, None, pairs)
+        styles.begin_from(read_encoder(start)[0])
+        return styles
     network: Any = read_any(start, settings.kind)[0] if start else None
     if network is not None and settings.kind in ("restyle", "hyperstyle"):
         # Not a size of the network: the settings say how often it is run.
@@ -40,7 +54,7 @@ def encoder_trainer(
         assert network is None or isinstance(network, Hypernet)
         return HypernetTrainer(model, settings, perceptual, network)
     assert network is None or isinstance(network, StyleEncoder)
-    return StyleEncoderTrainer(model, settings, perceptual, network)
+    return StyleEncoderTrainer(model, settings, perceptual, network, pairs)
 
 
 def record_of(trainer: ImageTrainer[Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     Hypernet,
     HypernetConfig,
+    all_kernels,
     layer_shapes,
     load_encoder,
     refined,
@@ -45,6 +46,8 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
     def network(self) -> Hypernet:
         """Of the settings' sizes, for all styled convolutions of the generator."""
         settings = self.settings
+        if settings.offset_kernel == 3 and not all_kernels(self.model.generator):
+            raise ValueError("offset_kernel 3: not all weights of this generator are of 3×3")
         backbone = settings.backbone or "resnet"
         widths, blocks = body_sizes(settings, backbone)
         return Hypernet(
@@ -85,13 +88,13 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         """Reconstructions (B, 3, R, R) after the last pass."""
         generator, w = self.model.generator, self.w_encoder(images)
         offsets = refined(self.ema, generator, images, w)
-        return generator.synthesis(w, delta=weight_offsets(generator, offsets))
+        return self.synthesis(w, delta=weight_offsets(generator, offsets))
 
     @torch.no_grad()
     def _start(self, real: Tensor) -> tuple[Tensor, Tensor]:
         """w of the images, and its images."""
         w = self.w_encoder(real)
-        return w, self.model.generator.synthesis(w)
+        return w, self.synthesis(w)
 
     def _one_pass(
         self, real: Tensor, w: Tensor, target: list[Tensor], offsets: dict[str, Tensor], shown: Tensor
@@ -99,8 +102,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         """Losses; offsets and images for the next pass, both without history."""
         made = self.encoder(real, shown)
         summed = {name: offsets[name] + new if offsets else new for name, new in made.items()}
-        generator = self.model.generator
-        drawn = generator.synthesis(w, delta=weight_offsets(generator, summed))
+        drawn = self.synthesis(w, delta=weight_offsets(self.model.generator, summed))
         losses = torch.stack(self.reconstruction(drawn, real, target))
         return losses, {name: offset.detach() for name, offset in summed.items()}, drawn.detach()
 

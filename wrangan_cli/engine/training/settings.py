@@ -191,7 +191,8 @@ class EncoderSettings:
     """Blur, noise, JPEG and small changes of colour for the images of pairs, which photographs have and they
     lack; what would change w is left out."""
     image_side: int = 0
-    """Kind w: side in px of real images and of what is compared with them; 0: the model's."""
+    """Side in px of real images and of what is compared with them; 0: the model's. The published trainings
+    of faces compare at 256."""
     lr: float = 1e-4
     """Adam's learning rate, falling to a tenth over the last half by a cosine."""
     l2_weight: float = 1.0
@@ -202,7 +203,7 @@ class EncoderSettings:
     """Weight of the squared error of w on generated images, in units of the variance of W. Unset: 1
     for kind w, 0 for e4e and restyle (as published); hyperstyle has no such term."""
     w_power: float = 0.0
-    """Kind w: an error along a principal direction of W counts by the variance there to this power. 0: the
+    """An error of w along a principal direction of W counts by the variance there to this power. 0: the
     plain distance; 1: what varies much, and can be seen, counts most; -1: all directions count the same."""
     perceptual: str = ""
     """Perceptual distance; empty: the model's own."""
@@ -212,8 +213,8 @@ class EncoderSettings:
     blocks: str = ""
     """Residual blocks of the stages. Empty: 3,4,14,3 (IR-SE50), or 3,4,6,3 of a resnet (ResNet34)."""
     backbone: str = ""
-    """ir-se; resnet (not for kind w); efficientnet-lite0 (for kind w alone; its sizes are fixed). Empty:
-    ir-se, and resnet for hyperstyle."""
+    """ir-se; resnet (not for kind w); efficientnet-lite0 (its sizes are fixed). Empty: ir-se, and resnet for
+    hyperstyle."""
     pretrained: bool = True
     """efficientnet-lite0 starts as a classifier of ImageNet (wrangan[projected] has its weights)."""
     input_side: int = 256
@@ -231,13 +232,14 @@ class EncoderSettings:
     keep_snapshots: int = 2
     """Snapshots kept; older ones are deleted."""
     heads: str = ""
-    """e4e, restyle: heads on a `pyramid` of three depths, or all on the last one (`single`). Empty:
-    pyramid for e4e, single for restyle."""
+    """e4e, restyle: heads on a `pyramid` of three depths, all on the last one (`single`), or on 4×4 means of
+    it with a hidden layer in common (`pooled`). Empty: pyramid for e4e, single for restyle, pooled with
+    efficientnet-lite0."""
     deltas: bool = True
     """e4e, restyle: one w and an offset from it for each further latent (e4e), or latents of their
     own (pSp)."""
     head_width: int = 0
-    """e4e, restyle: feature maps within a head; 0: as many as w is long."""
+    """e4e, restyle: feature maps within a head (pooled: size of the hidden layer); 0: the length of w."""
     passes: int = 5
     """restyle, hyperstyle: how often the network is run on an image."""
     progressive_start: int = 160_000
@@ -296,5 +298,3 @@ class EncoderSettings:
             raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se and efficientnet-lite0")
         if self.kind != "w" and self.batch < 1:
             raise ValueError(f"batch {self.batch}: expected 1 or more, but for kind w with pairs")
-        if self.kind != "w" and self.image_side:
-            raise ValueError(f"image_side {self.image_side}: for kind w alone")

@@ -9,11 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.distributed import gather_shares
+from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.models.encoders import StyleEncoder, StyleEncoderConfig, average_image, encoded
+from wrangan_cli.engine.models.efficientnet import load_pretrained
+from wrangan_cli.engine.models.encoders import (
+    Encoder,
+    StyleEncoder,
+    StyleEncoderConfig,
+    average_image,
+    encoded,
+)
+from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, fitted
 from wrangan_cli.engine.perceptual import PerceptualDistance
-from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes
+from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes, classifier
 from wrangan_cli.engine.training.latent_discriminator import LatentAdversary
+from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 
@@ -34,9 +44,10 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         settings: EncoderSettings,
         perceptual: PerceptualDistance,
         start: StyleEncoder | None = None,
+        pairs: Pairs | None = None,
     ) -> None:
         """As ImageTrainer; start must have as many input channels as the kind has."""
-        super().__init__(model, settings, perceptual, start)
+        super().__init__(model, settings, perceptual, start, pairs)
         self.average_shown = average_image(model.generator, self.encoder.w_mean)
         self.adversary: LatentAdversary | None = None
         if settings.latent_weight > 0 and self.encoder.config.deltas:
@@ -49,7 +60,8 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         settings, config = self.settings, self.model.generator.config
         again, backbone = settings.kind == "restyle", settings.backbone or "ir-se"
         widths, blocks = body_sizes(settings, backbone)
-        return StyleEncoder(
+        fixed = backbone == EFFICIENTNET
+        encoder = StyleEncoder(
             StyleEncoderConfig(
                 style_dim=config.style_dim,
                 num_latents=config.num_latents,
@@ -58,12 +70,25 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
                 input_side=settings.input_side,
                 input_channels=6 if again else 3,
                 backbone=backbone,
-                heads=settings.heads or ("single" if again else "pyramid"),
+                heads=settings.heads or ("pooled" if fixed else "single" if again else "pyramid"),
                 deltas=settings.deltas,
                 head_width=settings.head_width,
                 passes=settings.passes if again else 1,
             )
         )
+        if fixed and settings.pretrained and not again:
+            load_pretrained(encoder.body, classifier())
+        return encoder
+
+    def begin_from(self, encoder: Encoder) -> None:
+        """Begin with what an encoder into W knows; UsageError where the two differ too much."""
+        mean = self.model.w_mean
+        for network in (self.encoder, self.ema):
+            try:
+                network.begin_from(encoder)
+            except ValueError as error:
+                raise UsageError(f"the encoder into W to start from: {error}") from error
+            network.w_mean.copy_(mean)
 
     @property
     def stage(self) -> int:
@@ -77,7 +102,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     def losses(self, real: Tensor, z: Tensor) -> Tensor:
         """(6,), see `loss_names`, of the first pass."""
         images, true_w = self._inputs(real, z)
-        return self._one_pass(images, true_w, self.target_of(real), None, None)[0]
+        return self._one_pass(images, real, true_w, self.target_of(real), None, None)[0]
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:
         """Add the gradients of every pass; the losses of the last one, detached."""
@@ -85,7 +110,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         target = self.target_of(real)
         losses, codes, shown = torch.empty(0), None, None
         for _ in range(self.encoder.config.passes):
-            losses, codes, shown = self._one_pass(images, true_w, target, codes, shown)
+            losses, codes, shown = self._one_pass(images, real, true_w, target, codes, shown)
             losses[0].backward()
         assert codes is not None
         # In the encoder's own order, and what counts: the latents that may differ.
@@ -104,8 +129,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     @torch.no_grad()
     def drawn(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, R, R) after the last pass."""
-        generator = self.model.generator
-        return generator.synthesis(encoded(self.ema, generator, images, self.average_shown))
+        return self.synthesis(encoded(self.ema, self.model.generator, images, self.average_shown))
 
     def _counted(self) -> int:
         return self.stage + 1 if self.encoder.config.deltas else self.encoder.config.num_latents
@@ -114,25 +138,27 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         """The images that the encoder sees, the real ones first, and the w of the generated ones."""
         if not self.settings.w_weight:
             return real, None
-        true_w, generated = self.generated(z)
-        return torch.cat([real, generated]), true_w
+        true_w, known = self.known(z)
+        # Pairs have the side at which the encoder works; it would bring the others to it.
+        side = known.shape[-1] if self.pairs else self.side
+        return torch.cat([fitted(real, side), known]), true_w
 
     def _one_pass(
         self,
         images: Tensor,
+        real: Tensor,
         true_w: Tensor | None,
         target: list[Tensor],
         codes: Tensor | None,
         shown: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Losses; codes and what is shown for the next pass, both without history."""
-        generator, again = self.model.generator, self.encoder.config.input_channels == 6
-        count = len(images) if true_w is None else len(images) - len(true_w)
-        real = images[:count]
+        again = self.encoder.config.input_channels == 6
+        count = len(real)
         if again and shown is None:
             shown = self.average_shown.expand(len(images), -1, -1, -1)
         codes = self.encoder(images, shown, codes, self.stage)
-        drawn = generator.synthesis(codes[:count])
+        drawn = self.synthesis(codes[:count])
         total, *parts = self.reconstruction(drawn, real, target)
         settings, zero = self.settings, total.new_zeros(())
         loss_delta = loss_latent = loss_w = zero
@@ -142,8 +168,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         if self.adversary is not None:
             loss_latent = self.adversary.judgement(codes[:count, : self._counted()])
         if true_w is not None:
-            error = (codes[count:] - true_w[:, None]).square().sum(dim=2)
-            loss_w = error.mean() / self.model.w_std**2
+            loss_w = self.w_error(codes[count:], true_w)
         total = total + settings.delta_weight * loss_delta + settings.latent_weight * loss_latent
         total = total + (settings.w_weight or 0.0) * loss_w
         next_shown = None
@@ -151,7 +176,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
             next_shown = drawn.detach()
             if true_w is not None:
                 with torch.no_grad():
-                    next_shown = torch.cat([next_shown, generator.synthesis(codes[count:])])
+                    next_shown = torch.cat([next_shown, self.synthesis(codes[count:])])
         return torch.stack([total, *parts, loss_delta, loss_latent, loss_w]), codes.detach(), next_shown
 
     def networks(self) -> list[nn.Module]:

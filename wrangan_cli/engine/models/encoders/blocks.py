@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.models.efficientnet import STEM, WIDTH, efficientnet_lite0
 from wrangan_cli.engine.models.layers import EqualLinear
 
-BACKBONES = ("ir-se", "resnet")
+EFFICIENTNET = "efficientnet-lite0"
+BACKBONES = ("ir-se", "resnet", EFFICIENTNET)
 DEFAULT_BLOCKS = {"ir-se": (3, 4, 14, 3), "resnet": (3, 4, 6, 3)}
 """Of IR-SE50 and of ResNet34."""
 
@@ -83,8 +85,13 @@ def body_layers(
 
     channels: of the input. Every stage halves the side (rounding up). `ir-se`: the stem keeps
     the side and the first block of each stage halves it; `resnet`: the stem halves it, and so
-    do the stages but the first. Raises ValueError for sizes that make no network.
+    do the stages but the first. `efficientnet-lite0` has sizes of its own, no `widths` and `blocks`, and is
+    one stage here. Raises ValueError for sizes that make no network.
     """
+    if backbone == EFFICIENTNET:
+        if widths or blocks:
+            raise ValueError(f"backbone {EFFICIENTNET} has its own widths and blocks")
+        return efficientnet_body(channels)
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
     if not widths or len(widths) != len(blocks):
@@ -110,6 +117,25 @@ def body_layers(
     return nn.Sequential(*layers), ends
 
 
+def efficientnet_body(channels: int) -> tuple[nn.Sequential, list[int]]:
+    """EfficientNet-lite0's body for images of `channels` channels, and the index of its last layer."""
+    # The layout in which depthwise convolutions are fast on the CPU.
+    body = efficientnet_lite0().to(memory_format=torch.channels_last)
+    if channels != 3:
+        stem = body[0]
+        assert isinstance(stem, nn.Conv2d)
+        wider = nn.Parameter(torch.randn(STEM, channels, 3, 3) * math.sqrt(2 / (STEM * 9)))
+        stem.weight, stem.in_channels = wider, channels
+    return body, [len(body) - 1]
+
+
+def last_map(backbone: str, widths: tuple[int, ...], input_side: int) -> tuple[int, int]:
+    """Channels, and side in px, of the body's last map."""
+    if backbone == EFFICIENTNET:
+        return WIDTH, stage_side(input_side, 4)
+    return widths[-1], stage_side(input_side, len(widths) - 1)
+
+
 def stage_side(input_side: int, stage: int) -> int:
     """Side in px of the maps after the stage (0, 1, …)."""
     for _ in range(stage + 1):
@@ -128,6 +154,28 @@ def shrinking_convs(channels: list[int], strides: list[int]) -> nn.Sequential:
     for inputs, outputs, stride in zip(channels, channels[1:], strides, strict=False):
         layers += [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.LeakyReLU()]
     return nn.Sequential(*layers)
+
+
+class PooledHeads(nn.Module):
+    """Latents from the 4×4 means of a map: the first w by one linear map, as in the encoder into W, and the
+    offsets of all further latents by a hidden layer that they share and a linear map each."""
+
+    def __init__(self, inputs: int, width: int, outputs: int, latents: int) -> None:
+        """width: of the hidden layer. The offsets are 0 until they are trained."""
+        super().__init__()
+        self.first = EqualLinear(inputs * 16, outputs)
+        nn.init.normal_(self.first.weight, std=0.1)
+        self.hidden = EqualLinear(inputs * 16, width)
+        self.offsets = nn.ModuleList(EqualLinear(width, outputs) for _ in range(latents - 1))
+        for offset in self.offsets:
+            assert isinstance(offset, EqualLinear)
+            nn.init.zeros_(offset.weight)
+
+    def forward(self, x: Tensor, active: int) -> list[Tensor]:
+        """x: (B, inputs, H, W) → the first w and the offsets of active - 1 latents, each (B, outputs)."""
+        means = F.adaptive_avg_pool2d(x, 4).flatten(1)
+        hidden = F.leaky_relu(self.hidden(means), 0.2)
+        return [self.first(means), *(offset(hidden) for offset in list(self.offsets)[: active - 1])]
 
 
 class StyleHead(nn.Module):

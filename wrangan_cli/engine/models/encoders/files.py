@@ -114,6 +114,15 @@ def read_any(path: Path, kind: str) -> tuple[AnyEncoder, str | None]:
     return network, record.get("model_sha256")
 
 
+def kind_in(path: Path) -> str:
+    """The kind of an encoder's file; FileError where it holds none."""
+    holds = read_tensors(path)[1].get("kind", KINDS["w"].record)
+    for name, kind in KINDS.items():
+        if kind.record == holds:
+            return name
+    raise FileError(path, f"holds {holds!r}, no encoder")
+
+
 def _read(path: Path, kind: str) -> tuple[AnyEncoder, dict[str, Any]]:
     """The network of a file, on the CPU, and the file's record."""
     tensors, record = read_tensors(path)
@@ -185,8 +194,8 @@ def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dic
         )
     network, record = _read(path, kind)
     made_for = record.get("model_sha256")
-    # The other kinds were trained on the images, or for the weights, of the one generator.
-    if not (model.shares(made_for) if kind == "w" else made_for == model.sha256):
+    # Offsets are of the weights of the one generator.
+    if not (made_for == model.sha256 if kind == "hyperstyle" else model.shares(made_for)):
         raise FileError(path, f"was trained for another model, not for {model.name}")
     unfit = misfit(network, model)
     if unfit:

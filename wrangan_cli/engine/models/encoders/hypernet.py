@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.models.encoders.blocks import (
+    EFFICIENTNET,
     beside,
     body_layers,
     halvings,
+    last_map,
     shrinking_convs,
-    stage_side,
 )
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.layers import EqualLinear
@@ -31,7 +31,7 @@ class HypernetConfig:
     """Shape of a hypernetwork."""
 
     layers: dict[str, tuple[int, int]]
-    """(output, input) channels of each styled convolution whose weights it changes, by name."""
+    """(output, input) channels of each weight that it changes, by name; of a depthwise one (channels, 1)."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
     """Feature maps of the body's stages; each halves the size."""
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -39,7 +39,7 @@ class HypernetConfig:
     input_side: int = 256
     """Images are brought to this side."""
     backbone: str = "resnet"
-    """`resnet` or `ir-se`."""
+    """`resnet`, `ir-se`, or `efficientnet-lite0`, whose widths and blocks are its own (none here)."""
     shared_width: int = 512
     """Layers with as many input and output channels share one head; 0: none do."""
     shared_inner: int = 128
@@ -90,17 +90,15 @@ class HypernetConfig:
 
 
 def layer_shapes(generator: Generator) -> dict[str, tuple[int, int]]:
-    """(output, input) channels of a generator's styled convolutions by name.
-
-    Raises UsageError for an architecture that is not made of 3×3 convolutions alone.
-    """
+    """(output, input) channels of the weights of a generator's styled convolutions by name; of depthwise
+    ones (channels, 1)."""
     shapes = {name: weight.shape for name, weight in generator.weights().items()}
-    if any(shape[2:] != (3, 3) for shape in shapes.values()):
-        raise UsageError(
-            f"hyperstyle does not know the architecture {generator.config.architecture} yet: "
-            "not all of its weights are of 3×3"
-        )
     return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
+
+
+def all_kernels(generator: Generator) -> bool:
+    """Whether all styled convolutions are of 3×3, so that offsets can be of each kernel's nine weights."""
+    return all(weight.shape[2:] == (3, 3) for weight in generator.weights().values())
 
 
 class SharedHead(nn.Module):
@@ -194,7 +192,7 @@ class Hypernet(nn.Module):
         self.config = config
         self.register_buffer("w_mean", torch.zeros(config.style_dim) if config.style_dim else None)
         self.body, _ = body_layers(config.backbone, 6, config.widths, config.blocks)
-        channels, side = config.widths[-1], stage_side(config.input_side, len(config.widths) - 1)
+        channels, side = last_map(config.backbone, config.widths, config.input_side)
         shared = [name for name in config.layers if config.shares(name)]
         self.shared_head = SharedHead(config.features, config.shared_width, config.kernel) if shared else None
         own = SeparableRefinement if config.separate == "separable" else LinearRefinement
@@ -212,7 +210,10 @@ class Hypernet(nn.Module):
 
         images: (B, 3, R, R), the photographs. shown: (B, 3, S, S), their current reconstructions.
         """
-        x = self.body(beside(images, shown, 6, self.config.input_side))
+        x = beside(images, shown, 6, self.config.input_side)
+        if self.config.backbone == EFFICIENTNET:
+            x = x.contiguous(memory_format=torch.channels_last)
+        x = self.body(x)
         offsets = {}
         for name in self.config.layers:
             made = self.refinements[_key(name)](x)
@@ -228,7 +229,7 @@ def _key(name: str) -> str:
 
 
 def weight_offsets(generator: Generator, offsets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """δ = weight · Δ by layer name, (B, O, I, 3, 3): what `Generator.synthesis` and the codes take."""
+    """δ = weight · Δ by name, (B, *shape of the weight): what `Generator.synthesis` and the codes take."""
     weights = generator.weights()
     return {name: weights[name].mean * offset for name, offset in offsets.items()}
 

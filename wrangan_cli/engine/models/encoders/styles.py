@@ -13,10 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.models.encoders.blocks import StyleHead, beside, body_layers, stage_side
+from wrangan_cli.engine.models.encoders.blocks import (
+    EFFICIENTNET,
+    PooledHeads,
+    StyleHead,
+    beside,
+    body_layers,
+    last_map,
+    stage_side,
+)
+from wrangan_cli.engine.models.encoders.w import Encoder
 from wrangan_cli.engine.models.generator import Generator
 
-HEADS = ("pyramid", "single")
+HEADS = ("pyramid", "single", "pooled")
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,14 @@ class StyleEncoderConfig:
     input_channels: int = 3
     """3, or 6: the image beside its current reconstruction (ReStyle)."""
     backbone: str = "ir-se"
-    """`ir-se` or `resnet`."""
+    """`ir-se`, `resnet`, or `efficientnet-lite0`, whose widths and blocks are its own (none here)."""
     heads: str = "pyramid"
-    """`pyramid`: on the last three stages; `single`: all on the last one."""
+    """`pyramid`: on the last three stages; `single`: all on the last one; `pooled`: on 4×4 means of it,
+    with a hidden layer in common."""
     deltas: bool = True
     """Whether the heads but the first give offsets from its w (e4e), or latents of their own (pSp)."""
     head_width: int = 0
-    """Feature maps within a head; 0: as many as w is long."""
+    """Feature maps within a head (pooled: numbers of the hidden layer); 0: as many as w is long."""
     levels: tuple[int, int] = (3, 7)
     """First latents that see the middle and the finest stage of the pyramid."""
     passes: int = 1
@@ -51,6 +61,10 @@ class StyleEncoderConfig:
     def __post_init__(self) -> None:
         if self.heads not in HEADS:
             raise ValueError(f"heads {self.heads!r}: expected one of {', '.join(HEADS)}")
+        if self.backbone == EFFICIENTNET and self.heads != "pooled":
+            raise ValueError(f"backbone {EFFICIENTNET}: expected pooled heads, not {self.heads}")
+        if self.heads == "pooled" and not self.deltas:
+            raise ValueError("pooled heads give offsets from one w (deltas)")
         if self.heads == "pyramid" and len(self.widths) < 3:
             raise ValueError(f"{len(self.widths)} widths: heads on a pyramid need three stages or more")
         if self.input_channels not in (3, 6) or (self.input_channels == 3 and self.passes != 1):
@@ -80,9 +94,14 @@ class StyleEncoder(nn.Module):
         self.body, self.ends = body_layers(
             config.backbone, config.input_channels, config.widths, config.blocks
         )
-        last, stages = config.widths[-1], len(config.widths)
-        width = config.head_width or config.style_dim
-        self.heads = nn.ModuleList(
+        last, _ = last_map(config.backbone, config.widths, config.input_side)
+        width, stages = config.head_width or config.style_dim, len(config.widths)
+        self.register_buffer("w_mean", torch.zeros(config.style_dim))
+        if config.heads == "pooled":
+            self.heads: nn.Module = PooledHeads(last, width, config.style_dim, config.num_latents)
+            self.laterals = nn.ModuleList()
+            return
+        heads = nn.ModuleList(
             StyleHead(
                 last,
                 width,
@@ -93,14 +112,32 @@ class StyleEncoder(nn.Module):
             )
             for index in range(config.num_latents)
         )
-        first = self.heads[0]
+        self.heads = heads
+        first = heads[0]
         assert isinstance(first, StyleHead)
         with torch.no_grad():
             first.linear.weight.mul_(0.1)  # begin near the mean of W
         self.laterals = nn.ModuleList(
             nn.Conv2d(config.widths[-1 - depth], last, 1) for depth in (1, 2) if config.heads == "pyramid"
         )
-        self.register_buffer("w_mean", torch.zeros(config.style_dim))
+
+    def begin_from(self, encoder: Encoder) -> None:
+        """Take over body and map into W of an encoder into W, so that the first w is what it says (with six
+        channels, whatever is shown).
+
+        Raises ValueError unless both have the same body and this one pooled heads.
+        """
+        config, theirs = self.config, encoder.config
+        same = (config.backbone, config.style_dim) == (theirs.backbone, theirs.style_dim)
+        if not isinstance(self.heads, PooledHeads) or config.backbone != EFFICIENTNET or not same:
+            raise ValueError(f"expected an encoder into W of {EFFICIENTNET}, and pooled heads")
+        body = {name: tensor.clone() for name, tensor in encoder.body.state_dict().items()}
+        stem = next(iter(body))
+        missing = config.input_channels - body[stem].shape[1]
+        body[stem] = F.pad(body[stem], (0, 0, 0, 0, 0, missing))
+        self.body.load_state_dict(body)
+        self.heads.first.load_state_dict(encoder.head.state_dict())
+        self.w_mean.copy_(encoder.w_mean)
 
     def level(self, index: int) -> int:
         """On which map the head of a latent stands: 0 the last stage, 1 and 2 the finer ones."""
@@ -122,6 +159,8 @@ class StyleEncoder(nn.Module):
         """
         config = self.config
         x, maps = beside(images, shown, config.input_channels, config.input_side), []
+        if config.backbone == EFFICIENTNET:
+            x = x.contiguous(memory_format=torch.channels_last)
         for index, layer in enumerate(self.body):
             x = layer(x)
             if index in self.ends[-3:]:
@@ -134,7 +173,12 @@ class StyleEncoder(nn.Module):
         active = config.num_latents
         if config.deltas and stage is not None:
             active = min(stage + 1, active)
-        rows = [head(features[self.level(i)]) for i, head in zip(range(active), self.heads, strict=False)]
+        if isinstance(self.heads, PooledHeads):
+            rows = self.heads(features[0], active)
+        else:
+            assert isinstance(self.heads, nn.ModuleList)
+            each = zip(range(active), self.heads, strict=False)
+            rows = [head(features[self.level(index)]) for index, head in each]
         if config.deltas:
             silent = [torch.zeros_like(rows[0])] * (config.num_latents - active)
             rows = [rows[0], *(rows[0] + delta for delta in [*rows[1:], *silent])]

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.models.efficientnet import WIDTH, efficientnet_lite0
-from wrangan_cli.engine.models.encoders.blocks import body_layers, fitted
+from wrangan_cli.engine.models.efficientnet import WIDTH
+from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, body_layers, fitted
 from wrangan_cli.engine.models.layers import EqualLinear
 
-EFFICIENTNET = "efficientnet-lite0"
 BACKBONES = ("ir-se", EFFICIENTNET)
 
 
@@ -63,14 +62,12 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.config = config
+        self.body, _ = body_layers(config.backbone, 3, config.widths, config.blocks)
         if config.backbone == EFFICIENTNET:
-            # The layout in which depthwise convolutions are fast on the CPU.
-            self.body = efficientnet_lite0().to(memory_format=torch.channels_last)
             # Of so many inputs a plain linear map would take steps that are too long for it.
             self.head: nn.Module = EqualLinear(WIDTH * 16, config.style_dim)
             nn.init.normal_(self.head.weight, std=0.1)
         else:
-            self.body, _ = body_layers(config.backbone, 3, config.widths, config.blocks)
             inputs = config.widths[-1] * 16
             self.head = nn.Linear(inputs, config.style_dim)
             nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(inputs))

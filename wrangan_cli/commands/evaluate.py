@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wrangan_cli.commands.edit_success import People, evaluate_people
 from wrangan_cli.commands.evaluation import (
     Edits,
     Pairs,
@@ -28,7 +29,7 @@ def evaluate(
         typer.Option(
             help="Repeatable. Of pairs: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, st-lpips-vgg, "
             "st-lpips-alex, identity, seconds, peak-memory (default: mse, psnr, ms-ssim and the model's "
-            "perceptual distance). "
+            "perceptual distance); edit-success. "
             "Of samples: fid, kid, precision, recall (default: fid). "
             "Of codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
             "lec, lec-image. "
@@ -48,9 +49,19 @@ def evaluate(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", help="Write the numbers of each pair (or code) here.")
     ] = None,
-    direction: Annotated[str, typer.Option(help="Of lec: the direction; empty: the model's first.")] = "",
+    direction: Annotated[
+        str,
+        typer.Option(
+            help="Of lec and edit-success: the direction; empty: the model's first (lec), or all that a "
+            "score belongs to (edit-success)."
+        ),
+    ] = "",
     strength: Annotated[
-        float | None, typer.Option(help="Of lec: standard deviations, both ways (default: 3).")
+        float | None,
+        typer.Option(
+            help="Standard deviations of the edit: of lec both ways (default: 3), of edit-success towards "
+            "what the photograph does not show (default: step by step, until the attribute has changed)."
+        ),
     ] = None,
     report: Annotated[
         Path | None,
@@ -102,6 +113,7 @@ def evaluate(
     Under torchrun each process does its share, and the first one prints.
     """
     from wrangan_cli.engine.distributed import process_group
+    from wrangan_cli.engine.metrics import edit_success
     from wrangan_cli.engine.metrics.consistency import STRENGTH
     from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
     from wrangan_cli.engine.model_folder import load_model
@@ -144,8 +156,11 @@ def evaluate(
     if methods != "all" or setting:
         raise UsageError("--methods and --set belong to --report")
     _check_options(names, codes, photos, csv_file, reference, save_reference, epsilon)
-    if (direction or strength is not None) and not {"lec", "lec-image"} & set(names):
-        raise UsageError("--direction and --strength belong to --metric lec")
+    people = edit_success.NAME in names
+    if (direction or strength is not None) and not {"lec", "lec-image", edit_success.NAME} & set(names):
+        raise UsageError("--direction and --strength belong to --metric lec and edit-success")
+    if people and (len(set(names)) > 1 or against is not None):
+        raise UsageError("edit-success is measured by itself: leave out other metrics and --against")
     if against is not None and photos is None:
         raise UsageError("--against compares pairs: give --codes and --photos")
     if codes is None:
@@ -158,7 +173,9 @@ def evaluate(
         load = cache(lambda: load_model(model, place))
         by_main(lambda: bool(load()))  # so that what is wrong with it is said once
         loaded = load()
-        if codes is not None and photos is not None:
+        if codes is not None and photos is not None and people:
+            evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
+        elif codes is not None and photos is not None:
             names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
             evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch))
         else:

@@ -6,6 +6,7 @@ from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.metrics import (
     consistency,
     corruption,
+    edit_success,
     fid,
     identity,
     kid,
@@ -35,7 +36,7 @@ LAYER_METRICS: dict[str, LayerMetric] = {
     metric.name: metric for metric in (std_share.METRIC, layer_influence.METRIC)
 }
 ATTRIBUTE_METRICS: dict[str, LayerMetric] = {separability.METRIC.name: separability.METRIC}
-
+PEOPLE_METRICS = {edit_success.NAME: edit_success.PROTOCOL}
 
 _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "pairs": (PAIR_METRICS, "compares pairs: give --codes and --photos"),
@@ -43,25 +44,27 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
     "codes": (CODE_METRICS, "looks at codes alone: give --codes, and no --photos"),
     "edited": (consistency.NAMES, "looks at codes alone: give --codes, and no --photos"),
+    "people": (PEOPLE_METRICS, "edits and compares: give --codes and --photos"),
     "layers": (LAYER_METRICS, "looks at a model's layers: leave out --codes and --photos"),
     "attributes": (ATTRIBUTE_METRICS, "looks at a model's attributes: leave out --codes and --photos"),
 }
 
 
+_OF_PAIRS = ("pairs", "records", "people")
 _ALONE = ("samples", "layers", "attributes")
 
 
 def pair_metrics(names: Sequence[str]) -> list[PairMetric]:
-    """Those of `names` that compare images; metrics of the codes' records may be among them.
+    """Those of `names` that compare images; metrics of the codes' records and edit success may be among them.
 
     As in all of these, each once, and UsageError for an unknown name or one of another kind.
     """
-    return [PAIR_METRICS[name] for name in _of_kind(names, "pairs", "records") if name in PAIR_METRICS]
+    return [PAIR_METRICS[name] for name in _of_kind(names, *_OF_PAIRS) if name in PAIR_METRICS]
 
 
 def record_metrics(names: Sequence[str]) -> list[RecordMetric]:
     """Those of `names` that the codes' records tell; metrics of pairs may be among them."""
-    return [RECORD_METRICS[name] for name in _of_kind(names, "pairs", "records") if name in RECORD_METRICS]
+    return [RECORD_METRICS[name] for name in _of_kind(names, *_OF_PAIRS) if name in RECORD_METRICS]
 
 
 def sample_metrics(names: Sequence[str]) -> list[SampleMetric]:

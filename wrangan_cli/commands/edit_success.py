@@ -1,0 +1,144 @@
+"""`wrangan evaluate --metric edit-success`: the same person, edited?"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wrangan_cli.commands.shell import Results, by_main, progress
+from wrangan_cli.engine.errors import WranganError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.editing.directions import Direction
+    from wrangan_cli.engine.metrics.edit_success import Judge, Trial
+    from wrangan_cli.engine.metrics.pairs import Pair
+    from wrangan_cli.engine.model_folder import Model
+
+
+@dataclass(frozen=True)
+class People:
+    """Whose codes are edited, and how."""
+
+    photos: Path
+    codes: Path
+    direction: str
+    """Empty: all that a score belongs to."""
+    strength: float | None
+    """None: step by step."""
+    csv_file: Path | None
+
+
+def evaluate_people(results: Results, model: "Model", plan: People) -> None:
+    """Edit success of a folder of codes: a line a direction, and one of all."""
+    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.metrics.edit_success import load_judge
+    from wrangan_cli.engine.metrics.pairs import pair_by_stem
+
+    chosen = by_main(lambda: _directions(model, plan))
+    judge = load_judge(model, chosen)
+    pairs, left = by_main(lambda: pair_by_stem(plan.photos, plan.codes))
+    own = []
+    with progress("editing", len(own_share(pairs))) as bar:
+        for count, pair in enumerate(own_share(pairs), 1):
+            own.append(_tried(model, judge, pair, plan.strength))
+            bar.update(bar.task_ids[0], completed=count)
+    whole = gather_shares(own)
+    if not is_main():
+        return
+    for error in left:
+        results.failed(error)
+    found: dict[str, list[Trial]] = {}
+    for pair, entry in zip(pairs, whole, strict=True):
+        if isinstance(entry, list):
+            found[pair.photo.stem] = entry
+        else:
+            results.failed(entry, pair.photo)
+    if found:
+        _print(results, model, found, [direction.name for direction in chosen], plan.strength)
+    if found and plan.csv_file is not None:
+        _write_csv(plan.csv_file, found)
+        results.wrote(plan.csv_file)
+
+
+def _directions(model: "Model", plan: People) -> "list[Direction]":
+    from wrangan_cli.engine.editing.directions import check_strength, find_direction, load_directions
+    from wrangan_cli.engine.metrics.edit_success import scored
+
+    known = load_directions(model)
+    if plan.strength is not None:
+        check_strength(plan.strength, plan.direction or "edit-success")
+    if plan.direction:
+        return [find_direction(known, plan.direction, model.name)]
+    return scored(model, known.values())
+
+
+def _tried(
+    model: "Model", judge: "Judge", pair: "Pair", strength: float | None
+) -> "list[Trial] | WranganError | OSError":
+    from wrangan_cli.engine.codes import load_code
+    from wrangan_cli.engine.metrics.edit_success import trials
+    from wrangan_cli.engine.photographs import load_photograph
+
+    try:
+        photo = load_photograph(pair.photo, model.resolution)
+        return list(trials(model, judge, photo, load_code(pair.code, model), strength))
+    except (WranganError, OSError) as error:
+        return error
+
+
+def _print(
+    results: Results,
+    model: "Model",
+    found: "dict[str, list[Trial]]",
+    names: Sequence[str],
+    strength: float | None,
+) -> None:
+    from wrangan_cli.engine.metrics import edit_success
+    from wrangan_cli.engine.metrics.base import mean_interval
+
+    way = edit_success.BY_STEPS if strength is None else edit_success.BY_STRENGTH.format(strength=strength)
+    for name in [*names, "all"]:
+        some = {stem: [t for t in own if name in ("all", t.direction)] for stem, own in found.items()}
+        values = edit_success.by_photograph(some)
+        if not values:
+            results.failed(f"{edit_success.NAME}: {name}: no photograph whose attribute can be told")
+            continue
+        mean, interval = mean_interval(values)
+        parts = edit_success.parts([trial for own in some.values() for trial in own])
+        spread = f"95 % [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "no interval"
+        told = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())
+        results.record(
+            f"{edit_success.NAME}  {name}  {mean:.3g}  {spread}  {len(values)} photographs  {told}  "
+            f"({edit_success.PROTOCOL}{way})",
+            metric=edit_success.NAME,
+            direction=name,
+            value=mean,
+            interval=interval,
+            confidence=0.95,
+            count=len(values),
+            **{part.replace(" ", "_"): value for part, value in parts.items()},
+            strength=strength,
+            higher_is_better=True,
+            protocol=edit_success.PROTOCOL + way,
+            model=model.name,
+        )
+
+
+def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
+    from wrangan_cli.engine.files import replaced_atomically
+
+    with (
+        replaced_atomically(path) as temporary,
+        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["photo", "direction", "strength", "change", "reached", "face", "identity", "success", "counted"]
+        )
+        for stem, own in found.items():
+            for trial in own:
+                for p in trial.points:
+                    flags = [int(p.reached), int(p.face), p.identity, int(p.success)]
+                    counted = int(p is trial.outcome())
+                    writer.writerow([stem, trial.direction, p.strength, p.change, *flags, counted])

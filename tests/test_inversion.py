@@ -128,6 +128,16 @@ def test_what_the_user_asks_for_does_not_go_with_what_the_model_names(tmp_path: 
         resolved(InversionSettings(decay=0.5), load_model(str(folder)))
 
 
+def test_a_schedule_is_of_the_optimizer_that_the_model_names(tmp_path: Path) -> None:
+    named = {"lr": 0.05, "epsilon_warmup": 0.5, "decay": 0.5, "steps": 7}
+    folder = save_model(tmp_path / "m", random_generator_network(), inversion=named)
+    model = load_model(str(folder))
+    adam = resolved(InversionSettings(), model)
+    assert (adam.lr, adam.epsilon_warmup, adam.decay, adam.steps) == (0.05, 0.5, 0.5, 7)
+    other = resolved(InversionSettings(optimizer="lbfgs"), model)
+    assert (other.lr, other.epsilon_warmup, other.decay, other.steps) == (0.05, 0, 0, 7)
+
+
 def test_image_does_not_depend_on_its_batch(tiny_model: Model) -> None:
     """Alone and in a batch of 4 an image gets the same code. In float64: Adam makes whole steps of noise."""
     images = images_of(4).double()

@@ -31,6 +31,7 @@ UNSET = {
 """What stands for a setting that is not set where the model does not name it either: the paper's values, and
 of α the one that a sweep chose (docs/inversion.md)."""
 NAMED_BY_MODEL = (*UNSET, "epsilon_lr")
+_OF_ADAM = ("decay", "epsilon_warmup")
 """Settings of wrangan that a model's config.json may name, under `inversion`: those that were measured to
 suit its σ. Steps count for weight-tuning, too, so that the two are compared at equal cost."""
 _NOT_NEGATIVE = (
@@ -225,6 +226,9 @@ class InversionSettings:
     def with_defaults(self, named: Mapping[str, Any]) -> "InversionSettings":
         """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
         heeded = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
+        if self.optimizer not in (None, named.get("optimizer", UNSET["optimizer"])):
+            # A schedule that was measured for one optimiser says nothing of the other.
+            heeded = tuple(name for name in heeded if name not in _OF_ADAM)
         values = {**UNSET, **{name: value for name, value in named.items() if name in heeded}}
         values["steps"] = self._published_steps or values["steps"]
         chosen = {name: value for name, value in values.items() if getattr(self, name) is None}

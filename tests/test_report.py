@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from tests.test_consistency import smile
+from tests.test_edit_success import corners
 from tests.test_evaluate import FEATURES, needs_fidelity, small_features
 from tests.test_separability import net
 from wrangan_cli.app import app
@@ -26,12 +27,13 @@ from wrangan_cli.engine.editing.directions import Move, directions_file, edit_co
 from wrangan_cli.engine.images import load_image, to_uint8
 from wrangan_cli.engine.inversion import loop
 from wrangan_cli.engine.inversion.settings import METHODS
-from wrangan_cli.engine.metrics import lpips
+from wrangan_cli.engine.metrics import edit_success, lpips
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
 from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.attributes import save_attributes
+from wrangan_cli.engine.photographs import load_photograph
 from wrangan_cli.engine.reports import sweep
 from wrangan_cli.engine.reports.settings import parse_settings
 from wrangan_cli.engine.training.settings import SensitivitySettings
@@ -81,6 +83,8 @@ def subject(
     save_reference(tiny_folder / REFERENCE_FILE, Reference(real, "held-out.zip", 16))
     save_directions(directions_file(tiny_model), tiny_model, [smile(), smile(name="age")])
     save_attributes(tiny_folder / "attributes.safetensors", net())
+    monkeypatch.setattr(edit_success, "load_descriptors", lambda: corners)
+    monkeypatch.setattr(edit_success, "YawScorer", AllFaces)
     for module in (lpips, loop):
         monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
     del photos, small_features
@@ -96,6 +100,15 @@ def run(out: Path, model: Path, photos: Path, *more: object, methods: str = "all
 
 def table(out: Path, name: str) -> list[dict[str, Any]]:
     return json.loads((out / "tables" / f"{name}.json").read_text())["rows"]
+
+
+class AllFaces:
+    """A detector that finds a face in each image, turned a little."""
+
+    side = 256
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.full((len(images), 1), 0.1)
 
 
 class Page(HTMLParser):
@@ -147,6 +160,7 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
     check_reconstruction(out, tiny_model, photos, done)
     check_corruption(out, tiny_model, done)
     check_sweep(out)
+    check_edits(out, tiny_model, photos, done)
     check_page(out, tiny_model, done)
     for name in NUMBERED:
         assert table(out, f"table-{name}"), name
@@ -159,12 +173,37 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
     assert figures >= {
         *("reconstructions.png", "zooms.png", "differences.png", "edits-smile.png", "edits-age.png"),
         *("strategies.png", "interpolations.png", "std.png", "epsilon-wrangan.png", "sweep.png"),
+        "edit-success.png",
     }
     assert set(result.stdout.splitlines()) >= {str(out / "index.html"), str(out / "figures" / "std.png")}
     before = {path: path.stat().st_mtime_ns for path in cached(out)}
     again = run(out, subject, photos, "--batch", 2)
     assert again.stdout == result.stdout
     assert {path: path.stat().st_mtime_ns for path in cached(out)} == before
+
+
+def check_edits(out: Path, model: Model, photos: Path, done: list[str]) -> None:
+    """Each cell again, from the codes; gender is no direction of this model, and has no column."""
+    rows = table(out, "edit-success")
+    assert [row["method"] for row in rows] == done
+    judge = edit_success.load_judge(model, [smile(), smile(name="age")])
+    for row in rows:
+        shares: dict[str, list[float]] = {"all": [], "smile": [], "age": []}
+        points = []
+        for path in sorted((out / "codes" / row["method"]).glob("*.st")):
+            photo = load_photograph(next(photos.glob(f"{path.stem}.*")), model.resolution)
+            ends = {
+                t.direction: t.outcome() for t in edit_success.trials(model, judge, photo, load_code(path))
+            }
+            wins = {name: end.reached and end.identity < 0.6 for name, end in ends.items()}
+            for name in ("smile", "age"):
+                shares[name].append(wins[name])
+            shares["all"].append((wins["smile"] + wins["age"]) / 2)
+            points += ends.values()
+        for name, values in shares.items():
+            assert row[name]["value"] == pytest.approx(sum(values) / len(values)), (row["method"], name)
+        assert row["reached"] == pytest.approx(sum(point.reached for point in points) / len(points))
+    assert "gender" not in rows[0]
 
 
 def cached(out: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from wrangan_cli.engine.editing.interpolation import draw_way
 from wrangan_cli.engine.images import labelled_grid, load_image
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.reports.drawings import Drawings, stacked
+from wrangan_cli.engine.reports.edits import panels
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.plots import DASHED, SOLID, Curve, bars, coloured, curves, histograms
 from wrangan_cli.engine.reports.subject import Subject
@@ -44,6 +45,7 @@ def draw_figures(subject: Subject, drawings: Drawings, measured: Measured) -> li
     for method, jobs in subject.jobs.items():
         figures += _epsilon(subject, drawings, method, jobs)
     figures += _corruption(drawings, measured.corruption)
+    figures += _edit_success(drawings, measured)
     figures += _sweep(drawings, measured.sweep)
     return figures
 
@@ -232,9 +234,26 @@ def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]
     ]
 
 
+def _edit_success(drawings: Drawings, measured: Measured) -> list[Figure]:
+    found = {title: lines for title, lines in panels(measured.edits).items() if lines}
+    if not found:
+        return []
+    whole = {
+        title: [(method, SOLID, points) for method, points in lines.items()] for title, lines in found.items()
+    }
+    across, up = "attribute changed", "a face, of the same person"
+    path = drawings.plot("edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up))
+    caption = (
+        "The same person, edited: the share of edits that have changed the attribute as asked against the "
+        "share that are still of the same person, unedited at the left and then in equal steps to the end of "
+        "each direction's range. Up and to the right is better."
+    )
+    return [(path, caption)]
+
+
 def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
     """A panel for each measure, a curve for each method and N."""
-    panels: dict[str, list[Curve]] = {}
+    alphas: dict[str, list[Curve]] = {}
     lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
     for column in sweep.columns:
         if column.higher_is_better is None:
@@ -248,10 +267,10 @@ def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
             points = [(float(a), c.value) for a, c in cells if isinstance(a, float) and isinstance(c, Value)]
             style = SOLID if method == "wrangan" else DASHED
             if points:
-                panels.setdefault(column.title, []).append((f"{method}, N = {layers}", style, points))
-    if not panels:
+                alphas.setdefault(column.title, []).append((f"{method}, N = {layers}", style, sorted(points)))
+    if not alphas:
         return []
-    path = drawings.plot("sweep", {"panels": panels}, lambda path: curves(path, panels, "α"))
+    path = drawings.plot("sweep", {"panels": alphas}, lambda path: curves(path, alphas, "α", log=True))
     return [(path, "Distortion over the weight α of the penalty, by method and N (Figure 3).")]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from wrangan_cli.engine.reports import generators, reconstruction
+from wrangan_cli.engine.reports.edits import Found, measure_edits
 from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.sweep import sweep_table
@@ -19,6 +20,8 @@ class Measured:
     photos: reconstruction.PerPhoto
     corruption: Mapping[str, Mapping[str, float]]
     """Method → stem of the photograph → KID of its own moved images."""
+    edits: Found
+    """Edit success: every edit of every method."""
     sweep: Table
     """Figure 3; the last of `tables`."""
 
@@ -28,6 +31,7 @@ def measure(subject: Subject) -> Measured:
     photos = reconstruction.measure_photos(subject)
     samples = Samples(subject)
     corruption, each = generators.corruption_table(subject, samples)
+    edits, trials = measure_edits(subject)
     sweep = sweep_table(subject, samples)
     tables = [
         generators.cost_table(subject),
@@ -38,7 +42,8 @@ def measure(subject: Subject) -> Measured:
         generators.separability_table(subject),
         generators.std_table(subject),
         generators.influence_table(subject),
+        edits,
         reconstruction.consistency_table(subject),
         sweep,
     ]
-    return Measured(tables, photos, each, sweep)
+    return Measured(tables, photos, each, trials, sweep)

@@ -69,17 +69,26 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], across: str, up: str) 
     save_canvas(path, canvas)
 
 
-def curves(path: Path, panels: Mapping[str, Sequence[Curve]], across: str) -> None:
-    """A panel for each title, with its curves; the axis across is logarithmic."""
+def curves(
+    path: Path, panels: Mapping[str, Sequence[Curve]], across: str, up: str = "", log: bool = False
+) -> None:
+    """A panel for each title, four in a row, with its curves through their points in order; log: of the axis
+    across."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(4.6 * len(panels), 3.6), layout="constrained")
-    axes = canvas.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    canvas = Canvas(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
+    axes = canvas.subplots(rows, columns, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, lines) in zip(axes, panels.items(), strict=False):
         for label, style, points in lines:
-            axis.plot(*zip(*sorted(points), strict=True), style, label=label, markersize=4)
-        axis.set_xscale("log")
+            axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
+        if log:
+            axis.set_xscale("log")
         axis.set_xlabel(across)
+        axis.set_ylabel(up)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

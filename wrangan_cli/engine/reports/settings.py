@@ -34,6 +34,8 @@ class ReportSettings:
     """Pairs of neighbouring photographs in the figure of interpolations."""
     consistency: int = 4
     """Photographs of the latent editing consistency (each is inverted twice more); 0 leaves it out."""
+    edit_success: int = 50
+    """Photographs of the edit success; 0 leaves it out."""
     sweep: int = 4
     """Photographs of Figure 3 (each is fitted anew for every α, N and method); 0 leaves it out."""
     alphas: str = "1e-4,1e-2,0.1,1,10"
@@ -53,7 +55,17 @@ class ReportSettings:
     """Seed of all samples."""
 
     def __post_init__(self) -> None:
-        for name in ("edited", "shown", "interpolations", "consistency", "sweep", "samples", "seed"):
+        counts = (
+            "edited",
+            "shown",
+            "interpolations",
+            "consistency",
+            "edit_success",
+            "sweep",
+            "samples",
+            "seed",
+        )
+        for name in counts:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)}: expected 0 or more")
         if self.shown < 1 or self.influence_samples < 1:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from tests.test_evaluate import run
 from wrangan_cli.engine.codes import Code, render, save_code
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.metrics import edit_success
+from wrangan_cli.engine.images import to_pillow
+from wrangan_cli.engine.metrics import corruption, edit_success
 from wrangan_cli.engine.metrics.edit_success import (
     SAME_PERSON,
     STEPS,
@@ -171,3 +173,32 @@ def test_the_command(
     (tiny_folder / FILE_NAME).unlink()
     with pytest.raises(FileError, match="no attribute"):
         load_judge(tiny_model, [direction()])
+
+
+class EverySecond:
+    """A detector that finds a face in every second image, and keeps what it was shown."""
+
+    shown: ClassVar[list[object]] = []
+
+    def detect(self, image: object) -> list[str]:
+        self.shown.append(image)
+        return ["a face"] * (len(self.shown) % 2)
+
+
+def test_faces_among_moved_images(
+    tiny_model: Model, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    EverySecond.shown.clear()
+    monkeypatch.setattr(corruption, "FaceDetector", EverySecond)
+    codes = [Code(torch.randn(16), info={"model_sha256": tiny_model.sha256}) for _ in range(2)]
+    for number, code in enumerate(codes):
+        save_code(tmp_path / f"{number}.st", code)
+    more = ["--codes", tmp_path, "--samples", 5, "--model", tiny_folder, "--json"]
+    done = run("--metric", "corruption-face", *more)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["value"] == pytest.approx(3 / 5)
+    # What it saw are the images of the corruption protocol, large enough to look at.
+    (first,) = corruption.moved_images(tiny_model, codes, [0])
+    large = torch.nn.functional.interpolate(first.clamp(-1, 1), size=(256, 256), mode="bilinear")
+    assert EverySecond.shown[0] == to_pillow(large[0])
+    assert len(EverySecond.shown) == 5

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from tests.test_consistency import smile
-from tests.test_edit_success import corners
+from tests.test_edit_success import EverySecond, corners
 from tests.test_evaluate import FEATURES, needs_fidelity, small_features
 from tests.test_separability import net
 from wrangan_cli.app import app
@@ -27,7 +27,7 @@ from wrangan_cli.engine.editing.directions import Move, directions_file, edit_co
 from wrangan_cli.engine.images import load_image, to_uint8
 from wrangan_cli.engine.inversion import loop
 from wrangan_cli.engine.inversion.settings import METHODS
-from wrangan_cli.engine.metrics import edit_success, lpips
+from wrangan_cli.engine.metrics import corruption, edit_success, lpips
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
@@ -85,6 +85,7 @@ def subject(
     save_attributes(tiny_folder / "attributes.safetensors", net())
     monkeypatch.setattr(edit_success, "load_descriptors", lambda: corners)
     monkeypatch.setattr(edit_success, "YawScorer", AllFaces)
+    monkeypatch.setattr(corruption, "FaceDetector", EverySecond)
     for module in (lpips, loop):
         monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
     del photos, small_features

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.edit_success import People, evaluate_people
 from wrangan_cli.commands.evaluation import (
     Edits,
     Pairs,
@@ -17,6 +16,7 @@ from wrangan_cli.commands.evaluation import (
     evaluate_pairs,
     evaluate_samples,
 )
+from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evaluate_people
 from wrangan_cli.commands.report import make_report
 from wrangan_cli.commands.shell import Results, by_main
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
@@ -32,7 +32,7 @@ def evaluate(
             "perceptual distance); edit-success. "
             "Of samples: fid, kid, precision, recall (default: fid). "
             "Of codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
-            "lec, lec-image. "
+            "corruption-face, lec, lec-image. "
             "Of a model's random layers: std-share, layer-influence. Of its attributes: separability."
         ),
     ] = None,
@@ -184,6 +184,7 @@ def evaluate(
                 edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
                 evaluate_edits(results, loaded, names, edits)
             plan = Samples(codes, samples, seed, batch, epsilon)
+            evaluate_faces(results, loaded, names, plan)
             evaluate_samples(results, loaded, names, reference, save_reference, plan)
         results.finish()
 

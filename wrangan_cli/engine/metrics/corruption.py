@@ -15,25 +15,33 @@ Protocols of the numbers:
   (there 1000 images of one code); the mean over the codes. The standard error is that of the mean over the
   codes, the reference as given; of one code, that of KID. KID is unbiased: few images a code cost certainty
   and no more. FID is not.
+- `corruption-face`: the share of the images in which the detector finds a face. For faces only.
 - `corruption-pooled-kid`, `corruption-pooled-fid`: of the images of all codes together. Those of several
   codes differ, and are so more like the many images of the reference: smaller numbers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, render
 from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.face_detection import FaceDetector
+from wrangan_cli.engine.images import to_pillow
 from wrangan_cli.engine.metrics import fid, kid
 from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.runtime import random_generator
 
+FACE = "corruption-face"
+FACE_PROTOCOL = "w moved by the size of W in random directions, offsets kept; share with a face that is found"
+FACE_SIDE = 256
+"""Side in px at which faces are looked for, at the least."""
 MOVED = "w moved by the size of W in random directions, offsets kept"
 LEAST = {"kid": kid.LEAST, "fid": 2}
 """Images of each code that a metric takes at the least."""
@@ -100,6 +108,28 @@ def moved_images(
             for index in indices[start : start + batch]
         ]
         yield render(model, part, model.sample_side)
+
+
+@torch.no_grad()
+def face_share(
+    model: Model,
+    codes: Sequence[Code],
+    count: int,
+    seed: int = 0,
+    on_images: Callable[[int], None] | None = None,
+) -> float:
+    """The share of the protocol's first `count` images in which the detector finds a face (enlarged to 256 px
+    where they are smaller). Raises WranganError if the detector's package is missing."""
+    detector = FaceDetector()
+    found = 0
+    for done, image in enumerate(moved_images(model, codes, range(count), seed, batch=1), 1):
+        image = image.clamp(-1, 1)
+        if image.shape[-1] < FACE_SIDE:
+            image = F.interpolate(image, size=(FACE_SIDE, FACE_SIDE), mode="bilinear")
+        found += bool(detector.detect(to_pillow(image[0].cpu())))
+        if on_images:
+            on_images(done)
+    return found / count
 
 
 def random_direction(seed: int, index: int, model: Model) -> Tensor:

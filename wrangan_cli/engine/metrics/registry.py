@@ -36,6 +36,7 @@ LAYER_METRICS: dict[str, LayerMetric] = {
     metric.name: metric for metric in (std_share.METRIC, layer_influence.METRIC)
 }
 ATTRIBUTE_METRICS: dict[str, LayerMetric] = {separability.METRIC.name: separability.METRIC}
+FACE_METRICS = {corruption.FACE: corruption.FACE_PROTOCOL}
 PEOPLE_METRICS = {edit_success.NAME: edit_success.PROTOCOL}
 
 _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
@@ -43,6 +44,7 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "records": (RECORD_METRICS, "is of pairs: give --codes and --photos"),
     "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
     "codes": (CODE_METRICS, "looks at codes alone: give --codes, and no --photos"),
+    "faces": (FACE_METRICS, "looks at codes alone: give --codes, and no --photos"),
     "edited": (consistency.NAMES, "looks at codes alone: give --codes, and no --photos"),
     "people": (PEOPLE_METRICS, "edits and compares: give --codes and --photos"),
     "layers": (LAYER_METRICS, "looks at a model's layers: leave out --codes and --photos"),
@@ -51,6 +53,7 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
 
 
 _OF_PAIRS = ("pairs", "records", "people")
+_OF_CODES = ("codes", "edited", "faces")
 _ALONE = ("samples", "layers", "attributes")
 
 
@@ -79,13 +82,18 @@ def layer_metrics(names: Sequence[str]) -> list[LayerMetric]:
 
 
 def code_metrics(names: Sequence[str]) -> list[CodeMetric]:
-    """Those of `names` that compare images of moved codes; `lec` and `lec-image` may be among them."""
-    return [CODE_METRICS[name] for name in _of_kind(names, "codes", "edited") if name in CODE_METRICS]
+    """Those of `names` that compare images of moved codes; others of codes alone may be among them."""
+    return [CODE_METRICS[name] for name in _of_kind(names, *_OF_CODES) if name in CODE_METRICS]
+
+
+def face_metrics(names: Sequence[str]) -> list[str]:
+    """Those of `names` that look for faces in images of moved codes."""
+    return [name for name in _of_kind(names, *_OF_CODES) if name in FACE_METRICS]
 
 
 def edited_metrics(names: Sequence[str]) -> dict[str, str]:
     """Those of `names` that edit and invert again, with what they are."""
-    return {n: consistency.NAMES[n] for n in _of_kind(names, "codes", "edited") if n in consistency.NAMES}
+    return {n: consistency.NAMES[n] for n in _of_kind(names, *_OF_CODES) if n in consistency.NAMES}
 
 
 def _of_kind(names: Sequence[str], *kinds: str) -> list[str]:

@@ -13,7 +13,7 @@ from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
 from wrangan_cli.engine.metrics.base import Estimate
-from wrangan_cli.engine.metrics.corruption import mean_of, moved_images, one_code
+from wrangan_cli.engine.metrics.corruption import FACE, face_share, mean_of, moved_images, one_code
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
 from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
@@ -26,6 +26,8 @@ from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
+FACES = 256
+"""Moved images in which faces are looked for: about a minute of one CPU core."""
 LAYER_COUNTS = (4, 6, 8)
 """N of the paper's Table 1."""
 OF_ONE_CODE = replace(
@@ -145,12 +147,18 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
             Column("kid", "corruption-kid", False),
             Column("pooled-kid", "corruption-pooled-kid", False),
             Column("pooled-fid", "corruption-pooled-fid", False),
+            *([Column("face", f"{FACE} %", True, percent=True)] if subject.of_faces else []),
         ],
         rows,
         f"{about}w moved by the size of W in random directions, the same for every method, drawn with each "
         "code's own weights. corruption-kid: KID of each code's own images, mean over the codes ± one "
         "standard error of that mean. Pooled: of the images of all codes together. FID of so few images is "
-        "strongly biased.",
+        "strongly biased."
+        + (
+            f" {FACE}: share of the first {FACES} images in which a face is found."
+            if subject.of_faces
+            else ""
+        ),
         missing,
     )
     return table, each
@@ -177,7 +185,33 @@ def _corruption(
         subject.leave_out(
             "corruption of each code", f"{len(features)} images of {len(jobs)} codes are too few"
         )
+    cells |= _faces(subject, jobs)
     return cells, each
+
+
+def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
+    """The share of the first moved images with a face; nothing where the model's edits are not of faces."""
+    if not subject.of_faces:
+        return {}
+    count = min(FACES, subject.settings.samples)
+    key = {
+        "model": subject.model.sha256,
+        "codes": [subject.sha(job.code) for job in jobs],
+        "seed": subject.settings.seed,
+        "count": count,
+    }
+
+    def make() -> float:
+        with subject.track("looking for faces", count) as advance:
+            codes = [subject.code(job) for job in jobs]
+            return face_share(subject.model, codes, count, subject.settings.seed, advance)
+
+    try:
+        share = float(subject.cache.made("faces", key, make))
+    except WranganError as error:
+        subject.leave_out(FACE, error)
+        return {}
+    return {"face": Value(share, standard_error=(share * (1 - share) / count) ** 0.5)}
 
 
 def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Tensor]:

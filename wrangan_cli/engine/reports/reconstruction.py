@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import consistency
@@ -26,8 +25,7 @@ def wanted_metrics(subject: Subject) -> list[PairMetric]:
     names = split_names(subject.settings.metrics)
     if names:
         return pair_metrics(names)
-    faces = any(direction.name in KNOWN_ATTRIBUTES for direction in subject.directions)
-    return [metric for metric in PAIR_METRICS.values() if metric.name != "identity" or faces]
+    return [metric for metric in PAIR_METRICS.values() if metric.name != "identity" or subject.of_faces]
 
 
 def measure_photos(subject: Subject) -> PerPhoto:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, load_code
 from wrangan_cli.engine.editing.directions import Direction, find_direction, load_directions
+from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
@@ -122,6 +123,11 @@ class Subject:
         if names:
             return [find_direction(known, name, self.model.name) for name in names]
         return list(known.values())[:FIRST_DIRECTIONS]
+
+    @property
+    def of_faces(self) -> bool:
+        """Whether the directions of the edits are of faces."""
+        return any(direction.name in KNOWN_ATTRIBUTES for direction in self.directions)
 
     @property
     def has_attributes(self) -> bool:

@@ -1,4 +1,4 @@
-"""`wrangan evaluate --metric edit-success`: the same person, edited?"""
+"""What `wrangan evaluate` measures of faces alone: edit success, and faces among moved images."""
 
 import csv
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wrangan_cli.commands.evaluation import Samples, rated
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
 
@@ -142,3 +143,29 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
                     flags = [int(p.reached), int(p.face), p.identity, int(p.success)]
                     counted = int(p is trial.outcome())
                     writer.writerow([stem, trial.direction, p.strength, p.change, *flags, counted])
+
+
+def evaluate_faces(results: Results, model: "Model", names: Sequence[str], plan: Samples) -> None:
+    """The share of moved images with a face, of a folder of codes, by the first process."""
+    from wrangan_cli.engine.codes import find_codes, load_code
+    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_share
+    from wrangan_cli.engine.metrics.registry import face_metrics
+
+    if plan.codes is None or not face_metrics(names) or not is_main():
+        return
+    codes = [load_code(path, model) for path in find_codes(plan.codes)]
+    with progress("looking for faces", plan.count) as bar:
+        share = face_share(model, codes, plan.count, plan.seed, rated(bar))
+    for name in face_metrics(names):
+        results.record(
+            f"{name}  {share:.4g}  {len(codes)} codes, {plan.count} images  ({FACE_PROTOCOL})",
+            metric=name,
+            value=share,
+            samples=plan.count,
+            codes=len(codes),
+            seed=plan.seed,
+            higher_is_better=True,
+            protocol=FACE_PROTOCOL,
+            model=model.name,
+        )

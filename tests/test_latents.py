@@ -135,8 +135,9 @@ def test_noise_maps_that_do_not_fit_are_left_out_with_one_remark(
     latents = read_latents(path, tiny_model)
     assert fitting_noise(latents[0], tiny_model) == {}
     with caplog.at_level(logging.WARNING, "wrangan"):
-        remark_noise(path, latents, tiny_model)
+        remark_noise({path: latents, Path("other.pt"): latents[:1]}, tiny_model)
     (record,) = caplog.records
+    assert record.getMessage().startswith(f"noise maps of {path}, other.pt are left out: ")
     why = "tiny draws without noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
     assert why in record.getMessage()
 
@@ -317,12 +318,15 @@ def test_remark_of_latents_that_are_far_from_w(
     )
     latents = read_latents(path, tiny_model)
     with caplog.at_level(logging.WARNING, "wrangan"):
-        remark_unlike(path, latents[:1], tiny_model, reach)
+        remark_unlike({path: latents[:1]}, tiny_model)
         assert not caplog.records
-        remark_unlike(path, latents, tiny_model, reach)
+        remark_unlike({path: latents, Path("b.npy"): latents[2:]}, tiny_model)
     (record,) = caplog.records
-    assert "these do not look like latents of tiny, 2 of 3" in record.getMessage()
-    assert f"{4 * reach:.3g} times its variance, of random w at most {reach:.3g} times" in record.getMessage()
+    assert record.getMessage() == (
+        "these do not look like latents of tiny, or were optimised far out of its W: "
+        f"{path} (a-1), {path} (a-2), b.npy; squared distance from the mean of W up to "
+        f"{4 * reach:.3g} times its variance, of random w at most {reach:.3g} times"
+    )
 
 
 @pytest.mark.parametrize("form", ["npz", "npy", "pt"])

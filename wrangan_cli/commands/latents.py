@@ -54,7 +54,7 @@ def import_latents(
     """
     from wrangan_cli.engine.codes import SUFFIX
     from wrangan_cli.engine.files import sha256
-    from wrangan_cli.engine.latents import remark_noise, remark_unlike, w_reach
+    from wrangan_cli.engine.latents import remark_noise, remark_unlike
     from wrangan_cli.engine.model_folder import load_model
     from wrangan_cli.engine.photo_files import images_by_stem
     from wrangan_cli.engine.runtime import resolve_device
@@ -64,19 +64,16 @@ def import_latents(
     photos = None if photo is None else images_by_stem(photo)
     loaded = load_model(model, place)
     read = _read(inputs(files), loaded, space, results)
-    count = sum(len(items) for _, items in read)
+    count = sum(len(items) for items in read.values())
     if out.suffix == SUFFIX and not out.is_dir() and count > 1:
         raise UsageError(f"{out} is one code, but there are {count} latents: give a folder as --out")
-    if space == "w" and read:
-        reach = w_reach(loaded)
-        for path, items in read:
-            remark_unlike(path, items, loaded, reach)
-    for path, items in read:
-        remark_noise(path, items, loaded)
+    if space == "w":
+        remark_unlike(read, loaded)
+    remark_noise(read, loaded)
     # One latent and one photograph belong together whatever they are called.
     alone = photo if photo is not None and not photo.is_dir() and count == 1 else None
     importer = _Importer(loaded, space, out, photos, alone, overwrite, results)
-    for path, items in read:
+    for path, items in read.items():
         digest = sha256(path)
         for item in items:
             try:
@@ -93,11 +90,11 @@ def import_latents(
 
 def _read(
     paths: Iterable[Path], model: "Model", space: "Space", results: Results
-) -> "list[tuple[Path, list[Latent]]]":
-    """The latents of each file that can be read; the others are said."""
+) -> "dict[Path, list[Latent]]":
+    """The latents of each file that can be read, each file once; the others are said."""
     from wrangan_cli.engine.latents import find_latents, read_latents
 
-    read: list[tuple[Path, list[Latent]]] = []
+    read: dict[Path, list[Latent]] = {}
     for path in paths:
         try:
             files = find_latents(path)
@@ -106,7 +103,7 @@ def _read(
             continue
         for file in files:
             try:
-                read.append((file, read_latents(file, model, space)))
+                read[file] = read_latents(file, model, space)
             except (WranganError, OSError) as error:
                 results.failed(error, file)
     return read

@@ -25,6 +25,7 @@ from wrangan_cli.engine.array_files import (
     read_pickled_numpy,
 )
 from wrangan_cli.engine.checkpoints.detect import torch_contents
+from wrangan_cli.engine.checkpoints.records import listed
 from wrangan_cli.engine.checkpoints.restricted_unpickler import printable
 from wrangan_cli.engine.codes import IMPORTED, Code, as_w_plus
 from wrangan_cli.engine.errors import FileError
@@ -140,35 +141,42 @@ def w_reach(model: Model) -> float:
     return float(_distance(sample_w(model.generator, REACH_SAMPLES, seed=0), model).max())
 
 
-def remark_unlike(path: Path, latents: Sequence[Latent], model: Model, reach: float) -> None:
-    """Say in the log, once for a file, that latents are farther from the mean of W than any w (`w_reach`)."""
-    distances = [float(_distance(item.w.to(model.device), model).mean()) for item in latents]
-    far = [distance for distance in distances if distance > reach]
+def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
+    """Say in the log, once for all files, which latents are farther from the mean of W than any w.
+
+    Latents of another network are, and so are some of the right one that were optimised without restraint.
+    """
+    far: dict[str, float] = {}
+    reach = w_reach(model) if read else 0.0
+    for path, latents in read.items():
+        for item in latents:
+            distance = float(_distance(item.w.to(model.device), model).mean())
+            if distance > reach:
+                far[f"{path} ({item.name})" if len(latents) > 1 else str(path)] = distance
     if far:
-        share = "" if len(latents) == 1 else f", {len(far)} of {len(latents)}"
         logger.warning(
-            "%s: these do not look like latents of %s%s: squared distance from the mean of W %.3g times "
-            "its variance, of random w at most %.3g times",
-            path,
+            "these do not look like latents of %s, or were optimised far out of its W: %s; squared distance "
+            "from the mean of W up to %.3g times its variance, of random w at most %.3g times",
             model.name,
-            share,
-            max(far),
+            listed(far),
+            max(far.values()),
             reach,
         )
 
 
-def remark_noise(path: Path, latents: Sequence[Latent], model: Model) -> None:
-    """Say in the log, once for a file, why its noise maps are not taken."""
-    for item in latents:
-        if item.noise and not fitting_noise(item, model):
-            why = (
-                f"{model.name} draws without noise"
-                if not heard_noise(model.generator)
-                else f"their sides are {_sides(item.noise)}, those of {model.name} "
-                f"{_sides([given.map for given in model.generator.noise_inputs().values()])}"
-            )
-            logger.warning("%s: its noise maps are left out (%s)", path, why)
-            return
+def remark_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
+    """Say in the log, once for each reason, whose noise maps are not taken."""
+    left: dict[str, dict[str, None]] = {}
+    inputs = [given.map for given in model.generator.noise_inputs().values()]
+    for path, latents in read.items():
+        for item in latents:
+            if item.noise and not fitting_noise(item, model):
+                why = f"their sides are {_sides(item.noise)}, those of {model.name} {_sides(inputs)}"
+                if not heard_noise(model.generator):
+                    why = f"{model.name} draws without noise"
+                left.setdefault(why, {})[str(path)] = None
+    for why, paths in left.items():
+        logger.warning("noise maps of %s are left out: %s", listed(paths), why)
 
 
 def fitting_noise(latent: Latent, model: Model) -> dict[str, Tensor]:

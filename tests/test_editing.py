@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,38 @@ def test_a_bad_file_of_directions_is_said_once(
     assert (result.exit_code, result.stdout) == (1, "")
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"wrangan: {tmp_path / 'bad.safetensors'}: {cause}")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize(("content", "cause"), [(b"junk", "not a readable"), (None, "no such file")])
+def test_a_bad_file_of_directions_is_said_once_for_several_models(
+    content: bytes | None,
+    cause: str,
+    form: str,
+    codes: Path,
+    tiny_model: Model,
+    other_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folders = {"tiny": tiny_model.path, "other": other_folder}
+    monkeypatch.setattr(model_folder, "bundled_models", lambda: folders)
+    save_code(codes / "d.st", make_code(model_folder.load_model("other")))
+    bad = tmp_path / unicodedata.normalize(form, "für.safetensors")
+    if content is not None:
+        bad.write_bytes(content)
+    options = ["--direction", "smile", "--strength", 1, "--out", tmp_path / "out"]
+    result = edit(codes, *options, "--directions", bad)
+    assert (result.exit_code, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"wrangan: {bad}: {cause}")
+    # One that suits one of the models is no fault of it: the code of the other is named.
+    suits = directions_file(tiny_model).rename(tmp_path / unicodedata.normalize(form, "mär.safetensors"))
+    result = edit(codes, *options, "--directions", suits)
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 3
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"wrangan: {codes / 'd.st'}: {suits}: made for another model")
 
 
 @pytest.mark.parametrize("name", ["tiny", DEFAULT_MODEL])

@@ -18,6 +18,7 @@ from wrangan_cli.commands import (
 from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.fetch import fetch
+from wrangan_cli.commands.latents import export_latents, import_latents
 from wrangan_cli.commands.shell import Shell
 from wrangan_cli.engine.freed_memory import keep_freed_memory
 
@@ -51,6 +52,8 @@ app.add_typer(train.app, name="train")
 app.command("convert-checkpoint")(convert_checkpoint.convert_checkpoint)
 app.command("edit")(edit.edit)
 app.command("interpolate")(interpolate.interpolate)
+app.command("import-latents")(import_latents)
+app.command("export-latents")(export_latents)
 app.add_typer(directions.app, name="directions")
 app.command("evaluate")(evaluate.evaluate)
 app.command("align")(align)

@@ -14,6 +14,8 @@ from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 SUFFIX = ".st"
+IMPORTED = "import"
+"""The method in the record of a code that another tool's latent became."""
 PREFIXES = {"epsilon": "epsilon", "delta": "delta", "noise": "noise", "parameter": "parameters"}
 """What a tensor's name in the file begins with, and the field of Code that it belongs to."""
 

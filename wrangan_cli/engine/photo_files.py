@@ -7,6 +7,7 @@ from pathlib import Path, PurePath
 from wrangan_cli.engine.distributed import is_main
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.image_kinds import HEAD, RAW_SUFFIXES, kind_of
+from wrangan_cli.engine.names import same_name
 
 logger = logging.getLogger("wrangan")
 
@@ -42,6 +43,17 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
         else:
             raise FileError(path, "no such file or folder")
     return list(found)
+
+
+def images_by_stem(path: Path) -> dict[str, list[Path]]:
+    """The images of a folder, or the one file, by the stem of their names in one Unicode form (`same_name`).
+
+    Raises FileError as `find_images` does.
+    """
+    found: dict[str, list[Path]] = {}
+    for image in find_images([path]):
+        found.setdefault(same_name(image.stem), []).append(image)
+    return found
 
 
 def images_in(folder: Path, deep: bool = False) -> list[Path]:

@@ -14,7 +14,7 @@ import re
 import struct
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, Self
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ class _DType(_Data):
     __slots__ = ("dtype",)
     dtype: np.dtype[Any]
 
-    def __new__(cls, code: str, *_: object) -> "_DType":
+    def __new__(cls, code: str, *_: object) -> Self:
         # Numbers only: object arrays would hold pickled objects, others are no weights.
         if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code):
             kind = code if isinstance(code, str) else type(code).__name__
@@ -184,7 +184,7 @@ class StoredArray(_Data):
     __slots__ = ("value",)
     value: np.ndarray[Any, Any] | None
 
-    def __new__(cls, *_: object) -> "StoredArray":
+    def __new__(cls, *_: object) -> Self:
         made = super().__new__(cls)
         made.value = None
         return made
@@ -194,6 +194,39 @@ class StoredArray(_Data):
             raise pickle.UnpicklingError("a NumPy array of an unknown form")
         _, shape, dtype, fortran, data = state
         self.value = _array(data, dtype, shape, "F" if fortran else "C")
+
+
+class _AnyDType(_DType):
+    """Numbers, or Python objects: of the one array that `read_object_array` is about."""
+
+    __slots__ = ()
+
+    def __new__(cls, code: str, *rest: object) -> Self:
+        made = super().__new__(cls, "u1" if code == "O8" else code, *rest)
+        if code == "O8":
+            made.dtype = np.dtype(object)
+        return made
+
+
+class StoredObjects(StoredArray):
+    """Stands for a NumPy array of either kind; `objects` is the list of an array of Python objects."""
+
+    __slots__ = ("objects",)
+    objects: list[Any] | None
+
+    def __new__(cls, *_: object) -> Self:
+        made = super().__new__(cls)
+        made.objects = None
+        return made
+
+    def __setstate__(self, state: object) -> None:
+        held = state[2:5:2] if isinstance(state, tuple) and len(state) == 5 else ()
+        if not (held and isinstance(held[0], _AnyDType) and held[0].dtype.hasobject):
+            super().__setstate__(state)
+        elif isinstance(held[1], list):
+            self.objects = held[1]
+        else:
+            raise pickle.UnpicklingError("a NumPy array of objects without a list of them")
 
 
 class _ArrayFromBuffer(_Data):
@@ -253,6 +286,26 @@ def read_pickle(path: Path) -> Any:
             return _RestrictedUnpickler(stream).load()
     except READ_ERRORS as error:
         raise FileError(path, one_line(error)) from error
+
+
+class _ObjectUnpickler(_RestrictedUnpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        stand_in = super().find_class(module, name)
+        return {_DType: _AnyDType, StoredArray: StoredObjects}.get(stand_in, stand_in)
+
+
+def read_object_array(path: Path, stream: BinaryIO) -> list[Any]:
+    """The objects of a NumPy array, pickled from where `stream` stands: plain values and stand-ins.
+
+    path: for the message. Raises FileError: a name that is not allowed, a truncated or broken stream.
+    """
+    try:
+        array = _ObjectUnpickler(stream).load()
+    except READ_ERRORS as error:
+        raise FileError(path, one_line(error)) from error
+    if not isinstance(array, StoredObjects) or array.objects is None:
+        raise FileError(path, "no array of objects")
+    return array.objects
 
 
 def load_weights_only(stream: BinaryIO | Path) -> Any:

@@ -3,18 +3,17 @@
 A row of W+ is taken at its word: row n of the file is row n of the model.
 """
 
-import pickle
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.array_files import TORCH_SUFFIXES, numbers, read_numpy
+from wrangan_cli.engine.checkpoints.detect import torch_contents
 from wrangan_cli.engine.editing.directions import Direction, check_name, parse_layers, row_norm, std_along
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.files import sha256
@@ -169,51 +168,15 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise FileError(path, f"no file of directions: expected {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise FileError(path, "no such file")
-    held = _read_torch(path) if path.suffix == ".pt" else _read_numpy(path)
-    found = {}
-    for key, value in held.items():
-        if not isinstance(value, torch.Tensor | np.ndarray):
-            raise FileError(path, f"{key or 'its content'} is no array but {type(value).__name__}")
-        try:
-            tensor = torch.as_tensor(value).detach().cpu()
-        except TypeError as error:
-            raise FileError(path, f"{key or 'its array'} holds no numbers ({value.dtype})") from error
-        if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_quantized or tensor.is_sparse:
-            raise FileError(path, f"{key or 'its array'} holds no real numbers but {tensor.dtype}")
-        found[key] = tensor.double()
+    held = _read_torch(path) if path.suffix in TORCH_SUFFIXES else read_numpy(path)
+    found = {key: numbers(path, value, key or "its content").double() for key, value in held.items()}
     if not found:
         raise FileError(path, "holds no array")
     return found
 
 
-def _read_numpy(path: Path) -> dict[str, Any]:
-    try:
-        # Without pickles: an array of objects would run code on reading.
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {key: loaded[key] for key in loaded.files}
-    except Exception as error:
-        # numpy raises ValueError, EOFError, OSError, zipfile's and zlib's errors, and tokenize's.
-        raise FileError(
-            path, f"not a readable {path.suffix} file of plain arrays ({_cause(error)})"
-        ) from error
-
-
 def _read_torch(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise FileError(path, "holds more than tensors, which is not read (it could run code)") from error
-    except Exception as error:
-        raise FileError(path, f"not a readable .pt file ({_cause(error)})") from error
+    loaded = torch_contents(path)
     if isinstance(loaded, dict):
         return {str(key): value for key, value in loaded.items()}
     return {"": loaded}
-
-
-def _cause(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wrangan_cli.engine.codes import SUFFIX, Code, load_code
+from wrangan_cli.engine.codes import IMPORTED, SUFFIX, Code, load_code
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
@@ -56,6 +56,9 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         code = load_code(job.code, model)
     except FileError as error:
         return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
+    if code.info.get("method") == IMPORTED:  # its record has no settings, which would count as the defaults
+        cause = "another tool's latent, imported; give --overwrite to invert instead"
+        return FileError(job.code, cause)
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
     if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:

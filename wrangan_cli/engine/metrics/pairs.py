@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import SUFFIX, Code, find_codes, load_code, render
+from wrangan_cli.engine.codes import IMPORTED, SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.names import same_name
-from wrangan_cli.engine.photo_files import find_images
+from wrangan_cli.engine.photo_files import images_by_stem
 from wrangan_cli.engine.photographs import by_side, load_photograph
 
 logger = logging.getLogger("wrangan")
@@ -52,9 +52,7 @@ def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]
     """
     if not codes.exists():
         raise FileError(codes, "no such file or folder")
-    by_stem: dict[str, list[Path]] = {}
-    for photo in find_images([photos]):
-        by_stem.setdefault(same_name(photo.stem), []).append(photo)
+    by_stem = images_by_stem(photos)
     pairs: list[Pair] = []
     left: list[FileError] = []
     code_of: dict[str, Path] = {}
@@ -176,7 +174,8 @@ def _recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, fl
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             values[metric.name] = float(value)
         else:
-            missing[metric.name] = f"its record has no {metric.key} (made by an older version)"
+            why = "imported" if code.info.get("method") == IMPORTED else "made by an older version"
+            missing[metric.name] = f"its record has no {metric.key} ({why})"
     return values, missing
 
 

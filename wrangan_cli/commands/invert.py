@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wrangan_cli.commands.panels import inversion_panels
 from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import UsageError, WranganError, is_out_of_memory
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.model_folder import Model
 
 
-@settings_options(InversionSettings)
+@settings_options(InversionSettings, panels=inversion_panels(list(InversionSettings.__dataclass_fields__)))
 def invert(
     settings: InversionSettings,
     photos: Annotated[

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -11,7 +12,8 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -19,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typer.core import TyperGroup
+from typer.models import OptionInfo
 
 from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
 from wrangan_cli.engine.errors import (
@@ -272,14 +275,19 @@ def one_image(out: Path) -> bool:
     return True
 
 
-def settings_options(settings: type, parameter: str = "settings") -> Callable[[Callable[..., Any]], Any]:
+def settings_options(
+    settings: type, parameter: str = "settings", panels: Mapping[str, Sequence[str]] | None = None
+) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: the fields of a frozen dataclass become options of the command.
 
     Names, types, defaults and help (the docstring under each field) come from the
     dataclass; the command gets one instance of it as `parameter`. A ValueError from the
-    dataclass's own checks becomes a usage error.
+    dataclass's own checks becomes a usage error. panels: heading of the help → names of options, which may
+    be the command's own; the others stand in the first one.
     """
     fields = {f.name: f for f in dataclasses.fields(settings) if f.init}
+    panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
+    order = list(panel_of)
     helps = field_docstrings(settings)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -298,17 +306,37 @@ def settings_options(settings: type, parameter: str = "settings") -> Callable[[C
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=typer.Option(field.default, help=helps.get(name, "")),
+                default=typer.Option(
+                    field.default, help=helps.get(name, ""), rich_help_panel=panel_of.get(name)
+                ),
                 annotation=field.type,
             )
             for name, field in fields.items()
         ]
-        own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        wrapper.__signature__ = signature.replace(parameters=[*own, *made])  # type: ignore[attr-defined]
-        wrapper.__annotations__ = {p.name: p.annotation for p in [*own, *made]}
+        own = [in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        # Headings come in the order of their first options.
+        both = sorted([*own, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
+        wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in both}
         return wrapper
 
     return decorate
+
+
+def in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
+    """A parameter of a command, annotated with its option, under a heading of the help."""
+    annotation = parameter.annotation
+    if panel is None or typing.get_origin(annotation) is not Annotated:
+        return parameter
+    kind, *options = typing.get_args(annotation)
+    moved = []
+    for option in options:
+        if isinstance(option, OptionInfo):
+            # Options such as --json are shared by commands.
+            option = copy.copy(option)
+            option.rich_help_panel = panel
+        moved.append(option)
+    return parameter.replace(annotation=Annotated[kind, *moved])
 
 
 def field_docstrings(cls: type) -> dict[str, str]:

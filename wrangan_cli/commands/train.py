@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from wrangan_cli.commands.panels import ADVERSARIAL, ATTRIBUTES, ENCODER
 from wrangan_cli.commands.shell import Results, progress, say, settings_options
 from wrangan_cli.commands.training_runs import (
     Data,
@@ -46,7 +47,7 @@ app.callback()(join_processes)
 
 
 @app.command("generator")
-@settings_options(GeneratorSettings)
+@settings_options(GeneratorSettings, panels=ADVERSARIAL)
 def generator(
     data: Data,
     out: Out,
@@ -152,8 +153,8 @@ def _check_sizes(settings: GeneratorSettings, start: "Model") -> None:
 
 
 @app.command("randomize")
-@settings_options(RandomizeSettings)
-@settings_options(SensitivitySettings, "sensitivity")
+@settings_options(RandomizeSettings, panels=ADVERSARIAL)
+@settings_options(SensitivitySettings, "sensitivity", panels=ADVERSARIAL)
 def randomize(
     out: Out,
     settings: RandomizeSettings,
@@ -218,7 +219,7 @@ def randomize(
 
 
 @app.command("encoder")
-@settings_options(EncoderSettings)
+@settings_options(EncoderSettings, panels=ENCODER)
 def encoder(
     out: Out,
     settings: EncoderSettings,
@@ -315,7 +316,7 @@ def encoder(
 
 
 @app.command("attributes")
-@settings_options(AttributeSettings)
+@settings_options(AttributeSettings, panels=ATTRIBUTES)
 def attributes(
     data: Data,
     out: Out,

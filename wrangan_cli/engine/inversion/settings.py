@@ -72,6 +72,14 @@ _HEEDED_BY = {
 """Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
 
 
+def heeding_methods(name: str) -> tuple[str, ...]:
+    """The methods that heed a setting, in their order."""
+    if name.startswith("pti_"):
+        return ("pti",)
+    some = _HEEDED_BY.get(name, METHODS)
+    return tuple(method for method in METHODS if method in some)
+
+
 @dataclass(frozen=True)
 class InversionSettings:
     """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`

@@ -1,0 +1,63 @@
+"""The headings of the help pages: those of few methods have the methods' names."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from wrangan_cli.app import app
+from wrangan_cli.commands import train
+from wrangan_cli.commands.invert import invert
+from wrangan_cli.commands.panels import ADVERSARIAL, ATTRIBUTES, ENCODER, MACHINE, Panels, inversion_panels
+from wrangan_cli.engine.inversion.settings import InversionSettings
+
+INVERT = inversion_panels(list(InversionSettings.__dataclass_fields__))
+COMMANDS: list[tuple[Panels, list[Callable[..., Any]]]] = [
+    (INVERT, [invert]),
+    (ADVERSARIAL, [train.generator, train.randomize]),
+    (ENCODER, [train.encoder]),
+    (ATTRIBUTES, [train.attributes]),
+]
+
+
+def options(command: Callable[..., Any]) -> list[str]:
+    return [p.name for p in inspect.signature(command).parameters.values()]
+
+
+@pytest.mark.parametrize(("panels", "commands"), COMMANDS)
+def test_every_name_is_an_option_under_one_heading(
+    panels: Panels, commands: list[Callable[..., Any]]
+) -> None:
+    names = [name for some in panels.values() for name in some]
+    assert len(names) == len(set(names))
+    assert set(names) <= {option for command in commands for option in options(command)}
+
+
+def test_few_stand_under_no_heading() -> None:
+    """Those that say what comes in and what goes out."""
+    under = {name for some in INVERT.values() for name in some}
+    assert set(options(invert)) - under == {"photos", "out", "model", "overwrite"}
+
+
+def test_a_setting_of_few_methods_says_so_in_its_heading() -> None:
+    for heading, names in INVERT.items():
+        for name in names:
+            assert (heading == "pti alone") == name.startswith("pti_"), name
+    assert "beta2" in INVERT["wrangan, weight-tuning alone"]
+    assert INVERT["sg2-w, sg2-w-plus alone"] == ["projection_lr"]
+
+
+def test_the_page_shows_the_headings_in_order() -> None:
+    page = CliRunner().invoke(app, ["invert", "--help"], env={"COLUMNS": "100"}).stdout
+    shown = re.findall(r"^╭─ (.+?) ─+╮$", page, flags=re.MULTILINE)
+    assert shown == ["Arguments", "Options", *INVERT]
+    assert shown[-1] == MACHINE
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    # Moving an option of one command leaves the others' where they are.
+    edit = {p.name: getattr(p, "rich_help_panel", None) for p in command.commands["edit"].params}
+    assert edit["as_json"] is None

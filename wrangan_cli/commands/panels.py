@@ -1,0 +1,63 @@
+"""Under which heading of the help an option stands; without one, under the first, `Options`.
+
+No imports of the engine's networks: help pages are to come at once.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from wrangan_cli.engine.inversion.settings import METHODS, heeding_methods
+
+Panels = Mapping[str, Sequence[str]]
+"""Heading → names of parameters; in the order in which the help shows the headings."""
+MACHINE = "Machine"
+_METHOD = ("method", "seconds", "steps", "size", "init", "alpha", "epsilon_lr", "lr", "optimizer", "seed")
+_COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "stop_at", "plateau", "coarse")
+
+
+def inversion_panels(names: Sequence[str]) -> dict[str, list[str]]:
+    """Of an inversion: what matters most, what is compared, and what some methods alone heed."""
+    panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss, and when to stop": list(_COMPARISON)}
+    for name in names:
+        if name in _METHOD or name in _COMPARISON:
+            continue
+        methods = heeding_methods(name)
+        some = "All methods" if set(methods) == set(METHODS) else f"{', '.join(methods)} alone"
+        panels.setdefault(some, []).append(name)
+    panels[MACHINE] = ["batch", "device", "cuda_graph", "as_json", "null"]
+    return panels
+
+
+_RUN = ("device", "seed", "snapshot_images", "keep_snapshots")
+_AVERAGE_AND_DATA = ("ema_images", "ema_rampup", "flip", "resize_filter", "augment", "augment_target")
+ADVERSARIAL: Panels = {
+    "Network": ("resolution", "channels", "style_dim", "mapping_layers", "noise"),
+    "σ": ("layers", "initial_std", "epsilon_per", "std_form", "keep_std"),
+    "Loss": (
+        *("lr", "r1_gamma", "r1_interval", "path_length_weight", "path_length_interval", "style_mixing"),
+        *("discriminator", "projected_weight", "projected_side", "perceptual"),
+    ),
+    "Average and data": _AVERAGE_AND_DATA,
+    "σ by sensitivity": ("probes", "distortion", "floor", "tie", "side", "epsilon_lr"),
+    "KID while training": ("kid_images", "kid_samples", "kid_reference"),
+    "Run": (*_RUN, "dry_run", "precision", "low_precision_resolutions", "accumulate", "compile"),
+}
+ENCODER: Panels = {
+    "Loss": ("lr", "l2_weight", "perceptual_weight", "perceptual", "w_weight", "w_power"),
+    "Network": ("backbone", "pretrained", "widths", "blocks", "input_side"),
+    "Data": ("image_side", "pair_batch", "pair_augment", "flip", "resize_filter", "ema_images"),
+    "Kinds e4e and restyle alone": (
+        *("heads", "deltas", "head_width", "progressive_start", "progressive_every", "delta_weight"),
+        *("latent_weight", "latent_lr", "latent_r1_gamma", "latent_r1_interval", "latent_pool"),
+    ),
+    "Kinds restyle and hyperstyle alone": ("passes",),
+    "Kind hyperstyle alone": (
+        *("shared_width", "shared_inner", "inner", "features", "separate", "offset_rank", "offset_kernel"),
+    ),
+    "Run": (*_RUN, "dry_run"),
+}
+ATTRIBUTES: Panels = {
+    "Network": ("resolution", "widths"),
+    "Training": ("lr", "weight_decay", "balance", "flip", "resize_filter", "augment"),
+    "Ages": ("use_ages", "young_until", "old_from"),
+    "Run": _RUN,
+}

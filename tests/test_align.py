@@ -22,6 +22,7 @@ from wrangan_cli.engine.alignment import crop_quad, ffhq_quad, load_transform, p
 from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.face_detection import Face
 from wrangan_cli.engine.images import load_image, open_image
+from wrangan_cli.engine.installation import install_line
 
 # Eyes 40 px apart on a level line, mouth 45 px below: an upright face around (100, 90).
 LANDMARKS = np.array([[80.0, 80], [120, 80], [100, 105], [85, 125], [115, 125]])
@@ -274,7 +275,7 @@ def test_align_without_the_package(
     smooth_photo(tmp_path / "a.png", 240)
     result = run("align", "a.png", "--out", "photos")
     assert result.exit_code == 1
-    assert "pip install 'wrangan[align]'" in result.stderr
+    assert install_line("align") in result.stderr
 
 
 @pytest.mark.usefixtures("detector")

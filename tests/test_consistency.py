@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.test_evaluate import run
 from wrangan_cli.engine.codes import Code, render, save_code
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
 from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import identity
@@ -216,7 +218,7 @@ def test_identity_cuts_out_the_box_of_an_aligned_face() -> None:
 
 def test_identity_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "dlib", None)
-    with pytest.raises(WranganError, match=r"pip install 'wrangan\[identity\]'"):
+    with pytest.raises(WranganError, match=re.escape(install_line("identity"))):
         identity.METRIC.load(torch.device("cpu"))
 
 

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from wrangan_cli.app import app
 from wrangan_cli.engine import diagnosis, model_folder
+from wrangan_cli.engine.installation import install_line
 
 
 def test_report_as_json(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +49,7 @@ def test_text_names_every_section_and_what_is_missing(monkeypatch: pytest.Monkey
     assert result.exit_code == 0, result.output
     for word in ("versions", "device auto", "threads", "kernels cpu: ", "optional parts", "self-test"):
         assert word in result.stdout
-    assert "pip install 'wrangan[directions]'" in result.stdout
+    assert install_line("directions") in result.stdout
 
 
 def test_failed_self_test_exits_with_1(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.test_evaluate import run
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.editing.svm import separate
 from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.metrics.separability import STRENGTH, Separability, judged, separability
 from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
@@ -101,7 +103,7 @@ def test_a_missing_package_is_named_before_anything_is_drawn(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(tiny_model.generator, "synthesis", None)
-    with pytest.raises(WranganError, match=r"pip install 'wrangan\[directions\]'"):
+    with pytest.raises(WranganError, match=re.escape(install_line("directions"))):
         separability(tiny_model, net(), SETTINGS)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from tests.conftest import write_photo
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.training import data
 from wrangan_cli.engine.training.data import ImageSet, load_image_set
 from wrangan_cli.engine.training.sources import find_source, is_lmdb
@@ -152,7 +154,9 @@ def test_damaged_databases(tmp_path: Path) -> None:
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_lmdb(tmp_path / "db")
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(WranganError, match=r"package lmdb is not installed; pip install 'wrangan\[train\]'"):
+    with pytest.raises(
+        WranganError, match=re.escape(f"package lmdb is not installed; {install_line('train')}")
+    ):
         load(path, 32)
 
 

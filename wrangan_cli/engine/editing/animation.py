@@ -11,6 +11,7 @@ from torch import Tensor
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
 from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.installation import install_line
 
 SUFFIXES = (".gif", ".mp4")
 
@@ -65,6 +66,6 @@ def _mp4_writer() -> Callable[..., Any]:
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError) as error:
         raise WranganError(
-            ".mp4 needs imageio with ffmpeg: pip install 'wrangan[video]' (.gif works without)"
+            f".mp4 needs imageio with ffmpeg: {install_line('video')} (.gif works without)"
         ) from error
     return imageio.get_writer

@@ -11,12 +11,13 @@ from torch import Tensor
 from wrangan_cli.engine.editing.directions import Direction, std_along, unit
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.installation import install_line
 
 
 def require_sklearn() -> None:
     """WranganError naming the extra where scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
-        raise WranganError("hyperplanes in W are found by scikit-learn: pip install 'wrangan[directions]'")
+        raise WranganError(f"hyperplanes in W are found by scikit-learn: {install_line('directions')}")
 
 
 @dataclass(frozen=True)

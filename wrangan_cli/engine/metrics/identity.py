@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.metrics.base import PairMetric
 from wrangan_cli.engine.perceptual import for_metric
 from wrangan_cli.engine.weights import FACE_DESCRIPTOR, FACE_LANDMARKS, find_weights
@@ -50,9 +51,7 @@ def load_descriptors() -> FaceDescriptors:
     try:
         import dlib
     except ImportError as error:
-        raise WranganError(
-            "identity: package dlib is not installed; pip install 'wrangan[identity]'"
-        ) from error
+        raise WranganError(f"identity: package dlib is not installed; {install_line('identity')}") from error
     landmarks = dlib.shape_predictor(str(find_weights(FACE_LANDMARKS, "identity")))
     network = dlib.face_recognition_model_v1(str(find_weights(FACE_DESCRIPTOR, "identity")))
     return FaceDescriptors(dlib, landmarks, network)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.perceptual import for_metric
 from wrangan_cli.engine.weights import INCEPTION, find_weights
 
@@ -95,7 +96,7 @@ def require_samples(name: str, least: int, generated: Tensor, reference: Tensor)
 def require_package(name: str) -> None:
     """WranganError if torch-fidelity is not installed."""
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise WranganError(f"{name}: package torch-fidelity is not installed; pip install 'wrangan[fid]'")
+        raise WranganError(f"{name}: package torch-fidelity is not installed; {install_line('fid')}")
 
 
 def _interpolation(n: int, side: int) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from wrangan_cli.engine import weights
 from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.installation import install_line
 
 CLASSIFIER = "tf_efficientnet_lite0"
 WIDTH = 64
@@ -86,9 +87,7 @@ def load_features() -> tuple[nn.Module, list[int]]:
     try:
         import timm
     except ImportError as error:
-        raise WranganError(
-            "the projected discriminator needs timm: pip install 'wrangan[projected]'"
-        ) from error
+        raise WranganError(f"the projected discriminator needs timm: {install_line('projected')}") from error
     stored = torch.load(path, map_location="cpu", weights_only=True)
     whole = timm.create_model(CLASSIFIER, pretrained=False)
     # The file names the same layers differently, in the same order.

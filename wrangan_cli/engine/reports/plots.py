@@ -8,6 +8,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.installation import install_line
 
 BINS = 80
 SOLID, DASHED = "-o", "--s"
@@ -21,7 +22,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise WranganError("a report needs matplotlib: pip install 'wrangan[report]'") from error
+        raise WranganError(f"a report needs matplotlib: {install_line('report')}") from error
     matplotlib.use("Agg")
 
 

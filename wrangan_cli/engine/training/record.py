@@ -12,6 +12,7 @@ from wrangan_cli.engine.distributed import is_main
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import claim, replaced_atomically
 from wrangan_cli.engine.images import image_grid, save_image
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.training.run import Report
 
 LOCK = ".lock"
@@ -91,7 +92,7 @@ def _summary_writer(run: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise WranganError("TensorBoard is missing: pip install 'wrangan[train]'") from error
+        raise WranganError(f"TensorBoard is missing: {install_line('train')}") from error
     return SummaryWriter(str(run))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.image_kinds import HEAD
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.photo_files import images_in, zipped_images
 
 LMDB_FILE = "data.mdb"
@@ -167,7 +168,7 @@ class LmdbSource:
             import lmdb
         except ImportError as error:
             raise WranganError(
-                f"{self.path}: package lmdb is not installed; pip install 'wrangan[train]'"
+                f"{self.path}: package lmdb is not installed; {install_line('train')}"
             ) from error
         try:
             environment = lmdb.open(

@@ -1,0 +1,91 @@
+"""How this package came to be installed, and so the command that adds an extra to it."""
+
+import importlib.util
+import json
+import os
+import shlex
+import sys
+import tomllib
+from contextlib import suppress
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+PACKAGE = "wrangan"
+SOURCE = Path(__file__).parents[2]
+"""The folder that `wrangan_cli` lies in: a checkout, or site-packages."""
+
+
+def install_line(extra: str) -> str:
+    """The command that installs `extra`, one of pyproject.toml's, into the environment that runs this.
+
+    `python -m pip` where that environment is activated, otherwise with the interpreter's path; through pipx
+    in an environment of pipx, by uv in one of uv without pip. Of a checkout, and of what was installed from
+    a folder, that folder; otherwise by name, which leaves the installed release and adds the packages.
+    """
+    return f"{_installer()} {_requirement(extra)}"
+
+
+def upgrade_line(package: str) -> str:
+    """The command that upgrades another package in the environment that runs this."""
+    return f"{_installer()} --upgrade {package}"
+
+
+def _requirement(extra: str) -> str:
+    if _is_checkout(SOURCE):
+        # Also where it is not installed at all, or an older record of an installation lies about.
+        return f"-e {_quoted(f'{SOURCE}[{extra}]')}"
+    # PEP 610: where pip and uv got it from, if not from an index.
+    origin = json.loads(_record("direct_url.json") or "{}")
+    folder = _local(origin.get("url", "")) if "dir_info" in origin else None
+    return _quoted(f"{folder if folder and _is_checkout(folder) else PACKAGE}[{extra}]")
+
+
+def _is_checkout(folder: Path) -> bool:
+    """Whether this project's sources are there."""
+    with suppress(OSError, ValueError):
+        project: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+        return bool(project.get("project", {}).get("name") == PACKAGE)
+    return False
+
+
+def _record(name: str) -> str:
+    """A file of the installation's record; empty where there is none.
+
+    In a checkout's folder `wrangan.egg-info` is found first, which has none of them.
+    """
+    texts = (found.read_text(name) for found in distributions(name=PACKAGE))
+    return next((text.strip() for text in texts if text), "")
+
+
+def _local(url: str) -> Path | None:
+    """The path of a `file:` URL."""
+    parts = urlsplit(url)
+    return Path(url2pathname(parts.path)) if parts.scheme == "file" else None
+
+
+def _installer() -> str:
+    """The command up to and with `install`."""
+    prefix = Path(sys.prefix)
+    if (prefix / "pipx_metadata.json").is_file():
+        return f"pipx runpip {_quoted(prefix.name)} install"
+    python = "python" if _is_active(prefix) else _quoted(sys.executable)
+    if _record("INSTALLER") == "uv" and importlib.util.find_spec("pip") is None:
+        return "uv pip install" + ("" if python == "python" else f" --python {python}")
+    return f"{python} -m pip install"
+
+
+def _is_active(prefix: Path) -> bool:
+    """Whether `python` in the user's shell is this interpreter: of an activated venv or conda environment."""
+    # A venv may be activated within a conda environment, and comes first then.
+    given = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
+    return given is not None and Path(given).resolve() == prefix.resolve()
+
+
+def _quoted(word: str) -> str:
+    """As the shell wants it; brackets are patterns of file names in some."""
+    if os.name == "nt":
+        return f'"{word}"' if " " in word or "[" in word else word
+    return shlex.quote(word)

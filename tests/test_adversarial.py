@@ -236,6 +236,14 @@ def test_the_average_has_the_stated_half_life() -> None:
     )
 
 
+def test_the_papers_training_is_rosinalitys_on_two_gpus() -> None:
+    """200,000 steps; a batch of 8 on each GPU; the average decays by 0.5^(32 / 10,000) a step."""
+    settings = RandomizeSettings()
+    assert settings.batch == 2 * 8
+    assert settings.images == 200_000 * settings.batch
+    assert 0.5 ** (settings.batch / settings.ema_images) == pytest.approx(0.5 ** (32 / 10_000))
+
+
 def test_adam_is_corrected_for_lazy_penalties() -> None:
     trainer = trainer_for(GeneratorSettings(lr=0.01, r1_interval=16, path_length_interval=4))
     for optimizer, ratio in ((trainer.optimizer_d, 16 / 17), (trainer.optimizer_g, 4 / 5)):

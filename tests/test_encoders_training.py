@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typer.testing import CliRunner
 
-from tests.conftest import write_photo
+from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fakes import fake_perceptual
 from tests.test_adversarial import data
 from tests.test_resume import assert_same_state
@@ -134,6 +134,38 @@ def test_restyle_gathers_the_gradients_of_its_passes(tiny_model: Model) -> None:
     for name, parameter in trainer.encoder.named_parameters():
         if name in found:
             torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-3)
+
+
+def test_the_latent_discriminator_sees_the_codes_of_the_first_pass(tiny_model: Model) -> None:
+    trainer = style_trainer(tiny_model, "restyle", passes=3)
+    trainer.images = 8  # two deltas
+    real, z = real_images(), latents()
+    twin = copy.deepcopy(trainer.encoder)
+    average = tiny_model.generator.synthesis(tiny_model.w_mean[None]).expand_as(real)
+    first = twin(real, average, None, trainer.stage)
+    trainer.backward(real, z)
+    shown: list[Tensor] = []
+    assert trainer.adversary is not None
+    trainer.adversary.step = lambda _w, codes: shown.append(codes) or {}  # type: ignore[method-assign, func-returns-value]
+    trainer.after(z)
+    torch.testing.assert_close(shown[0], first[:, :3].detach(), atol=1e-5, rtol=1e-4)
+    again = twin(real, tiny_model.generator.synthesis(first), first, trainer.stage)
+    assert (shown[0] - again[:, :3]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("asked", "side"), [({}, 256), ({"image_side": 0}, 512), ({"image_side": 128}, 128)])
+@pytest.mark.parametrize("kind", ["w", "e4e"])
+def test_images_are_compared_at_256_px_unless_another_side_is_asked_for(
+    kind: str, asked: dict[str, int], side: int, tiny_model: Model
+) -> None:
+    config = dataclasses.replace(TINY, resolution=512, channels={2**n: 4 for n in range(2, 10)})
+    model = dataclasses.replace(tiny_model, generator=random_generator_network(config))
+    trainer = trainer_of(model, kind, **asked)
+    assert trainer.side == side
+    with torch.no_grad():
+        w = model.w_mean[None]
+        pooled = F.adaptive_avg_pool2d(model.generator.synthesis(w), side)
+        torch.testing.assert_close(trainer.synthesis(w), pooled, atol=1e-5, rtol=1e-4)
 
 
 def test_one_step_for_all_passes(tiny_model: Model) -> None:

@@ -119,10 +119,13 @@ class GeneratorSettings(AdversarialSettings):
 class RandomizeSettings(AdversarialSettings):
     """`train randomize`: μ and σ from a trained generator (paper, Algorithm 2)."""
 
-    images: int = 1_600_000
-    """Train until D has seen this many real images (paper: 200,000 steps of 8)."""
-    batch: int = 8
-    """Images per step."""
+    images: int = 3_200_000
+    """Train until D has seen this many real images (paper: 200,000 steps on 2 GPUs with a batch of 8, which
+    rosinality's script counts for each GPU)."""
+    batch: int = 16
+    """Images per step, over all processes (2 × 8)."""
+    ema_images: int = 5_000
+    """Half-life of the generator's moving average, in images (rosinality: 312.5 steps, here of 16)."""
     layers: str = "6"
     """Which styled convolutions become random: the last N (`6`), a range (`3-5`, `layers.3-5`), or
     names (`convs.6,convs.7`)."""
@@ -190,9 +193,9 @@ class EncoderSettings:
     pair_augment: bool = True
     """Blur, noise, JPEG and small changes of colour for the images of pairs, which photographs have and they
     lack; what would change w is left out."""
-    image_side: int = 0
-    """Side in px of real images and of what is compared with them; 0: the model's. The published trainings
-    of faces compare at 256."""
+    image_side: int = 256
+    """Side in px of real images and of what is compared with them, where the model's is larger (256 as
+    published); 0: the model's."""
     lr: float = 1e-4
     """Adam's learning rate, falling to a tenth over the last half by a cosine."""
     l2_weight: float = 1.0

@@ -109,12 +109,12 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         images, true_w = self._inputs(real, z)
         target = self.target_of(real)
         losses, codes, shown = torch.empty(0), None, None
-        for _ in range(self.encoder.config.passes):
+        for number in range(self.encoder.config.passes):
             losses, codes, shown = self._one_pass(images, real, true_w, target, codes, shown)
             losses[0].backward()
-        assert codes is not None
-        # In the encoder's own order, and what counts: the latents that may differ.
-        self._codes = codes[: len(real), : self._counted()].cpu()
+            if number == 0:
+                # What the latent discriminator is shown, as published: the first pass, those that may differ.
+                self._codes = codes[: len(real), : self._counted()].cpu()
         return losses.detach()
 
     def after(self, z: Tensor) -> Report:

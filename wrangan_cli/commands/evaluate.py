@@ -30,7 +30,8 @@ def evaluate(
             help="Repeatable. Of pairs: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, st-lpips-vgg, "
             "st-lpips-alex, identity, seconds, peak-memory (default: mse, psnr, ms-ssim and the model's "
             "perceptual distance); edit-success. "
-            "Of samples: fid, kid, precision, recall (default: fid). "
+            "Of samples: fid, kid, precision, recall (on Inception features), precision-vgg16, recall-vgg16 "
+            "(the authors'; with --reference) (default: fid). "
             "Of codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
             "corruption-face, lec, lec-image. "
             "Of a model's random layers: std-share, layer-influence. Of its attributes: separability."
@@ -44,6 +45,14 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Codes of another method: how often those of --codes win, photograph by photograph."
+        ),
+    ] = None,
+    metric_side: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of pairs: larger photographs, and their images, are reduced to this side in px before they "
+            "are compared, as published figures are (default: 256); 0: each at its own side.",
         ),
     ] = None,
     csv_file: Annotated[
@@ -117,6 +126,7 @@ def evaluate(
     from wrangan_cli.engine.metrics.consistency import STRENGTH
     from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
     from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.perceptual import METRIC_SIDE
     from wrangan_cli.engine.runtime import resolve_device
 
     names = metric or []
@@ -127,6 +137,7 @@ def evaluate(
             {
                 "--metric": metric,
                 "--against": against,
+                "--metric-side": metric_side is not None,
                 "--csv": csv_file,
                 "--direction": direction,
                 "--strength": strength,
@@ -159,6 +170,8 @@ def evaluate(
     people = edit_success.NAME in names
     if (direction or strength is not None) and not {"lec", "lec-image", edit_success.NAME} & set(names):
         raise UsageError("--direction and --strength belong to --metric lec and edit-success")
+    if metric_side is not None and (photos is None or people):
+        raise UsageError("--metric-side is of pairs: give --codes and --photos, and no --metric edit-success")
     if people and (len(set(names)) > 1 or against is not None):
         raise UsageError("edit-success is measured by itself: leave out other metrics and --against")
     if against is not None and photos is None:
@@ -177,7 +190,8 @@ def evaluate(
             evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
         elif codes is not None and photos is not None:
             names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
-            evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch))
+            side = METRIC_SIDE if metric_side is None else metric_side
+            evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch, side))
         else:
             names = names or ([] if save_reference else ["fid"])
             if codes is not None:

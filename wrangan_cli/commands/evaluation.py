@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wrangan_cli.commands.shell import Results, by_main, progress
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.errors import UsageError, WranganError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,12 +30,14 @@ class Pairs:
     """Codes of another method, to be compared photograph by photograph."""
     csv_file: Path | None
     batch: int
+    metric_side: int
+    """Larger photographs, and their images, are reduced to it in px; 0: none are."""
 
 
 def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
     """Photographs against the images of their codes; the mean of each metric is printed."""
     from wrangan_cli.engine.distributed import is_main
-    from wrangan_cli.engine.metrics.pairs import load_metrics, unlike_sides
+    from wrangan_cli.engine.metrics.pairs import load_metrics, side_note, unlike_sides
     from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
 
     metrics, records = pair_metrics(names), record_metrics(names)
@@ -52,6 +54,13 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
         sides = f"made at {here} px in {plan.codes} and at {there} px in {plan.against}"
         results.failed(f"{stem}: {sides}, so not compared with each other: invert both with one --size")
     everything: list[PairMetric | RecordMetric] = [*metrics, *records]
+
+    def compared_at(metric: "PairMetric | RecordMetric") -> dict[str, Any]:
+        if metric.name in RECORD_METRICS:
+            return {"protocol": metric.protocol}
+        protocol = f"{metric.protocol}; {side_note(plan.metric_side)}"
+        return {"protocol": protocol, "metric_side": plan.metric_side}
+
     for metric in everything:
         values = {row.pair.photo.stem: row.values[metric.name] for row in done if metric.name in row.values}
         if not values:
@@ -64,7 +73,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
             shared=metric.name in RECORD_METRICS,
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
-            protocol=metric.protocol,
+            **compared_at(metric),
         )
         if plan.against is not None:
             theirs = {r.pair.photo.stem: r.values[metric.name] for r in other if metric.name in r.values}
@@ -93,7 +102,8 @@ def _compared(
         share = own_share(pairs)
         with progress("comparing", len(share)) as bar:
             advance = rated(bar)
-            for count, compared in enumerate(compare_pairs(model, share, measures, plan.batch, records), 1):
+            found = compare_pairs(model, share, measures, plan.batch, records, plan.metric_side)
+            for count, compared in enumerate(found, 1):
                 own.append(compared)
                 advance(count)
     whole = gather_shares(own)
@@ -205,11 +215,36 @@ def evaluate_samples(
     save_reference: Path | None,
     plan: Samples,
 ) -> None:
+    """Generated images against real ones, once for each network whose features are wanted."""
+    from wrangan_cli.engine.metrics.registry import SAMPLE_METRICS
+
+    networks = {name: SAMPLE_METRICS[name].network for name in names if name in SAMPLE_METRICS}
+    if "vgg16" in networks.values() and reference is None:
+        wanted = ", ".join(name for name, network in networks.items() if network == "vgg16")
+        raise UsageError(f"{wanted}: give --reference, for a model's own reference is of Inception features")
+    of_vgg16 = [name for name in names if networks.get(name) == "vgg16"]
+    others = [name for name in names if name not in of_vgg16]
+    if others or save_reference is not None:
+        _evaluate_with(results, model, others, reference, save_reference, plan, "inception")
+    if of_vgg16:
+        _evaluate_with(results, model, of_vgg16, reference, None, plan, "vgg16")
+
+
+def _evaluate_with(
+    results: Results,
+    model: "Model",
+    names: Sequence[str],
+    reference: Path | None,
+    save_reference: Path | None,
+    plan: Samples,
+    network: str,
+) -> None:
     from wrangan_cli.engine.codes import find_codes, load_code
     from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.metrics import inception as networks
+    from wrangan_cli.engine.metrics import vgg16
     from wrangan_cli.engine.metrics.base import CodeMetric, SampleMetric
     from wrangan_cli.engine.metrics.corruption import moved_images
-    from wrangan_cli.engine.metrics.inception import load_inception
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
     from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
@@ -226,13 +261,14 @@ def evaluate_samples(
     folder = plan.codes
     if folder is not None:
         found = by_main(lambda: [load_code(path, model) for path in find_codes(folder)])
-    load = cache(lambda: load_inception(model.device, wanted_by=", ".join(names) or "reference features"))
+    load_network = vgg16.load_vgg16 if network == "vgg16" else networks.load_inception
+    load = cache(lambda: load_network(model.device, wanted_by=", ".join(names) or "reference features"))
     by_main(lambda: bool(load()))
     inception = load()
     if reference is None:
         real = by_main(lambda: model_reference(model))
     else:
-        real = reference_of(results, model, reference, inception, plan.batch)
+        real = reference_of(results, model, reference, inception, plan.batch, network=network)
         if save_reference is not None:
             by_main(lambda: save(save_reference, real))
             if is_main():
@@ -301,15 +337,22 @@ def _evaluate_layers(results: Results, model: "Model", names: Sequence[str], pla
 
 
 def reference_of(
-    results: Results, model: "Model", path: Path, inception: Any, batch: int, alone: bool = False
+    results: Results,
+    model: "Model",
+    path: Path,
+    inception: Any,
+    batch: int,
+    alone: bool = False,
+    network: str = "inception",
 ) -> "Reference":
-    """Features of the images of `--reference`; broken ones are named.
+    """Features of the images of `--reference` by a network, which `network` names; broken ones are named.
 
     Of several processes all must call this, unless `alone` says that this one does all of it.
     """
     from wrangan_cli.engine.distributed import is_main, own_share
     from wrangan_cli.engine.metrics.samples import Reference, image_set_features
     from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+    from wrangan_cli.engine.weights import INCEPTION, TORCHVISION_VGG
 
     load = cache(lambda: load_image_set([path], model.sample_side, default_cache_dir()))
     if not alone:
@@ -321,7 +364,13 @@ def reference_of(
     share = images.names if alone else own_share(images.names)
     with progress("reference", len(share)) as bar:
         features = image_set_features(
-            images, inception, batch, default_cache_dir(), rated(bar), shared=not alone
+            images,
+            inception,
+            batch,
+            default_cache_dir(),
+            rated(bar),
+            shared=not alone,
+            network=TORCHVISION_VGG if network == "vgg16" else INCEPTION,
         )
     return Reference(features, path.name, model.sample_side)
 

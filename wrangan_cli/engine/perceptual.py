@@ -146,7 +146,7 @@ def _enlarged(images: Tensor, below: int, side: int) -> Tensor:
 def _lpips(name: str, others: str) -> PerceptualDistance:
     file = _BACKBONES[name]
     path = weights.find_weights(file, name, others)
-    state = _read_state(path)
+    state = read_state(path)
     try:
         import lpips
     except ImportError as error:
@@ -161,7 +161,7 @@ def _lpips(name: str, others: str) -> PerceptualDistance:
     own = {f"features.{key.split('.', 1)[1]}": value for key, value in taps.state_dict().items()}
     _fill(own, state, path)
     heads = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
-    return PerceptualDistance(name, taps, _heads(_read_state(heads), len(taps), heads))
+    return PerceptualDistance(name, taps, _heads(read_state(heads), len(taps), heads))
 
 
 class BlurPool(nn.Module):
@@ -187,7 +187,7 @@ def _shift_tolerant(name: str, others: str) -> PerceptualDistance:
     vgg = name.endswith("vgg")
     file = weights.ST_LPIPS_VGG if vgg else weights.ST_LPIPS_ALEX
     path = weights.find_weights(file, name, others)
-    state = _read_state(path)
+    state = read_state(path)
     taps = shift_tolerant_taps(vgg)
     # `net.slice2.6.weight`: 6 counts the layers of the whole network, as keys here do.
     flat = {key.split(".", 2)[2]: value for key, value in state.items() if key.startswith("net.slice")}
@@ -230,7 +230,8 @@ def shift_tolerant_taps(vgg: bool) -> nn.ModuleList:
     return taps
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A file of tensors by name, on the CPU; nothing in it is executed. FileError where it is none."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

@@ -25,6 +25,13 @@ class PairMetric:
     """Ranges, sizes and constants, in one line."""
     load: Callable[[torch.device], Callable[[Tensor, Tensor], Tensor]]
     """device → a function of two batches (B, 3, H, W) in [-1, 1] giving (B,)."""
+    title: str = ""
+    """Head of its column, which says the network exactly; empty: the name."""
+
+    @property
+    def column(self) -> str:
+        """Head of its column."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,11 @@ class RecordMetric:
     key: str
     """Of the record; codes of before it existed lack it."""
 
+    @property
+    def column(self) -> str:
+        """Head of its column."""
+        return self.name
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -48,13 +60,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class SampleMetric:
-    """A number for two sets of images, from their Inception features."""
+    """A number for two sets of images, from their features."""
 
     name: str
     higher_is_better: bool
     protocol: str
     compute: Callable[[Tensor, Tensor], Estimate]
     """Features of generated (N, F) and of reference images (M, F), float32 on the CPU."""
+    title: str = ""
+    """Head of its column, which says whose features these are; empty: the name."""
+    network: str = "inception"
+    """Whose features: `inception` or `vgg16`."""
+
+    @property
+    def column(self) -> str:
+        """Head of its column."""
+        return self.title or self.name
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Protocol: images in [-1, 1]; a side below 161 px is enlarged bilinearly to 256, other sizes
 stay. Lower is better. `lpips-*` (version 0.1) and `st-lpips-*` are different metrics:
-their figures are not comparable.
+their figures are not comparable. The published figures of the field, the paper's among them,
+are of LPIPS; they have no place in a column of shift-tolerant LPIPS.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,13 @@ _FULL_NAMES = {
     "st-lpips-vgg": "shift-tolerant LPIPS with VGG16",
     "st-lpips-alex": "shift-tolerant LPIPS with AlexNet",
 }
+_COLUMNS = {
+    "lpips-vgg": "LPIPS-VGG (paper)",
+    "lpips-alex": "LPIPS-Alex (paper)",
+    "st-lpips-vgg": "st-LPIPS-VGG",
+    "st-lpips-alex": "st-LPIPS-Alex",
+}
+"""Heads of columns: `paper` where the network is that of the paper's figures, and only there."""
 
 
 def _metric(name: str) -> PairMetric:
@@ -27,7 +35,7 @@ def _metric(name: str) -> PairMetric:
         return lambda x, y: net(for_metric(x), for_metric(y))
 
     protocol = f"{_FULL_NAMES[name]} on [-1, 1]; images below 161 px enlarged bilinearly to 256"
-    return PairMetric(name, False, protocol, load)
+    return PairMetric(name, False, protocol, load, _COLUMNS[name])
 
 
 METRICS = tuple(_metric(name) for name in PERCEPTUAL_NAMES)

@@ -14,7 +14,9 @@ from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.names import same_name
+from wrangan_cli.engine.perceptual import METRIC_SIDE
 from wrangan_cli.engine.photo_files import images_by_stem
 from wrangan_cli.engine.photographs import by_side, load_photograph
 
@@ -42,7 +44,14 @@ class Compared:
     """What the code's record does not tell: metric name → why."""
     error: WranganError | OSError | None = None
     side: int | None = None
-    """Side in px at which they were compared."""
+    """Side in px at which the code was fitted to the photograph; both may have been reduced further since."""
+
+
+def side_note(side: int) -> str:
+    """What a setting `metric_side` of so many px means, for those who read the numbers."""
+    if not side:
+        return "at the photograph's own side"
+    return f"photographs of more than {side} px and their images reduced to {side} by area"
 
 
 def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]]:
@@ -97,14 +106,17 @@ def compare_pairs(
     measures: Mapping[str, Measure],
     batch: int = 8,
     records: Sequence[RecordMetric] = (),
+    metric_side: int = METRIC_SIDE,
 ) -> Iterator[Compared]:
     """Apply `measures` to each pair, in the order of `pairs`, at the side at which the code was made: the
-    photograph's own, at most the model's, or that of the setting `size` in the code's record.
+    photograph's own, at most the model's, or that of the setting `size` in the code's record; where that is
+    more than `metric_side` px (0: never), at `metric_side`.
 
     records: metrics that are read from the codes' records beside.
 
     The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
     loaded as for inversion (central square, box filter), and the image reduced by area to its side.
+    From there both are reduced to `metric_side` by area.
     A pair that cannot be read or drawn has an error and no values.
     """
     for start in range(0, len(pairs), batch):
@@ -124,7 +136,7 @@ def compare_pairs(
                 codes.append(code)
                 photos.append(photo)
                 outcome.append(None)
-        rows = iter(measured(model, photos, codes, measures))
+        rows = iter(measured(model, photos, codes, measures, metric_side))
         told = iter([_recorded(code, records) for code in codes])
         sides = iter([photo.shape[-1] for photo in photos])
         for pair, failed in zip(part, outcome, strict=True):
@@ -150,17 +162,22 @@ def unlike_sides(first: Sequence[Compared], second: Sequence[Compared]) -> dict[
 
 @torch.no_grad()
 def measured(
-    model: Model, photos: Sequence[Tensor], codes: Sequence[Code], measures: Mapping[str, Measure]
+    model: Model,
+    photos: Sequence[Tensor],
+    codes: Sequence[Code],
+    measures: Mapping[str, Measure],
+    metric_side: int = METRIC_SIDE,
 ) -> list[dict[str, float]]:
     """Photographs (3, S, S) in [-1, 1] against the images of their codes: metric → value, for each.
 
-    Each at its own side S, at most the model's; those of one side together.
+    Each at its own side S, at most the model's and `metric_side` (0: no bound); those of one side together.
     """
     rows: list[dict[str, float]] = [{} for _ in codes]
     for chosen in by_side(photos):
         side = photos[chosen[0]].shape[-1]
         drawn = render(model, [codes[index] for index in chosen], side).clamp(-1, 1)
         targets = torch.stack([photos[index] for index in chosen]).to(model.device)
+        drawn, targets = (reduced(images, metric_side or None) for images in (drawn, targets))
         for name, measure in measures.items():
             for index, value in zip(chosen, measure(drawn, targets).tolist(), strict=True):
                 rows[index][name] = value

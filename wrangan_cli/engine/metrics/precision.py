@@ -1,16 +1,17 @@
-"""Precision (Kynkäänniemi et al. 2019) on Inception features.
+"""Precision (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
 Protocol: the share of generated images whose feature vector lies within a sphere around some
 reference image's, the sphere reaching to its 3rd nearest neighbour among the reference ones.
-On the Inception features of metrics/inception.py: the paper takes VGG16's, so its figures
-are on another scale. Range 0…1, higher is better.
+Range 0…1, higher is better. `precision` is on the Inception features of metrics/inception.py (pool3),
+`precision-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.
 """
 
 from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import Estimate, SampleMetric
-from wrangan_cli.engine.metrics.inception import PROTOCOL
+from wrangan_cli.engine.metrics.inception import PROTOCOL as INCEPTION
 from wrangan_cli.engine.metrics.manifold import manifold_share
+from wrangan_cli.engine.metrics.vgg16 import PROTOCOL as VGG16
 
 
 def precision(generated: Tensor, reference: Tensor) -> Estimate:
@@ -18,4 +19,18 @@ def precision(generated: Tensor, reference: Tensor) -> Estimate:
     return manifold_share("precision", generated, reference)
 
 
-METRIC = SampleMetric("precision", True, f"k = 3 on Inception (not VGG16) features; {PROTOCOL}", precision)
+METRIC = SampleMetric(
+    "precision",
+    True,
+    f"k = 3 on Inception (not VGG16) features; {INCEPTION}",
+    precision,
+    "precision (Inception pool3)",
+)
+VGG16_METRIC = SampleMetric(
+    "precision-vgg16",
+    True,
+    f"k = 3 on VGG16 fc2 features; {VGG16}",
+    precision,
+    "precision (VGG16 fc2)",
+    "vgg16",
+)

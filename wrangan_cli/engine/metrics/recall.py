@@ -1,16 +1,17 @@
-"""Recall (Kynkäänniemi et al. 2019) on Inception features.
+"""Recall (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
 Protocol: the share of reference images whose feature vector lies within a sphere around some
 generated image's, the sphere reaching to its 3rd nearest neighbour among the generated ones.
-On the Inception features of metrics/inception.py: the paper takes VGG16's, so its figures
-are on another scale. Range 0…1, higher is better.
+Range 0…1, higher is better. `recall` is on the Inception features of metrics/inception.py (pool3),
+`recall-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.
 """
 
 from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import Estimate, SampleMetric
-from wrangan_cli.engine.metrics.inception import PROTOCOL
+from wrangan_cli.engine.metrics.inception import PROTOCOL as INCEPTION
 from wrangan_cli.engine.metrics.manifold import manifold_share
+from wrangan_cli.engine.metrics.vgg16 import PROTOCOL as VGG16
 
 
 def recall(generated: Tensor, reference: Tensor) -> Estimate:
@@ -18,4 +19,18 @@ def recall(generated: Tensor, reference: Tensor) -> Estimate:
     return manifold_share("recall", generated, reference)
 
 
-METRIC = SampleMetric("recall", True, f"k = 3 on Inception (not VGG16) features; {PROTOCOL}", recall)
+METRIC = SampleMetric(
+    "recall",
+    True,
+    f"k = 3 on Inception (not VGG16) features; {INCEPTION}",
+    recall,
+    "recall (Inception pool3)",
+)
+VGG16_METRIC = SampleMetric(
+    "recall-vgg16",
+    True,
+    f"k = 3 on VGG16 fc2 features; {VGG16}",
+    recall,
+    "recall (VGG16 fc2)",
+    "vgg16",
+)

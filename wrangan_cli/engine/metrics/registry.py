@@ -29,7 +29,11 @@ PAIR_METRICS: dict[str, PairMetric] = {
 }
 RECORD_METRICS: dict[str, RecordMetric] = {metric.name: metric for metric in recorded.METRICS}
 SAMPLE_METRICS: dict[str, SampleMetric] = {
-    metric.name: metric for metric in (fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC)
+    metric.name: metric
+    for metric in (
+        *(fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC),
+        *(precision.VGG16_METRIC, recall.VGG16_METRIC),
+    )
 }
 CODE_METRICS: dict[str, CodeMetric] = {metric.name: metric for metric in corruption.METRICS}
 LAYER_METRICS: dict[str, LayerMetric] = {

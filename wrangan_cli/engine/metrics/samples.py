@@ -20,7 +20,7 @@ from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.training.data import ImageSet
-from wrangan_cli.engine.weights import INCEPTION
+from wrangan_cli.engine.weights import INCEPTION, WeightFile
 
 REFERENCE_FILE = "reference.safetensors"
 """In a model's folder: features of images that the model was not trained on."""
@@ -28,7 +28,7 @@ REFERENCE_FILE = "reference.safetensors"
 
 @dataclass(frozen=True)
 class Reference:
-    """Inception features of real images. features: float32 (N, 2048), CPU."""
+    """Features of real images. features: float32 (N, F), CPU; of Inception F is 2048."""
 
     features: Tensor
     source: str
@@ -86,7 +86,7 @@ def generated_features(
     epsilon: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (count, 2048) of `generated_images`, in their order, in every process.
+    """Features (count, F) of `generated_images`, in their order, in every process.
 
     Of several processes each generates its share; all of them must call this. progress:
     called with the number of images that this process has done.
@@ -100,7 +100,7 @@ def shared_features(
     images: Iterator[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (N, 2048) of the images of all processes, in order, from the batches of this one's share."""
+    """Features (N, F) of the images of all processes, in order, from the batches of this one's share."""
     first = next(images, None)
     if first is None:
         return _gathered(torch.empty(0))
@@ -114,17 +114,22 @@ def image_set_features(
     cache_dir: Path | None = None,
     progress: Callable[[int], None] | None = None,
     shared: bool = False,
+    network: WeightFile = INCEPTION,
 ) -> Tensor:
-    """Features (N, 2048) of an image set; kept in `cache_dir` under a digest of its pixels.
+    """Features (N, F) of an image set; kept in `cache_dir` under a digest of its pixels and of `network`, the
+    file of the network that `inception` is.
 
     shared: of several processes each does its share, and all of them must call this.
     """
     cached = None
     if cache_dir is not None and (is_main() or not shared):
-        digest = hashlib.sha256(str((images.pixels.shape, INCEPTION.sha256)).encode())
+        digest = hashlib.sha256(str((images.pixels.shape, network.sha256)).encode())
         for start in range(0, len(images), 1000):
             digest.update(images.pixels[start : start + 1000].tobytes())
-        cached = cache_dir / f"inception-{digest.hexdigest()[:16]}.safetensors"
+        cached = (
+            cache_dir
+            / f"{'inception' if network is INCEPTION else 'vgg16'}-{digest.hexdigest()[:16]}.safetensors"
+        )
     features = _read_features(cached)
     if shared:
         features = from_main(features)

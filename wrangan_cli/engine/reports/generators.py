@@ -96,7 +96,7 @@ def sample_table(subject: Subject, samples: Samples) -> Table:
         "Table 3. The generator",
         [
             Column("weights", "weights"),
-            *(Column(metric.name, metric.name, metric.higher_is_better) for metric in metrics),
+            *(Column(metric.name, metric.column, metric.higher_is_better) for metric in metrics),
         ],
         rows,
         f"{about}± is one standard error. " + " ".join(f"{m.name}: {m.protocol}." for m in metrics),

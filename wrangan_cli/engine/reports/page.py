@@ -91,7 +91,10 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
         "methods": list(subject.codes),
         "first": "wrangan" if "wrangan" in subject.codes else next(iter(subject.codes), ""),
         "edits": [f"{direction.name} {step:+g}" for direction, step in moves],
-        "metrics": [{"name": name, "higher": metrics[name].higher_is_better} for name in shown],
+        "metrics": [
+            {"name": name, "title": metrics[name].column, "higher": metrics[name].higher_is_better}
+            for name in shown
+        ],
         "photos": entries,
     }
 

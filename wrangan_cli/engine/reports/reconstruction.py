@@ -9,13 +9,16 @@ from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import consistency
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric, mean_interval
 from wrangan_cli.engine.metrics.comparison import compare_paired
-from wrangan_cli.engine.metrics.pairs import Compared, compare_pairs, load_metrics
+from wrangan_cli.engine.metrics.pairs import Compared, compare_pairs, load_metrics, side_note
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS, pair_metrics
 from wrangan_cli.engine.reports.settings import split_names
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 Metric = PairMetric | RecordMetric
+OTHER_SCALE = (
+    "st-LPIPS is another scale than LPIPS: the paper's figures, and all published ones, are of LPIPS."
+)
 PerPhoto = dict[str, dict[str, dict[str, float]]]
 """Method → stem of the photograph → metric → value."""
 
@@ -49,7 +52,9 @@ def measure_photos(subject: Subject) -> PerPhoto:
         jobs = {job.code: job for job in todo}
         with subject.track(f"measuring {method}", len(todo)) as advance:
             pairs = [subject.pair(job) for job in todo]
-            compared = compare_pairs(subject.model, pairs, measures, subject.batch, records)
+            compared = compare_pairs(
+                subject.model, pairs, measures, subject.batch, records, subject.settings.metric_side
+            )
             for count, one in enumerate(compared, 1):
                 job = jobs[one.pair.code]
                 rows[job] = {**rows[job], **_stored(subject, job, one, metrics, measures)}
@@ -73,6 +78,7 @@ def _key(subject: Subject, job: Job, metric: Metric) -> dict[str, Any]:
         "size": subject.size,
         "metric": metric.name,
         "protocol": metric.protocol,
+        **subject.metric_side_key,
     }
 
 
@@ -125,17 +131,23 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
             Column("method", "method"),
             Column("count", "photographs"),
             Column("failed", "failed"),
-            *(Column(m.name, m.name, m.higher_is_better) for m in present),
+            *(Column(m.name, m.column, m.higher_is_better) for m in present),
         ],
         rows,
         "Mean and 95 % bootstrap interval over the photographs (of seconds and memory, which a batch shares, "
         "the mean alone); those that failed are in no mean. "
-        + " ".join(f"{metric.name}: {metric.protocol}." for metric in present),
+        f"{_about_side(subject)} "
+        + " ".join(f"{metric.column}: {metric.protocol}." for metric in present)
+        + (f" {OTHER_SCALE}" if any(metric.name.startswith("st-") for metric in present) else ""),
         _lines_about(subject, "a metric"),
     )
 
 
-def photographs_table(photos: PerPhoto) -> Table:
+def _about_side(subject: Subject) -> str:
+    return f"Compared: {side_note(subject.settings.metric_side)} (metric_side)."
+
+
+def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
     """Every value by method and photograph: what the means are of."""
     names = list(dict.fromkeys(n for rows in photos.values() for values in rows.values() for n in values))
     rows: list[dict[str, Cell]] = [
@@ -143,8 +155,13 @@ def photographs_table(photos: PerPhoto) -> Table:
         for method, found in photos.items()
         for stem, values in found.items()
     ]
-    columns = [Column("method", "method"), Column("photo", "photograph"), *(Column(n, n) for n in names)]
-    return Table("photographs", "Every photograph", columns, rows)
+    heads = {metric.name: metric.column for metric in (*PAIR_METRICS.values(), *RECORD_METRICS.values())}
+    columns = [
+        Column("method", "method"),
+        Column("photo", "photograph"),
+        *(Column(name, heads[name]) for name in names),
+    ]
+    return Table("photographs", "Every photograph", columns, rows, _about_side(subject))
 
 
 def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
@@ -173,11 +190,11 @@ def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
         [
             Column("methods", ""),
             Column("count", "photographs"),
-            *(Column(metric.name, f"{metric.name} %", None, percent=True) for metric in present),
+            *(Column(metric.name, f"{metric.column} %", None, percent=True) for metric in present),
         ],
         rows,
         "Share of the photographs on which the first method is better, with its 95 % Wilson interval; a tie "
-        "counts half. An interval that holds 50 decides nothing.",
+        "counts half. An interval that holds 50 decides nothing. " + _about_side(subject),
     )
 
 

@@ -47,7 +47,7 @@ def _written(subject: Subject) -> Report:
     tables = measured.tables
     folder = subject.out / TABLES
     files = [path for table in tables for path in write_table(folder, table)]
-    files += write_table(folder, photographs_table(measured.photos))
+    files += write_table(folder, photographs_table(subject, measured.photos))
     with replaced_atomically(subject.out / ALL_TABLES) as temporary:
         temporary.write_text("\n".join(map(markdown, tables)), encoding="utf-8", errors="surrogateescape")
     files.append(subject.out / ALL_TABLES)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.perceptual import METRIC_SIDE
 
 N = TypeVar("N", int, float)
 LEAST_KID = 4
@@ -22,6 +23,9 @@ class ReportSettings:
 
     metrics: str = ""
     """Metrics of reconstruction, names with commas between; empty: all (identity on face models only)."""
+    metric_side: int = METRIC_SIDE
+    """Photographs of a larger side, and their images, are reduced to it for the metrics of reconstruction; 0:
+    each at its own side."""
     directions: str = ""
     """Directions of the edits, names with commas between; empty: the first five of the model."""
     strength: float = 3.0
@@ -56,6 +60,7 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         counts = (
+            "metric_side",
             "edited",
             "shown",
             "interpolations",

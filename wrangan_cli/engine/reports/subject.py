@@ -93,6 +93,12 @@ class Subject:
         """The setting `size` of the methods, which is one for all."""
         return next((settings.size for settings in self.wanted.values()), 0)
 
+    @property
+    def metric_side_key(self) -> dict[str, int]:
+        """What the setting `metric_side` adds to a key of the cache: nothing where it cannot matter."""
+        side = self.settings.metric_side
+        return {"metric_side": side} if 0 < side < self.model.resolution else {}
+
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as the methods take it: (3, S, S) in [-1, 1]. Raises FileError."""
         return load_photograph(path, self.model.resolution, self.size)

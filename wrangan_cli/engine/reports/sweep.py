@@ -24,7 +24,7 @@ from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
 from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
 from wrangan_cli.engine.metrics.inception import extract_features
-from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured
+from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured, side_note
 from wrangan_cli.engine.metrics.registry import CODE_METRICS, PAIR_METRICS
 from wrangan_cli.engine.model_folder import CONFIG, Model, read_config
 from wrangan_cli.engine.models.randomized import tunable_weights
@@ -112,6 +112,7 @@ class Sweep:
             "corruption": CODE_METRICS[CORRUPTION].protocol,
             "seed": report.seed,
             "reference": self.samples.reference_key() if report.sweep_samples else "",
+            **self.subject.metric_side_key,
         }
 
     def _measured(self, point: Point) -> dict[str, Any]:
@@ -129,7 +130,8 @@ class Sweep:
                     what = f"{point.method} at N = {point.layers}, α = {point.settings.alpha:g}"
                     self.subject.failures.append(FileError(job.photo, f"{what}: {code}"))
             if good:
-                values += measured(model, [images[row] for row in good], codes[-len(good) :], self.measures())
+                photos, side = [images[row] for row in good], self.subject.settings.metric_side
+                values += measured(model, photos, codes[-len(good) :], self.measures(), side)
         return {"values": values, CORRUPTION: self._corruption(model, codes) if codes else None}
 
     def _fitted(
@@ -214,13 +216,14 @@ def sweep_table(subject: Subject, samples: Samples) -> Table:
         Column("layers", "N"),
         Column("alpha", "α"),
         Column("count", "photographs"),
-        *(Column(metric.name, metric.name, metric.higher_is_better) for metric in present),
+        *(Column(metric.name, metric.column, metric.higher_is_better) for metric in present),
     ]
     if any(CORRUPTION in row for row in rows):
         columns.append(Column(CORRUPTION, CORRUPTION, False))
     note = (
         "The same photographs fitted anew with each weight α of the penalty. N other than the model's: σ by "
-        "sensitivity. Mean and 95 % bootstrap interval; corruption as in Table 4, ± one standard error."
+        "sensitivity. Mean and 95 % bootstrap interval; corruption as in Table 4, ± one standard error. "
+        f"Compared: {side_note(subject.settings.metric_side)} (metric_side)."
     )
     return Table(
         "figure-3-sweep", "Figure 3. Weight of the penalty", columns, rows, note, list(dict.fromkeys(missing))

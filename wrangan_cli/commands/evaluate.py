@@ -8,15 +8,9 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.evaluation import (
-    Edits,
-    Pairs,
-    Samples,
-    evaluate_edits,
-    evaluate_pairs,
-    evaluate_samples,
-)
+from wrangan_cli.commands.evaluation import Edits, Pairs, evaluate_edits, evaluate_pairs
 from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evaluate_people
+from wrangan_cli.commands.evaluation_samples import Samples, evaluate_samples
 from wrangan_cli.commands.report import make_report
 from wrangan_cli.commands.shell import Results, by_main
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
@@ -231,6 +225,11 @@ def _check_options(
         raise UsageError("--reference belongs to samples, --codes and --photos to pairs: give one of them")
     if photos is None and csv_file is not None and not {"lec", "lec-image"} & set(names):
         raise UsageError("--csv writes the numbers of pairs: give --codes and --photos")
+    of_vgg16 = [n for n in names if n in SAMPLE_METRICS and SAMPLE_METRICS[n].network == "vgg16"]
+    if of_vgg16 and codes is None and reference is None:
+        raise UsageError(
+            f"{', '.join(of_vgg16)}: give --reference (images), for a model's own is of Inception features"
+        )
     if save_reference is not None and reference is None:
         raise UsageError("--save-reference needs --reference")
     if codes is not None and epsilon:

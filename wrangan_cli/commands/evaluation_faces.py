@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.evaluation import Samples, rated
+from wrangan_cli.commands.evaluation import rated
+from wrangan_cli.commands.evaluation_samples import Samples
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
 

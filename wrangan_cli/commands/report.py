@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wrangan_cli.commands.evaluation import rated, reference_of
+from wrangan_cli.commands.evaluation import rated
+from wrangan_cli.commands.evaluation_samples import reference_of
 from wrangan_cli.commands.invert import invert_photos
 from wrangan_cli.commands.shell import Results, by_main, progress, say
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError

@@ -126,10 +126,8 @@ def image_set_features(
         digest = hashlib.sha256(str((images.pixels.shape, network.sha256)).encode())
         for start in range(0, len(images), 1000):
             digest.update(images.pixels[start : start + 1000].tobytes())
-        cached = (
-            cache_dir
-            / f"{'inception' if network is INCEPTION else 'vgg16'}-{digest.hexdigest()[:16]}.safetensors"
-        )
+        kind = "inception" if network is INCEPTION else "vgg16"
+        cached = cache_dir / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
     features = _read_features(cached)
     if shared:
         features = from_main(features)

@@ -16,9 +16,7 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 Metric = PairMetric | RecordMetric
-OTHER_SCALE = (
-    "st-LPIPS is another scale than LPIPS: the paper's figures, and all published ones, are of LPIPS."
-)
+OTHER_SCALE = "st-LPIPS is another scale than LPIPS: published figures, the paper's too, are of LPIPS."
 PerPhoto = dict[str, dict[str, dict[str, float]]]
 """Method → stem of the photograph → metric → value."""
 
@@ -155,7 +153,7 @@ def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
         for method, found in photos.items()
         for stem, values in found.items()
     ]
-    heads = {metric.name: metric.column for metric in (*PAIR_METRICS.values(), *RECORD_METRICS.values())}
+    heads = {metric.name: metric.column for metric in _all(list(PAIR_METRICS.values()))}
     columns = [
         Column("method", "method"),
         Column("photo", "photograph"),

@@ -29,7 +29,7 @@ def codes(tiny_model: Model, tmp_path: Path) -> Path:
 
 def test_interpolation_has_equal_ends_and_even_steps(tiny_model: Model) -> None:
     a, b = make_code(tiny_model, 0), make_code(tiny_model, 1)
-    way = interpolate_codes(a, b, 5, LATENTS)
+    way = list(interpolate_codes([a, b], 5, LATENTS))
     assert len(way) == 5
     for end, code in ((way[0], a), (way[-1], b)):
         assert torch.equal(end.w, code.w)
@@ -37,7 +37,7 @@ def test_interpolation_has_equal_ends_and_even_steps(tiny_model: Model) -> None:
     torch.testing.assert_close(way[1].w, 0.75 * a.w + 0.25 * b.w)
     for name in a.epsilon:
         torch.testing.assert_close(way[3].epsilon[name], 0.25 * a.epsilon[name] + 0.75 * b.epsilon[name])
-    images = draw_way(tiny_model, a, b, 10)
+    images = torch.stack(list(draw_way(tiny_model, [a, b], 10)))
     torch.testing.assert_close(images[[0]], render(tiny_model, [a]), rtol=0, atol=1e-5)
     torch.testing.assert_close(images[[-1]], render(tiny_model, [b]), rtol=0, atol=1e-5)
 
@@ -46,23 +46,23 @@ def test_interpolation_with_missing_layers(tiny_model: Model) -> None:
     a, b = make_code(tiny_model, 0), make_code(tiny_model, 1, epsilon=False)
     delta = {"conv1": torch.ones(16, 16, 3, 3)}
     b = Code(w=b.w, delta=delta, info=b.info)
-    way = interpolate_codes(a, b, 3, LATENTS)
+    way = list(interpolate_codes([a, b], 3, LATENTS))
     for name, value in a.epsilon.items():
         torch.testing.assert_close(way[1].epsilon[name], value / 2)
         assert way[2].epsilon[name].abs().max() == 0
     torch.testing.assert_close(way[1].delta["conv1"], delta["conv1"] / 2)
-    images = draw_way(tiny_model, a, b, 3)
+    images = torch.stack(list(draw_way(tiny_model, [a, b], 3)))
     torch.testing.assert_close(images[[0]], render(tiny_model, [a]), rtol=0, atol=1e-5)
     torch.testing.assert_close(images[[2]], render(tiny_model, [b]), rtol=0, atol=1e-5)
 
 
 def test_interpolation_between_w_and_w_plus(tiny_model: Model) -> None:
     a, b = make_code(tiny_model, 0), make_code(tiny_model, 1, w_plus=True)
-    way = interpolate_codes(a, b, 3, LATENTS)
+    way = list(interpolate_codes([a, b], 3, LATENTS))
     torch.testing.assert_close(way[1].w, (a.w[None] + b.w) / 2)
     assert torch.equal(way[0].w, a.w.expand(LATENTS, -1))
     with pytest.raises(UsageError, match="2 or more"):
-        interpolate_codes(a, b, 1, LATENTS)
+        interpolate_codes([a, b], 1, LATENTS)
 
 
 def interpolate(*arguments: object):  # type: ignore[no-untyped-def]
@@ -77,7 +77,7 @@ def test_interpolate_command_strip(codes: Path, tiny_model: Model, tmp_path: Pat
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 4
     a, c = load_code(codes / "a.st", tiny_model), load_code(codes / "c.st", tiny_model)
-    assert np.array_equal(pixels(out), expected_pixels(draw_way(tiny_model, a, c, 4)))
+    assert np.array_equal(pixels(out), expected_pixels(torch.stack(list(draw_way(tiny_model, [a, c], 4)))))
     assert pixels(out).shape == (16, 64, 3)
 
 
@@ -110,7 +110,7 @@ def test_interpolate_command_mp4(codes: Path, tiny_model: Model, tmp_path: Path)
 def test_mp4_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(WranganError, match=r"wrangan\[video\]"):
-        save_animation(tmp_path / "x.mp4", torch.zeros(2, 3, 16, 16))
+        save_animation(tmp_path / "x.mp4", [Image.new("RGB", (16, 16))])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -263,7 +263,7 @@ def test_codes_can_be_edited_interpolated_and_measured(tiny_model: Model) -> Non
         expected = tuned_network(tiny_model, code).synthesis(edited.w[None])
     torch.testing.assert_close(render(tiny_model, [edited]), expected, atol=1e-5, rtol=1e-4)
     other = make_code(tiny_model, 4)
-    way = interpolate_codes(code, other, 3, LATENTS)
+    way = list(interpolate_codes([code, other], 3, LATENTS))
     for name, value in code.parameters.items():
         torch.testing.assert_close(way[1].parameters[name], value.float() / 2)
         assert way[2].parameters[name].abs().max() == 0

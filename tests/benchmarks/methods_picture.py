@@ -14,7 +14,13 @@ import torch
 from torch.nn.functional import interpolate
 
 from wrangan_cli.engine.codes import load_code, render
-from wrangan_cli.engine.editing.directions import directions_file, edit_code, load_directions, make_moves
+from wrangan_cli.engine.editing.directions import (
+    Move,
+    directions_file,
+    edit_code,
+    find_direction,
+    load_directions,
+)
 from wrangan_cli.engine.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
 from wrangan_cli.engine.model_folder import load_model
@@ -42,7 +48,7 @@ def main() -> None:
         codes = [load_code(Path(folder) / f"{name}.st", model) for folder in folders.values()]
         latents = model.generator.config.num_latents
         for direction, strength in edits.items():
-            moves = make_moves(known, [direction], [float(strength)], directions_file(model))
+            moves = [Move(find_direction(known, direction, directions_file(model)), float(strength))]
             codes.append(edit_code(codes[len(folders) - 1], moves, latents))
         photo = load_image(pairs[name].photo, model.resolution)
         row = torch.cat([photo[None], render(model, codes).clamp(-1, 1)])

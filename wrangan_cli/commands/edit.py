@@ -1,17 +1,18 @@
 """`wrangan edit`: codes moved along directions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
-from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image, say
+from wrangan_cli.commands.edit_ranges import Plan, edit_ranges
+from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 
-if TYPE_CHECKING:
-    from wrangan_cli.engine.editing.directions import Direction, Move
-    from wrangan_cli.engine.model_folder import Model
+STEPS = 7
+"""Strengths of a range."""
 
 
 def edit(
@@ -23,13 +24,37 @@ def edit(
         list[str] | None, typer.Option(help="Name of a direction; may be repeated, with a strength for each.")
     ] = None,
     strength: Annotated[
-        list[float] | None,
-        typer.Option(help="How far to go, in standard deviations of w along the direction."),
+        list[str] | None,
+        typer.Option(
+            metavar="NUMBER|LOW:HIGH",
+            help="How far to go, in standard deviations of w along the direction; or a range, such as -3:3, "
+            "which is shown step by step, each range in a row.",
+        ),
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(help="An image file (one code), or a folder for <code>-<direction><±strength>.png."),
+        typer.Option(
+            help="An image file (one code; of a range any number), or a folder for "
+            "<code>-<direction><±strength>.png; of a range also .gif or .mp4."
+        ),
     ] = Path("edited"),
+    steps: Annotated[
+        int | None, typer.Option(help="Of a range: strengths, both ends included.", show_default=str(STEPS))
+    ] = None,
+    originals: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of a range: photographs of the codes, a folder or one, to stand beside the edits."
+        ),
+    ] = None,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Of a range: write strengths and names above.")
+    ] = True,
+    fps: Annotated[float, typer.Option(help="Images a second in .gif and .mp4.")] = 8.0,
+    side: Annotated[
+        int | None,
+        typer.Option(help="Images reduced by area to this side in px.", show_default="the model's"),
+    ] = None,
     save_code: Annotated[
         bool, typer.Option("--save-code", help="Also write the edited code (.st) beside.")
     ] = False,
@@ -47,12 +72,30 @@ def edit(
     """Change the images of codes: smile, age … Nothing but code and model is read."""
     from wrangan_cli.engine.codes import SUFFIX, render
     from wrangan_cli.engine.codes import save_code as write_code
-    from wrangan_cli.engine.editing.directions import check_requests, edit_code
-    from wrangan_cli.engine.images import save_image
+    from wrangan_cli.engine.editing.animation import SUFFIXES
+    from wrangan_cli.engine.editing.directions import Move, edit_code
+    from wrangan_cli.engine.editing.sweeps import Span, check_edits, parse_strength
+    from wrangan_cli.engine.images import check_side, save_image
     from wrangan_cli.engine.runtime import resolve_device
 
-    names, strengths = direction or [], strength or []
-    check_requests(names, strengths)
+    names, strengths = direction or [], [parse_strength(text) for text in strength or []]
+    check_edits(names, strengths)
+    check_side(side)
+    results = Results(as_json, null)
+    asked = AskedEdits(names, strengths, directions, one_model=model is not None)
+    if any(isinstance(value, Span) for value in strengths):
+        if save_code:
+            raise UsageError("--save-code writes the code of one edit: give a strength, not a range")
+        plan = Plan(out, STEPS if steps is None else steps, labels, originals, side, fps)
+        plan.check()
+        models = CodeModels(model, resolve_device(device))
+        edit_ranges(results, code_files(inputs(codes)), models, asked, plan)
+        return
+    for option, value in (("--steps", steps), ("--originals", originals)):
+        if value is not None:
+            raise UsageError(f"{option} is for a range of strengths, such as --strength -3:3")
+    if out.suffix.lower() in SUFFIXES and not out.is_dir():
+        raise UsageError(f"{out}: a moving picture shows a range of strengths, such as --strength -3:3")
     one_file = one_image(out)
     files = code_files(inputs(codes))
     if one_file:
@@ -61,8 +104,6 @@ def edit(
             raise UsageError(f"{out} is one image, but there are {len(listed)} codes: give a folder as --out")
         files = iter(listed)
     models = CodeModels(model, resolve_device(device))
-    moves = _Moves(names, strengths, directions, one_model=model is not None)
-    results = Results(as_json, null)
     written: dict[Path, Path] = {}
     for path in files:
         if isinstance(path, FileError):
@@ -70,15 +111,15 @@ def edit(
             continue
         try:
             code, loaded = models.load(path)
-            steps = moves.of(loaded)
-            target = out if one_file else out / f"{path.stem}-{moves.label(steps)}.png"
+            moves = [edit for edit in asked.of(loaded) if isinstance(edit, Move)]
+            target = out if one_file else out / f"{path.stem}-{asked.label(moves)}.png"
             if target in written:
                 raise FileError(path, f"not edited: {target} is already the edit of {written[target]}")
             code_file = target.with_suffix(SUFFIX)
             if save_code:
                 _spare_originals(code_file)
-            edited = edit_code(code, steps, loaded.generator.config.num_latents)
-            save_image(target, render(loaded, [edited])[0])
+            edited = edit_code(code, moves, loaded.generator.config.num_latents)
+            save_image(target, render(loaded, [edited], side)[0])
             if save_code:
                 write_code(code_file, edited)
         except (UsageError, BadDirections):
@@ -87,55 +128,11 @@ def edit(
             results.failed(error, path)
             continue
         written[target] = path
-        made = {"code": str(path), "edits": [[move.direction.name, move.strength] for move in steps]}
+        made = {"code": str(path), "edits": [[move.direction.name, move.strength] for move in moves]}
         results.wrote(target, **made)
         if save_code:
             results.wrote(code_file, **made)
     results.finish()
-
-
-class BadDirections(FileError):
-    """The file that was given as --directions cannot be used."""
-
-
-class _Moves:
-    """The moves that were asked for, looked up once a model."""
-
-    def __init__(self, names: list[str], strengths: list[float], file: Path | None, one_model: bool) -> None:
-        self._one_model = one_model
-        self._names, self._strengths, self._file = names, strengths, file
-        self._found: dict[str, list[Move]] = {}
-
-    def of(self, model: "Model") -> "list[Move]":
-        from wrangan_cli.engine.editing.directions import make_moves
-
-        if model.sha256 not in self._found:
-            known = self._known(model)
-            where = self._file or model.name
-            moves = make_moves(known, self._names, self._strengths, where)
-            for move in moves:
-                if move.outside_range:
-                    low, high = move.direction.range
-                    say(f"wrangan: {move.label} is outside the sensible range {low:g}…{high:g}")
-            self._found[model.sha256] = moves
-        return self._found[model.sha256]
-
-    def _known(self, model: "Model") -> "dict[str, Direction]":
-        from wrangan_cli.engine.editing.directions import load_directions
-
-        try:
-            return load_directions(model, self._file)
-        except FileError as error:
-            # Codes of other models may follow, which it suits; a broken file suits none.
-            fits_others = error.cause.startswith("made for another model") and not self._one_model
-            if self._file is None or error.path != self._file or fits_others:
-                raise
-            # Of no code: it is said once, and nothing is edited.
-            raise BadDirections(error.path, error.cause) from error
-
-    @staticmethod
-    def label(moves: "list[Move]") -> str:
-        return "-".join(move.label for move in moves)
 
 
 def _spare_originals(path: Path) -> None:

@@ -1,61 +1,124 @@
-"""`wrangan interpolate`: the way from one code to another."""
+"""`wrangan interpolate`: the way from one code to the next."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.code_inputs import CodeModels
-from wrangan_cli.commands.shell import AsJson, Null, Results, one_image
+from wrangan_cli.commands.code_inputs import CodeModels, code_files
+from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image, progress_with_rate
 from wrangan_cli.engine.errors import FileError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def interpolate(
-    first: Annotated[Path, typer.Argument(help="Code (.st) of the first image.")],
-    second: Annotated[Path, typer.Argument(help="Code (.st) of the last image.")],
-    steps: Annotated[int, typer.Option(help="Images in all, both ends included.")] = 8,
+    codes: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Codes (.st), two or more, or folders of them, in the order of the way; "
+            "none or - reads paths on stdin."
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Images from a code to the next, both included.")] = 8,
     out: Annotated[
-        Path, typer.Option(help="An image (a strip), .gif, .mp4, or a folder for step-0.png, step-1.png …")
+        Path,
+        typer.Option(
+            help="An image (a strip, with a row from each code to the next), .gif, .mp4, or a folder "
+            "for step-0.png, step-1.png …"
+        ),
     ] = Path("between.png"),
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Along a spline through all codes, not in straight lines.")
+    ] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="From the last code on to the first.")] = False,
     fps: Annotated[float, typer.Option(help="Images a second in .gif and .mp4.")] = 8.0,
+    side: Annotated[
+        int | None,
+        typer.Option(help="Images reduced by area to this side in px.", show_default="the model's"),
+    ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Bundled model's name or a model folder; default: the one the code names."),
+        typer.Option(help="Bundled model's name or a model folder; default: the one the first code names."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Draw the images between two codes: w and the weights' offsets change at an even pace."""
+    """Draw the images between codes: w and the weights' offsets change at an even pace."""
     from wrangan_cli.engine.codes import load_code
-    from wrangan_cli.engine.editing.animation import SUFFIXES, check_fps, save_animation
-    from wrangan_cli.engine.editing.interpolation import check_steps, draw_way
-    from wrangan_cli.engine.images import image_grid, save_image
+    from wrangan_cli.engine.editing import animation
+    from wrangan_cli.engine.editing.interpolation import check_codes, check_steps, count_images, draw_way
+    from wrangan_cli.engine.images import check_side, check_written_size, checked_pillow
     from wrangan_cli.engine.runtime import resolve_device
 
     check_steps(steps)
-    moving = out.suffix.lower() in SUFFIXES
+    check_side(side)
+    moving = out.suffix.lower() in animation.SUFFIXES
     one_file = False if moving else one_image(out)
     if moving:
-        check_fps(fps)
-    models = CodeModels(model, resolve_device(device))
-    start, loaded = models.load(first)
-    end = load_code(second, loaded)
-    images = draw_way(loaded, start, end, steps)
+        animation.check_fps(fps)
+    if moving and out.suffix.lower() == ".mp4":
+        animation.mp4_writer()  # before what takes long
+    files = list(code_files(inputs(codes)))
+    for path in files:
+        if isinstance(path, FileError):
+            raise path
+    paths = [path for path in files if isinstance(path, Path)]
+    check_codes(len(paths))
+    start, loaded = CodeModels(model, resolve_device(device)).load(paths[0])
+    points = [start, *(load_code(path, loaded) for path in paths[1:])]
     results = Results(as_json, null)
-    record = {"codes": [str(first), str(second)], "steps": steps}
+    count = count_images(len(points), steps, loop)
+    record = {"codes": [str(path) for path in paths], "steps": steps, "images": count}
+    cell = min(side or loaded.resolution, loaded.resolution)
     if moving:
-        save_animation(out, images, fps)
-        results.wrote(out, **record)
+        check_written_size(out, (cell, cell), animation.LARGEST_SIDES)
     elif one_file:
-        save_image(out, image_grid(images, columns=steps))
+        rows = len(points) - (not loop)
+        check_written_size(out, (steps * cell, rows * cell))
+    elif out.exists() and not out.is_dir():
+        raise FileError(out, "a file, not a folder")
+    with progress_with_rate("drawing", count) as advance:
+        images = draw_way(loaded, points, steps, smooth, loop, side, advance)
+        if moving:
+            animation.save_animation(out, (checked_pillow(out, image) for image in images), fps)
+        elif one_file:
+            _save_strip(out, images, cell, rows, steps, loop)
+        else:
+            _save_each(results, out, images, count, record)
+    if moving or one_file:
         results.wrote(out, **record)
-    else:
-        if out.exists() and not out.is_dir():
-            raise FileError(out, "a file, not a folder")
-        digits = len(str(steps - 1))
-        for index, image in enumerate(images):
-            path = out / f"step-{index:0{digits}d}.png"
-            save_image(path, image)
-            results.wrote(path, **record, index=index)
     results.finish()
+
+
+def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, steps: int, loop: bool) -> None:
+    """A row from each code to the next: the image of a code ends one row and begins another."""
+    from wrangan_cli.engine.images import checked_pillow, save_pillow
+    from wrangan_cli.engine.sheets import Layout
+
+    layout = Layout(rows, steps, (cell, cell), gap=0)
+    sheet = layout.blank()
+    for index, image in enumerate(images):
+        row, column = divmod(index, steps - 1)
+        places = [(row, column)] if row < rows else []
+        if column == 0:
+            places.append((row - 1, steps - 1))
+        for place in places:
+            if place[0] >= 0 or loop:
+                layout.paste(sheet, place[0] % rows, place[1], checked_pillow(out, image))
+    save_pillow(out, sheet)
+
+
+def _save_each(
+    results: Results, folder: Path, images: "Iterator[Tensor]", count: int, record: dict[str, object]
+) -> None:
+    from wrangan_cli.engine.images import save_image
+
+    digits = len(str(count - 1))
+    for index, image in enumerate(images):
+        path = folder / f"step-{index:0{digits}d}.png"
+        save_image(path, image)
+        results.wrote(path, **record, index=index)

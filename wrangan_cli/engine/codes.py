@@ -1,6 +1,7 @@
 """Codes: what inversion yields for one image, and how images are drawn from them."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ IMPORTED = "import"
 """The method in the record of a code that another tool's latent became."""
 PREFIXES = {"epsilon": "epsilon", "delta": "delta", "noise": "noise", "parameter": "parameters"}
 """What a tensor's name in the file begins with, and the field of Code that it belongs to."""
+
+# Each image has its own weights: what is drawn at once is limited by memory.
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,28 @@ def render(model: Model, codes: Sequence[Code], side: int | None = None) -> Tens
     for part in filter(None, [together, *alone]):
         images |= zip(part, _drawn(model, [codes[index] for index in part], side), strict=True)
     return torch.stack([images[index] for index in range(len(codes))])
+
+
+def render_each(
+    model: Model,
+    codes: Iterable[Code],
+    side: int | None = None,
+    on_image: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """`render` of any number of codes, one image after another: (3, R, R) float32 on the CPU, not clipped.
+
+    Codes are taken, and images drawn, a few at a time; no more are held. on_image is told how many
+    were drawn so far, first 0.
+    """
+    waiting, done = iter(codes), 0
+    if on_image:
+        on_image(0)
+    while part := list(itertools.islice(waiting, _BATCH)):
+        images = render(model, part, side).cpu()
+        done += len(part)
+        if on_image:
+            on_image(done)
+        yield from images
 
 
 @torch.no_grad()

@@ -5,13 +5,13 @@ import logging
 import math
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from wrangan_cli.engine.colour import to_srgb
@@ -19,11 +19,15 @@ from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
 from wrangan_cli.engine.image_kinds import HEAD, RAW_SUFFIXES, kind_of, reads_heif, why_not_read
 from wrangan_cli.engine.pillow_limits import pillow_without_remarks
+from wrangan_cli.engine.sheets import Layout
 from wrangan_cli.engine.side_information import stripped
 
 logger = logging.getLogger("wrangan")
 
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+LARGEST_SIDES = {".png": 2**31 - 1, ".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
+"""Of the formats that are written, in px."""
 
 RESIZE_FILTERS = {
     "box": Image.Resampling.BOX,
@@ -215,11 +219,16 @@ def save_image(path: Path, image: Tensor) -> None:
     FileError where the file cannot be written.
     """
     written_format(path)
+    save_pillow(path, checked_pillow(path, image))
+
+
+def checked_pillow(path: Path, image: Tensor) -> Image.Image:
+    """`to_pillow` for a picture of the file `path`; WranganError for values that are not finite."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected an image (3, H, W), got {tuple(image.shape)}")
     if not image.isfinite().all():
-        raise WranganError(f"{path}: not written, the image has values that are not finite")
-    save_pillow(path, to_pillow(image))
+        raise WranganError(f"{path}: not written, an image has values that are not finite")
+    return to_pillow(image)
 
 
 def save_pillow(path: Path, image: Image.Image) -> None:
@@ -228,8 +237,27 @@ def save_pillow(path: Path, image: Image.Image) -> None:
     try:
         with replaced_atomically(path) as temporary:
             image.save(temporary, format=kind, **({} if kind == "PNG" else {"quality": 95}))
-    except OSError as error:
-        raise FileError(path, f"not written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: WebP's of its largest size
+        raise FileError(path, f"not written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def check_written_size(path: Path, size: tuple[int, int], sides: Mapping[str, int] = LARGEST_SIDES) -> None:
+    """UsageError if a picture of this width and height cannot be written to `path`.
+
+    sides: the largest side in px, by suffix. To be asked before what takes long is drawn.
+    """
+    most = sides[path.suffix.lower()]
+    if max(size) > most or size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(
+            f"{path}: would have {size[0]} × {size[1]} px, at most {most} a side and "
+            f"{MAX_PIXELS // 10**6} million in all: give fewer --steps or a smaller --side"
+        )
+
+
+def check_side(side: int | None) -> None:
+    """UsageError for a side in px that images cannot be reduced to; None is no side at all."""
+    if side is not None and side < MIN_SIDE:
+        raise UsageError(f"side {side}: expected {MIN_SIDE} px or more")
 
 
 def written_format(path: Path) -> str:
@@ -274,24 +302,14 @@ def labelled_grid(
         raise ValueError("no images for a figure")
     height, width = rows[0][0].shape[1:]
     columns = max(len(row) for row in rows)
-    font = ImageFont.load_default(font_size)
-    left = max((math.ceil(font.getlength(title)) + 2 * gap + 4 for title in row_titles), default=0)
-    top = font_size + 6 if column_titles else 0
-    # A column is as wide as its title needs.
-    cell = max([width, *(math.ceil(font.getlength(title)) + 4 for title in column_titles)])
-    canvas = Image.new(
-        "RGB", (left + columns * (cell + gap) - gap, top + len(rows) * (height + gap) - gap), "white"
+    layout = Layout(
+        len(rows), columns, (width, height), row_titles, column_titles, gap=gap, font_size=font_size
     )
-    draw = ImageDraw.Draw(canvas)
-    for index, title in enumerate(column_titles):
-        draw.text((left + index * (cell + gap) + cell / 2, top / 2), title, "black", font, anchor="mm")
-    for index, row in enumerate(rows):
-        y = top + index * (height + gap)
-        if index < len(row_titles):
-            draw.text((left - gap - 4, y + height / 2), row_titles[index], "black", font, anchor="rm")
-        for place, image in enumerate(row):
-            canvas.paste(to_pillow(image), (left + place * (cell + gap) + (cell - width) // 2, y))
-    return to_tensor(canvas)
+    sheet = layout.blank()
+    for place, row in enumerate(rows):
+        for column, image in enumerate(row):
+            layout.paste(sheet, place, column, to_pillow(image))
+    return to_tensor(sheet)
 
 
 def _check_size(path: Path, image: Image.Image) -> None:

@@ -1,11 +1,17 @@
 """Photographs as inversion takes them and as its results are measured: each at its own side."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.images import load_image
+from wrangan_cli.engine.names import same_name
+
+logger = logging.getLogger("wrangan")
 
 
 def load_photograph(path: Path, most: int, size: int = 0) -> Tensor:
@@ -23,3 +29,21 @@ def by_side(images: Sequence[Tensor]) -> list[list[int]]:
     for index, image in enumerate(images):
         sides.setdefault(image.shape[-1], []).append(index)
     return list(sides.values())
+
+
+def photograph_of(code: Path, info: Mapping[str, Any], photos: Iterable[Path]) -> Path | None:
+    """The one of `photos` that a code was made of, or None: by the name in its record `info`, else by
+    the code's own stem.
+    """
+    by_name = {same_name(photo.name): photo for photo in photos}
+    source = info.get("source")
+    if isinstance(source, str) and same_name(source) in by_name:
+        return by_name[same_name(source)]
+    by_stem = {same_name(photo.stem): photo for photo in reversed(by_name.values())}
+    return by_stem.get(same_name(code.stem))
+
+
+def check_source(photo: Path, code: Path, info: Mapping[str, Any]) -> None:
+    """The log `wrangan` says if a code was made of another file than `photo`, as its record `info` has it."""
+    if info.get("source_sha256") not in (None, sha256(photo)):
+        logger.warning("%s: not the file that %s was made of", photo, code)

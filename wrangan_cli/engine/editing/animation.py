@@ -1,52 +1,54 @@
-"""Images after one another as a moving picture: .gif or .mp4."""
+"""Pictures after one another as a moving picture: .gif or .mp4, written as they come."""
 
 import math
-from collections.abc import Callable
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 from PIL import Image
-from torch import Tensor
+from PIL.GifImagePlugin import getdata
 
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.images import to_uint8
 from wrangan_cli.engine.installation import install_line
 
 SUFFIXES = (".gif", ".mp4")
+LARGEST_SIDES = {".gif": 2**16 - 1, ".mp4": 2**14}
+"""Of a frame, in px: GIF's field of it; x264's largest."""
 
 
-def save_animation(path: Path, images: Tensor, fps: float = 8.0) -> None:
-    """Write (N, 3, H, W) in [-1, 1] as .gif (endless, 256 colours an image) or .mp4 (H.264), atomically.
+def save_animation(
+    path: Path, frames: Iterable[Image.Image], fps: float = 8.0, and_back: bool = False
+) -> None:
+    """Write 8-bit RGB pictures of one size as .gif (endless, 256 colours each) or .mp4 (H.264), atomically.
 
-    fps: images a second, above 0. Raises UsageError for another suffix or a bad fps,
-    WranganError for values that are not finite or when .mp4 is asked for without imageio and its
-    ffmpeg, FileError where the file cannot be written.
+    No more than one frame is held; what is raised while one is made leaves no file. fps: images a
+    second, above 0. and_back: after the last come those before it, down to the second, so that a film that
+    begins again does not jump; until then they stand in a file beside `path`. In .mp4 an odd side
+    gets one more px, like the one beside it, as the codec wants even ones.
+
+    Raises UsageError for another suffix or a bad fps, WranganError when .mp4 is asked for without
+    imageio and its ffmpeg, FileError where the file cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: moving pictures are written as {', '.join(SUFFIXES)}")
     check_fps(fps)
-    if not images.isfinite().all():
-        raise WranganError(f"{path}: not written, an image has values that are not finite")
-    frames = to_uint8(images).permute(0, 2, 3, 1).contiguous().numpy()
-    write_mp4 = _mp4_writer() if path.suffix.lower() == ".mp4" else None
+    write_mp4 = mp4_writer() if path.suffix.lower() == ".mp4" else None
     try:
         with replaced_atomically(path) as temporary:
+            shown = _there_and_back(frames, path.parent) if and_back else iter(frames)
             if write_mp4 is None:
-                pictures = [Image.fromarray(frame) for frame in frames]
-                pictures[0].save(
-                    temporary,
-                    format="GIF",
-                    save_all=True,
-                    append_images=pictures[1:],
-                    duration=1000 / fps,
-                    loop=0,
-                )
+                with open(temporary, "wb") as stream:
+                    _write_gif(stream, shown, fps)
             else:
-                # Sides are powers of two: no padding to the codec's blocks is needed.
                 with write_mp4(temporary, fps=fps, codec="libx264", quality=9, macro_block_size=1) as film:
-                    for frame in frames:
-                        film.append_data(frame)
+                    for frame in shown:
+                        film.append_data(_with_even_sides(frame))
+    except FileError:
+        raise
     except OSError as error:
         raise FileError(path, f"not written ({error.strerror or error})") from error
 
@@ -57,8 +59,8 @@ def check_fps(fps: float) -> None:
         raise UsageError(f"fps {fps}: expected a number above 0 and up to 100")
 
 
-def _mp4_writer() -> Callable[..., Any]:
-    """imageio's `get_writer`, once it is sure that it has an ffmpeg."""
+def mp4_writer() -> Callable[..., Any]:
+    """imageio's `get_writer`, once it is sure that it has an ffmpeg; WranganError if it has none."""
     try:
         import imageio.v2 as imageio
         import imageio_ffmpeg
@@ -69,3 +71,36 @@ def _mp4_writer() -> Callable[..., Any]:
             f".mp4 needs imageio with ffmpeg: {install_line('video')} (.gif works without)"
         ) from error
     return imageio.get_writer
+
+
+def _write_gif(stream: IO[bytes], frames: Iterator[Image.Image], fps: float) -> None:
+    """Pillow encodes each frame; the file around them is ours, as Pillow holds all frames until the end.
+
+    Source: the GIF89a specification (CompuServe, 1990), and Netscape's extension for the endless loop.
+    """
+    for index, frame in enumerate(frames):
+        if index == 0:
+            # Eight bits a colour, and no colour table for all frames: each has its own.
+            stream.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
+            stream.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
+        for part in getdata(frame.quantize(256), duration=1000 / fps, include_color_table=True):
+            stream.write(part)
+    stream.write(b";")
+
+
+def _there_and_back(frames: Iterable[Image.Image], folder: Path) -> Iterator[Image.Image]:
+    with tempfile.TemporaryFile(dir=folder) as kept:
+        count = 0
+        for frame in frames:
+            kept.write(frame.tobytes())
+            count += 1
+            yield frame
+        for index in range(count - 2, 0, -1):
+            length = len(frame.mode) * frame.width * frame.height
+            kept.seek(index * length)
+            yield Image.frombytes(frame.mode, frame.size, kept.read(length))
+
+
+def _with_even_sides(frame: Image.Image) -> np.ndarray:
+    odd = (frame.height % 2, frame.width % 2)
+    return np.pad(np.asarray(frame), ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")

@@ -96,18 +96,6 @@ def check_requests(names: Sequence[str], strengths: Sequence[float]) -> None:
         check_strength(strength, name)
 
 
-def make_moves(
-    directions: Mapping[str, Direction], names: Sequence[str], strengths: Sequence[float], where: Path | str
-) -> list[Move]:
-    """Pair names with strengths, in order.
-
-    Raises UsageError as `check_requests` does, and for a name that is not in
-    `directions` (the error lists those that are; `where` is the file or the model they came from).
-    """
-    check_requests(names, strengths)
-    return [Move(find_direction(directions, n, where), s) for n, s in zip(names, strengths, strict=True)]
-
-
 def find_direction(directions: Mapping[str, Direction], name: str, where: Path | str) -> Direction:
     """One of them by name; UsageError lists those that exist."""
     if name not in directions:

@@ -1,42 +1,44 @@
-"""The way from one code to another in a straight line."""
+"""The way through codes: straight from one to the next, or along a spline."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import PREFIXES, Code, as_w_plus, render
+from wrangan_cli.engine.codes import PREFIXES, Code, as_w_plus, render_each
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.model_folder import Model
 
-# Each image has its own weights: what is drawn at once is limited by memory.
-_BATCH = 8
 
+def interpolate_codes(
+    codes: Sequence[Code], steps: int, num_latents: int, smooth: bool = False, loop: bool = False
+) -> Iterator[Code]:
+    """The codes of the way through `codes`: `steps` from each to the next, both ends included.
 
-def interpolate_codes(first: Code, second: Code, steps: int, num_latents: int) -> list[Code]:
-    """`steps` codes at equal distances from `first` to `second`, both ends included.
+    w and all offsets (of weights, noise maps, parameters) are interpolated alike; an offset
+    that a code lacks counts as zero there. w stays in W when all are in W, otherwise all
+    are in W+ (num_latents rows). A code where one stretch ends and the next begins comes once: there
+    are `count_images` in all. They are made one at a time.
 
-    w and all offsets (of weights, noise maps, parameters) are interpolated linearly; an offset
-    that one side lacks counts as zero there. w stays in W when both are in W, otherwise all
-    are in W+ (num_latents rows).
-    Raises UsageError when steps is below 2.
+    smooth: along a uniform Catmull-Rom spline (Catmull and Rom, 1974) that runs through all of them,
+    without corners, and beyond its ends goes on as a straight line would: through two codes it is
+    the straight line. loop: from the last on to the first, which does not come again.
+    Raises UsageError when there are fewer than 2 codes, or steps is below 2.
     """
     check_steps(steps)
-    w_a, w_b = first.w, second.w
-    if w_a.ndim != w_b.ndim:
-        w_a, w_b = as_w_plus(w_a, num_latents), as_w_plus(w_b, num_latents)
-    info: dict[str, Any] = {key: first.info[key] for key in ("model", "model_sha256") if key in first.info}
-    codes = []
-    for t in torch.linspace(0, 1, steps, dtype=torch.float64).tolist():
-        codes.append(
-            Code(
-                w=torch.lerp(w_a, w_b, t),
-                **{g: _between(getattr(first, g), getattr(second, g), t) for g in PREFIXES.values()},
-                info={**info, "interpolation": t},
-            )
-        )
-    return codes
+    check_codes(len(codes))
+    points = [code.w for code in codes]
+    if len({w.ndim for w in points}) > 1:
+        points = [as_w_plus(w, num_latents) for w in points]
+    groups = {field: [getattr(code, field) for code in codes] for field in PREFIXES.values()}
+    info: dict[str, Any] = {k: codes[0].info[k] for k in ("model", "model_sha256") if k in codes[0].info}
+    return _along(points, groups, info, steps, smooth, loop)
+
+
+def count_images(codes: int, steps: int, loop: bool = False) -> int:
+    """How many codes `interpolate_codes` gives."""
+    return codes * (steps - 1) if loop else (codes - 1) * (steps - 1) + 1
 
 
 def check_steps(steps: int) -> None:
@@ -45,18 +47,89 @@ def check_steps(steps: int) -> None:
         raise UsageError(f"steps {steps}: expected 2 or more (both ends count)")
 
 
-def draw_way(model: Model, first: Code, second: Code, steps: int) -> Tensor:
-    """The images of `interpolate_codes`: (steps, 3, R, R) float32 on the CPU, not clipped."""
-    codes = interpolate_codes(first, second, steps, model.generator.config.num_latents)
-    parts = [codes[start : start + _BATCH] for start in range(0, steps, _BATCH)]
-    return torch.cat([render(model, part).cpu() for part in parts])
+def check_codes(count: int) -> None:
+    """UsageError when there is no way from one code to another."""
+    if count < 2:
+        raise UsageError(f"{count} code{'s' if count != 1 else ''}: expected 2 or more to go between")
 
 
-def _between(a: Mapping[str, Tensor], b: Mapping[str, Tensor], t: float) -> dict[str, Tensor]:
+def draw_way(
+    model: Model,
+    codes: Sequence[Code],
+    steps: int,
+    smooth: bool = False,
+    loop: bool = False,
+    side: int | None = None,
+    on_image: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """The images of `interpolate_codes`, as `render_each` draws them: (3, R, R), a few held at a time."""
+    way = interpolate_codes(codes, steps, model.generator.config.num_latents, smooth, loop)
+    return render_each(model, way, side, on_image)
+
+
+def _along(
+    points: Sequence[Tensor],
+    groups: Mapping[str, Sequence[Mapping[str, Tensor]]],
+    info: Mapping[str, Any],
+    steps: int,
+    smooth: bool,
+    loop: bool,
+) -> Iterator[Code]:
+    for index in range(count_images(len(points), steps, loop)):
+        stretch, step = divmod(index, steps - 1)
+        position = stretch + step / (steps - 1)
+        shares = shares_at(stretch, step / (steps - 1), len(points), smooth, loop)
+        offsets = {field: _mixed(maps, shares) for field, maps in groups.items()}
+        w = _sum([(share, points[key]) for key, share in shares.items()])
+        yield Code(w=w, **offsets, info={**info, "interpolation": position})
+
+
+def shares_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> dict[int, float]:
+    """How much of each of `count` codes is in the point t in [0, 1) of a stretch: number of the code → share.
+
+    The shares add up to 1; those that are 0 are left out. stretch: from 0; of an open way there is one
+    more than the last, with t = 0, which is its end.
+    """
+    if not smooth:
+        parts = {0: 1 - t, 1: t}
+    else:
+        parts = {
+            -1: (-(t**3) + 2 * t**2 - t) / 2,
+            0: (3 * t**3 - 5 * t**2 + 2) / 2,
+            1: (-3 * t**3 + 4 * t**2 + t) / 2,
+            2: (t**3 - t**2) / 2,
+        }
+    shares: dict[int, float] = {}
+
+    def add(key: int, share: float) -> None:
+        if share:
+            shares[key] = shares.get(key, 0.0) + share
+
+    for offset, part in parts.items():
+        key = stretch + offset
+        if loop:
+            add(key % count, part)
+        elif 0 <= key < count:
+            add(key, part)
+        else:  # beyond an end the way goes on straight: p₋₁ = 2·p₀ - p₁
+            end, inner = (0, 1) if key < 0 else (count - 1, count - 2)
+            add(end, 2 * part)
+            add(inner, -part)
+    return shares
+
+
+def _mixed(maps: Sequence[Mapping[str, Tensor]], shares: Mapping[int, float]) -> dict[str, Tensor]:
     result = {}
-    for name in [*a, *(name for name in b if name not in a)]:
-        some = (a[name] if name in a else b[name]).float()
-        start = a[name].float() if name in a else torch.zeros_like(some)
-        end = b[name].float() if name in b else torch.zeros_like(some)
-        result[name] = torch.lerp(start, end, t)
+    for name in dict.fromkeys(name for offsets in maps for name in offsets):
+        terms = [(share, maps[key][name]) for key, share in shares.items() if name in maps[key]]
+        some = next(offsets[name] for offsets in maps if name in offsets)
+        result[name] = _sum(terms) if terms else torch.zeros_like(some, dtype=torch.float32)
     return result
+
+
+def _sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
+    (share, value), *others = terms
+    total = value.float() * share
+    for share, value in others:
+        total += value.float() * share
+    return total

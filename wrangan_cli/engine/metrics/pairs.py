@@ -1,6 +1,5 @@
 """Photographs against the images of their codes."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +10,13 @@ from torch import Tensor
 
 from wrangan_cli.engine.codes import IMPORTED, SUFFIX, Code, find_codes, load_code, render
 from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.names import same_name
 from wrangan_cli.engine.perceptual import METRIC_SIDE
 from wrangan_cli.engine.photo_files import images_by_stem
-from wrangan_cli.engine.photographs import by_side, load_photograph
-
-logger = logging.getLogger("wrangan")
+from wrangan_cli.engine.photographs import by_side, check_source, load_photograph
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Two batches (B, 3, H, W) in [-1, 1] → (B,)."""
@@ -128,8 +124,7 @@ def compare_pairs(
             try:
                 code = load_code(pair.code, model)
                 photo = load_photograph(pair.photo, model.resolution, _size(code))
-                if code.info.get("source_sha256") not in (None, sha256(pair.photo)):
-                    logger.warning("%s: not the file that %s was made of", pair.photo, pair.code)
+                check_source(pair.photo, pair.code, code.info)
             except (WranganError, OSError) as error:
                 outcome.append(Compared(pair, error=error))
             else:

@@ -165,10 +165,8 @@ def _interpolations(
     key = {"titles": titles, "codes": [[subject.sha(job.code) for job in both] for both in ends]}
 
     def draw() -> Tensor:
-        rows = [
-            draw_way(subject.model, subject.code(first), subject.code(last), WAY_STEPS).clamp(-1, 1)
-            for first, last in ends
-        ]
+        ways = [draw_way(subject.model, [subject.code(job) for job in both], WAY_STEPS) for both in ends]
+        rows = [torch.stack(list(way)).clamp(-1, 1) for way in ways]
         return labelled_grid([enlarged(row) for row in rows], titles)
 
     caption = "Straight ways from one code to the next (Figure 7)."

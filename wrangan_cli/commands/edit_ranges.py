@@ -1,0 +1,137 @@
+"""`wrangan edit` over ranges of strengths: a strip or a film."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
+from wrangan_cli.commands.code_inputs import CodeModels
+from wrangan_cli.commands.shell import Results, one_image, progress_with_rate, say
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.editing.strips import Strip, Subject
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the ranges are shown."""
+
+    out: Path
+    steps: int
+    labels: bool
+    originals: Path | None
+    """Photographs, to stand beside the edits."""
+    side: int | None
+    fps: float
+
+    @property
+    def moving(self) -> bool:
+        """Whether it is a film."""
+        from wrangan_cli.engine.editing.animation import SUFFIXES
+
+        return self.out.suffix.lower() in SUFFIXES
+
+    @property
+    def in_one(self) -> bool:
+        """Whether all codes are shown in one file; UsageError for a file that is not written."""
+        return self.moving or one_image(self.out)
+
+    def check(self) -> None:
+        """UsageError for a wrong setting, WranganError for .mp4 without its extra."""
+        from wrangan_cli.engine.editing.animation import check_fps, mp4_writer
+        from wrangan_cli.engine.editing.interpolation import check_steps
+
+        check_steps(self.steps)
+        if self.moving:
+            check_fps(self.fps)
+        if self.in_one and self.out.suffix.lower() == ".mp4":
+            mp4_writer()
+
+
+def edit_ranges(
+    results: Results, files: Iterable[Path | FileError], models: CodeModels, asked: AskedEdits, plan: Plan
+) -> None:
+    """One picture of all codes in a file, or one strip of each in a folder."""
+    from wrangan_cli.engine.photo_files import find_images
+
+    photos = [] if plan.originals is None else find_images([plan.originals])
+    shown: list[tuple[Path, Strip]] = []
+    in_one = plan.in_one
+    written: dict[Path, Path] = {}
+    for path in files:
+        if isinstance(path, FileError):
+            results.failed(path)
+            continue
+        try:
+            strip = _strip(path, models, asked, photos, plan)
+            if not in_one:
+                target = plan.out / f"{path.stem}-{asked.label(strip.edits)}.png"
+                if target in written:
+                    raise FileError(path, f"not edited: {target} is already the edit of {written[target]}")
+                _draw(results, target, [path], strip, plan.fps)
+                written[target] = path
+            elif shown and strip.model is not shown[0][1].model:
+                first, other = shown[0][1].model.name, strip.model.name
+                raise FileError(path, f"of the model {other}; one picture shows codes of one, here {first}")
+            else:
+                shown.append((path, strip))
+        except (UsageError, BadDirections):
+            raise
+        except (WranganError, OSError) as error:
+            results.failed(error, path)
+    if shown:
+        # Of the rest of the picture nothing is known before all codes are read.
+        whole = replace(shown[0][1], subjects=[strip.subjects[0] for _, strip in shown])
+        _draw(results, plan.out, [path for path, _ in shown], whole, plan.fps)
+    results.finish()
+
+
+def _strip(path: Path, models: CodeModels, asked: AskedEdits, photos: list[Path], plan: Plan) -> "Strip":
+    """Of one code alone."""
+    from wrangan_cli.engine.editing.strips import Strip, Subject
+
+    code, model = models.load(path)
+    subject = Subject(path.stem, code)
+    strip = Strip(
+        model, [subject], asked.of(model), plan.steps, plan.labels, plan.originals is not None, plan.side
+    )
+    if plan.originals is None:
+        return strip
+    return replace(strip, subjects=[_with_photo(path, subject, photos, strip.cell, plan.originals)])
+
+
+def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, where: Path) -> "Subject":
+    from wrangan_cli.engine.images import open_image
+    from wrangan_cli.engine.photographs import check_source, photograph_of
+
+    photo = photograph_of(path, subject.code.info, photos)
+    if photo is None:
+        say(f"wrangan: {path}: no photograph of it in {where}: the code's own image stands there")
+        return subject
+    check_source(photo, path, subject.code.info)
+    return replace(subject, photo=open_image(photo, side))
+
+
+def _draw(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
+    from wrangan_cli.engine.editing import animation
+    from wrangan_cli.engine.editing.strips import draw_film, draw_strip, film_layout, images_in, strip_layout
+    from wrangan_cli.engine.editing.sweeps import Sweep
+    from wrangan_cli.engine.images import check_written_size, save_pillow
+
+    moving = target.suffix.lower() in animation.SUFFIXES
+    if moving:
+        check_written_size(target, film_layout(strip).size, animation.LARGEST_SIDES)
+    else:
+        check_written_size(target, strip_layout(strip).size)
+    with progress_with_rate("drawing", images_in(strip)) as advance:
+        if moving:
+            animation.save_animation(target, draw_film(strip, target, advance), fps, and_back=True)
+        else:
+            save_pillow(target, draw_strip(strip, target, advance))
+    edits = [
+        [edit.direction.name, [edit.span.first, edit.span.last] if isinstance(edit, Sweep) else edit.strength]
+        for edit in strip.edits
+    ]
+    results.wrote(target, codes=[str(code) for code in codes], edits=edits, steps=strip.steps)

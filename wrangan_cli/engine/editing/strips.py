@@ -1,0 +1,201 @@
+"""Codes over ranges of strengths as one picture: a strip of rows, or the frames of a film."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from PIL import Image
+
+from wrangan_cli.engine.codes import Code, render_each
+from wrangan_cli.engine.editing.directions import Move
+from wrangan_cli.engine.editing.sweeps import Sweep, sweeps_of, swept
+from wrangan_cli.engine.images import checked_pillow
+from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.sheets import Layout
+
+PHOTOGRAPH, INVERTED = "photograph", "inverted"
+"""Titles of what stands beside the edits: the photograph, or the code's own image."""
+_LONGEST_TITLE = 24
+"""Letters of a code's name: the pictures are what is to be seen."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A code whose edits are shown."""
+
+    name: str
+    code: Code
+    photo: Image.Image | None = None
+    """Its photograph, square, of the side of the pictures."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """What is to be drawn: a row for each code and each range of strengths."""
+
+    model: Model
+    subjects: Sequence[Subject]
+    edits: Sequence[Move | Sweep]
+    """Single strengths hold in every picture; each range is a row of its own."""
+    steps: int
+    """Strengths of a range, both ends included."""
+    labels: bool = True
+    """Titles; without them the pictures stand edge to edge."""
+    beside: bool = False
+    """Each row begins with what is not edited: the subject's photograph, or else its code's own image."""
+    side: int | None = None
+    """The pictures are reduced by area to this side in px; at most the model's own, which is the default."""
+    rows: list[tuple[Subject, Sweep]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rows = [(subject, sweep) for subject in self.subjects for sweep in sweeps_of(self.edits)]
+        if not rows:
+            raise ValueError("no codes, or no range of strengths")
+        object.__setattr__(self, "rows", rows)
+
+    @property
+    def cell(self) -> int:
+        """Side of a picture in px."""
+        own = self.model.resolution
+        return own if self.side is None else min(self.side, own)
+
+    def title(self, row: int) -> str:
+        """What tells a row from the others: the code, the direction, or both."""
+        subject, sweep = self.rows[row]
+        name = subject.name
+        if len(name) > _LONGEST_TITLE:
+            name = name[: _LONGEST_TITLE - 1] + "…"
+        parts = [name] if len(self.subjects) > 1 else []
+        return " ".join([*parts, sweep.direction.name] if len(sweeps_of(self.edits)) > 1 else parts)
+
+    def strengths(self, row: int) -> list[str]:
+        """The titles of a row's strengths."""
+        return [_number(strength) for strength in self.rows[row][1].strengths(self.steps)]
+
+    def codes(self, row: int) -> Iterator[Code]:
+        """The edited codes of a row."""
+        subject, sweep = self.rows[row]
+        rows_of_w = self.model.generator.config.num_latents
+        return swept(subject.code, self.edits, sweep, self.steps, rows_of_w)
+
+    def beside_title(self, row: int) -> list[str]:
+        """The title of what is not edited, if it is shown."""
+        return [PHOTOGRAPH if self.rows[row][0].photo else INVERTED] if self.beside else []
+
+
+def images_in(strip: Strip) -> int:
+    """How many images are drawn for it, in a strip and in a film alike."""
+    inverted = sum(strip.beside and subject.photo is None for subject, _ in strip.rows)
+    return inverted + len(strip.rows) * strip.steps
+
+
+def strip_layout(strip: Strip) -> Layout:
+    """A row for each code and direction; columns are strengths, with what is not edited before them."""
+    columns = strip.steps + strip.beside
+    count = range(len(strip.rows))
+    plain = _layout(strip, len(strip.rows), columns)
+    if not strip.labels:
+        return plain
+    titles = [[*strip.beside_title(row), *strip.strengths(row)] for row in count]
+    names = [strip.title(row) for row in count]
+    plain = replace(plain, row_titles=names if any(names) else ())
+    if all(row == titles[0] for row in titles):
+        return replace(plain, column_titles=titles[0])
+    return replace(plain, cell_titles=titles)
+
+
+def draw_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None = None) -> Image.Image:
+    """The picture of `strip_layout`, 8-bit RGB.
+
+    out: the file that it is for, named in errors. on_image is told how many images were drawn.
+    Raises WranganError for an image that is not finite, UsageError for an edit that does not fit.
+    """
+    layout = strip_layout(strip)
+
+    def wanted() -> Iterator[Code]:
+        for row, (subject, _) in enumerate(strip.rows):
+            if strip.beside and subject.photo is None:
+                yield subject.code
+            yield from strip.codes(row)
+
+    drawn = _drawn(strip, wanted(), out, on_image)
+    sheet = layout.blank()
+    for row, (subject, _) in enumerate(strip.rows):
+        for column in range(layout.columns):
+            photo = subject.photo if strip.beside and column == 0 else None
+            layout.paste(sheet, row, column, photo or next(drawn))
+    return sheet
+
+
+def film_layout(strip: Strip) -> Layout:
+    """About as many columns as rows, of cells that each show a code and direction, with what is not
+    edited before it."""
+    each = 1 + strip.beside
+    columns = math.ceil(math.sqrt(len(strip.rows)))
+    plain = _layout(strip, math.ceil(len(strip.rows) / columns), columns * each)
+    if not strip.labels:
+        return plain
+    room = [title for step in range(strip.steps) for title in _film_titles(strip, step)]
+    return _at(replace(plain, room_for=room), strip, 0)
+
+
+def draw_film(
+    strip: Strip, out: Path, on_image: Callable[[int], None] | None = None
+) -> Iterator[Image.Image]:
+    """The frames of `film_layout`, one for each strength: 8-bit RGB of one size, a few held at a time.
+
+    Arguments and errors are those of `draw_strip`.
+    """
+    layout = film_layout(strip)
+    inverted = [subject.code for subject, _ in strip.rows if strip.beside and subject.photo is None]
+
+    def wanted() -> Iterator[Code]:
+        yield from inverted
+        yield from (
+            code for step in zip(*map(strip.codes, range(len(strip.rows))), strict=True) for code in step
+        )
+
+    drawn = _drawn(strip, wanted(), out, on_image)
+    still = [(subject.photo or next(drawn)) if strip.beside else None for subject, _ in strip.rows]
+    for step in range(strip.steps):
+        frame = (_at(layout, strip, step) if strip.labels else layout).blank()
+        places = iter(range(layout.rows * layout.columns))
+        for fixed in still:
+            for picture in (fixed, next(drawn)):
+                if picture is not None:
+                    layout.paste(frame, *divmod(next(places), layout.columns), picture)
+        yield frame
+
+
+def _at(layout: Layout, strip: Strip, step: int) -> Layout:
+    titles = _film_titles(strip, step)
+    rows = [titles[start : start + layout.columns] for start in range(0, len(titles), layout.columns)]
+    return replace(layout, cell_titles=rows)
+
+
+def _film_titles(strip: Strip, step: int) -> list[str]:
+    titles = []
+    for row in range(len(strip.rows)):
+        titles += strip.beside_title(row)
+        titles.append(f"{strip.title(row)} {strip.strengths(row)[step]}".strip())
+    return titles
+
+
+def _layout(strip: Strip, rows: int, columns: int) -> Layout:
+    side = strip.cell
+    gap = max(2, side // 64) if strip.labels else 0
+    return Layout(rows, columns, (side, side), gap=gap, font_size=max(12, side // 16))
+
+
+def _drawn(
+    strip: Strip, codes: Iterator[Code], out: Path, on_image: Callable[[int], None] | None
+) -> Iterator[Image.Image]:
+    for image in render_each(strip.model, codes, strip.side, on_image):
+        yield checked_pillow(out, image)
+
+
+def _number(strength: float) -> str:
+    """`+1.5`, `-3`, `0`: two decimals at most."""
+    rounded = round(strength, 2)
+    return f"{rounded:+g}" if rounded else "0"

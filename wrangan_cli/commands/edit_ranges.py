@@ -124,6 +124,8 @@ def _draw(results: Results, target: Path, codes: list[Path], strip: "Strip", fps
     if moving:
         check_written_size(target, film_layout(strip).size, animation.LARGEST_SIDES)
     else:
+        # Bare first: of far too many steps not even the titles are made.
+        check_written_size(target, strip_layout(replace(strip, labels=False)).size)
         check_written_size(target, strip_layout(strip).size)
     with progress_with_rate("drawing", images_in(strip)) as advance:
         if moving:

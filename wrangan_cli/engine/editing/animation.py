@@ -1,5 +1,6 @@
 """Pictures after one another as a moving picture: .gif or .mp4, written as they come."""
 
+import contextlib
 import math
 import struct
 import tempfile
@@ -44,7 +45,9 @@ def save_animation(
                 with open(temporary, "wb") as stream:
                     _write_gif(stream, shown, fps)
             else:
-                with write_mp4(temporary, fps=fps, codec="libx264", quality=9, macro_block_size=1) as film:
+                film = write_mp4(temporary, fps=fps, codec="libx264", quality=9, macro_block_size=1)
+                # imageio's own `with` leaves ffmpeg running, and its file behind, after an exception.
+                with contextlib.closing(film):
                     for frame in shown:
                         film.append_data(_with_even_sides(frame))
     except FileError:

@@ -1,5 +1,6 @@
 """Codes over ranges of strengths as one picture: a strip of rows, or the frames of a film."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,9 +70,10 @@ class Strip:
         parts = [name] if len(self.subjects) > 1 else []
         return " ".join([*parts, sweep.direction.name] if len(sweeps_of(self.edits)) > 1 else parts)
 
-    def strengths(self, row: int) -> list[str]:
-        """The titles of a row's strengths."""
-        return [_number(strength) for strength in self.rows[row][1].strengths(self.steps)]
+    @functools.cached_property
+    def strengths(self) -> list[list[str]]:
+        """The titles of each row's strengths."""
+        return [[_number(strength) for strength in sweep.strengths(self.steps)] for _, sweep in self.rows]
 
     def codes(self, row: int) -> Iterator[Code]:
         """The edited codes of a row."""
@@ -97,7 +99,7 @@ def strip_layout(strip: Strip) -> Layout:
     plain = _layout(strip, len(strip.rows), columns)
     if not strip.labels:
         return plain
-    titles = [[*strip.beside_title(row), *strip.strengths(row)] for row in count]
+    titles = [[*strip.beside_title(row), *strip.strengths[row]] for row in count]
     names = [strip.title(row) for row in count]
     plain = replace(plain, row_titles=names if any(names) else ())
     if all(row == titles[0] for row in titles):
@@ -178,7 +180,7 @@ def _film_titles(strip: Strip, step: int) -> list[str]:
     titles = []
     for row in range(len(strip.rows)):
         titles += strip.beside_title(row)
-        titles.append(f"{strip.title(row)} {strip.strengths(row)[step]}".strip())
+        titles.append(f"{strip.title(row)} {strip.strengths[row][step]}".strip())
     return titles
 
 

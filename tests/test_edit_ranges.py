@@ -21,6 +21,7 @@ from wrangan_cli.engine.editing.sweeps import Span, Sweep, parse_strength, stren
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.images import open_image
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.model_folder import Model
 
 run = CliRunner()
@@ -410,7 +411,7 @@ def test_mp4_without_its_extra_is_said_first(
     options = ["--direction", "smile", "--strength", "0:1", "--out", tmp_path / "x.mp4"]
     result = edit(tiny_model, codes / "a.st", *options)
     assert result.exit_code == 1
-    assert "wrangan[video]" in result.stderr
+    assert install_line("video") in result.stderr
 
 
 def test_strip_without_a_range_is_a_fault_of_the_caller(tiny_model: Model) -> None:

@@ -1,6 +1,7 @@
 """Interpolation of codes and `wrangan interpolate`."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from wrangan_cli.engine.editing import interpolation
 from wrangan_cli.engine.editing.animation import save_animation
 from wrangan_cli.engine.editing.interpolation import count_images, draw_way, interpolate_codes, shares_at
 from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.model_folder import Model
 
 run = CliRunner()
@@ -228,7 +230,7 @@ def test_interpolate_command_mp4(codes: Path, tiny_model: Model, tmp_path: Path)
 
 def test_mp4_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(WranganError, match=r"wrangan\[video\]"):
+    with pytest.raises(WranganError, match=re.escape(install_line("video"))):
         save_animation(tmp_path / "x.mp4", [Image.new("RGB", (16, 16))])
     assert list(tmp_path.iterdir()) == []
 

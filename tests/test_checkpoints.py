@@ -135,8 +135,6 @@ class TestRosinality:
         assert torch.equal(checkpoint.w_mean, mean)
         assert "the file has no noise maps: they were drawn from seed 0" in checkpoint.notes
         assert "the file has no discriminator" in checkpoint.notes
-        torch.save({"g_ema": plain, "latent_avg": torch.randn(6, 12)}, tmp_path / "old.pt")
-        assert "differs from layer to layer" in refusal(tmp_path / "old.pt")
 
     def test_legacy_form_of_torch_files(self, tmp_path):
         tensors = weights(CASES["rosinality"])["G_ema"]
@@ -153,7 +151,7 @@ class TestRosinality:
             (lambda s: s["g_ema"].update({"to_rgb1.bias": torch.ones(1, 4, 1, 1)}), "to_rgb1.bias has shape"),
             (lambda s: s["g_ema"]["input.input"].fill_(float("nan")), "not finite"),
             (lambda s: s["g_ema"].update({"convs.0.iwt.ll": torch.ones(2, 2)}), "swagan"),
-            (lambda s: s.pop("g_ema"), "lacks g_ema; the file has d"),
+            (lambda s: s.pop("g_ema"), "holds no StyleGAN2 generator; the file has d"),
             (lambda s: s.update(g_ema=[1]), "g_ema is not a state dict"),
         ],
     )
@@ -183,11 +181,8 @@ class TestNvidiaTorch:
 
     @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
     def test_pickle_protocols(self, protocol, tmp_path):
-        if protocol == 2:
-            # Python 3 writes bytes as text in protocol 2, through a codec: not data.
-            assert "_codecs.encode" in refusal(self.write(tmp_path / "f.pkl", protocol=2))
-        else:
-            assert read_checkpoint(self.write(tmp_path / "f.pkl", protocol=protocol)).discriminator
+        # Python 3 writes bytes as text in protocol 2, through a codec.
+        assert read_checkpoint(self.write(tmp_path / "f.pkl", protocol=protocol)).discriminator
 
     def test_learning_rate_multiplier_is_read(self, tmp_path):
         def edit(trees):

@@ -20,7 +20,6 @@ from tests.fixtures.checkpoint_files import (
 )
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.tensorfile import write_tensors
 
 
 class Call:
@@ -132,9 +131,7 @@ def test_object_arrays_are_refused(protocol, canary, tmp_path):
     assert "'O8'" in refusal(tmp_path / "f")
 
 
-@pytest.mark.parametrize(
-    "array", [np.zeros(2, dtype=[("a", "f4")]), np.array(["text"]), np.array([b"text"]), np.zeros(1, "c8")]
-)
+@pytest.mark.parametrize("array", [np.zeros(2, dtype=[("a", "f4")]), np.zeros(1, "V4"), np.zeros(1, "M8[s]")])
 def test_arrays_of_no_numbers_are_refused(array, tmp_path):
     (tmp_path / "f").write_bytes(pickle.dumps((array,), protocol=3))
     assert "refused: a NumPy" in refusal(tmp_path / "f")
@@ -146,7 +143,7 @@ def test_the_stand_ins_cannot_be_changed(tmp_path):
     pickletools.dis(stream, out=io.StringIO())
     (tmp_path / "f").write_bytes(stream)
     assert refusal(tmp_path / "f")
-    from wrangan_cli.engine.checkpoints.restricted_unpickler import PlainDict
+    from wrangan_cli.engine.checkpoints.stand_ins import PlainDict
 
     assert PlainDict.items is dict.items
 
@@ -228,21 +225,16 @@ def test_what_is_no_checkpoint(tmp_path):
     assert refusal(tmp_path) == "a folder, not a checkpoint file"
     for content, words in (
         (b"", "the file is empty"),
-        (b"hello, this is text\n" * 9, "neither a PyTorch file nor a pickle"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(99), "neither a PyTorch file nor a pickle"),
-        (pickle.dumps({"a": 1}), "not one of NVIDIA's StyleGAN2 networks"),
-        (pickle.dumps((1, 2, 3)), "not one of NVIDIA's StyleGAN2 networks"),
+        (pickle.dumps({"a": 1}), "holds no StyleGAN2 generator; the file has a"),
+        (pickle.dumps((1, 2, 3)), "holds no StyleGAN2 generator"),
         (b"PK\x03\x04" + bytes(50), "truncated"),
         (b"\x80\x03" + bytes(range(60, 90)), ""),
     ):
         path.write_bytes(content)
         assert words in refusal(path)
-    write_tensors(path, {"a": torch.ones(2)}, {"kind": "code"})
-    assert "neither a PyTorch file nor a pickle" in refusal(path)
-    torch.save([torch.ones(2)], path)
-    assert "not a checkpoint with g_ema" in refusal(path)
-    torch.save(torch.ones(2), path)
-    assert "not a checkpoint with g_ema" in refusal(path)
+    for data in ([torch.ones(2)], torch.ones(2)):
+        torch.save(data, path)
+        assert "holds no StyleGAN2 generator; the file has nothing of a name" in refusal(path)
 
 
 def test_random_damage_gives_one_clear_line(tmp_path):

@@ -258,7 +258,7 @@ def test_what_is_refused(tiny_model: Model, tmp_path: Path) -> None:
     whole = contents["state_dict"]
     assert "encoder_type is 'Novel'" in refusal(opts={"encoder_type": "Novel"})
     assert "lacks opts" in refusal(opts=None)
-    assert "not one with a trained encoder" in refusal(state_dict={})
+    assert "holds no trained encoder (encoder, hypernet); the file has state_dict" in refusal(state_dict={})
     less = {k: v for k, v in whole.items() if k != "encoder.latlayer2.bias"}
     assert "lacks latlayer2.bias" in refusal(state_dict=less)
     assert "has tensors that" in refusal(state_dict={**whole, "encoder.novel": torch.zeros(2)})
@@ -313,7 +313,7 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "no.pt: no such file" in result.stderr
     (tmp_path / "text.pt").write_text("hello")
-    for source, cause in ((tmp_path / "text.pt", "not a PyTorch file"), (tmp_path, "a folder, not a")):
+    for source, cause in ((tmp_path / "text.pt", "text, not a checkpoint"), (tmp_path, "a folder, not a")):
         result = runner.invoke(app, ["convert-checkpoint", str(source), "--model", str(tiny_folder)])
         assert result.exit_code == 1
         assert f"{source}: {cause}" in result.stderr
@@ -326,9 +326,9 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
     assert "Encoder4Editing as e4e" in result.stderr
     result = runner.invoke(app, [*whole, "--weights", "raw", "--overwrite"])
     assert result.exit_code == 1
-    assert "which has the generator's moving average alone" in result.stderr
+    assert "lacks a generator as trained (g, G); it has state_dict.decoder alone" in result.stderr
     path, _ = file_of(tmp_path / "alone.pt", "Encoder4Editing", generator=None)
     result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "n")])
     assert result.exit_code == 1
-    assert "lacks g_ema" in result.stderr
+    assert "holds no StyleGAN2 generator" in result.stderr
     assert "converted with --model" in result.stderr

@@ -249,7 +249,7 @@ GOOD = torch.from_numpy(numbers(DIM))
         ("a.pt", {"a.jpg": {"latent": 3}}, "a.jpg is no array but int"),
         ("a.pt", {"a.jpg": {"latent": GOOD, "noise": [GOOD * torch.inf]}}, "noise of a.jpg has values"),
         ("a.pt", {"x": Harm()}, "could run code"),
-        ("a.pt", torch.nn.Linear(2, 2), "could run code"),
+        ("a.pt", torch.nn.Linear(2, 2), "training is no array but bool"),
         ("a.pkl", GOOD, "expected .npz, .npy, .pt, .pth"),
     ],
 )

@@ -17,7 +17,8 @@ def convert_checkpoint(
         str,
         typer.Argument(
             metavar="IN",
-            help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl; "
+            help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl, or their generator wrapped "
+            "otherwise (DataParallel, a bare state dict, a pickled module such as PTI's, safetensors); "
             "with --to rosinality a model folder or a bundled model's name; "
             "a pSp, e4e, ReStyle or HyperStyle .pt, of which --out takes the generator and the network, "
             "--model the network for a model that is there.",

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.checkpoints.restricted_unpickler import StoredArray, StoredTensor, read_object_array
+from wrangan_cli.engine.checkpoints.numpy_stand_ins import StoredArray
+from wrangan_cli.engine.checkpoints.restricted_unpickler import read_object_array
+from wrangan_cli.engine.checkpoints.stand_ins import StoredTensor
 from wrangan_cli.engine.errors import FileError
 
 TORCH_SUFFIXES = (".pt", ".pth")

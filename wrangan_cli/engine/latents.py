@@ -24,7 +24,7 @@ from wrangan_cli.engine.array_files import (
     read_numpy,
     read_pickled_numpy,
 )
-from wrangan_cli.engine.checkpoints.detect import torch_contents
+from wrangan_cli.engine.checkpoints.detect import read_data
 from wrangan_cli.engine.checkpoints.records import listed
 from wrangan_cli.engine.checkpoints.restricted_unpickler import printable
 from wrangan_cli.engine.codes import IMPORTED, Code, as_w_plus
@@ -264,7 +264,7 @@ def _contents(path: Path) -> Iterator[_Found]:
     if not path.is_file():
         raise FileError(path, "no such file")
     if suffix in TORCH_SUFFIXES:
-        yield from _entries(path, torch_contents(path))
+        yield from _entries(path, read_data(path))
     elif suffix == ".npy" and (pickled := read_pickled_numpy(path)) is not None:
         yield from _entries(path, pickled)
     else:

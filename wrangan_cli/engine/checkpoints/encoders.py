@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.checkpoints import rosinality
-from wrangan_cli.engine.checkpoints.detect import torch_contents
+from wrangan_cli.engine.checkpoints.detect import read_data
 from wrangan_cli.engine.checkpoints.encoder_networks import PYRAMIDS, hypernet, into_w, styles
-from wrangan_cli.engine.checkpoints.records import NotConvertible, brief
+from wrangan_cli.engine.checkpoints.records import NotConvertible, brief, listed
 from wrangan_cli.engine.checkpoints.restricted_unpickler import READ_ERRORS, one_line, printable
+from wrangan_cli.engine.checkpoints.unwrapping import ENCODERS, Contents, contents_of
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import Model
@@ -98,7 +99,7 @@ def install_published(source: Path, model: Model, overwrite: bool = False) -> Re
     UsageError where the model has such a network already and `overwrite` is not set.
     """
     try:
-        network, name, notes = from_contents(torch_contents(source), model)
+        network, name, notes = from_contents(contents_of(read_data(source)), model)
     except NotConvertible as error:
         raise FileError(source, printable(str(error))) from error
     except READ_ERRORS as error:
@@ -116,37 +117,43 @@ def install_published(source: Path, model: Model, overwrite: bool = False) -> Re
     return Report(kind, name, path, parameters, equal, notes)
 
 
-def from_contents(data: object, model: Model) -> tuple[AnyEncoder, str, list[str]]:
+def from_contents(contents: Contents, model: Model) -> tuple[AnyEncoder, str, list[str]]:
     """The network of a file's contents, its name there, and notes.
 
     Raises NotConvertible: another network, tensors that are missing or misshapen, another size of
     generator.
     """
-    if not is_published(data):
-        raise NotConvertible("a PyTorch file, but not one with a trained encoder (state_dict)")
-    assert isinstance(data, dict)
-    state, opts = _tensors(data["state_dict"]), _options(data.get("opts"))
-    name = opts.get("encoder_type")
+    ways = contents.ways_to(*ENCODERS)
+    if not ways:
+        keys = listed(contents.keys) or "nothing of a name"
+        raise NotConvertible(f"holds no trained encoder (encoder, hypernet); the file has {keys}")
+    way = ways[0]
+    opts = contents.settings(way, "opts")
+    if opts is None:
+        raise NotConvertible("lacks opts, which say what network it is")
+    name, latent_avg = opts.get("encoder_type"), contents.near(way, "latent_avg")
     _refuse_cars(opts)
     network: AnyEncoder
     if name in HYPERNETS:
-        mean = rosinality.read_mean(data.get("latent_avg"), model.generator.config.style_dim)
-        network = hypernet(_part(state, "hypernet."), opts, model, mean)
+        mean, remarks = rosinality.read_mean(latent_avg, model.generator.config.style_dim, strict=True)
+        network = hypernet(contents.part((*way, "hypernet")), opts, model, mean)
     elif name in INTO_W:
-        network = into_w(_part(state, "encoder."))
+        network = into_w(contents.part((*way, "encoder")))
     elif name in PYRAMIDS or name in SINGLES:
-        network = styles(_part(state, "encoder."), opts, str(name))
+        network = styles(contents.part((*way, "encoder")), opts, str(name))
     else:
         raise NotConvertible(f"its encoder_type is {brief(name)}, which is not known here")
     unfit = misfit(network, model)
     if unfit:
         raise NotConvertible(unfit)
-    notes = _compare_generators(_part(state, rosinality.DECODER), model)
+    notes = _compare_generators(contents.part((*way, rosinality.DECODER)), model)
     if isinstance(network, Hypernet):
         if model.companion(FILE) is None:
             notes.append("needs the encoder into W that it was trained with: convert that file too")
+        if latent_avg is not None:
+            notes += [f"{remark}: that of the encoder into W is taken" for remark in remarks]
     else:
-        notes += _set_mean(network, str(name), data.get("latent_avg"), opts, model)
+        notes += _set_mean(network, str(name), latent_avg, opts, model)
     return network.eval().requires_grad_(False), str(name), notes
 
 
@@ -160,12 +167,6 @@ def _refuse_cars(opts: Mapping[str, Any]) -> None:
         )
 
 
-def is_published(data: object) -> bool:
-    """Whether the contents of a torch file are those of a trained encoder."""
-    state = data.get("state_dict") if isinstance(data, dict) else None
-    return isinstance(state, dict) and any(str(name).startswith(("encoder.", "hypernet.")) for name in state)
-
-
 def _set_mean(
     network: Encoder | StyleEncoder, name: str, latent_avg: object, opts: Mapping[str, Any], model: Model
 ) -> list[str]:
@@ -173,9 +174,9 @@ def _set_mean(
     if name in MEAN_IF_ASKED and not six and opts.get("start_from_latent_avg", True) is False:
         network.w_mean.zero_()
         return []
-    mean = rosinality.read_mean(latent_avg, model.generator.config.style_dim)
+    mean, remarks = rosinality.read_mean(latent_avg, model.generator.config.style_dim, strict=True)
     network.w_mean.copy_(model.w_mean if mean is None else mean)
-    return [] if mean is not None else ["the file has no mean of w (latent_avg): the model's is taken"]
+    return [f"{remark}: the model's is taken" for remark in remarks]
 
 
 def _compare_generators(decoder: dict[str, Tensor], model: Model) -> list[str]:
@@ -194,23 +195,3 @@ def _compare_generators(decoder: dict[str, Tensor], model: Model) -> list[str]:
     if distance <= CLOSE:
         return []
     return [f"its generator differs from {model.name} by {distance:.1%} of the weights: trained for another"]
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-
-def _options(opts: object) -> dict[str, Any]:
-    """`opts` as a dict: files hold one, or an argparse.Namespace."""
-    if opts is None:
-        raise NotConvertible("lacks opts, which say what network it is")
-    return dict(opts) if isinstance(opts, dict) else dict(vars(opts))
-
-
-def _tensors(state: object) -> dict[str, Tensor]:
-    if not isinstance(state, dict):
-        raise NotConvertible("state_dict is not a dict")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise NotConvertible(f"state_dict: {brief(name)} is no tensor")
-    return dict(state)

@@ -66,9 +66,8 @@ def assemble(
     names = generator_names(config, naming)
     notes = complete_noise(tensors, names, wanted)
     weights = collect(label, tensors, names, wanted, lambda name: name == naming.w_mean or _no_weight(name))
-    w_mean = _tracked_mean(tensors, naming, sizes.style_dim)
-    if w_mean is None:
-        notes.append("the file has no mean of w: it was measured")
+    w_mean, remarks = _tracked_mean(tensors, naming, sizes.style_dim)
+    notes += [f"{remark}: it was measured" for remark in remarks]
 
     found: dict[str, Tensor] | None = None
     try:
@@ -107,14 +106,16 @@ def _check_match(
         raise NotConvertible("D has another resampling filter than the generator")
 
 
-def _tracked_mean(tensors: Mapping[str, Tensor], naming: Naming, style_dim: int) -> Tensor | None:
+def _tracked_mean(
+    tensors: Mapping[str, Tensor], naming: Naming, style_dim: int
+) -> tuple[Tensor | None, list[str]]:
     mean = tensors.get(naming.w_mean)
     # A network that does not track the mean (w_avg_beta 1) keeps the zeros it began with.
     if mean is None or not mean.any():
-        return None
+        return None, ["the file has no mean of w"]
     if mean.shape != (style_dim,) or not mean.isfinite().all():
-        raise NotConvertible(f"{naming.w_mean} is not {style_dim} finite numbers")
-    return mean.float().contiguous()
+        return None, [f"the file's mean of w ({naming.w_mean}) is not {style_dim} finite numbers"]
+    return mean.float().contiguous(), []
 
 
 def _no_weight(name: str) -> bool:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.checkpoints.naming import TENSORFLOW
+from wrangan_cli.engine.checkpoints.numpy_stand_ins import StoredArray
 from wrangan_cli.engine.checkpoints.nvidia_assembly import DiscriminatorRecord, GeneratorRecord, assemble
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible, brief, taps_of_kernel
-from wrangan_cli.engine.checkpoints.restricted_unpickler import StoredArray, TensorFlowNetwork
+from wrangan_cli.engine.checkpoints.stand_ins import TensorFlowNetwork
 
 KIND = "nvidia-tensorflow"
 OLDEST_VERSION = 4
@@ -44,24 +45,32 @@ _REQUIRED = {
 }
 
 
-def is_tensorflow_pickle(data: object) -> bool:
-    """Whether unpickled data has the form of these files."""
-    return (
-        isinstance(data, tuple) and len(data) == 3 and all(isinstance(net, TensorFlowNetwork) for net in data)
-    )
+def networks_of(data: object) -> dict[str, TensorFlowNetwork]:
+    """The networks of unpickled data by their names, `G`, `D` and `Gs`; empty where it has none.
+
+    A file holds them one after the other, or in a dict; a network alone counts as `Gs`.
+    """
+    if isinstance(data, TensorFlowNetwork):
+        return {"Gs": data}
+    if isinstance(data, tuple | list):
+        data = dict(zip(("G", "D", "Gs"), data, strict=False)) if len(data) == 3 else {}
+    pairs = data.items() if isinstance(data, dict) else ()
+    return {str(name): network for name, network in pairs if isinstance(network, TensorFlowNetwork)}
 
 
-def from_pickle(data: tuple[TensorFlowNetwork, ...], raw: bool = False) -> Checkpoint:
+def from_networks(networks: Mapping[str, TensorFlowNetwork], raw: bool = False) -> Checkpoint:
     """The moving average `Gs` (or with `raw` the trained `G`) and `D`.
 
-    data: as read by `restricted_unpickler.read_pickle`. Raises NotConvertible:
+    networks: of `networks_of`. Raises NotConvertible:
     conditional, older architectures, tensors that are missing.
     """
-    label, network = ("G", data[0]) if raw else ("Gs", data[2])
-    generator = _generator(label, network)
-    discriminator: DiscriminatorRecord | NotConvertible
+    label = "G" if raw else "Gs"
+    if label not in networks:
+        raise NotConvertible(f"lacks the network {label}; it has {', '.join(sorted(networks))}")
+    generator = _generator(label, networks[label])
+    discriminator: DiscriminatorRecord | NotConvertible | None = None
     try:
-        discriminator = _discriminator(data[1])
+        discriminator = _discriminator(networks["D"]) if "D" in networks else None
     except NotConvertible as reason:
         discriminator = reason
     return assemble(KIND, TENSORFLOW, label, generator, discriminator)

@@ -1,12 +1,12 @@
 """NVIDIA's PyTorch pickles of StyleGAN2 (stylegan2-ada-pytorch and stylegan3 repositories).
 
-A dict of modules `G`, `D`, `G_ema`. Each module states how it runs in its own
-attributes (clamp, learning-rate gain, filter, activation), so these are read rather
-than the constructor's arguments, whose defaults differ between the two repositories.
+A dict of modules `G`, `D`, `G_ema`, or one of them alone, as PTI saves it. Each module
+states how it runs in its own attributes (clamp, learning-rate gain, filter, activation),
+so these are read rather than the constructor's arguments, whose defaults differ between
+the two repositories.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,49 +14,38 @@ from torch import Tensor
 from wrangan_cli.engine.checkpoints.naming import TORCH
 from wrangan_cli.engine.checkpoints.nvidia_assembly import DiscriminatorRecord, GeneratorRecord, assemble
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible, brief, taps_of_kernel
-from wrangan_cli.engine.checkpoints.restricted_unpickler import PersistentObject, StoredTensor
+from wrangan_cli.engine.checkpoints.unwrapping import Contents, Network, discriminator_of
 
 KIND = "nvidia-torch"
 _STYLEGAN3_LAYERS = ("synthesis.input.", "synthesis.L0_")
 
 
-@dataclass(frozen=True)
-class _Module:
-    """A module tree, flattened: tensors and attributes by dotted path."""
+def from_contents(contents: Contents, network: Network) -> Checkpoint:
+    """A generator with NVIDIA's names, and the discriminator of its file.
 
-    class_name: str
-    tensors: dict[str, Tensor]
-    attributes: dict[str, dict[str, Any]]
-
-
-def is_torch_pickle(data: object) -> bool:
-    """Whether unpickled data has the form of these files."""
-    return isinstance(data, dict) and any(isinstance(data.get(k), PersistentObject) for k in ("G_ema", "G"))
-
-
-def from_pickle(data: Mapping[str, Any], raw: bool = False) -> Checkpoint:
-    """The moving average `G_ema` (or with `raw` the trained `G`) and `D`.
-
-    data: as read by `restricted_unpickler.read_pickle`. Raises NotConvertible:
-    conditional, StyleGAN3, another architecture, tensors that are missing.
+    Raises NotConvertible: conditional, StyleGAN3, another architecture, tensors that are missing, a state
+    dict, which says nothing of the settings.
     """
-    label = "G" if raw else "G_ema"
-    if not isinstance(data.get(label), PersistentObject):
-        raise NotConvertible(f"lacks the network {label}")
-    generator = _generator(label, _flatten(data[label]))
+    generator = _generator(network)
     discriminator: DiscriminatorRecord | NotConvertible | None = None
-    if isinstance(data.get("D"), PersistentObject):
-        try:
-            discriminator = _discriminator(_flatten(data["D"]))
-        except NotConvertible as reason:
-            discriminator = reason
-    return assemble(KIND, TORCH, label, generator, discriminator)
+    try:
+        other = discriminator_of(contents, network)
+        discriminator = None if other is None else _discriminator(other)
+    except NotConvertible as reason:
+        discriminator = reason
+    return assemble(KIND, TORCH, network.label, generator, discriminator)
 
 
-def _generator(label: str, module: _Module) -> GeneratorRecord:
+def _generator(module: Network) -> GeneratorRecord:
+    label = module.label
     if any(name.startswith(_STYLEGAN3_LAYERS) for name in module.tensors):
         raise NotConvertible(f"{label} is a StyleGAN3 generator; only StyleGAN2 can be converted")
-    _refuse_conditional(label, module)
+    _refuse_conditional(module)
+    if not module.attributes:
+        raise NotConvertible(
+            f"{label} is a state dict of NVIDIA's network, which states neither its clamp nor its "
+            "learning-rate multiplier: convert the .pkl that it was taken from"
+        )
     for path, attributes in module.attributes.items():
         if attributes.get("architecture", "skip") != "skip":
             kind = brief(attributes["architecture"])
@@ -79,8 +68,8 @@ def _generator(label: str, module: _Module) -> GeneratorRecord:
     )
 
 
-def _discriminator(module: _Module) -> DiscriminatorRecord:
-    _refuse_conditional("D", module)
+def _discriminator(module: Network) -> DiscriminatorRecord:
+    _refuse_conditional(module)
     for path, attributes in module.attributes.items():
         if attributes.get("architecture", "resnet") != "resnet":
             kind = brief(attributes["architecture"])
@@ -106,11 +95,11 @@ def _discriminator(module: _Module) -> DiscriminatorRecord:
     )
 
 
-def _refuse_conditional(label: str, module: _Module) -> None:
-    classes = module.attributes[""].get("c_dim", 0)
+def _refuse_conditional(module: Network) -> None:
+    classes = module.attributes.get("", {}).get("c_dim", 0)
     if classes or any(name.startswith("mapping.embed.") for name in module.tensors):
         raise NotConvertible(
-            f"{label} is conditional ({brief(classes)} label values); only unconditional networks fit"
+            f"{module.label} is conditional ({brief(classes)} label values); only unconditional networks fit"
         )
 
 
@@ -140,29 +129,3 @@ def _common_taps(label: str, filters: list[Tensor]) -> tuple[float, ...]:
     if len(every) != 1:
         raise NotConvertible(f"{label}: its resampling filters are missing or differ")
     return every.pop()
-
-
-def _flatten(root: PersistentObject) -> _Module:
-    module = _Module(root.class_name, {}, {})
-    for path, state in _walk("", root, set()):
-        module.attributes[path] = {k: v for k, v in state.items() if not k.startswith("_")}
-        for group in ("_parameters", "_buffers"):
-            for name, value in (state.get(group) or {}).items():
-                if isinstance(value, StoredTensor):
-                    module.tensors[f"{path}.{name}" if path else name] = value.value
-                elif value is not None:
-                    raise NotConvertible(f"{path}.{name} is no tensor")
-    return module
-
-
-def _walk(path: str, module: object, seen: set[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not isinstance(module, PersistentObject):
-        raise NotConvertible(f"{path or 'the network'} is not a module of NVIDIA's StyleGAN2")
-    # A hostile file may make a module its own child.
-    if id(module) in seen:
-        raise NotConvertible(f"{path} stands in the network twice")
-    seen.add(id(module))
-    yield path, module.state
-    for name, child in (module.state.get("_modules") or {}).items():
-        if child is not None:
-            yield from _walk(f"{path}.{name}" if path else str(name), child, seen)

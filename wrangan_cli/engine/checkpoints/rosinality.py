@@ -1,14 +1,13 @@
 """Checkpoints of rosinality/stylegan2-pytorch (`.pt`), in both directions.
 
 Training files hold `g`, `d`, `g_ema`, optimisers and `args`; converted files `g_ema`,
-`latent_avg` and sometimes `d`. His state-dict keys are this suite's own.
+`latent_avg` and sometimes `d`; those of others wrap the same names otherwise (`unwrapping`). His state-dict
+keys are this suite's own.
 """
 
 import math
-from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from wrangan_cli.engine.checkpoints.records import (
     shapes,
     taps_of_kernel,
 )
-from wrangan_cli.engine.checkpoints.restricted_unpickler import load_weights_only
+from wrangan_cli.engine.checkpoints.unwrapping import ENCODERS, Contents, Network, discriminator_of
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
@@ -33,74 +32,44 @@ from wrangan_cli.engine.runtime import random_generator
 KIND = "rosinality"
 LR_MULTIPLIER = 0.01
 """Of the mapping network: a constant of his class, not in the file."""
-DECODER = "decoder."
-"""Before the names of the generator's tensors in the file of an encoder."""
+DECODER = "decoder"
+"""The generator in the file of an encoder."""
 STD_KEY = "wrangan_std"
 """Extra entry of files written here: σ of the random layers, which he has no place for."""
 
 
-def load(path: Path) -> Any:
-    """The contents of a torch file: tensors, plain values and `argparse.Namespace` alone.
+def from_contents(contents: Contents, network: Network) -> Checkpoint:
+    """A generator with rosinality's names, and the discriminator and mean of w of its file.
 
-    Raises what `restricted_unpickler.load_weights_only` raises.
+    Raises NotConvertible: tensors that are missing, another network.
     """
-    with torch.serialization.safe_globals([Namespace]):
-        return load_weights_only(path)
-
-
-def from_contents(data: object, raw: bool = False) -> Checkpoint:
-    """The moving average `g_ema` (or with `raw` the trained `g`) and `d`.
-
-    A file of a trained encoder has its generator's moving average under `decoder.` of its `state_dict`.
-    Raises NotConvertible: not such a file, tensors that are missing, another network.
-    """
-    if not isinstance(data, dict):
-        raise NotConvertible("a PyTorch file, but not a checkpoint with g_ema")
-    label = "g" if raw else "g_ema"
-    inside = _inside_encoder(data)
-    if inside and raw:
-        raise NotConvertible("an encoder's file, which has the generator's moving average alone")
-    data = inside or data
-    if label not in data:
-        keys = ", ".join(str(key) for key in list(data)[:6]) or "nothing"
-        encoder = (
-            "; a trained encoder is converted with --model" if {"state_dict", "opts"} <= set(data) else ""
-        )
-        raise NotConvertible(f"lacks {label}; the file has {keys}{encoder}")
-    arch = getattr(data.get("args"), "arch", "stylegan2")
+    label, way, tensors = network.label, network.place.way, dict(network.tensors)
+    arch = (contents.settings(way, "args") or {}).get("arch", "stylegan2")
     if arch != "stylegan2":
         raise NotConvertible(f"its architecture is {brief(arch)}, not 'stylegan2'")
-    tensors = _tensors(label, data[label])
     if any(".iwt." in name or ".dwt." in name for name in tensors):
         raise NotConvertible("its architecture is 'swagan', not 'stylegan2'")
-    std = _tensors(STD_KEY, data[STD_KEY]) if STD_KEY in data else {}
+    std = contents.part_near(way, STD_KEY)
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{STD_KEY}.")}
     tensors |= {f"{layer}.conv.std": value for layer, value in std.items()}
-    config = _config(label, tensors, len(std))
+    config = _config(label, tensors, len(std), _lr_multiplier(network))
     wanted = shapes(StyleGAN2Generator, config)
     notes = _complete_noise_maps(tensors, wanted)
     weights = collect(label, tensors, {name: name for name in wanted}, wanted, _is_kernel)
 
-    w_mean = read_mean(data.get("latent_avg"), config.style_dim)
-    if w_mean is None:
-        notes.append("the file has no mean of w (latent_avg): it was measured")
+    w_mean, remarks = read_mean(contents.near(way, "latent_avg"), config.style_dim)
+    notes += [f"{remark}: it was measured" for remark in remarks]
     found = None
-    if "d" in data:
-        try:
-            found = _discriminator(_tensors("d", data["d"]), config)
-        except NotConvertible as reason:
-            notes.append(f"discriminator left out: {reason}")
-    else:
-        notes.append("the file has no discriminator")
-    return Checkpoint(KIND, config, weights, found, w_mean, notes, encoder=bool(inside))
-
-
-def _inside_encoder(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator in the file of a trained encoder, as the contents of a file of its own; else empty."""
-    state = data.get("state_dict")
-    if not isinstance(state, dict) or "g_ema" in data or "g" in data:
-        return {}
-    found = {str(k).removeprefix(DECODER): v for k, v in state.items() if str(k).startswith(DECODER)}
-    return {"g_ema": found, "latent_avg": data.get("latent_avg")} if found else {}
+    try:
+        other = discriminator_of(contents, network)
+        if other is None:
+            notes.append("the file has no discriminator")
+        else:
+            found = _discriminator(other, config)
+    except NotConvertible as reason:
+        notes.append(f"discriminator left out: {reason}")
+    encoder = bool(contents.ways_to(*ENCODERS)) and way[-1:] == (DECODER,)
+    return Checkpoint(KIND, config, weights, found, w_mean, notes, encoder)
 
 
 def to_contents(
@@ -143,7 +112,18 @@ def without_clamp(generator: StyleGAN2Generator) -> StyleGAN2Generator:
     return copy.eval().requires_grad_(False)
 
 
-def _config(label: str, tensors: Mapping[str, Tensor], randomized: int) -> StyleGAN2Config:
+def _lr_multiplier(network: Network) -> float:
+    """Of the mapping network: pickled modules state it, state dicts do not."""
+    layers = [a for path, a in network.attributes.items() if path.startswith("style.") and "lr_mul" in a]
+    stated = {float(attributes["lr_mul"]) for attributes in layers} or {LR_MULTIPLIER}
+    if len(stated) > 1:
+        raise NotConvertible(f"{network.label}: lr_mul differs between the layers of its mapping network")
+    return stated.pop()
+
+
+def _config(
+    label: str, tensors: Mapping[str, Tensor], randomized: int, lr_multiplier: float
+) -> StyleGAN2Config:
     channels = {4: shape_of(label, tensors, "conv1.conv.weight", 5)[1]}
     size = 8
     while any(name.startswith(f"convs.{2 * int(math.log2(size)) - 6}.") for name in tensors):
@@ -160,18 +140,19 @@ def _config(label: str, tensors: Mapping[str, Tensor], randomized: int) -> Style
         channels,
         shape_of(label, tensors, "conv1.conv.modulation.weight", 2)[1],
         len(layers),
-        LR_MULTIPLIER,
+        lr_multiplier,
         taps=taps.pop(),
         randomized_layers=randomized,
     )
 
 
-def _discriminator(tensors: Mapping[str, Tensor], config: StyleGAN2Config) -> dict[str, Tensor]:
+def _discriminator(network: Network, config: StyleGAN2Config) -> dict[str, Tensor]:
+    label, tensors = network.label, network.tensors
     kernels = [tensor for name, tensor in tensors.items() if _is_kernel(name)]
     if {taps_of_kernel(kernel) for kernel in kernels} - {config.fir_taps}:
-        raise NotConvertible("d has another resampling filter than the generator")
+        raise NotConvertible(f"{label} has another resampling filter than the generator")
     wanted = shapes(Discriminator, config)
-    return collect("d", tensors, {name: name for name in wanted}, wanted, _is_kernel)
+    return collect(label, tensors, {name: name for name in wanted}, wanted, _is_kernel)
 
 
 def _complete_noise_maps(tensors: dict[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
@@ -184,28 +165,22 @@ def _complete_noise_maps(tensors: dict[str, Tensor], wanted: Mapping[str, torch.
     return ["the file has no noise maps: they were drawn from seed 0"]
 
 
-def read_mean(value: object, style_dim: int) -> Tensor | None:
-    """`latent_avg`: (style_dim,), or rows of it that are all the same; None for None.
+def read_mean(value: object, style_dim: int, strict: bool = False) -> tuple[Tensor | None, list[str]]:
+    """`latent_avg`: (style_dim,), from rows that are all the same; None where it cannot be used, and why.
 
-    Raises NotConvertible for anything else.
+    value: (style_dim,) or (latents, style_dim) of any float type; None where the file has none. strict:
+    rows that differ raise NotConvertible, as an encoder needs them as they are.
     """
     if value is None:
-        return None
+        return None, ["the file has no mean of w (latent_avg)"]
     if not isinstance(value, Tensor) or value.shape[-1:] != (style_dim,) or not value.isfinite().all():
-        raise NotConvertible(f"latent_avg is not {style_dim} finite numbers")
+        return None, [f"the file's mean of w (latent_avg) is not {style_dim} finite numbers"]
     rows = value.reshape(-1, style_dim).float()
     if not torch.equal(rows, rows[:1].expand_as(rows)):
-        raise NotConvertible("latent_avg differs from layer to layer")
-    return rows[0].contiguous()
-
-
-def _tensors(label: str, state: object) -> dict[str, Tensor]:
-    if not isinstance(state, dict):
-        raise NotConvertible(f"{label} is not a state dict")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise NotConvertible(f"{label}: {name} is no tensor")
-    return dict(state)
+        if strict:
+            raise NotConvertible("latent_avg differs from layer to layer")
+        return None, ["the file's mean of w (latent_avg) differs from layer to layer"]
+    return rows[0].contiguous(), []
 
 
 def _is_kernel(name: str) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.array_files import TORCH_SUFFIXES, numbers, read_numpy
-from wrangan_cli.engine.checkpoints.detect import torch_contents
+from wrangan_cli.engine.checkpoints.detect import read_data
 from wrangan_cli.engine.editing.directions import Direction, check_name, parse_layers, row_norm, std_along
 from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.files import sha256
@@ -176,7 +176,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    loaded = torch_contents(path)
+    loaded = read_data(path)
     if isinstance(loaded, dict):
         return {str(key): value for key, value in loaded.items()}
     return {"": loaded}

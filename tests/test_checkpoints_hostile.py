@@ -1,8 +1,10 @@
 """Files that are broken, are something else, or try to run code: one line, nothing runs."""
 
+import contextlib
 import io
 import pickle
 import pickletools
+import resource
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tests.fixtures.checkpoint_files import (
     write_nvidia,
 )
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
+from wrangan_cli.engine.checkpoints.restricted_unpickler import READ_ERRORS, RestrictedUnpickler
 from wrangan_cli.engine.errors import FileError
 
 
@@ -253,3 +256,13 @@ def test_random_damage_gives_one_clear_line(tmp_path):
             causes.add(str(error))
     assert causes
     assert not any("\n" in cause for cause in causes)
+
+
+@pytest.mark.parametrize("opcode", [b"r", b"j"])
+def test_a_large_index_of_the_memo_takes_no_memory(opcode: bytes) -> None:
+    """LONG_BINPUT and LONG_BINGET with 2³¹ - 1: the reader in C takes an array of that many entries."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stream = io.BytesIO(b"\x80\x02]" + opcode + b"\xff\xff\xff\x7f.")
+    with contextlib.suppress(*READ_ERRORS):
+        assert RestrictedUnpickler(stream).load() == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < peak + 100_000  # kB

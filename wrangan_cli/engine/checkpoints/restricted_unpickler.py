@@ -52,8 +52,12 @@ class _NestedStorage(Data):
         return Storage(as_vector(load_torch(io.BytesIO(data))))
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """`pickle.Unpickler` for which every name is one of `stand_ins`."""
+class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    """`pickle.Unpickler` for which every name is one of `stand_ins`.
+
+    The one in Python: that in C keeps its memo in an array, and five bytes of a damaged or hostile file make
+    it take the largest index that they can name, tens of GB.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
@@ -126,7 +130,9 @@ def load_torch(stream: BinaryIO) -> Any:
 
 def one_line(error: BaseException) -> str:
     """The cause of a reading error in one printable line."""
-    truncated = re.search(r"truncated|Ran out of|failed finding central directory|unexpected EOF", str(error))
+    truncated = re.search(
+        r"truncated|exhausted|Ran out of|failed finding central directory|unexpected EOF", str(error)
+    )
     if isinstance(error, EOFError | struct.error) or truncated:
         return "the file is truncated"
     text = printable(str(error).split(". ")[0])

@@ -33,7 +33,15 @@ from wrangan_cli.engine.shared_offsets import (
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.video.ffmpeg import probe, read_frames
 from wrangan_cli.engine.video.flicker import change, flicker
-from wrangan_cli.engine.video.record import FILE, SUFFIX, ClipRecord, frame_file, load_record, save_record
+from wrangan_cli.engine.video.record import (
+    FILE,
+    QUAD_DIGITS,
+    SUFFIX,
+    ClipRecord,
+    frame_file,
+    load_record,
+    save_record,
+)
 from wrangan_cli.engine.video.settings import ClipSettings
 from wrangan_cli.engine.video.track import Detect, follow, seen_span, smooth_quads
 
@@ -141,7 +149,8 @@ class ClipRun:
         if not numbers:
             asked = "no face found" if settings.face == 1 else f"no frame shows {settings.face} faces"
             raise FileError(self.clip, asked)
-        record.quads = smooth_quads(record.found, numbers, settings.smoothing, fps)
+        # As the record stores them: a run that goes on cuts the same squares out.
+        record.quads = smooth_quads(record.found, numbers, settings.smoothing, fps).round(QUAD_DIGITS)
         own = float(np.median([quad_side(quad) for quad in record.quads]))
         side = settings.size or min(max(round(own), OWN_SIDES[0]), OWN_SIDES[1])
         record.side = min(side, self.model.resolution)

@@ -18,6 +18,8 @@ from wrangan_cli.engine.video.ffmpeg import ClipFacts
 FORMAT = "wrangan-clip"
 FILE = "clip.json"
 SUFFIX = ".st"
+QUAD_DIGITS = 3
+"""Digits of a px that are kept of a frame's corners."""
 
 
 @dataclass
@@ -67,7 +69,7 @@ def save_record(folder: Path, record: ClipRecord) -> None:
     """Write clip.json, atomically."""
     values = {each.name: getattr(record, each.name) for each in dataclasses.fields(record)}
     values["facts"] = {**dataclasses.asdict(record.facts), "fps": str(record.facts.fps)}
-    values["quads"] = record.quads.round(3).tolist()
+    values["quads"] = record.quads.round(QUAD_DIGITS).tolist()
     values["found"] = {str(number): points for number, points in sorted(record.found.items())}
     text = json.dumps({"format": FORMAT, "version": 1, **values})
     with replaced_atomically(folder / FILE) as temporary:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 pytest.importorskip("imageio_ffmpeg", reason="no imageio-ffmpeg")
@@ -149,6 +150,25 @@ def test_frames_of_another_clip_do_not_mix(invert: Callable[..., Result], clip: 
         load_code(frame_file(folder, 1))
 
 
+@pytest.mark.parametrize("broken", ["lacks", "unknown", "shape"])
+def test_factors_that_do_not_fit(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, broken: str
+) -> None:
+    invert(clip)
+    path = frame_file(tmp_path / "codes", 0)
+    tensors, info = read_tensors(path)
+    right = next(name for name in tensors if name.startswith("right."))
+    if broken == "shape":
+        tensors[right] = tensors[right][:, :-1]
+    else:
+        value = tensors.pop(right)
+        if broken == "unknown":
+            tensors |= {"left.x": tensors.pop(right.replace("right", "left")), "right.x": value}
+    write_tensors(path, tensors, info)
+    with pytest.raises(FileError, match="fit shared"):
+        load_code(path)
+
+
 def test_the_key_frames_share_what_lowers_the_sum_of_their_losses(tiny_model: Model) -> None:
     """Its gradient is that of the sum: after one step of Adam, each number has moved against its sign."""
     inverter = make_inverter(tiny_model, steps=1, epsilon_init=0.0, lr=0.01, alpha=0.0, perceptual_weight=0.0)
@@ -240,6 +260,23 @@ def test_an_interrupted_run_goes_on(
     assert len(find_codes(folder)) == 4
 
 
+def test_a_search_for_the_face_goes_on(
+    invert: Callable[..., Result], clip: Path, detector: type[SquareDetector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = detector.detect
+
+    def interrupted(self: SquareDetector, photo: Image.Image) -> object:
+        if detector.calls == 3:
+            raise KeyboardInterrupt
+        return found(self, photo)
+
+    monkeypatch.setattr(detector, "detect", interrupted)
+    assert invert(clip).exit_code == 130
+    monkeypatch.setattr(detector, "detect", found)
+    assert invert(clip).exit_code == 0
+    assert detector.calls == COUNT
+
+
 def test_flicker_is_the_difference_of_the_changes(
     invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
 ) -> None:
@@ -284,6 +321,8 @@ def test_flicker_is_the_difference_of_the_changes(
     assert frames.shape == (COUNT, 16, 16, 3)
     # 16 px are one block of the codec, with colours at 8 px.
     assert np.abs(frames - wanted).mean() < 25
+    unedited = to_uint8(outputs).permute(0, 2, 3, 1).numpy().astype(int)
+    assert np.abs(frames - wanted).mean() < 0.5 * np.abs(frames - unedited).mean()
 
 
 def test_pasting_changes_the_frame_alone_and_keeps_the_sound(

@@ -85,6 +85,9 @@ def with_shared(
         raise FileError(path, f"made with another {name} than the one beside it")
     kept = {key: value for key, value in tensors.items() if not key.startswith((LEFT, RIGHT))}
     own = factors_of(tensors)
+    named = {key.removeprefix(LEFT).removeprefix(RIGHT) for key in tensors if key.startswith((LEFT, RIGHT))}
+    if named != own.keys() or not named <= shared.epsilon.keys():
+        raise FileError(path, f"its factors do not fit {name}")
     for weight, epsilon in shared.epsilon.items():
         try:
             value = epsilon + product(*own[weight], epsilon.shape) if weight in own else epsilon

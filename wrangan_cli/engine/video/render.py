@@ -66,7 +66,7 @@ class ClipCodes:
                 on_frame(index + 1, len(record.numbers))
         given = record.flicker or {"input": 0.0}
         figures = flicker([given["input"]] if changes else [], changes)
-        record.edits["".join(move.label for move in moves) or "none"] = figures
+        record.edits["-".join(move.label for move in moves) or "none"] = figures
         save_record(self.folder, record)
         return figures
 

@@ -8,7 +8,7 @@ from wrangan_cli.engine.inversion.settings import InversionSettings
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Defaults are by the trial in docs/video.md."""
+    """Defaults of the frames are a choice that has hardly been measured (docs/video.md)."""
 
     every: int = 1
     """Invert each frame (1), every second one (2) …; `paste` interpolates those between."""

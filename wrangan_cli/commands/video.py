@@ -9,6 +9,7 @@ import typer
 
 from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels
+from wrangan_cli.commands.panels import CLIP
 from wrangan_cli.commands.shell import AsJson, Null, Results, progress, say, settings_options
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.errors import FileError
@@ -36,7 +37,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 
 
 @app.command()
-@settings_options(ClipSettings)
+@settings_options(ClipSettings, panels=CLIP)
 def invert(
     settings: ClipSettings,
     clip: Annotated[Path, typer.Argument(help="The clip: .mp4, .mov, .webm …")],

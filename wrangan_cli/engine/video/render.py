@@ -80,7 +80,7 @@ class ClipCodes:
             after = self.code(end, moves)
             between = [current]
             if end - start > 1:
-                between = interpolate_codes(current, after, end - start + 1, latents)[:-1]
+                between = [*interpolate_codes([current, after], end - start + 1, latents)][:-1]
             for step, code in enumerate(between):
                 share = step / (end - start)
                 yield start + step, code, (1 - share) * quads[index] + share * quads[index + 1]

@@ -1,5 +1,6 @@
 """Clips in and out: rates, turned and odd ones, sound, and what is no clip."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ pytest.importorskip("imageio_ffmpeg", reason="no imageio-ffmpeg")
 from tests.clips import frames_of, picture, sound_packets, steady, with_tone, write_clip
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.image_kinds import is_video, why_not_read
+from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.video.ffmpeg import add_sound, ffmpeg, film, probe, read_frames
 
 
@@ -141,7 +143,7 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
 def test_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = write_clip(tmp_path / "a.mp4", steady(2))
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(WranganError, match=r"wrangan\[video\]"):
+    with pytest.raises(WranganError, match=re.escape(install_line("video"))):
         probe(clip)
 
 

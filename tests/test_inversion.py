@@ -33,7 +33,7 @@ def test_loss_is_algorithm_1(tiny_model: Model) -> None:
     images = images_of(2)
     variables = METHOD_TABLE["wrangan"].start(tiny_model, inverter.initial_w(images), inverter.settings)
     moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), share=0.0)
-    loss, _ = inverter._loss(variables, images, inverter._features(images), moment)
+    loss, _ = inverter.loss(variables, images, inverter.features(images), moment)
     drawn = tiny_model.generator.synthesis(variables.w, epsilon=variables.epsilon)
     distance = fake_perceptual()
     for index in range(2):

@@ -10,9 +10,17 @@ import typer
 from typer.testing import CliRunner
 
 from wrangan_cli.app import app
-from wrangan_cli.commands import train
+from wrangan_cli.commands import train, video
 from wrangan_cli.commands.invert import invert
-from wrangan_cli.commands.panels import ADVERSARIAL, ATTRIBUTES, ENCODER, MACHINE, Panels, inversion_panels
+from wrangan_cli.commands.panels import (
+    ADVERSARIAL,
+    ATTRIBUTES,
+    CLIP,
+    ENCODER,
+    MACHINE,
+    Panels,
+    inversion_panels,
+)
 from wrangan_cli.engine.inversion.settings import InversionSettings
 
 INVERT = inversion_panels(list(InversionSettings.__dataclass_fields__))
@@ -21,6 +29,7 @@ COMMANDS: list[tuple[Panels, list[Callable[..., Any]]]] = [
     (ADVERSARIAL, [train.generator, train.randomize]),
     (ENCODER, [train.encoder]),
     (ATTRIBUTES, [train.attributes]),
+    (CLIP, [video.invert]),
 ]
 
 

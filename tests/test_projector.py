@@ -68,7 +68,7 @@ def test_the_published_protocol(tiny_model: Model) -> None:
     assert inverter.perceptual is not None
     variables = METHOD_TABLE["sg2-w"].start(tiny_model, tiny_model.w_mean[None], inverter.settings)
     moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), 0.9)
-    loss, distance = inverter._loss(variables, images, inverter._features(images), moment)
+    loss, distance = inverter.loss(variables, images, inverter.features(images), moment)
     assert distance is not None
     penalty = METHOD_TABLE["sg2-w"].penalty(moment, variables)
     torch.testing.assert_close(loss, distance + penalty)

@@ -14,6 +14,7 @@ from wrangan_cli.commands import (
     interpolate,
     invert,
     train,
+    video,
 )
 from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
@@ -58,6 +59,7 @@ app.add_typer(directions.app, name="directions")
 app.command("evaluate")(evaluate.evaluate)
 app.command("align")(align)
 app.command("paste")(paste)
+app.add_typer(video.app, name="video")
 app.command("fetch")(fetch)
 app.command("doctor")(doctor)
 

@@ -40,14 +40,14 @@ class Plan:
 
     def check(self) -> None:
         """UsageError for a wrong setting, WranganError for .mp4 without its extra."""
-        from wrangan_cli.engine.editing.animation import check_fps, mp4_writer
+        from wrangan_cli.engine.editing.animation import check_fps, check_mp4
         from wrangan_cli.engine.editing.interpolation import check_steps
 
         check_steps(self.steps)
         if self.moving:
             check_fps(self.fps)
         if self.in_one and self.out.suffix.lower() == ".mp4":
-            mp4_writer()
+            check_mp4()
 
 
 def edit_ranges(

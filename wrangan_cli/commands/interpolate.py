@@ -61,7 +61,7 @@ def interpolate(
     if moving:
         animation.check_fps(fps)
     if moving and out.suffix.lower() == ".mp4":
-        animation.mp4_writer()  # before what takes long
+        animation.check_mp4()  # before what takes long
     files = list(code_files(inputs(codes)))
     for path in files:
         if isinstance(path, FileError):

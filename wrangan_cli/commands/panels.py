@@ -61,3 +61,10 @@ ATTRIBUTES: Panels = {
     "Ages": ("use_ages", "young_until", "old_from"),
     "Run": _RUN,
 }
+CLIP: Panels = {
+    "Face": ("face", "smoothing", "size"),
+    "Key frames, and the clip's ε": ("key_frames", "steps", "lr", "epsilon_lr", "alpha", "init", "seed"),
+    "Each frame": ("frame_steps", "frame_lr", "frame_epsilon", "frame_alpha"),
+    "Loss": ("perceptual", "perceptual_weight"),
+    MACHINE: ("device", "as_json", "null"),
+}

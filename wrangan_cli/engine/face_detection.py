@@ -85,9 +85,9 @@ class FaceDetector:
                     seen.append(Face(_turned_back(face.landmarks, turn, photo.size), face.confidence))
         kept: list[Face] = []
         for face in sorted(seen, key=lambda face: -face.confidence):
-            if not any(_same(face, other) for other in kept):
+            if not any(same_place(face, other) for other in kept):
                 kept.append(face)
-        kept += [replace(f, unsure=True) for f in faces if not any(_same(f, other) for other in kept)]
+        kept += [replace(f, unsure=True) for f in faces if not any(same_place(f, other) for other in kept)]
         return sorted(kept, key=lambda face: -quad_side(face.quad))
 
     def _upright(self, photo: Image.Image) -> list[Face]:
@@ -158,8 +158,8 @@ def _turned_back(points: Points, turn: Image.Transpose, size: tuple[int, int]) -
     return np.stack([width - x, height - y], axis=1)
 
 
-def _same(first: Face, second: Face) -> bool:
-    """Whether two are the same face, by where they are."""
+def same_place(first: Face, second: Face) -> bool:
+    """Whether two are the same face of one picture (or of two that follow each other), by where they are."""
     apart = np.hypot(*(first.quad.mean(axis=0) - second.quad.mean(axis=0)))
     return float(apart) < 0.5 * max(quad_side(first.quad), quad_side(second.quad))
 

@@ -6,6 +6,8 @@ from wrangan_cli.engine.installation import install_line, upgrade_line
 
 HEAD = 64
 """Bytes of a file's beginning that tell its kind."""
+VIDEO_HEAD = 1024
+"""Those that tell whether it is a video."""
 
 _STARTS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -46,6 +48,22 @@ _ADVICE = {
 }
 
 
+def is_video(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a video of a common format: HEAD of them, or
+    VIDEO_HEAD, which an MPEG transport stream is told by."""
+    if head.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"FLV\x01", b"OggS", b"\x30\x26\xb2\x75")):
+        return True  # Matroska and WebM, MPEG, Flash, Ogg, Windows Media
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"AVI "
+    if head[4:8] == b"ftyp":
+        return kind_of(head) is None
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"skip"):
+        return True  # QuickTime before it had `ftyp`
+    # Packets of one length, each with the same first byte; with times of arrival (.mts) 4 bytes in front.
+    packets = (head[:565:188], head[4:581:192])
+    return b"\x47" * 4 in packets
+
+
 def kind_of(head: bytes) -> str | None:
     """The kind of image that begins with these bytes (HEAD of them); None: no image that photographs
     come in."""
@@ -68,6 +86,8 @@ def kind_of(head: bytes) -> str | None:
 
 def why_not_read(head: bytes) -> str:
     """Why an image that begins so is not read by Pillow, and what to do."""
+    if is_video(head):
+        return "a video, not an image: `wrangan video` takes clips"
     kind = kind_of(head)
     if kind == "HEIC":
         return f"a HEIC photograph: {install_line('heif')}, or convert it to JPEG"

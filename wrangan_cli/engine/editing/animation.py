@@ -1,12 +1,11 @@
 """Pictures after one another as a moving picture: .gif or .mp4, written as they come."""
 
-import contextlib
 import math
 import struct
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -14,11 +13,13 @@ from PIL.GifImagePlugin import getdata
 
 from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.video.ffmpeg import ffmpeg, film
 
 SUFFIXES = (".gif", ".mp4")
 LARGEST_SIDES = {".gif": 2**16 - 1, ".mp4": 2**14}
 """Of a frame, in px: GIF's field of it; x264's largest."""
+_CRF = 5
+"""Few images, to be looked at one by one: finer than clips are."""
 
 
 def save_animation(
@@ -37,19 +38,16 @@ def save_animation(
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{path}: moving pictures are written as {', '.join(SUFFIXES)}")
     check_fps(fps)
-    write_mp4 = mp4_writer() if path.suffix.lower() == ".mp4" else None
+    shown = _there_and_back(frames, path.parent) if and_back else iter(frames)
     try:
-        with replaced_atomically(path) as temporary:
-            shown = _there_and_back(frames, path.parent) if and_back else iter(frames)
-            if write_mp4 is None:
-                with open(temporary, "wb") as stream:
-                    _write_gif(stream, shown, fps)
-            else:
-                film = write_mp4(temporary, fps=fps, codec="libx264", quality=9, macro_block_size=1)
-                # imageio's own `with` leaves ffmpeg running, and its file behind, after an exception.
-                with contextlib.closing(film):
-                    for frame in shown:
-                        film.append_data(_with_even_sides(frame))
+        if path.suffix.lower() == ".mp4":
+            check_mp4()
+            with film(path, fps, crf=_CRF) as write:
+                for frame in shown:
+                    write(np.asarray(frame))
+        else:
+            with replaced_atomically(path) as temporary, open(temporary, "wb") as stream:
+                _write_gif(stream, shown, fps)
     except FileError:
         raise
     except OSError as error:
@@ -62,18 +60,12 @@ def check_fps(fps: float) -> None:
         raise UsageError(f"fps {fps}: expected a number above 0 and up to 100")
 
 
-def mp4_writer() -> Callable[..., Any]:
-    """imageio's `get_writer`, once it is sure that it has an ffmpeg; WranganError if it has none."""
+def check_mp4() -> None:
+    """WranganError if there is no ffmpeg to write an .mp4 with."""
     try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise WranganError(
-            f".mp4 needs imageio with ffmpeg: {install_line('video')} (.gif works without)"
-        ) from error
-    return imageio.get_writer
+        ffmpeg()
+    except WranganError as error:
+        raise WranganError(f"{error} (.gif works without)") from error
 
 
 def _write_gif(stream: IO[bytes], frames: Iterator[Image.Image], fps: float) -> None:
@@ -102,8 +94,3 @@ def _there_and_back(frames: Iterable[Image.Image], folder: Path) -> Iterator[Ima
             length = len(frame.mode) * frame.width * frame.height
             kept.seek(index * length)
             yield Image.frombytes(frame.mode, frame.size, kept.read(length))
-
-
-def _with_even_sides(frame: Image.Image) -> np.ndarray:
-    odd = (frame.height % 2, frame.width % 2)
-    return np.pad(np.asarray(frame), ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")

@@ -147,8 +147,8 @@ class Inverter:
             variables = METHOD_TABLE[settings.method].start(model, start, settings)
         else:
             variables = self.predict(images, start)
-        target = None if self.perceptual is None else self._features(images)
-        before = self._distortion(Variables(w=start), images, target)
+        target = self.features(images)
+        before = self.distortion(Variables(w=start), images, target)
         # Steps of the pivot come before, and count.
         base = settings.total_steps - settings.loop_steps
         variables, steps = self._optimised(
@@ -214,9 +214,9 @@ class Inverter:
     def _graded_loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor | None]:
         """The loss of each image (b,), its gradients left in the free variables, and which images have not
         reached `stop_at`, if there is one: the others have no gradient."""
-        count, at_once = len(batch.rows), self._at_once
+        count, at_once = len(batch.rows), self.at_once
         if count <= at_once:
-            loss, distance = self._loss(batch.variables, batch.images, batch.target, moment)
+            loss, distance = self.loss(batch.variables, batch.images, batch.target, moment)
             stay = not_yet(distance, self.settings.stop_at)
             going = loss if stay is None else loss[stay]
             if len(going):
@@ -238,7 +238,7 @@ class Inverter:
         return torch.cat(losses), not_all(torch.cat(stays))
 
     @property
-    def _at_once(self) -> int:
+    def at_once(self) -> int:
         """Images whose graph is in memory at a time: on the CPU large images gain nothing from company."""
         if self.model.device.type != "cpu":
             return sys.maxsize
@@ -253,7 +253,7 @@ class Inverter:
         rates = [group["lr"] for group in groups]
         optimizer = graph.capturable_adam(groups, self.model.device)
         step = graph.gradient_step(
-            optimizer, lambda: self._loss(batch.variables, batch.images, batch.target, moment)[0]
+            optimizer, lambda: self.loss(batch.variables, batch.images, batch.target, moment)[0]
         )
         with graph.Steps(step, lambda: graph.changed_by(optimizer)) as take:
             for index in range(total):
@@ -265,10 +265,10 @@ class Inverter:
 
     def _draw(self, variables: Variables, side: int, photo_side: int) -> Tensor:
         """The images (B, 3, side, side) for photographs of `photo_side` px."""
-        offsets = self._offsets(variables, photo_side)
+        offsets = self.offsets(variables, photo_side)
         return draw(self.model.generator, variables.w, **offsets, side=side)
 
-    def _offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
+    def offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
         """Those of `variables` by group; ε and δ of what such photographs do not show are 0."""
         offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
         if self.settings.unseen or self.settings.method not in TUNING:
@@ -280,15 +280,24 @@ class Inverter:
             }
         return offsets
 
-    def _features(self, images: Tensor) -> list[Tensor]:
-        assert self.perceptual is not None
+    def features(self, images: Tensor) -> Target:
+        """What the perceptual distance of the loss compares, of images (B, 3, S, S); None without one."""
+        if self.perceptual is None:
+            return None
         with torch.no_grad():
             return self.perceptual.features(for_loss(images, self.settings.distance_side))
 
-    def _loss(
+    def loss(
         self, variables: Variables, images: Tensor, target: Target, moment: Moment
     ) -> tuple[Tensor, Tensor | None]:
         """2·L2 + LPIPS + α‖ε‖² (or the method's own penalty) per image, and the LPIPS in it: (B,)."""
+        loss, distance = self.data_loss(variables, images, target, moment)
+        return loss + METHOD_TABLE[self.settings.method].penalty(moment, variables), distance
+
+    def data_loss(
+        self, variables: Variables, images: Tensor, target: Target, moment: Moment
+    ) -> tuple[Tensor, Tensor | None]:
+        """2·L2 + LPIPS per image, and the LPIPS in it: (B,). target: of `images`, by `features`."""
         settings, method = self.settings, METHOD_TABLE[self.settings.method]
         shown = (
             variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
@@ -303,10 +312,10 @@ class Inverter:
             features = self.perceptual.features(for_loss(drawn, settings.distance_side))
             distance = self.perceptual.distance(features, target)
             loss = loss + settings.value("perceptual_weight") * distance
-        return loss + method.penalty(moment, variables), distance
+        return loss, distance
 
     @torch.no_grad()
-    def _distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
+    def distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
         """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
         drawn = self._draw(variables, images.shape[-1], images.shape[-1])
         columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
@@ -319,10 +328,10 @@ class Inverter:
         # Rounded as the file stores them, so that the stated distortion is the file's.
         groups: dict[str, Any] = {
             g: {k: v.detach().half() for k, v in values.items()}
-            for g, values in self._offsets(variables, images.shape[-1]).items()
+            for g, values in self.offsets(variables, images.shape[-1]).items()
         }
         stored = Variables(w=variables.w.detach(), **groups)
-        after = self._distortion(stored, images, target)
+        after = self.distortion(stored, images, target)
         codes: list[Code | WranganError] = []
         for index in range(len(images)):
             own = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}

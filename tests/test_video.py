@@ -1,0 +1,492 @@
+"""`wrangan video`: a clip inverted, resumed, edited, pasted back."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+pytest.importorskip("imageio_ffmpeg", reason="no imageio-ffmpeg")
+
+from tests.clips import (
+    SIZE,
+    SquareDetector,
+    detector,
+    frames_of,
+    picture,
+    sound_packets,
+    steady,
+    with_tone,
+    write_clip,
+)
+from tests.conftest import TINY
+from tests.fakes import make_inverter
+from wrangan_cli.app import app
+from wrangan_cli.engine.codes import find_codes, load_code, render
+from wrangan_cli.engine.editing.directions import Direction, load_directions, save_directions
+from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.inversion.clip import ClipInverter
+from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.shared_offsets import SHARED_FILE
+from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.video.invert import ClipRun, parse_span
+from wrangan_cli.engine.video.record import frame_file, load_record
+from wrangan_cli.engine.video.render import ClipCodes
+from wrangan_cli.engine.video.settings import ClipSettings
+from wrangan_cli.engine.video.track import smooth_quads
+
+__all__ = ["detector"]
+COUNT = 8
+QUICK = ("--perceptual-weight", 0, "--init", "mean", "--steps", 4, "--key-frames", 3, "--frame-steps", 2)
+
+
+def wrangan(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return with_tone(write_clip(tmp_path / "silent.mp4", steady(COUNT)), tmp_path / "clip.mp4")
+
+
+@pytest.fixture
+def invert(tmp_path: Path, tiny_folder: Path, detector: type[SquareDetector]) -> Callable[..., Result]:  # noqa: ARG001
+    model = load_model(str(tiny_folder))
+    vector = torch.nn.functional.normalize(torch.randn(TINY.style_dim), dim=0)
+    save_directions(tiny_folder / "directions.safetensors", model, [Direction("smile", vector, 2.0)])
+
+    def run(*words: object, out: str = "codes") -> Result:
+        return wrangan("video", "invert", *words, "--out", tmp_path / out, "--model", tiny_folder, *QUICK)
+
+    return run
+
+
+def test_one_epsilon_for_the_clip(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_model: Model
+) -> None:
+    result = invert(clip, "--json")
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    folder = tmp_path / "codes"
+    assert (record["path"], record["frames"], record["ended"]) == (str(folder), COUNT, None)
+    assert find_codes(folder) == [frame_file(folder, number) for number in range(COUNT)]
+    numbers = sum(weight.shape.numel() for weight in tiny_model.generator.random_weights().values())
+    shared, _ = read_tensors(folder / SHARED_FILE)
+    assert sum(t.numel() for name, t in shared.items() if name.startswith("epsilon.")) == numbers
+    assert {t.dtype for name, t in shared.items() if name.startswith("epsilon.")} == {torch.float16}
+    weights = tiny_model.generator.random_weights()
+    for path in find_codes(folder):
+        tensors, _ = read_tensors(path)
+        stored = sum(t.numel() for t in tensors.values())
+        # w, and for each weight (O, I, k, k) the two factors.
+        assert stored == TINY.style_dim + sum(w.shape[0] + w.shape[1:].numel() for w in weights.values())
+        assert stored < numbers / 4
+
+
+def test_a_frame_is_a_code(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    invert(clip)
+    folder, model = tmp_path / "codes", load_model(str(tiny_folder))
+    path = frame_file(folder, 5)
+    code = load_code(path, model)
+    tensors, info = read_tensors(path)
+    base, _ = read_tensors(folder / SHARED_FILE)
+    for name, weight in model.generator.random_weights().items():
+        left, right = (tensors[f"{side}.{name}"].double() for side in ("left", "right"))
+        expected = base[f"epsilon.{name}"].double() + torch.einsum("or,rk->ok", left, right).view(
+            weight.shape
+        )
+        assert torch.allclose(code.epsilon[name].double(), expected, atol=1e-6)
+    assert "shared" not in code.info
+    # The record's distortion is that of the file.
+    run = ClipRun(clip, folder, model, _settings(), "")
+    ((_, crop),) = run.crops([5])
+    assert info["distortion"]["after"]["mse"] == pytest.approx(
+        (render(model, [code])[0] - crop).square().mean().item(), rel=1e-4
+    )
+    plain = wrangan(
+        "edit",
+        path,
+        "--direction",
+        "smile",
+        "--strength",
+        1,
+        "--model",
+        tiny_folder,
+        "--save-code",
+        "--out",
+        tmp_path / "one.png",
+    )
+    assert plain.exit_code == 0, plain.output
+    # Written as a whole, it stands alone.
+    (tmp_path / "codes" / SHARED_FILE).rename(tmp_path / "away")
+    assert load_code(tmp_path / "one.st", model).epsilon.keys() == code.epsilon.keys()
+    with pytest.raises(FileError, match="which the frames of the clip need"):
+        load_code(path, model)
+
+
+def _settings() -> ClipSettings:
+    return ClipSettings(perceptual_weight=0.0, init="mean", steps=4, key_frames=3, frame_steps=2)
+
+
+def test_frames_of_another_clip_do_not_mix(invert: Callable[..., Result], clip: Path, tmp_path: Path) -> None:
+    invert(clip)
+    folder = tmp_path / "codes"
+    tensors, record = read_tensors(folder / SHARED_FILE)
+    write_tensors(folder / SHARED_FILE, {name: t + 1 for name, t in tensors.items()}, record)
+    with pytest.raises(FileError, match="another shared"):
+        load_code(frame_file(folder, 0))
+    # No file outside of the folder is ever opened.
+    tensors, info = read_tensors(frame_file(folder, 1))
+    write_tensors(frame_file(folder, 1), tensors, {**info, "shared": {"file": "../x", "sha256": ""}})
+    with pytest.raises(FileError, match="its record is broken"):
+        load_code(frame_file(folder, 1))
+
+
+@pytest.mark.parametrize("broken", ["lacks", "unknown", "shape"])
+def test_factors_that_do_not_fit(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, broken: str
+) -> None:
+    invert(clip)
+    path = frame_file(tmp_path / "codes", 0)
+    tensors, info = read_tensors(path)
+    right = next(name for name in tensors if name.startswith("right."))
+    if broken == "shape":
+        tensors[right] = tensors[right][:, :-1]
+    else:
+        value = tensors.pop(right)
+        if broken == "unknown":
+            tensors |= {"left.x": tensors.pop(right.replace("right", "left")), "right.x": value}
+    write_tensors(path, tensors, info)
+    with pytest.raises(FileError, match="fit shared"):
+        load_code(path)
+
+
+def test_the_key_frames_share_what_lowers_the_sum_of_their_losses(tiny_model: Model) -> None:
+    """Its gradient is that of the sum: after one step of Adam, each number has moved against its sign."""
+    inverter = make_inverter(tiny_model, steps=1, epsilon_init=0.0, lr=0.01, alpha=0.0, perceptual_weight=0.0)
+    images = torch.rand(3, 3, 16, 16) * 0.4 + torch.tensor([-1.0, 0.6, -0.2])[:, None, None, None]
+    w, epsilon = ClipInverter(inverter, 0, 0, 0.01, 0.0).fit_key_frames(list(images), lambda _: None)
+    start = {
+        n: torch.zeros(v.shape, requires_grad=True) for n, v in tiny_model.generator.random_weights().items()
+    }
+    drawn = tiny_model.generator.synthesis(
+        tiny_model.w_mean.expand(3, -1), epsilon={n: e.expand(3, *e.shape) for n, e in start.items()}
+    )
+    (2 * (drawn - images).square().mean(dim=(1, 2, 3))).sum().backward()
+    assert w.shape == (3, TINY.style_dim)
+    assert not torch.equal(w[0], w[1])
+    for name, value in start.items():
+        assert value.grad is not None
+        sure = value.grad.abs() > 1e-5
+        assert sure.any()
+        assert torch.equal(epsilon[name].sign()[sure], -value.grad.sign()[sure])
+
+
+def test_key_frames_come_closer_and_frames_closer_still(tiny_model: Model) -> None:
+    inverter = make_inverter(tiny_model, steps=60, lr=0.05, epsilon_lr=0.05, perceptual_weight=0.0)
+    clip_inverter = ClipInverter(inverter, 1, 30, 0.05, 0.1)
+    images = [load * 0.5 for load in torch.rand(3, 3, 16, 16) * 2 - 1]
+    w, shared = clip_inverter.fit_key_frames(images, lambda _: None)
+    shapes = {name: value.shape for name, value in shared.items()}
+    none = clip_inverter.first_own(shapes)
+
+    def mse(w: torch.Tensor, own: object) -> float:
+        return (clip_inverter.drawn(w, shared, own, 16) - images[0]).square().mean().item()  # type: ignore[arg-type]
+
+    from_mean = mse(tiny_model.w_mean.float(), {})
+    after_keys = mse(w[0], none)
+    fit = clip_inverter.fit_frame(images[0], shared, w[0], none, lambda _: None)
+    assert mse(fit.w, fit.own) < after_keys < from_mean
+    # Without rank there is no ε of its own, and a heavy penalty keeps it small.
+    assert ClipInverter(inverter, 0, 1, 0.05, 0.1).first_own(shapes) == {}
+    heavy = ClipInverter(inverter, 1, 30, 0.05, 1e4).fit_frame(images[0], shared, w[0], none, lambda _: None)
+
+    def size(own: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> float:
+        return sum((left.float() @ right.float()).square().sum().item() for left, right in own.values())
+
+    assert size(heavy.own) < 0.1 * size(fit.own)
+
+
+def test_an_interrupted_run_goes_on(
+    invert: Callable[..., Result],
+    clip: Path,
+    tmp_path: Path,
+    detector: type[SquareDetector],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert invert(clip, out="whole").exit_code == 0
+    calls = detector.calls
+    fitted = ClipInverter.fit_frame
+    count = 0
+
+    def interrupted(*given: object) -> object:
+        nonlocal count
+        count += 1
+        if count > 4:
+            raise KeyboardInterrupt
+        return fitted(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ClipInverter, "fit_frame", interrupted)
+    result = invert(clip)
+    assert result.exit_code == 130
+    folder = tmp_path / "codes"
+    assert [path.name for path in find_codes(folder)] == [f"frame-{n:06d}.st" for n in range(4)]
+    kept = {path: path.read_bytes() for path in folder.iterdir() if path.suffix != ".json"}
+    unfinished = wrangan("video", "edit", folder, "--out", tmp_path / "x.mp4")
+    assert unfinished.exit_code == 1
+    assert "4 of 8 frames" in unfinished.stderr
+    monkeypatch.setattr(ClipInverter, "fit_frame", fitted)
+    assert invert(clip).exit_code == 0
+    # The faces were found twice in all, once for each folder, and nothing was done again.
+    assert detector.calls == 2 * calls
+    assert all(path.read_bytes() == data for path, data in kept.items())
+    for path in find_codes(tmp_path / "whole"):
+        there, here = read_tensors(path), read_tensors(folder / path.name)
+        assert all(torch.equal(there[0][name], here[0][name]) for name in there[0])
+        assert there[1].get("change") == here[1].get("change")
+    assert load_record(folder).flicker == load_record(tmp_path / "whole").flicker
+    other = invert(clip, "--frame-lr", 0.02)
+    assert other.exit_code == 1
+    assert "frame_lr 0.01, not 0.02; give --overwrite" in other.stderr
+    assert invert(clip, "--frames", "0-3", "--overwrite").exit_code == 0
+    assert len(find_codes(folder)) == 4
+
+
+def test_a_search_for_the_face_goes_on(
+    invert: Callable[..., Result], clip: Path, detector: type[SquareDetector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = detector.detect
+
+    def interrupted(self: SquareDetector, photo: Image.Image) -> object:
+        if detector.calls == 3:
+            raise KeyboardInterrupt
+        return found(self, photo)
+
+    monkeypatch.setattr(detector, "detect", interrupted)
+    assert invert(clip).exit_code == 130
+    monkeypatch.setattr(detector, "detect", found)
+    assert invert(clip).exit_code == 0
+    assert detector.calls == COUNT
+
+
+def test_flicker_is_the_difference_of_the_changes(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    result = json.loads(invert(clip, "--json").stdout)
+    folder, model = tmp_path / "codes", load_model(str(tiny_folder))
+    run = ClipRun(clip, folder, model, _settings(), "")
+    inputs = torch.stack([image for _, image in run.crops(run.record.numbers)])
+    codes = [load_code(path, model) for path in find_codes(folder)]
+
+    def mean_change(images: torch.Tensor) -> float:
+        return (images[1:] - images[:-1]).square().mean().item()
+
+    outputs = render(model, codes).clamp(-1, 1)
+    expected = {"input": mean_change(inputs), "output": mean_change(outputs)}
+    expected["flicker"] = expected["output"] - expected["input"]
+    assert result["flicker"] == pytest.approx(expected, rel=1e-4, abs=1e-8)
+    assert load_record(folder).flicker == result["flicker"]
+    edited = wrangan(
+        "video",
+        "edit",
+        folder,
+        "--direction",
+        "smile",
+        "--strength",
+        2,
+        "--model",
+        tiny_folder,
+        "--json",
+        "--out",
+        tmp_path / "smile.mp4",
+    )
+    assert edited.exit_code == 0, edited.output
+    assert "flicker" in edited.stderr
+    found = json.loads(edited.stdout)["flicker"]
+    assert found["input"] == pytest.approx(expected["input"], rel=1e-4)
+    assert load_record(folder).edits == {"smile+2": found}
+    smile = load_directions(model)["smile"]
+    by_hand = [dataclasses.replace(code, w=code.w + 2 * smile.std * smile.vector) for code in codes]
+    assert found["output"] == pytest.approx(mean_change(render(model, by_hand).clamp(-1, 1)), rel=1e-4)
+    frames = frames_of(tmp_path / "smile.mp4").astype(int)
+    wanted = to_uint8(render(model, by_hand)).permute(0, 2, 3, 1).numpy().astype(int)
+    assert frames.shape == (COUNT, 16, 16, 3)
+    # 16 px are one block of the codec, with colours at 8 px.
+    assert np.abs(frames - wanted).mean() < 25
+    unedited = to_uint8(outputs).permute(0, 2, 3, 1).numpy().astype(int)
+    assert np.abs(frames - wanted).mean() < 0.5 * np.abs(frames - unedited).mean()
+
+
+def test_pasting_changes_the_frame_alone_and_keeps_the_sound(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    invert(clip, "--frames", "2-5")
+    folder, out = tmp_path / "codes", tmp_path / "out.mp4"
+    result = wrangan(
+        "video",
+        "paste",
+        folder,
+        "--clip",
+        clip,
+        "--direction",
+        "smile",
+        "--strength",
+        2,
+        "--model",
+        tiny_folder,
+        "--out",
+        out,
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [str(out)]
+    assert sound_packets(out) == sound_packets(clip)
+    before, after = frames_of(clip).astype(int), frames_of(out).astype(int)
+    assert before.shape == after.shape == (COUNT, SIZE[1], SIZE[0], 3)
+    record = load_record(folder)
+    assert record.numbers == [2, 3, 4, 5]
+    away = np.abs(after - before).mean(axis=3)
+    y, x = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
+    for number in range(COUNT):
+        if number not in record.numbers:
+            assert away[number].mean() < 2
+            continue
+        quad = record.quads[record.numbers.index(number)]
+        low, high = quad.min(axis=0), quad.max(axis=0)
+        # Blocks of the codec reach beyond the frame by some pixels.
+        outside = (x < low[0] - 8) | (x > high[0] + 8) | (y < low[1] - 8) | (y > high[1] + 8)
+        inside = (x > low[0] + 6) & (x < high[0] - 6) & (y > low[1] + 6) & (y < high[1] - 6)
+        assert away[number][outside].mean() < 2
+        assert away[number][inside].mean() > 10
+
+
+def test_frames_between_are_interpolated(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    assert invert(clip, "--every", 3).exit_code == 0
+    record = load_record(tmp_path / "codes")
+    assert record.numbers == [0, 3, 6]
+    model = load_model(str(tiny_folder))
+    codes = ClipCodes(tmp_path / "codes", model)
+    drawn = list(codes.drawn([]))
+    assert [number for number, _, _ in drawn] == list(range(7))
+    first, second = (load_code(frame_file(codes.folder, n), model) for n in (3, 6))
+    _, code, quad = drawn[4]
+    assert torch.allclose(code.w, (2 * first.w + second.w) / 3, atol=1e-6)
+    assert quad == pytest.approx((2 * record.quads[1] + record.quads[2]) / 3)
+    assert all(
+        torch.allclose(code.epsilon[n], (2 * first.epsilon[n] + second.epsilon[n]) / 3, atol=1e-6)
+        for n in code.epsilon
+    )
+
+
+def test_a_clip_that_ends_early_is_said_and_the_rest_is_there(
+    invert: Callable[..., Result], tmp_path: Path
+) -> None:
+    pictures = [*steady(5), *[picture(None)] * 20]
+    clip = write_clip(tmp_path / "lost.mp4", pictures)
+    result = invert(clip, "--json")
+    assert result.exit_code == 1
+    assert "lost.mp4: the face is out of sight at frame 5 (0.20 s): inverted to there" in result.stderr
+    assert json.loads(result.stdout)["frames"] == 5
+    assert invert(clip).exit_code == 1
+    assert invert(clip, "--frames", "0-4", out="asked").exit_code == 0
+
+
+@pytest.mark.usefixtures("detector")
+def test_errors_are_one_line(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    nobody = write_clip(tmp_path / "nobody.mp4", [picture(None)] * 4)
+    (tmp_path / "text.mp4").write_bytes(b"text " * 300)
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for words, code, line in (
+        ((nobody,), 1, "no face found"),
+        ((nobody, "--face", 2, "--overwrite"), 1, "no frame shows 2 faces"),
+        ((tmp_path / "text.mp4",), 1, "not a video"),
+        ((tmp_path / "empty.mp4",), 1, "empty file"),
+        ((tmp_path / "none.mp4",), 1, "no such file"),
+        ((tmp_path,), 1, "a folder"),
+        ((clip, "--frames", "100-200", "--overwrite"), 1, "has no frame 100"),
+        ((clip, "--frames", "5-2"), 2, "a range such as 0-99"),
+        ((clip, "--frames", "x"), 2, "a range such as 0-99"),
+        ((clip, "--every", 0), 2, "every 0"),
+        ((clip, "--smoothing", "nan"), 2, "smoothing nan"),
+    ):
+        result = invert(*words)
+        assert result.exit_code == code, (words, result.output)
+        lines = [said for said in result.stderr.splitlines() if said]
+        assert len(lines) == 1, lines
+        assert line in lines[0]
+    how = ("--model", tiny_folder, "--perceptual-weight", 0, "--init", "mean")
+    photo = wrangan("invert", clip, "--out", tmp_path / "photos", *how)
+    assert photo.exit_code == 1
+    assert "`wrangan video` takes clips" in photo.stderr
+
+
+def test_paste_refuses_what_does_not_belong(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, tiny_folder: Path
+) -> None:
+    invert(clip)
+    folder = tmp_path / "codes"
+    other = write_clip(tmp_path / "other.mp4", steady(3))
+    before = clip.read_bytes()
+    for words, code, line in (
+        (("--clip", other, "--out", tmp_path / "o.mp4"), 1, "not the clip of"),
+        (("--clip", clip, "--out", clip), 1, "is an input"),
+        (("--clip", clip, "--out", tmp_path / "o.avi"), 2, "written as .mp4"),
+        (("--clip", clip, "--out", tmp_path / "o.mp4", "--feather", 0.7), 2, "feather 0.7"),
+        (("--clip", clip, "--out", tmp_path / "o.mp4", "--direction", "smile"), 2, "one strength for each"),
+    ):
+        result = wrangan("video", "paste", folder, *words, "--model", tiny_folder)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (code, 1), result.output
+        assert line in result.stderr
+    assert clip.read_bytes() == before
+    assert not (tmp_path / "o.mp4").exists()
+    assert not list(tmp_path.glob(".wrangan-*"))
+
+
+@pytest.mark.usefixtures("detector")
+def test_codes_of_photographs_are_left_alone(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "codes").mkdir()
+    (tmp_path / "codes" / "a.st").write_bytes(b"kept")
+    result = invert(clip, "--overwrite")
+    assert result.exit_code == 1
+    assert "holds other codes" in result.stderr
+    assert [path.name for path in (tmp_path / "codes").iterdir()] == ["a.st"]
+
+
+@pytest.mark.parametrize(("values"), [{"format": "x"}, {"numbers": [1, 0]}, {"quads": [[1]]}, {"facts": {}}])
+def test_a_broken_record_is_named(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path, values: dict[str, object]
+) -> None:
+    invert(clip)
+    path = tmp_path / "codes" / "clip.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    with pytest.raises(FileError, match=r"clip\.json"):
+        load_record(tmp_path / "codes")
+
+
+def test_the_place_is_that_of_the_smoothed_landmarks(
+    invert: Callable[..., Result], clip: Path, tmp_path: Path
+) -> None:
+    invert(clip)
+    record = load_record(tmp_path / "codes")
+    assert record.quads == pytest.approx(smooth_quads(record.found, record.numbers, 0.5, 25), abs=1e-3)
+    # An even motion by 1 px a frame stays one.
+    assert np.diff(record.quads.mean(axis=1)[:, 0]) == pytest.approx([1] * (COUNT - 1), abs=0.05)
+
+
+def test_spans() -> None:
+    assert parse_span("") == (0, None)
+    assert parse_span("7") == (7, 7)
+    assert parse_span("2-90") == (2, 90)

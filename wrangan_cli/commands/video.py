@@ -1,0 +1,200 @@
+"""`wrangan video invert|edit|paste`: a clip of a face inverted, edited, and pasted back."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wrangan_cli.commands.asked_edits import AskedEdits
+from wrangan_cli.commands.code_inputs import CodeModels
+from wrangan_cli.commands.panels import CLIP
+from wrangan_cli.commands.shell import AsJson, Null, Results, progress, say, settings_options
+from wrangan_cli.engine.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.video.settings import ClipSettings
+
+if TYPE_CHECKING:
+    from wrangan_cli.engine.editing.directions import Move
+    from wrangan_cli.engine.video.render import ClipCodes
+
+app = typer.Typer(no_args_is_help=True, help="Invert a clip of a face, edit it, paste it back.")
+
+Codes = Annotated[Path, typer.Argument(help="Folder that `wrangan video invert` made.")]
+Directions = Annotated[
+    list[str] | None, typer.Option(help="Name of a direction; may be repeated, with a strength for each.")
+]
+Strengths = Annotated[
+    list[float] | None, typer.Option(help="How far to go, in standard deviations of w along the direction.")
+]
+File = Annotated[Path | None, typer.Option(help="File of directions; default: the model's own.")]
+ModelOfCodes = Annotated[
+    str | None,
+    typer.Option(help="Bundled model's name or a model folder; default: the one the codes name."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
+
+
+@app.command()
+@settings_options(ClipSettings, panels=CLIP)
+def invert(
+    settings: ClipSettings,
+    clip: Annotated[Path, typer.Argument(help="The clip: .mp4, .mov, .webm …")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of its codes: a record, one ε, and a .st a frame.")
+    ] = Path("clip"),
+    frames: Annotated[
+        str, typer.Option(help="Frames such as 0-99, numbered from 0.", show_default="all")
+    ] = "",
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Invert again what is there.")] = False,
+    as_json: AsJson = False,
+    null: Null = False,
+) -> None:
+    """Invert the face of a clip: one ε for all frames, w and a small ε for each.
+
+    The face is followed until it is out of sight or there is a cut; if that is before the end, the frames
+    until there are inverted, and the exit code is 1 (give --frames to take what you want). An interrupted
+    run goes on where it stopped. Needs the optional parts "video" and "align" (see `wrangan doctor`).
+    """
+    from wrangan_cli.engine.face_detection import FaceDetector
+    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.video.ffmpeg import probe
+    from wrangan_cli.engine.video.invert import ClipRun, load_clip_inverter, parse_span
+
+    results = Results(as_json, null)
+    place = resolve_device(device)
+    parse_span(frames)
+    probe(clip)  # before the model, which may have to be fetched
+    run = ClipRun(clip, out, load_model(model, place), settings, frames, overwrite)
+    with _progress() as tell:
+        run.find_face(lambda: FaceDetector().detect, tell)
+        inverter = load_clip_inverter(run.model, settings)
+        shared = run.fit_key_frames(inverter, tell)
+        done = list(run.fit_frames(inverter, shared, tell))
+    figures = run.finish(done)
+    after = [frame.info["distortion"]["after"] for frame in done]
+    distortion = {name: sum(each[name] for each in after) / len(after) for name in after[0]}
+    reached = ", ".join(f"{name} {value:.4f}" for name, value in distortion.items())
+    say(f"wrangan: {len(done)} frames of {run.record.side} px: {reached}; {_said(figures)}")
+    record = {"clip": str(clip), "frames": len(done), "distortion": distortion, "flicker": figures}
+    results.wrote(out, **record, ended=run.record.ended or None)
+    if run.record.ended:
+        results.failed(FileError(clip, f"{run.record.ended}: inverted to there"), clip)
+    results.finish()
+
+
+@app.command()
+def edit(
+    codes: Codes,
+    direction: Directions = None,
+    strength: Strengths = None,
+    out: Annotated[Path, typer.Option(help="The clip of the aligned faces: .mp4.")] = Path("edited.mp4"),
+    model: ModelOfCodes = None,
+    directions: File = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    null: Null = False,
+) -> None:
+    """Move all frames of a clip along directions, and write the aligned faces as a clip.
+
+    Without --direction: as they were inverted. `wrangan paste` for clips is `wrangan video paste`.
+    """
+    from wrangan_cli.engine.video.ffmpeg import check_film
+
+    check_film(out)
+    results = Results(as_json, null)
+    clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
+    with _progress() as tell:
+        figures = clip_codes.save_aligned(out, moves, lambda done, total: tell("drawing", done, total))
+    say(f"wrangan: {_said(figures)}")
+    results.wrote(out, codes=str(codes), edits=_record(moves), flicker=figures)
+    results.finish()
+
+
+@app.command()
+def paste(
+    codes: Codes,
+    clip: Annotated[Path, typer.Option(help="The clip that was inverted.")],
+    direction: Directions = None,
+    strength: Strengths = None,
+    out: Annotated[Path, typer.Option(help="The result: .mp4 (H.264, with the clip's sound).")] = Path(
+        "pasted.mp4"
+    ),
+    feather: Annotated[
+        float, typer.Option(help="Share of the frame's side over which the edit fades in.")
+    ] = 0.1,
+    keep_detail: Annotated[
+        bool, typer.Option("--keep-detail", help="Add the change only; the clip's fine structure stays.")
+    ] = False,
+    model: ModelOfCodes = None,
+    directions: File = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+    null: Null = False,
+) -> None:
+    """Move all frames of a clip along directions, and put the faces back into it.
+
+    Rate, size and sound are the clip's; frames that were not inverted are as they were.
+    """
+    from wrangan_cli.engine.video.ffmpeg import check_film
+
+    check_film(out)
+    results = Results(as_json, null)
+    clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
+    with _progress() as tell:
+        clip_codes.paste(
+            clip, out, moves, feather, keep_detail, lambda done, total: tell("pasting", done, total)
+        )
+    results.wrote(out, clip=str(clip), codes=str(codes), edits=_record(moves))
+    results.finish()
+
+
+def _opened(
+    codes: Path,
+    names: list[str] | None,
+    strengths: list[float] | None,
+    file: Path | None,
+    model: str | None,
+    device: str,
+) -> "tuple[ClipCodes, list[Move]]":
+    """The codes with their model, and the moves that were asked for, of which there may be none."""
+    from wrangan_cli.engine.editing.directions import Move, check_requests
+    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.video.record import check_finished, frame_file, load_record
+    from wrangan_cli.engine.video.render import ClipCodes
+
+    asked = bool(names or strengths)
+    if asked:
+        check_requests(names or [], strengths or [])
+    record = load_record(codes)
+    check_finished(codes, record)
+    models = CodeModels(model, resolve_device(device))
+    _, loaded = models.load(frame_file(codes, record.numbers[0]))
+    edits = AskedEdits(names or [], [*(strengths or [])], file, one_model=True).of(loaded) if asked else []
+    return ClipCodes(codes, loaded), [edit for edit in edits if isinstance(edit, Move)]
+
+
+def _record(moves: "list[Move]") -> list[list[object]]:
+    return [[move.direction.name, move.strength] for move in moves]
+
+
+def _said(figures: dict[str, float]) -> str:
+    return (
+        f"flicker {figures['flicker']:+.5f} (mean squared change from frame to frame on [-1, 1]: "
+        f"{figures['output']:.5f}, of the clip {figures['input']:.5f})"
+    )
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """A bar that takes (what, done, total), a total of 0 for an unknown one."""
+    with progress("", None) as bar:
+
+        def tell(what: str, done: int, total: int) -> None:
+            bar.update(bar.task_ids[0], description=what, completed=done, total=total or None)
+
+        yield tell

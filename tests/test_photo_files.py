@@ -161,7 +161,8 @@ def hostile(folder: Path) -> Path:
     (folder / "a.align.json").write_text("{}")
     (folder / "dead.png").symlink_to(folder / "nowhere.png")
     (folder / "round.png").symlink_to(folder / "round.png")
-    os.mkfifo(folder / "pipe.png")
+    for name in ("pipe.png", "control"):
+        os.mkfifo(folder / name)
     return folder
 
 
@@ -171,19 +172,22 @@ def test_a_hostile_folder(deep: bool, tmp_path: Path, caplog: pytest.LogCaptureF
     folder = hostile(tmp_path / "photos")
     with caplog.at_level(logging.WARNING, "wrangan"):
         found = images_in(folder, deep)
-    assert [path.name for path in found] == ["good.png", "dead.png", "round.png"]
-    assert caplog.messages == [f"{folder}: 1 file that is no image passed over"]
+    assert [path.name for path in found] == ["good.png", "dead.png", "pipe.png", "round.png"]
+    assert caplog.messages == [f"{folder}: 2 files that are no images passed over"]
     with pytest.raises(FileError, match="a link that leads nowhere"):
         load_image(found[1])
-    with pytest.raises(FileError, match="symbolic links"):
+    with pytest.raises(FileError, match="no regular file"):
         load_image(found[2])
+    with pytest.raises(FileError, match="symbolic links"):
+        load_image(found[3])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links and pipes are POSIX's")
 def test_a_hostile_folder_as_data(tmp_path: Path) -> None:
     read = load_image_set([hostile(tmp_path / "photos")], 16, tmp_path / "cache")
-    assert (read.names, read.broken) == (["good.png"], ["dead.png", "round.png"])
-    assert len(read.causes) == 2
+    assert (read.names, read.broken) == (["good.png"], ["dead.png", "pipe.png", "round.png"])
+    assert len(read.causes) == 3
+    assert "no regular file" in read.causes[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are POSIX's")

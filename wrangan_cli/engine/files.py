@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,6 +107,21 @@ def _is_file_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def is_special(path: Path) -> bool:
+    """Whether a pipe, a socket or a device stands there: opening it may wait for its other end for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check_regular(path: Path) -> None:
+    """FileError for what `is_special`."""
+    if is_special(path):
+        raise FileError(path, "no regular file (a pipe, a socket or a device)")
 
 
 def check_can_be_made(folder: Path) -> None:

@@ -15,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from wrangan_cli.engine.colour import to_srgb
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of
+from wrangan_cli.engine.files import check_regular, replaced_atomically
 from wrangan_cli.engine.image_kinds import HEAD, RAW_SUFFIXES, kind_of, reads_heif, why_not_read
 from wrangan_cli.engine.pillow_limits import pillow_without_remarks
 from wrangan_cli.engine.sheets import Layout
@@ -117,6 +117,8 @@ def open_with_size(
     """`open_image`, and width and height in px of the picture in the file."""
     if data is None and path.is_dir():
         raise FileError(path, "a folder, not an image")
+    if data is None:
+        check_regular(path)
     if data is None and path.suffix.lower() in RAW_SUFFIXES:
         raise FileError(path, why_not_read(b"IIRO"))
     how = (resolution, max_side, resize_filter, enlarge)
@@ -136,7 +138,7 @@ def open_with_size(
             except _DECODER_ERRORS as error:
                 if isinstance(error, OSError) and error.strerror:
                     raise
-                cause, said = f"broken image ({_one_line(error)})", error
+                cause, said = f"broken image ({cause_of(error)})", error
             # The pixels may be whole: what stands beside them is no reason to refuse a picture.
             for less in stripped(path.read_bytes() if data is None else data):
                 with contextlib.suppress(*_DECODER_ERRORS):
@@ -150,7 +152,7 @@ def open_with_size(
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error
     except OSError as error:
-        raise FileError(path, error.strerror or _one_line(error)) from error
+        raise FileError(path, cause_of(error)) from error
 
 
 def _decoded(
@@ -389,8 +391,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB") if image.mode != "RGB" else image.copy()
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 
 from wrangan_cli.engine.distributed import is_main
 from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.files import is_special
 from wrangan_cli.engine.image_kinds import HEAD, RAW_SUFFIXES, kind_of
 from wrangan_cli.engine.names import same_name
 
@@ -62,7 +63,7 @@ def images_in(folder: Path, deep: bool = False) -> list[Path]:
     What is hidden (`.x`, `__MACOSX`, `Thumbs.db`) counts for nothing. A file is an image by its
     suffix (IMAGE_SUFFIXES) or else by its first bytes. Links are what they lead to, and each
     folder is entered once. What looks like an image and cannot be read (a dead or circular link,
-    HEIC without the extra `heif`, a folder that may not be entered) is among them, so that it is
+    a pipe, HEIC without the extra `heif`, a folder that may not be entered) is among them, so that it is
     named where it is opened: it stands at the end, so that of two of one name the other is kept.
     Files that are no images are passed over; the log `wrangan` says how many.
     """
@@ -74,6 +75,8 @@ def images_in(folder: Path, deep: bool = False) -> list[Path]:
             kind = _kind(path)
             (images if kind == "image" else unread if kind else []).append(path)
             passed += kind is None and not path.name.endswith(_OWN_ENDS)
+        elif is_special(path) and path.suffix.lower() not in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
+            passed += 1
         else:
             unread.append(path)
     _say_passed(folder, passed)
@@ -119,12 +122,11 @@ def _entries(folder: Path, deep: bool) -> Iterator[Path]:
                 continue
             try:
                 below = path.is_dir()
-                there = below or path.exists()
             except OSError:  # a circular link, or no way to it
-                below, there = False, False
+                below = False
             if below:
                 waiting += [path] if deep else []
-            elif not there or path.is_file():
+            else:
                 yield path
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.errors import FileError, WranganError, cause_of
+from wrangan_cli.engine.files import check_regular
 from wrangan_cli.engine.image_kinds import HEAD
 from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.photo_files import images_in, zipped_images
@@ -77,7 +78,12 @@ class FolderSource:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Read]:
         """Read from the files."""
-        yield lambda index: self._files[index].read_bytes()
+
+        def read(index: int) -> bytes:
+            check_regular(self._files[index])
+            return self._files[index].read_bytes()
+
+        yield read
 
     def stamps(self) -> Iterator[str]:
         """Of every file: the folder's own time says nothing of a picture changed in place."""
@@ -93,7 +99,7 @@ class ZipSource:
             with zipfile.ZipFile(path) as archive:
                 self.names = zipped_images(path, archive.namelist(), lambda name: _head(archive, name))
         except (zipfile.BadZipFile, OSError) as error:
-            raise FileError(path, f"a damaged zip ({error})") from error
+            raise FileError(path, f"a damaged zip ({cause_of(error)})") from error
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Read]:
@@ -180,7 +186,7 @@ class LmdbSource:
                 create=False,
             )
         except lmdb.Error as error:
-            raise FileError(self.path, f"not readable as LMDB ({_one_line(error)})") from error
+            raise FileError(self.path, f"not readable as LMDB ({cause_of(error)})") from error
         with environment:
             # LMDB maps the file and trusts it: a page beyond its end would kill the process.
             pages, size = environment.info()["last_pgno"] + 1, self._file().stat().st_size
@@ -189,7 +195,7 @@ class LmdbSource:
             try:
                 yield environment
             except lmdb.Error as error:
-                raise FileError(self.path, f"a damaged LMDB ({_one_line(error)})") from error
+                raise FileError(self.path, f"a damaged LMDB ({cause_of(error)})") from error
 
 
 def _stored_sides(transaction: Any) -> list[int]:
@@ -214,7 +220,3 @@ def _stamp(file: Path) -> str:
     except OSError:  # a link that leads nowhere
         return f"{file.absolute()}:dead"
     return f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -157,6 +157,17 @@ def test_odd_safetensors_files_are_refused(
         read_tensors(tmp_path / "x.st")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text are Linux's")
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"photo-\xff\xe9.st")
+    write_tensors(path, {"a": torch.ones(2)}, {"n": 1})
+    tensors, record = read_tensors(path)
+    assert (tensors["a"].tolist(), record) == ([1, 1], {"n": 1})
+    path.write_bytes(b"broken")
+    with pytest.raises(FileError, match="not a readable safetensors file"):
+        read_tensors(path)
+
+
 def test_a_name_as_long_as_the_system_allows(tmp_path: Path) -> None:
     path = tmp_path / ("ä" * 125 + ".st")
     write_tensors(path, {"a": torch.zeros(2)}, {})

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 from wrangan_kernels.caching import user_cache
 
@@ -28,7 +28,7 @@ from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.fetching import OnBytes, check_room, fetch_carrier, writable_cache
 from wrangan_cli.engine.files import exclusive, replaced_atomically, replaced_together, sha256
 from wrangan_cli.engine.model_folder import CONFIG, FITTED, WEIGHTS, network_of, read_config, recorded_sha256
-from wrangan_cli.engine.tensorfile import read_tensors
+from wrangan_cli.engine.tensorfile import opened_tensors, read_tensors
 
 STATISTICS = ("w_mean", "w_std")
 
@@ -228,7 +228,7 @@ def _put_aside(cached: Path, digest: str) -> None:
 
 
 def _made_for_another(cached: Path, digest: str) -> Iterator[Path]:
-    for path in sorted(cached.glob("*.safetensors")):
+    for path in sorted(cached.glob("[!.]*.safetensors")):
         if _model_sha256(path) not in ("", digest):
             yield path
 
@@ -236,7 +236,7 @@ def _made_for_another(cached: Path, digest: str) -> Iterator[Path]:
 def _model_sha256(path: Path) -> str:
     """Of the model that a file says it was made for; empty if it says none."""
     try:
-        with safe_open(path, framework="np") as stream:
+        with opened_tensors(path, "np") as stream:
             record = json.loads((stream.metadata() or {}).get("wrangan", "{}"))
     except (SafetensorError, OSError, ValueError):
         return ""

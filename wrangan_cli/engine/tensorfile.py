@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.errors import FileError, cause_of
 from wrangan_cli.engine.files import replaced_atomically
 
 _KEY = "wrangan"
@@ -35,7 +35,7 @@ def clear_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise FileError(path, f"not written ({_cause(error)})") from error
+        raise FileError(path, f"not written ({cause_of(error)})") from error
 
 
 def write_torch(path: Path, contents: Mapping[str, Any]) -> None:
@@ -46,7 +46,19 @@ def write_torch(path: Path, contents: Mapping[str, Any]) -> None:
     except (RuntimeError, OSError) as error:
         # torch puts an error of its own in front of what the system said.
         said = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise FileError(path, f"not written ({_cause(said)})") from error
+        raise FileError(path, f"not written ({cause_of(said)})") from error
+
+
+@contextlib.contextmanager
+def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
+    """`safe_open` for a path of any bytes; safetensors itself takes those that are UTF-8 alone."""
+    with contextlib.ExitStack() as stack:
+        name = str(path)
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            name = f"/dev/fd/{stack.enter_context(open(path, 'rb')).fileno()}"
+        yield stack.enter_context(safe_open(name, framework=framework))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,21 +70,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise FileError(path, "no such file")
     try:
-        with safe_open(path, framework="pt") as stream:
+        with opened_tensors(path) as stream:
             record = json.loads((stream.metadata() or {})[_KEY])
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
     except KeyError as error:
         raise FileError(path, "a safetensors file, but not one that wrangan wrote") from error
     except (SafetensorError, OSError, ValueError) as error:
-        raise FileError(path, f"not a readable safetensors file ({error})") from error
+        raise FileError(path, f"not a readable safetensors file ({cause_of(error)})") from error
     if not isinstance(record, dict):
         raise FileError(path, "a safetensors file, but not one that wrangan wrote")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise FileError(path, f"{name} holds no real numbers but {tensor.dtype}")
     return tensors, record
-
-
-def _cause(error: Exception) -> str:
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or (str(error) or type(error).__name__).splitlines()[0]

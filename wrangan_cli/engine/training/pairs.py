@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.errors import FileError, UsageError, cause_of
 from wrangan_cli.engine.images import to_uint8
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import write_tensors
+from wrangan_cli.engine.tensorfile import opened_tensors, write_tensors
 
 SHARD = 256
 """Pairs of one file: what an interruption may lose."""
@@ -50,7 +50,7 @@ class Pairs:
         if len(order) and not 0 <= order.min() <= order.max() < len(self):
             raise IndexError(f"pairs {order.min()}…{order.max()}: there are {len(self)}")
         for shard in np.unique(order // SHARD):
-            with safe_open(self.shards[shard], framework="pt") as stream:
+            with opened_tensors(self.shards[shard]) as stream:
                 stored = stream.get_slice("images")
                 for place in np.flatnonzero(order // SHARD == shard):
                     row = int(order[place] % SHARD)
@@ -143,11 +143,11 @@ def _count(path: Path, wanted: dict[str, object]) -> int:
 def _read(path: Path) -> tuple[dict[str, object], Tensor, list[int]]:
     """The record, w, and the shape of the images."""
     try:
-        with safe_open(path, framework="pt") as stream:
+        with opened_tensors(path) as stream:
             record = json.loads((stream.metadata() or {})["wrangan"])
             w, shape = stream.get_tensor("w"), stream.get_slice("images").get_shape()
     except (KeyError, SafetensorError, OSError, ValueError) as error:
-        raise FileError(path, f"not a readable file of pairs ({error})") from error
+        raise FileError(path, f"not a readable file of pairs ({cause_of(error)})") from error
     if not isinstance(record, dict) or record.get("kind") != "pairs":
         raise FileError(path, "not a file of pairs")
     if w.ndim != 2 or len(shape) != 4 or len(w) != shape[0] or shape[2] != shape[3]:

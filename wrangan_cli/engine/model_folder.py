@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of
 from wrangan_cli.engine.files import replaced_together, sha256
 from wrangan_cli.engine.inversion.settings import NAMED_BY_MODEL, InversionSettings
 from wrangan_cli.engine.models.architectures import build_generator, config_record, read_generator_config
@@ -157,7 +157,7 @@ def network_of(folder: Path, record: dict[str, Any]) -> Generator:
     try:
         return build_generator(read_generator_config(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(folder / CONFIG, f"bad generator settings ({error})") from error
+        raise FileError(folder / CONFIG, f"bad generator settings ({cause_of(error)})") from error
 
 
 def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "cpu") -> Model:
@@ -255,7 +255,7 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     renewed: dict[str, str] = {}
     found = [start.lender.folder / name for name in LENT] if start.lender else []
     found = [path for path in found if path.is_file()]
-    found += [path for part in (start.bundled, start.path) if part for path in part.glob("*.safetensors")]
+    found += [path for part in (start.bundled, start.path) if part for path in part.glob("[!.]*.safetensors")]
     for path in sorted({path.name: path for path in found}.values(), key=lambda path: path.name):
         if path.name in (WEIGHTS, DISCRIMINATOR, FITTED) or path.parent.resolve() == folder.resolve():
             continue
@@ -299,7 +299,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileError(path, f"not readable as JSON ({error})") from error
+        raise FileError(path, f"not readable as JSON ({cause_of(error)})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FileError(path, f"not a model's settings (no format {FORMAT!r})")
     return record

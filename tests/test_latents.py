@@ -298,6 +298,16 @@ def test_broken_files(tiny_model: Model, tmp_path: Path, kind: str, broken: str)
         read_latents(path, tiny_model)
 
 
+@pytest.mark.parametrize("header", [b"{'shape': (", b"[1, 2", b"{'a': b}", b"((((((((", b"\0" * 9])
+def test_a_broken_header_of_npy(tiny_model: Model, tmp_path: Path, header: bytes) -> None:
+    """NumPy's parser raises errors of the tokenizer, too."""
+    path = tmp_path / "a.npy"
+    path.write_bytes(b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header + bytes(64))
+    with pytest.raises(FileError, match=r"a\.npy: not a readable \.npy file") as caught:
+        read_latents(path, tiny_model)
+    assert str(caught.value).isprintable()
+
+
 def test_remark_of_latents_that_are_far_from_w(
     tiny_model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
 from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
 from wrangan_cli.engine.editing.directions import parse_layers
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError, is_out_of_memory
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -362,6 +362,23 @@ def test_an_error_is_one_line_and_as_it_is_written(monkeypatch: pytest.MonkeyPat
     Results().failed("two\nlines", Path(":smile:.png"))
     assert runner.invoke(app_that(WranganError("also\ntwo")), ["work", "a"]).exit_code == 1
     assert heard.getvalue() == "wrangan: :smile:.png: two lines\nwrangan: also two\n"
+
+
+def test_a_name_cannot_break_the_line_or_speak_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = io.StringIO()
+    monkeypatch.setattr(shell.console, "_file", heard)
+    path = Path("a\nb\x1b[2J\u2028ε.png")
+    Results().failed("gone", path)
+    Results().failed(FileError(path, "gone"), path)
+    Results().failed(FileNotFoundError(2, "gone", str(path)), path)
+    assert heard.getvalue() == 3 * "wrangan: a\\nb\\x1b[2J\\u2028ε.png: gone\n"
+
+
+def test_what_a_library_says_is_cut_and_printable() -> None:
+    said = cause_of(ValueError("header b'\x1b[2J' differs " + "x" * 1000 + "\nsecond line"))
+    assert said.startswith("header b'\\x1b[2J' differs xxx")
+    assert (len(said), said[-1]) == (201, "…")
+    assert cause_of(FileError("a", "y" * 1000)) == "y" * 1000  # our own lines are as long as we make them
 
 
 def test_names_that_are_no_text_go_out_as_they_came_in() -> None:

@@ -30,6 +30,7 @@ from wrangan_cli.engine.errors import (
     WranganError,
     is_out_of_memory,
     out_of_memory_line,
+    shown,
 )
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def say(message: str) -> None:
 
 def complain(error: Exception | str) -> None:
     """Say what went wrong, in one line."""
-    say("wrangan: " + " ".join(str(error).splitlines()))
+    say("wrangan: " + shown(" ".join(str(error).splitlines())))
 
 
 class _Said(logging.Handler):
@@ -115,7 +116,7 @@ class Shell(TyperGroup):
             sys.stdout = None  # type: ignore[assignment]
             ctx.exit(1)
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{shown(error.filename)}: " if error.filename else ""
             complain(f"{where}{error.strerror or error}")
             ctx.exit(1)
         except KeyboardInterrupt:
@@ -162,7 +163,7 @@ class Results:
         """One input failed; the others go on. The line names the file."""
         self.failures += 1
         if path is not None and not (isinstance(error, FileError) and error.path == path):
-            complain(f"{path}: {_cause(error)}")
+            complain(f"{shown(path)}: {_cause(error)}")
         else:
             complain(_cause(error))
 

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from wrangan_cli.engine.errors import cause_of
+
 _ERRORS = "wrangan"
 
 
@@ -63,7 +65,7 @@ def write(text: str | bytes, remark: Callable[[str], None]) -> None:
     except (OSError, ValueError) as error:  # ValueError: closed
         sys.stdout = None  # type: ignore[assignment]
         if not isinstance(error, BrokenPipeError):
-            remark(f"standard output: {_cause(error)}; the work goes on")
+            remark(f"standard output: {cause_of(error)}; the work goes on")
 
 
 def flushed(remark: Callable[[str], None]) -> bool:
@@ -98,7 +100,3 @@ def listed() -> Iterator[str]:
         if name.strip():
             yield name
         line = stream.readline()
-
-
-def _cause(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

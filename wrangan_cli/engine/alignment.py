@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.errors import FileError, cause_of
 from wrangan_cli.engine.files import replaced_atomically
 
 Points = NDArray[np.float64]
@@ -162,7 +162,7 @@ def load_transform(path: Path) -> Transform:
     except FileNotFoundError as error:
         raise FileError(path, "no such file") from error
     except (OSError, ValueError) as error:
-        raise FileError(path, f"not readable as JSON ({error})") from error
+        raise FileError(path, f"not readable as JSON ({cause_of(error)})") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise FileError(path, "not an alignment (made by `wrangan align`)")
     try:

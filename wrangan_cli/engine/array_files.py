@@ -11,7 +11,7 @@ from torch import Tensor
 from wrangan_cli.engine.checkpoints.numpy_stand_ins import StoredArray
 from wrangan_cli.engine.checkpoints.restricted_unpickler import read_object_array
 from wrangan_cli.engine.checkpoints.stand_ins import StoredTensor
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.errors import FileError, cause_of
 
 TORCH_SUFFIXES = (".pt", ".pth")
 
@@ -27,8 +27,9 @@ def read_numpy(path: Path) -> dict[str, Any]:
             return {key: loaded[key] for key in loaded.files}
     except Exception as error:
         # numpy raises ValueError, EOFError, OSError, zipfile's and zlib's errors, and tokenize's.
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileError(path, f"not a readable {path.suffix} file of plain arrays ({cause})") from error
+        raise FileError(
+            path, f"not a readable {path.suffix} file of plain arrays ({cause_of(error)})"
+        ) from error
 
 
 def read_pickled_numpy(path: Path) -> Any:
@@ -43,11 +44,14 @@ def read_pickled_numpy(path: Path) -> Any:
             if version not in ((1, 0), (2, 0)):
                 return None
             header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
-            shape, _, dtype = header[version[0] - 1](stream)
+            try:
+                shape, _, dtype = header[version[0] - 1](stream)
+            except Exception:  # noqa: BLE001 - NumPy raises what its parsers of Python do
+                return None
             if not dtype.hasobject:
                 return None
             objects = read_object_array(path, stream)
-    except (OSError, ValueError, SyntaxError, TypeError):
+    except (OSError, ValueError):
         return None  # no .npy: `read_numpy` says why
     if len(objects) != math.prod(shape):
         raise FileError(path, f"{len(objects)} objects in an array of shape {shape}")

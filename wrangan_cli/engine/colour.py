@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from wrangan_cli.engine.errors import cause_of
+
 logger = logging.getLogger("wrangan")
 
 SAME = 2
@@ -31,7 +33,7 @@ def to_srgb(path: Path, image: Image.Image, profile: bytes | None) -> Image.Imag
     try:
         space, transform = _transform(profile, image.mode)
     except Exception as error:  # noqa: BLE001 - littlecms and Pillow raise whatever they like
-        logger.warning("%s: broken colour profile (%s), taken as sRGB", path, _one_line(error))
+        logger.warning("%s: broken colour profile (%s), taken as sRGB", path, cause_of(error))
         return image
     if image.mode not in _SPACES.get(space, ()):
         logger.warning("%s: its colour profile is for %s, not %s; taken as sRGB", path, space, image.mode)
@@ -81,7 +83,3 @@ def _probe(mode: str) -> Image.Image | None:
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
     cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(1, -1, 3)
     return Image.fromarray(cube).convert(mode)
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

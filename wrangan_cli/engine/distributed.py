@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.errors import UsageError, WranganError, cause_of
 
 T = TypeVar("T")
 
@@ -178,4 +178,4 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WranganError(f"lost the other processes ({str(error).splitlines()[0]})") from error
+        raise WranganError(f"lost the other processes ({cause_of(error)})") from error

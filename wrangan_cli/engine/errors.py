@@ -4,6 +4,8 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class WranganError(Exception):
     """One clear line about what is wrong; the command ends with exit code 1."""
@@ -17,7 +19,7 @@ class FileError(WranganError):
     """A file cannot be used: `<path>: <cause>`."""
 
     def __init__(self, path: Path | str, cause: str) -> None:
-        super().__init__(f"{path}: {cause}")
+        super().__init__(f"{shown(path)}: {cause}")
         self.path = Path(path)
         self.cause = cause
 
@@ -26,12 +28,26 @@ class FileError(WranganError):
         return type(self), (self.path, self.cause)
 
 
+_LONGEST = 200
+"""Characters of what a library says that are passed on."""
+
+
+def shown(text: object) -> str:
+    """A path, or what holds one, in one line: line ends and terminal commands in it are escaped (`\\n`)."""
+    return "".join(c.encode("unicode_escape").decode() if _CONTROL.match(c) else c for c in str(text))
+
+
 def cause_of(error: BaseException) -> str:
-    """What an error says, in one line and without the name of the file where it has one apart."""
+    """What an error says, in one line and without the name of the file where it has one apart.
+
+    What a library says may hold bytes of a broken file, or advice to programmers: of its first line the
+    first 200 characters are kept, and what cannot be printed is escaped.
+    """
     if isinstance(error, FileError):
         return error.cause
     said = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
-    return (said or type(error).__name__).splitlines()[0]
+    line = shown((said or type(error).__name__).splitlines()[0])
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
 
 
 _NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|not enough memory|_STATUS_ALLOC_FAILED")

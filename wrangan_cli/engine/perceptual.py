@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of
 from wrangan_cli.engine.ops.image_conv import ImageConv2d, with_frozen_convs
 
 PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "st-lpips-vgg", "st-lpips-alex")
@@ -235,8 +235,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileError(path, f"not readable as weights ({cause})") from error
+        raise FileError(path, f"not readable as weights ({cause_of(error)})") from error
     if not isinstance(state, dict):
         raise FileError(path, "not a state dict")
     return state

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from wrangan_cli.engine.distributed import own_gpu
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.errors import UsageError, cause_of
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -23,7 +23,7 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = own_gpu() if name == "cuda" and torch.cuda.is_available() else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {name!r}: {str(error).splitlines()[0][:200]}") from error
+        raise UsageError(f"device {name!r}: {cause_of(error)}") from error
     return device
 
 

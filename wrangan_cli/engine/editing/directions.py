@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code, as_w_plus
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.errors import FileError, UsageError, cause_of
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.number_lists import parse_numbers
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
@@ -170,7 +170,7 @@ def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
     try:
         entries = [_from_json(entry, tensors) for entry in record["directions"]]
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise FileError(path, f"broken record of directions ({error})") from error
+        raise FileError(path, f"broken record of directions ({cause_of(error)})") from error
     for entry in entries:
         _check_fit(path, entry, model)
     return {entry.name: entry for entry in entries}

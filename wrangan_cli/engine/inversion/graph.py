@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.errors import cause_of
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.runtime import adam
 
@@ -128,7 +129,7 @@ class Steps:
         try:
             replay = self._capture(self._step)
         except (RuntimeError, ValueError) as error:
-            cause = (str(error) or type(error).__name__).splitlines()[0][:200]
+            cause = cause_of(error)
             _log.warning("the step could not be captured as a CUDA graph (%s): slower, not different", cause)
             self._step()
             return

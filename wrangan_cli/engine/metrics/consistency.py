@@ -23,7 +23,7 @@ import torch
 
 from wrangan_cli.engine.codes import Code, as_w_plus, render
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.errors import WranganError, cause_of
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.model_folder import Model
@@ -109,7 +109,7 @@ def stored_settings(code: Code) -> InversionSettings | WranganError:
             **{name: value for name, value in {**UNSET, **there, **side}.items() if name in known}
         )
     except (TypeError, ValueError) as error:
-        return WranganError(f"its record has bad settings ({error})")
+        return WranganError(f"its record has bad settings ({cause_of(error)})")
 
 
 def _there_and_back(

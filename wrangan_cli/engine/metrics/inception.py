@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.images import to_uint8
 from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.perceptual import for_metric
@@ -52,7 +52,7 @@ def load_inception(device: torch.device | str = "cpu", wanted_by: str = "fid") -
             warnings.simplefilter("ignore")  # torch announces the end of TorchScript
             network = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, OSError) as error:
-        raise FileError(path, f"not readable as TorchScript ({str(error).splitlines()[0]})") from error
+        raise FileError(path, f"not readable as TorchScript ({cause_of(error)})") from error
     return InceptionFeatures(network, torch.device(device))
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.errors import FileError, UsageError, cause_of
 from wrangan_cli.engine.model_folder import Model, load_weights, stored_weights
 from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
@@ -137,7 +137,7 @@ def load_attributes(source: Model | Path, device: torch.device | str | None = No
     try:
         config = AttributeConfig.from_json(record)
     except (KeyError, TypeError, ValueError) as error:
-        raise FileError(path, f"bad settings of the attribute net ({error})") from error
+        raise FileError(path, f"bad settings of the attribute net ({cause_of(error)})") from error
     net = AttributeNet(config)
     load_weights(net, tensors, path)
     return net.to(device).eval().requires_grad_(False)

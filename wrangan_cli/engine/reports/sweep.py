@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -194,7 +194,7 @@ def sensitivity_of(model: Model) -> SensitivitySettings:
     try:
         return SensitivitySettings(**{name: value for name, value in known.items() if name in names})
     except (TypeError, ValueError) as error:
-        raise FileError(model.path / CONFIG, f"bad settings of σ ({error})") from error
+        raise FileError(model.path / CONFIG, f"bad settings of σ ({cause_of(error)})") from error
 
 
 def sweep_table(subject: Subject, samples: Samples) -> Table:

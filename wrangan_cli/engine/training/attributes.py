@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of
 from wrangan_cli.engine.models.attributes import (
     FILE_NAME,
     AttributeNet,
@@ -57,7 +57,7 @@ def read_labels(
         with open(path, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise FileError(path, f"not readable as CSV ({error})") from error
+        raise FileError(path, f"not readable as CSV ({cause_of(error)})") from error
     if not rows:
         raise FileError(path, "a CSV without rows")
     for column in ("file", *names):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.errors import FileError, cause_of
 from wrangan_cli.engine.tensorfile import write_torch
 
 _NAME = re.compile(r"snapshot-(\d+)\.pt")
@@ -34,8 +34,7 @@ def load_snapshot(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on broken files
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise FileError(path, f"not a readable training snapshot ({cause})") from error
+        raise FileError(path, f"not a readable training snapshot ({cause_of(error)})") from error
 
 
 def newest_state(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:

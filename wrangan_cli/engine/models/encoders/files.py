@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.errors import FileError, UsageError, cause_of
 from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.model_folder import Model, load_weights, stored_weights
 from wrangan_cli.engine.models.encoders.hypernet import Hypernet, HypernetConfig, layer_shapes
@@ -132,7 +132,7 @@ def _read(path: Path, kind: str) -> tuple[AnyEncoder, dict[str, Any]]:
     try:
         network = KINDS[kind].network(record["encoder"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(path, f"bad encoder settings ({error})") from error
+        raise FileError(path, f"bad encoder settings ({cause_of(error)})") from error
     # A counter that batch normalisation keeps for training only.
     tensors |= {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     load_weights(network, tensors, path)

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,23 @@ def test_order_and_result_do_not_depend_on_the_threads(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one, five)
     assert (tmp_path / "1.json").read_text() == (tmp_path / "5.json").read_text()
     assert load(tmp_path / "p", 32).enlarged == 16
+
+
+def test_a_zip_whose_directory_swallows_entries_is_refused(photos: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in sorted(photos.iterdir()):
+            archive.write(path, path.name)
+        archive.comment = b"a remark"
+    assert len(find_source(tmp_path / "a.zip", 16).names) == 3
+    whole = (tmp_path / "a.zip").read_bytes()
+    first = whole.index(b"PK\1\2")
+    second = whole.index(b"PK\1\2", first + 1)
+    # The first entry's comment (its length at byte 32) reaches to the end of the second.
+    third = whole.index(b"PK\1\2", second + 1)
+    length = (third - second).to_bytes(2, "little")
+    (tmp_path / "a.zip").write_bytes(whole[: first + 32] + length + whole[first + 34 :])
+    with pytest.raises(FileError, match=r"a damaged zip \(its directory lists 2 entries, its end says 3\)"):
+        find_source(tmp_path / "a.zip", 16)
 
 
 def test_of_many_that_start_at_once_one_decodes(

@@ -25,7 +25,9 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, help="one part; default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the damages and of the moments")
     parser.add_argument("--count", type=int, default=300, help="headers: damaged files of each format")
-    parser.add_argument("--format", default="", help="headers: only formats whose name holds this")
+    parser.add_argument(
+        "--only", default="", help="formats (headers) and commands (kills) whose name holds this"
+    )
     parser.add_argument("--kills", type=int, default=20, help="kills: of each command")
     parser.add_argument("--work", type=Path, help="folder for the files; default: a temporary one")
     given = parser.parse_args()
@@ -38,11 +40,11 @@ def main() -> None:
         for part in [given.part] if given.part else PARTS:
             (work / part).mkdir(parents=True)
             if part == "headers":
-                figures[part] = headers.run(work / part, given.count, given.seed, given.format, _say)
+                figures[part] = headers.run(work / part, given.count, given.seed, given.only, _say)
             elif part == "folder":
                 figures[part] = folder.run(work / part, given.seed)
             else:
-                figures[part] = kills.run(work / part, given.kills, given.seed, _say)
+                figures[part] = kills.run(work / part, given.kills, given.seed, given.only, _say)
     for part, rows in figures.items():
         _print(part, rows)
     faults = sum(len(row["faults"]) for rows in figures.values() for row in rows)

@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import random
+import re
 import selectors
 import shutil
 import subprocess
@@ -75,6 +76,7 @@ def run(work: Path, count: int, seed: int, only: str, say: Callable[[str], None]
         for case in cases:
             if case.path.parent not in kept:
                 shutil.rmtree(case.path.parent, ignore_errors=True)
+                shutil.rmtree(case.out, ignore_errors=True)
     return rows
 
 
@@ -127,6 +129,8 @@ def judged(case: Case, outcome: dict[str, Any]) -> str:
         return "unprintable"
     if any(len(line.replace(str(case.given), "")) > WIDEST for line in lines):
         return "too long a line"
+    if outcome["exit"] == 0 and case.format.inner and case.format.inner != _accounted(lines):
+        return "images lost"
     if outcome["exit"] == 0:
         return "read" if outcome["written"] else "nothing written"
     if outcome["exit"] not in (1, 2):
@@ -140,6 +144,13 @@ def judged(case: Case, outcome: dict[str, Any]) -> str:
     if len(naming) > 1:
         return "named twice"
     return "named"
+
+
+def _accounted(lines: list[str]) -> int:
+    """Images of a data set that were read, left out by name, or passed over; 0 where nothing counts them."""
+    read = sum(int(found[1]) for line in lines if (found := re.match(r"(\d+) images? of \d+ px", line)))
+    passed = sum(int(found[1]) for line in lines if (found := re.search(r": (\d+) files? that", line)))
+    return read + passed + sum(line.endswith("left out") for line in lines)
 
 
 def _outcomes(cases: list[Case], work: Path) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ OF_THE_RUN = ("seconds", "batch", "peak_memory_mib", "peak_memory_of")
 LIMIT = 600
 
 
-def run(work: Path, kills: int, seed: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+def run(work: Path, kills: int, seed: int, only: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """Rows for `invert`, one by one and in batches, and for `train generator`."""
     photos = work / "photos"
     for number in range(PHOTOS):
@@ -36,13 +36,15 @@ def run(work: Path, kills: int, seed: int, say: Callable[[str], None]) -> list[d
     invert += ["--perceptual-weight", "0", "--device", "cpu"]
     train = ["train", "generator", "--data", str(photos), *TRAIN, "--images", "160"]
     train += ["--snapshot-images", "8", "--augment", "ada", "--augment-target", "-0.9"]
-    rng = random.Random(seed)
     rows = []
     for name, command, compare in (
         ("invert --batch 1", [*invert, "--batch", "1"], _codes_differ),
         ("invert --batch 4", [*invert, "--batch", "4"], _codes_differ),
         ("train generator", train, _runs_differ),
     ):
+        if only not in name:
+            continue
+        rng = random.Random(f"{seed}:{name}")
         rows.append(_killed(name, command, work / name.replace(" ", ""), kills, rng, compare))
         say(f"{name}: {rows[-1]}")
     return rows

@@ -42,8 +42,8 @@ class Format:
     """Whether the whole folder is copied, and only the file in it damaged."""
     regions: tuple[int, ...] = (0,)
     """Where a kilobyte that may be damaged begins; negative: from the end."""
-    inner: bool = False
-    """Whether it holds images of its own, which are named too."""
+    inner: int = 0
+    """How many images it holds, which are named, too."""
 
 
 def tiny_model(folder: Path) -> Model:
@@ -135,7 +135,7 @@ def _data(work: Path) -> list[Format]:
     def trained(path: Path, out: Path) -> list[str]:
         return ["train", "generator", "--data", str(path), *TRAIN, "--images", "4", "--out", str(out)]
 
-    found = [Format("zip of images", (archive,), trained, regions=(0, -1024), inner=True)]
+    found = [Format("zip of images", (archive,), trained, regions=(0, -1024), inner=len(pictures))]
     try:
         import lmdb
     except ImportError:
@@ -151,7 +151,7 @@ def _data(work: Path) -> list[Format]:
                 transaction.put(key, value)
         os.truncate(base, (base.stat().st_size // 4096) * 4096)
         # Two pages say where the newest tree begins; both are headers.
-        found.append(Format("LMDB", (base,), trained, regions=(0, 4096), inner=True))
+        found.append(Format("LMDB", (base,), trained, regions=(0, 4096), inner=len(pictures)))
     run = work / "run"
     made = CliRunner().invoke(app, trained(work / "faces", run))
     assert made.exit_code == 0, made.stderr

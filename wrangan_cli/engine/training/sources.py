@@ -4,6 +4,7 @@ A source lists its images by name and hands out the bytes of each file, undecode
 """
 
 import contextlib
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -97,6 +98,7 @@ class ZipSource:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
+                _check_count(path, len(archive.infolist()))
                 self.names = zipped_images(path, archive.namelist(), lambda name: _head(archive, name))
         except (zipfile.BadZipFile, OSError) as error:
             raise FileError(path, f"a damaged zip ({cause_of(error)})") from error
@@ -110,6 +112,23 @@ class ZipSource:
     def stamps(self) -> Iterator[str]:
         """Of the archive."""
         yield _stamp(self.path)
+
+
+def _check_count(path: Path, listed: int) -> None:
+    """FileError where a zip's directory lists fewer or more entries than its end says.
+
+    zipfile does not look: a damaged length in the directory swallows the entries behind it.
+    """
+    with open(path, "rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        # The end record is 22 bytes and a comment of 65,535 at most.
+        stream.seek(max(0, size - 22 - 0xFFFF))
+        tail = stream.read()
+    at = tail.rfind(b"PK\5\6")
+    said = int.from_bytes(tail[at + 10 : at + 12], "little")
+    # All ones: the number stands in a record of zip64. Some writers give it modulo 2¹⁶.
+    if at >= 0 and said not in (0xFFFF, listed & 0xFFFF):
+        raise FileError(path, f"a damaged zip (its directory lists {listed} entries, its end says {said})")
 
 
 def _head(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -268,7 +268,9 @@ _ALLOWED: dict[tuple[str, str], type] = {
 }
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
+# The one in Python: that in C takes memory for as many objects as the highest number in the stream says,
+# tens of gigabytes for six bytes of a broken file.
+class _RestrictedUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
             return _ALLOWED[module, name]
@@ -328,7 +330,8 @@ def load_weights_only(stream: BinaryIO | Path) -> Any:
 
 def one_line(error: BaseException) -> str:
     """The cause of a reading error in one printable line."""
-    if isinstance(error, EOFError | struct.error) or "truncated" in str(error) or "Ran out of" in str(error):
+    ends = ("truncated", "Ran out of", "exhausted")
+    if isinstance(error, EOFError | struct.error) or any(word in str(error) for word in ends):
         return "the file is truncated"
     text = printable(str(error).split(". ")[0])
     return text if isinstance(error, pickle.UnpicklingError) else f"not readable as a checkpoint ({text})"

@@ -24,9 +24,10 @@ demo: venv
 	$(BIN)/wrangan fetch ffhq
 	PATH="$(BIN):$$PATH" bash examples/demo.sh demo
 
-# A process a core, and each with one thread: more threads would only fight.
+# A process a core, and each with one thread: more threads would only fight, and those of the tests that
+# ask for more would spin while they wait for their turn.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: venv
 	$(BIN)/ruff check .

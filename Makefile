@@ -3,30 +3,44 @@ PYTHON ?= python3
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
+# The bytecode of what is imported is written then; that of all modules would take pip longer than to unpack them.
+PIP := $(BIN)/python -m pip install --quiet --no-compile
+MADE := $(VENV)/.made
+FOR_DEMO := $(VENV)/.installed-for-demo
 STAMP := $(VENV)/.installed
 
 .PHONY: venv demo test lint clean
+.NOTPARALLEL:
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "wrangan needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' || \
 	    { echo "this Python cannot make virtual environments (Debian: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e '.[all,dev]'
-	$(BIN)/wrangan fetch inception
+	$(PIP) --upgrade pip
 	touch $@
 
-demo: venv
+$(FOR_DEMO): $(MADE) pyproject.toml
+	$(PIP) -e '.[demo]'
+	touch $@
+
+# It holds what the demo needs, too.
+$(STAMP): $(MADE) pyproject.toml
+	$(PIP) -e '.[all,dev]'
+	$(BIN)/wrangan fetch inception
+	touch $(FOR_DEMO) $@
+
+demo: $(FOR_DEMO)
 	$(BIN)/wrangan fetch ffhq
 	PATH="$(BIN):$$PATH" bash examples/demo.sh demo
 
-# A process a core, and each with one thread: more threads would only fight.
+# A process a core, and each with one thread: more threads would only fight, and those of the tests that
+# ask for more would spin while they wait for their turn.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: venv
 	$(BIN)/ruff check .

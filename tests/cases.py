@@ -1,4 +1,4 @@
-"""Short trainings that one process and two must do alike; `python -m tests.cases OUT` is one rank of two."""
+"""Short trainings that one process and two must do alike; `python -m tests.cases OUT`: in both of two."""
 
 import dataclasses
 import sys
@@ -10,6 +10,7 @@ import torch
 
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual
+from tests.forked import ranks
 from wrangan_cli.engine import distributed
 from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.discriminator import Discriminator
@@ -135,4 +136,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    ranks(2, lambda _: main(Path(sys.argv[1])))

@@ -67,27 +67,41 @@ def torch_includes() -> list[str]:
     return [f"-I{path}" for path in include_paths()]
 
 
+def run(command: list[str]) -> str:
+    """What a command says on stdout; AssertionError with its errors where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, " ".join(command) + "\n" + done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def compiled_once(command: list[str], source: Path, suffix: str) -> Path:
+    """What `command`, which says no `-o`, makes of `source`, kept in the system's folder for temporary files.
+
+    Made again where the command, the compiler, torch, the CUDA sources or those of the tests are others.
+    AssertionError with what the compiler says where it fails.
+    """
+    told = hashlib.sha256(f"{torch.__version__} {command} {run([command[0], '--version'])}".encode())
+    for path in [source, DRIVER, OPERATORS, LAUNCHER, *sorted(CUDA_SOURCES.iterdir())]:
+        told.update(path.read_bytes())
+    folder = Path(tempfile.gettempdir()) / f"wrangan-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    result = folder / f"{source.stem}-{told.hexdigest()[:16]}{suffix}"
+    with open(folder / f"{source.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not result.exists():
+            made = result.with_suffix(f".part{suffix}")
+            run([*command, "-o", str(made)])
+            made.replace(result)
+    return result
+
+
 def built(driver: Path, flags: list[str], link: list[str]) -> Path:
-    """A library of `driver` and the bodies, made once for the same sources and torch; skips without g++."""
+    """A library of `driver` and the bodies; skips without g++."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ to build the kernels' bodies with")
-    told = hashlib.sha256(f"{torch.__version__} {compiler} {flags}".encode())
-    for source in [driver, LAUNCHER, *sorted(CUDA_SOURCES.iterdir())]:
-        told.update(source.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"wrangan-tests-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{driver.stem}-{told.hexdigest()[:16]}.so"
-    with open(folder / f"{driver.stem}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            made = library.with_suffix(".part")
-            includes = [f"-I{CUDA_SOURCES}", *torch_includes()]
-            command = [compiler, *flags, *includes, str(driver), *link, "-o", str(made)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr[-4000:]
-            made.replace(library)
-    return library
+    includes = [f"-I{CUDA_SOURCES}", *torch_includes()]
+    return compiled_once([compiler, *flags, *includes, str(driver), *link], driver, ".so")
 
 
 def library() -> ctypes.CDLL:
@@ -102,7 +116,8 @@ def operators_library() -> Path:
     from torch.utils.cpp_extension import library_paths
 
     link = [part for path in library_paths() for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    return built(OPERATORS, FLAGS, [*link, "-ltorch", "-ltorch_cpu", "-lc10"])
+    # Most of the time of these tests goes into PyTorch: optimising the bodies takes longer than it saves.
+    return built(OPERATORS, [*FLAGS, "-O0"], [*link, "-ltorch", "-ltorch_cpu", "-lc10"])
 
 
 def guarded(values: Tensor, offset: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from typer.testing import CliRunner
 
+from tests.forked import ranks
 from wrangan_cli.app import app
 from wrangan_cli.engine.metrics import inception
 
@@ -32,13 +33,17 @@ def run_command(arguments: list[str], stdin: str = "") -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    inception.load_inception = load_projection
-    plan, rank = json.loads(Path(sys.argv[1]).read_text()), os.environ["RANK"]
+def main(plan: dict[str, Any], out: Path, rank: int) -> None:
     outcomes = {}
     for name, case in plan.items():
         os.environ["MASTER_PORT"] = str(case["port"])
         # What torchrun's processes have in common is one stdin: the first one reads it.
-        outcomes[name] = run_command(case["arguments"], case["stdin"] if rank == "0" else "")
-    Path(sys.argv[2], f"{rank}.json").write_text(json.dumps(outcomes))
+        outcomes[name] = run_command(case["arguments"], case["stdin"] if rank == 0 else "")
+    (out / f"{rank}.json").write_text(json.dumps(outcomes))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    inception.load_inception = load_projection
+    read = json.loads(Path(sys.argv[1]).read_text())
+    ranks(2, lambda rank: main(read, Path(sys.argv[2]), rank))

@@ -47,7 +47,8 @@ class Pools(nn.Module):
 def test_methods(config: GeneratorConfig, method: str, tmp_path: Path) -> None:
     """Each finds a code that is better than where it starts, and that can be stored."""
     model = a_model(config, tmp_path)
-    options = {"pti": {"pti_locality": 0.1}, "sg2-w": {"w_noise": 0.0}}.get(method, {})
+    own = {"pti": {"pti_locality": 0.1, "pti_steps": 10, "pti_lr": 1e-2}, "sg2-w": {"w_noise": 0.0}}
+    options = own.get(method, {})
     inverter = make_inverter(model, method=method, steps=10, lr=1e-2, **options)
     for number, code in enumerate(codes_of(inverter.invert(images_of(2)))):
         assert loss(code, "after") < loss(code, "before")

@@ -295,16 +295,16 @@ def test_two_processes_at_once(place: Place) -> None:
     """Each with a carrier of its own making, so that both would fetch."""
     program = (
         "import sys; from pathlib import Path; from tests.fetch_cases import *\n"
-        "from wrangan_cli.engine.fetching import fetch_carrier\n"
+        "from tests.forked import forked; from wrangan_cli.engine.fetching import fetch_carrier\n"
         "members = tuple(Member(*m) for m in json.loads(sys.argv[1]))\n"
         "carrier = dataclasses.replace(CARRIERS['ffhq'], members=members)\n"
-        "print(len(fetch_carrier(carrier, Path(sys.argv[2]))))"
+        "print(forked(2, lambda _: len(fetch_carrier(carrier, Path(sys.argv[2])))))"
     )
     members = json.dumps([dataclasses.astuple(member) for member in place.carrier.members])
     command = [sys.executable, "-c", program, members, str(place.wheel)]
     root = Path(__file__).parents[1]
-    processes = [subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate()[0] for process in processes] == ["4\n", "4\n"]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, text=True, check=True)
+    assert done.stdout == "[4, 4]\n"
     assert place.left() == FILES
 
 

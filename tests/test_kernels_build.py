@@ -26,6 +26,12 @@ import torch
 from wrangan_cli.engine.ops.bias_act import bias_act
 print(bias_act(torch.ones(1, 1, 2, 2), torch.ones(1)).shape)
 """
+# Three processes that have loaded nothing yet.
+THREE = """
+from tests.forked import forked
+from wrangan_kernels import loader
+print(forked(3, lambda _: loader.ready("cpu")))
+"""
 
 
 def script(path: Path, text: str) -> Path:
@@ -142,14 +148,10 @@ def test_processes_that_start_at_once_build_once(tmp_path: Path) -> None:
     compiler = script(tmp_path / "cxx", f"echo called >> {calls}; sleep 3; exit 1")
     own = {**os.environ, "WRANGAN_KERNELS": "auto", "WRANGAN_KERNELS_CACHE": str(tmp_path / "cache")}
     own |= {"CXX": str(compiler), "OMP_NUM_THREADS": "1"}
-    program = "from wrangan_kernels import loader; print(loader.ready('cpu'))"
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", program], env=own, cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    assert [process.communicate()[0].strip() for process in started] == ["False"] * 3
+    done = subprocess.run(
+        [sys.executable, "-c", THREE], env=own, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    )
+    assert done.stdout == "[False, False, False]\n"
     assert calls.read_text().splitlines() == ["called"]
 
 

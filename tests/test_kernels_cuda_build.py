@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.kernels_cuda_host import CUDA_SOURCES, torch_includes
+from tests.kernels_cuda_host import CUDA_SOURCES, compiled_once, run, torch_includes
 
 OPERATORS = (
     "upfirdn2d",
@@ -57,23 +57,16 @@ def nvcc() -> str:
     pytest.skip("no nvcc: the CUDA sources are not compiled")
 
 
-def run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, " ".join(command) + "\n" + done.stdout[-2000:] + done.stderr[-4000:]
-
-
-def compiled(nvcc: str, source: Path, folder: Path, *flags: str) -> Path:
-    made = folder / f"{source.stem}.o"
+def compiled(nvcc: str, source: Path, *flags: str) -> Path:
     fast = ["-Xcicc", "-O0", "-Xptxas", "-O0"]
     common = ["-std=c++20", "-Xcompiler", "-fPIC", *torch_includes()]
-    run([nvcc, *common, *fast, *flags, "-c", str(source), "-o", str(made)])
-    return made
+    return compiled_once([nvcc, *common, *fast, *flags, "-c", str(source)], source, ".o")
 
 
 @pytest.mark.slow
 def test_compile_link_load(nvcc: str, tmp_path: Path) -> None:
     target = ["-gencode", "arch=compute_90,code=sm_90"]
-    objects = [compiled(nvcc, source, tmp_path, *target) for source in sorted(CUDA_SOURCES.glob("*.cu"))]
+    objects = [compiled(nvcc, source, *target) for source in sorted(CUDA_SOURCES.glob("*.cu"))]
     assert objects
     if torch.version.cuda is None or not (TORCH / "lib" / "libtorch_cuda.so").exists():
         pytest.skip("compiled, but not linked: this torch was built without CUDA")
@@ -85,9 +78,9 @@ def test_compile_link_load(nvcc: str, tmp_path: Path) -> None:
     if not runtimes:
         pytest.skip("compiled, but not linked: no libcudart")
     for source in sorted(CUDA_SOURCES.glob("*.cpp")):
-        objects.append(tmp_path / f"{source.stem}.o")
         flags = ["-std=c++20", "-O0", "-fPIC", "-Wall", "-Werror=return-type", "-Wno-unknown-pragmas"]
-        run(["g++", *flags, *torch_includes(), *includes, "-c", str(source), "-o", str(objects[-1])])
+        command = ["g++", *flags, *torch_includes(), *includes, "-c", str(source)]
+        objects.append(compiled_once(command, source, ".o"))
     library = tmp_path / "kernels.so"
     needed = [f"-L{TORCH / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10", "-lc10_cuda"]
     # Whatever is missing is to be found now, not at the first call.
@@ -105,4 +98,4 @@ def test_an_error_in_a_source_is_noticed(nvcc: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.cu"
     broken.write_text('#include "launch.cuh"\nint x = wrangan::no_such_thing;\n')
     with pytest.raises(AssertionError, match="no_such_thing"):
-        compiled(nvcc, broken, tmp_path, f"-I{CUDA_SOURCES}", "-arch=sm_90")
+        compiled(nvcc, broken, f"-I{CUDA_SOURCES}", "-arch=sm_90")

@@ -112,18 +112,14 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
         for (name, (arguments, stdin)), port in zip(lines.items(), free_ports(len(lines)), strict=True)
     }
     (folder / "plan.json").write_text(json.dumps(plan))
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    common |= {"WRANGAN_CACHE": str(folder / "cache-2")}
+    told = os.environ | {"OMP_NUM_THREADS": "1", "WRANGAN_CACHE": str(folder / "cache-2")}
     command = [sys.executable, "-m", "tests.shard_case", str(folder / "plan.json"), str(folder)]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
+    both = subprocess.Popen(command, cwd=ROOT, env=told)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WRANGAN_CACHE", str(folder / "cache-1"))
         patch.setattr(inception, "load_inception", load_projection)
         alone = {name: run_command(case["arguments"], case["stdin"]) for name, case in plan.items()}  # type: ignore[arg-type]
-    assert [process.wait() for process in processes] == [0, 0]
+    assert both.wait() == 0
     return Outcomes(folder, alone, [json.loads((folder / f"{r}.json").read_text()) for r in range(2)])
 
 

@@ -33,10 +33,10 @@ def test_some_at_a_time(
     inverter = make_inverter(model, **few)
     together = codes_of(inverter.invert(images))
     parts: list[int] = []
-    computed = loop.Inverter._loss
+    computed = loop.Inverter.loss
     monkeypatch.setattr(loop, "HELD_PIXELS", 2 * 16 * 16)  # two images
     monkeypatch.setattr(
-        loop.Inverter, "_loss", lambda self, v, *rest: parts.append(len(v.w)) or computed(self, v, *rest)
+        loop.Inverter, "loss", lambda self, v, *rest: parts.append(len(v.w)) or computed(self, v, *rest)
     )
     apart = codes_of(inverter.invert(images))
     assert max(parts) == 2

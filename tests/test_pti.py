@@ -173,10 +173,10 @@ def test_the_threshold_is_of_images_at_the_generators_own_side(tiny_model: Model
     inverter = make_inverter(tiny_model, method="pti", loss_side=8, stop_at=0.0)
     images = images_of(2)
     assert inverter.perceptual is not None
-    seen = inverter._features(images)
+    seen = inverter.features(images)
     for found, whole in zip(seen, inverter.perceptual.features(for_loss(images, 16)), strict=True):
         assert torch.equal(found, whole)
-    smaller = make_inverter(tiny_model, method="sg2-w", loss_side=8)._features(images)
+    smaller = make_inverter(tiny_model, method="sg2-w", loss_side=8).features(images)
     assert not torch.equal(smaller[0], seen[0])
     with pytest.raises(ValueError, match="pti_loss_side -1"):
         InversionSettings(method="pti", pti_loss_side=-1)

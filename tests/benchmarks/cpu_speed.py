@@ -217,7 +217,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     variables = method.start(model, inverter.initial_w(images), settings)
     for tensor in variables.free:
         tensor.requires_grad_(True)
-    target = inverter._features(images)
+    target = inverter.features(images)
     optimizer = make_optimizer(settings, method.groups(variables, settings), images.clone)
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
@@ -226,7 +226,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = inverter._loss(variables, images, target, moment)[0]
+        loss = inverter.loss(variables, images, target, moment)[0]
         loss.sum().backward()
         optimizer.step(loss, (1.0, 1.0))
 

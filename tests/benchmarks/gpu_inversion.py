@@ -200,7 +200,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
     def loss(variables: Variables, target: list[Tensor]) -> Tensor:
-        return inverter._loss(variables, images, target, moment)[0]
+        return inverter.loss(variables, images, target, moment)[0]
 
     made = torch.compile(loss) if "compile" in way.mode else loss
 
@@ -209,7 +209,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         for tensor in variables.free:
             tensor.requires_grad_(True)
         start = now(model.device)
-        target = inverter._features(images)
+        target = inverter.features(images)
         groups = method.groups(variables, settings)
         rates = [group["lr"] for group in groups]
         optimizer = graph.capturable_adam(groups, model.device)
@@ -228,7 +228,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
             seconds = now(model.device) - start
             if "graph" in way.mode and not take.replays:
                 print("the step was not captured: its time is that of eager steps", file=sys.stderr)
-        errors = [row["mse"] for row in inverter._distortion(variables, images, None)]
+        errors = [row["mse"] for row in inverter.distortion(variables, images, None)]
         return seconds, statistics.mean(errors)
 
     return run

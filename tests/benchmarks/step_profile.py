@@ -54,7 +54,7 @@ def main() -> None:
     images = torch.rand(options.batch, 3, options.side, options.side, generator=random_generator(0)) * 2 - 1
     if options.compile:
         inverter.invert(images)  # loads the kernels, which torch.compile cannot
-        setattr(Inverter, "_loss", torch.compile(Inverter._loss))  # noqa: B010
+        setattr(Inverter, "loss", torch.compile(Inverter.loss))  # noqa: B010
     if options.channels_last:
         images = images.to(memory_format=torch.channels_last)
         if inverter.perceptual is not None:

@@ -155,7 +155,7 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
         "standard error of that mean. Pooled: of the images of all codes together. FID of so few images is "
         "strongly biased."
         + (
-            f" {FACE}: share of the first {FACES} images in which a face is found."
+            f" {FACE}: share of the first {min(FACES, settings.samples)} images in which a face is found."
             if subject.of_faces
             else ""
         ),

@@ -12,7 +12,7 @@ from torch import Tensor
 from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.reports import samples as report_samples
 from wrangan_cli.engine.reports.cache import Cache
-from wrangan_cli.engine.reports.figures import difference_scale
+from wrangan_cli.engine.reports.figures import difference_scale, sized
 from wrangan_cli.engine.reports.plots import coloured
 from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings
 from wrangan_cli.engine.reports.subject import untracked
@@ -103,3 +103,11 @@ def test_report_settings_are_checked() -> None:
     for bad in ({"shown": 0}, {"samples": -1}, {"separability_samples": 3}, {"strength": float("nan")}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             dataclasses.replace(own, **bad)
+
+
+def test_figures_show_images_at_a_side_that_can_be_read() -> None:
+    small, fitting, large = (torch.rand(1, 3, side, side) for side in (64, 256, 640))
+    assert torch.equal(sized(small)[..., ::2, ::2], small)
+    assert sized(small).shape[-1] == 128
+    assert sized(fitting) is fitting
+    torch.testing.assert_close(sized(large), large.reshape(1, 3, 320, 2, 320, 2).mean(dim=(3, 5)))

@@ -19,6 +19,8 @@ from wrangan_cli.engine.reports.tables import Table, Value
 
 FIGURE_SIDE = 128
 """Small images are enlarged (nearest neighbour) to about this side."""
+LARGEST_SIDE = 320
+"""Larger images are reduced to this side, at which a grid of them and its labels can be read."""
 STRATEGIES = ("weight-tuning", "pti", "wrangan")
 """The three ways of keeping tuned weights in check (the paper's Figure 1)."""
 STRATEGY_DIRECTIONS = 4
@@ -70,7 +72,7 @@ def _reconstructions(
         return found
 
     def grid(images: Sequence[Tensor], titles: Sequence[str]) -> Tensor:
-        rows = [enlarged(row) for row in one_side(images)]
+        rows = [sized(row) for row in one_side(images)]
         return labelled_grid(rows, [job.photo.stem for job in jobs], titles)
 
     def maps() -> Tensor:
@@ -109,7 +111,7 @@ def _edits(subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[J
 
         def draw(files: list[list[Path]] = files, names: list[str] = names) -> Tensor:
             images = torch.stack([stacked(column, subject.model.resolution) for column in files], dim=1)
-            return labelled_grid([enlarged(row) for row in images], names, list(chosen))
+            return labelled_grid([sized(row) for row in images], names, list(chosen))
 
         path = drawings.figure(f"edits-{direction.name}", key, draw)
         figures.append((path, f"{direction.name} {strength:+g} std, by method (Figures 6, 24–28)."))
@@ -140,7 +142,7 @@ def _strategies(
     key = {"titles": titles, "images": [[subject.sha(path) for path in row] for row in files]}
 
     def draw() -> Tensor:
-        rows = [enlarged(stacked(row, subject.model.resolution)) for row in files]
+        rows = [sized(stacked(row, subject.model.resolution)) for row in files]
         heads = ["photograph", "inversion", *(f"{d.name} {strength:+g}" for d in directions)]
         return labelled_grid(rows, titles, heads)
 
@@ -167,7 +169,7 @@ def _interpolations(
     def draw() -> Tensor:
         ways = [draw_way(subject.model, [subject.code(job) for job in both], WAY_STEPS) for both in ends]
         rows = [torch.stack(list(way)).clamp(-1, 1) for way in ways]
-        return labelled_grid([enlarged(row) for row in rows], titles)
+        return labelled_grid([sized(row) for row in rows], titles)
 
     caption = "Straight ways from one code to the next (Figure 7)."
     return [(drawings.figure("interpolations", key, draw), caption)]
@@ -283,8 +285,11 @@ def one_side(images: Sequence[Tensor]) -> list[Tensor]:
     ]
 
 
-def enlarged(images: Tensor) -> Tensor:
-    """(N, 3, H, W): small images by a whole factor, nearest neighbour."""
+def sized(images: Tensor) -> Tensor:
+    """(N, 3, H, W) at a side that suits a figure: small images by a whole factor, nearest neighbour; large
+    ones reduced by area."""
+    if images.shape[-1] > LARGEST_SIDE:
+        return F.interpolate(images, size=(LARGEST_SIDE, LARGEST_SIDE), mode="area")
     factor = max(1, FIGURE_SIDE // images.shape[-1])
     return F.interpolate(images, scale_factor=factor) if factor > 1 else images
 

@@ -242,7 +242,9 @@ def _edit_success(drawings: Drawings, measured: Measured) -> list[Figure]:
         title: [(method, SOLID, points) for method, points in lines.items()] for title, lines in found.items()
     }
     across, up = "attribute changed", "a face, of the same person"
-    path = drawings.plot("edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up))
+    path = drawings.plot(
+        "edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up, shares=True)
+    )
     caption = (
         "The same person, edited: the share of edits that have changed the attribute as asked against the "
         "share that are still of the same person, unedited at the left and then in equal steps to the end of "

@@ -71,10 +71,15 @@ def bars(path: Path, rows: Mapping[str, Sequence[float]], across: str, up: str) 
 
 
 def curves(
-    path: Path, panels: Mapping[str, Sequence[Curve]], across: str, up: str = "", log: bool = False
+    path: Path,
+    panels: Mapping[str, Sequence[Curve]],
+    across: str,
+    up: str = "",
+    log: bool = False,
+    shares: bool = False,
 ) -> None:
     """A panel for each title, four in a row, with its curves through their points in order; log: of the axis
-    across."""
+    across; shares: both axes go from 0 to 1."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(4, len(panels))
@@ -88,11 +93,14 @@ def curves(
             axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
         if log:
             axis.set_xscale("log")
+        if shares:
+            axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axis.set_xlabel(across)
         axis.set_ylabel(up)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    # Beside the panels, where it hides no point.
+    canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     save_canvas(path, canvas)
 
 

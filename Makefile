@@ -9,6 +9,9 @@ MADE := $(VENV)/.made
 FOR_DEMO := $(VENV)/.installed-for-demo
 STAMP := $(VENV)/.installed
 
+# Threads that wait for one another sleep: where other programs run, spinning takes twice the time.
+export OMP_WAIT_POLICY := passive
+
 .PHONY: venv demo test lint clean
 .NOTPARALLEL:
 
@@ -37,10 +40,9 @@ demo: $(FOR_DEMO)
 	$(BIN)/wrangan fetch ffhq
 	PATH="$(BIN):$$PATH" bash examples/demo.sh demo
 
-# A process a core, and each with one thread: more threads would only fight, and those of the tests that
-# ask for more would spin while they wait for their turn.
+# A process a core, and each with one thread: more threads would only fight.
 test: lint
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n auto --maxprocesses 8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 lint: venv
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from wrangan_cli import __version__
-from wrangan_cli.app import app
+from wrangan_cli.app import app, wait_briefly
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
 from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
@@ -420,3 +420,12 @@ def test_the_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"wrangan {__version__}\n")
     assert "--version" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
     assert "Invert photographs into" in runner.invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
+
+
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}])
+def test_threads_wait_briefly_unless_told_otherwise(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == (given.get("GOMP_SPINCOUNT") if given else "10000")

@@ -1,5 +1,6 @@
 """The Typer app: names the commands, nothing else."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -64,7 +65,16 @@ app.command("fetch")(fetch)
 app.command("doctor")(doctor)
 
 
+def wait_briefly() -> None:
+    """Let OpenMP's threads spin for microseconds, not milliseconds, while they wait for each other: beside
+    other work they would keep it, and each other, from the cores. To be called before PyTorch is imported; what
+    the user has set stays."""
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
+        os.environ["GOMP_SPINCOUNT"] = "10000"
+
+
 def main() -> None:
     """Entry point of the console script."""
     keep_freed_memory()
+    wait_briefly()
     app()

@@ -179,7 +179,8 @@ def _print_comparison(
     )
 
 
-def _csv(path: Path) -> IO[str]:
+def open_csv(path: Path) -> IO[str]:
+    """A text file to write a CSV into."""
     # Names are UTF-8, or bytes that are no text, whatever the locale says.
     return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
@@ -187,7 +188,7 @@ def _csv(path: Path) -> IO[str]:
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
     from wrangan_cli.engine.files import replaced_atomically
 
-    with replaced_atomically(path) as temporary, _csv(temporary) as stream:
+    with replaced_atomically(path) as temporary, open_csv(temporary) as stream:
         writer = csv.writer(stream)
         writer.writerow(["photo", "code", *names])
         for row in rows:
@@ -269,7 +270,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     if plan.csv_file is not None:
         from wrangan_cli.engine.files import replaced_atomically
 
-        with replaced_atomically(plan.csv_file) as temporary, _csv(temporary) as stream:
+        with replaced_atomically(plan.csv_file) as temporary, open_csv(temporary) as stream:
             writer = csv.writer(stream)
             writer.writerow(["code", *wanted])
             writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.evaluation import rated
+from wrangan_cli.commands.evaluation import open_csv, rated
 from wrangan_cli.commands.evaluation_samples import Samples
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.errors import WranganError
@@ -130,10 +130,7 @@ def _print(
 def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
     from wrangan_cli.engine.files import replaced_atomically
 
-    with (
-        replaced_atomically(path) as temporary,
-        open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
+    with replaced_atomically(path) as temporary, open_csv(temporary) as stream:
         writer = csv.writer(stream)
         writer.writerow(
             ["photo", "direction", "strength", "change", "reached", "face", "identity", "success", "counted"]

@@ -11,7 +11,7 @@ from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import edit_success
 from wrangan_cli.engine.metrics.edit_success import SAME_PERSON, STEPS, Judge, Point, Trial
 from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
-from wrangan_cli.engine.reports.reconstruction import mean_value
+from wrangan_cli.engine.reports.reconstruction import about_job, mean_value
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table
 
@@ -73,9 +73,7 @@ def _of_method(subject: Subject, judge: Judge, method: str, jobs: Sequence[Job])
                 )
                 made = {trial.direction: [asdict(point) for point in trial.points] for trial in some}
             except (WranganError, OSError) as error:
-                subject.failures.append(
-                    error if isinstance(error, FileError) else FileError(job.code, str(error))
-                )
+                subject.failures.append(about_job(job, error))
                 continue
             for name in judge.directions:
                 # No points: the photograph's score cannot be told.

@@ -93,7 +93,7 @@ def _stored(
     subject: Subject, job: Job, one: Compared, metrics: list[PairMetric], measures: Mapping[str, object]
 ) -> dict[str, float]:
     if one.error is not None:
-        subject.failures.append(_about(job, one.error))
+        subject.failures.append(about_job(job, one.error))
         return {}
     for metric in _all(metrics):
         if metric.name in one.values and (metric.name in measures or metric.name in RECORD_METRICS):
@@ -101,7 +101,8 @@ def _stored(
     return dict(one.values)
 
 
-def _about(job: Job, error: WranganError | OSError) -> WranganError | OSError:
+def about_job(job: Job, error: WranganError | OSError) -> WranganError | OSError:
+    """The error, naming the code where it names no file."""
     return error if isinstance(error, FileError) else FileError(job.code, str(error))
 
 

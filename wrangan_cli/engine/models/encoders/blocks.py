@@ -129,6 +129,11 @@ def efficientnet_body(channels: int) -> tuple[nn.Sequential, list[int]]:
     return body, [len(body) - 1]
 
 
+def laid_out(images: Tensor, backbone: str) -> Tensor:
+    """Images in the memory layout in which the body is fast on the CPU, that of its weights."""
+    return images.contiguous(memory_format=torch.channels_last) if backbone == EFFICIENTNET else images
+
+
 def last_map(backbone: str, widths: tuple[int, ...], input_side: int) -> tuple[int, int]:
     """Channels, and side in px, of the body's last map."""
     if backbone == EFFICIENTNET:

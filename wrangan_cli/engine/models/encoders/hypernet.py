@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.models.encoders.blocks import (
-    EFFICIENTNET,
     beside,
     body_layers,
     halvings,
+    laid_out,
     last_map,
     shrinking_convs,
 )
@@ -211,8 +211,7 @@ class Hypernet(nn.Module):
         images: (B, 3, R, R), the photographs. shown: (B, 3, S, S), their current reconstructions.
         """
         x = beside(images, shown, 6, self.config.input_side)
-        if self.config.backbone == EFFICIENTNET:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x, self.config.backbone)
         x = self.body(x)
         offsets = {}
         for name in self.config.layers:

@@ -19,6 +19,7 @@ from wrangan_cli.engine.models.encoders.blocks import (
     StyleHead,
     beside,
     body_layers,
+    laid_out,
     last_map,
     stage_side,
 )
@@ -159,8 +160,7 @@ class StyleEncoder(nn.Module):
         """
         config = self.config
         x, maps = beside(images, shown, config.input_channels, config.input_side), []
-        if config.backbone == EFFICIENTNET:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = laid_out(x, config.backbone)
         for index, layer in enumerate(self.body):
             x = layer(x)
             if index in self.ends[-3:]:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from wrangan_cli.engine.model_folder import find_discriminator, load_model, read_config, save_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.folder import find_discriminator, read_config, save_model
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import torch
 
-from wrangan_cli.engine.carriers import CARRIERS
-from wrangan_cli.engine.fetched_models import READERS, STATISTICS, pin
-from wrangan_cli.engine.fetching import fetch_carrier
-from wrangan_cli.engine.model_folder import CONFIG, FITTED, WEIGHTS, read_config
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.base.carriers import CARRIERS
+from wrangan_cli.engine.base.fetching import fetch_carrier
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.checkpoints.fetched_models import READERS, STATISTICS, pin
+from wrangan_cli.engine.models.folder import CONFIG, FITTED, WEIGHTS, read_config
 
 
 def main() -> None:

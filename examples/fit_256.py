@@ -26,14 +26,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.psnr import psnr
-from wrangan_cli.engine.model_folder import load_model, read_config, sample_w, save_model
+from wrangan_cli.engine.models.folder import read_config, sample_w, save_model
 from wrangan_cli.engine.models.generator import random_names, reduced
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANGenerator
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.training.pairs import Pairs, open_pairs
+from wrangan_cli.engine.models.pairs import Pairs, open_pairs
 
 MARGIN = 4
 """Pixels inside a window's edge that see beyond it: two for the 3×3 convolutions of the last block, and in

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from zipfile import ZIP_STORED, ZipFile
 
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-from wrangan_cli.engine.codes import load_code, render
-from wrangan_cli.engine.images import labelled_grid, load_image, save_image
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code, render
 
 SIDE = 384
 

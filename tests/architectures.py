@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.conftest import TINY
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.architectures import build_generator
+from wrangan_cli.engine.models.folder import Model, save_model
 from wrangan_cli.engine.models.generator import Generator, GeneratorConfig
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig
 

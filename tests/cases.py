@@ -11,12 +11,12 @@ import torch
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual
 from tests.forked import ranks
-from wrangan_cli.engine import distributed
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base import distributed
+from wrangan_cli.engine.data.image_sets import ImageSet, batches
 from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.encoder import ImageTrainer
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.quality import KidMonitor
@@ -103,7 +103,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def collectives() -> dict[str, Any]:
-    """What each function of engine/distributed.py gives in this process."""
+    """What each function of engine/base/distributed.py gives in this process."""
     rank = distributed.rank()
     weight = torch.nn.Parameter(torch.zeros(3))
     weight.grad = torch.tensor([1.0, 2.0, 3.0]) * (rank + 1)

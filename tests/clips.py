@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.test_align import LANDMARKS
-from wrangan_cli.engine.face_detection import Face
-from wrangan_cli.engine.video.ffmpeg import ffmpeg, film, probe, read_frames
+from wrangan_cli.engine.data.ffmpeg import ffmpeg, film, probe, read_frames
+from wrangan_cli.engine.faces.detection import Face
 
 SIZE = (96, 80)
 FPS = 25
@@ -80,5 +80,5 @@ class SquareDetector:
 @pytest.fixture
 def detector(monkeypatch: pytest.MonkeyPatch) -> type[SquareDetector]:
     made = type("Fresh", (SquareDetector,), {"calls": 0})
-    monkeypatch.setattr("wrangan_cli.engine.face_detection.FaceDetector", made)
+    monkeypatch.setattr("wrangan_cli.engine.faces.detection.FaceDetector", made)
     return made

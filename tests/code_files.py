@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import TINY
-from wrangan_cli.engine.codes import Code, save_code
-from wrangan_cli.engine.images import image_grid, to_uint8
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.data.images import image_grid, to_uint8
+from wrangan_cli.engine.models.codes import Code, save_code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
 
 LATENTS = TINY.num_latents

@@ -15,9 +15,10 @@ from PIL import Image
 from wrangan_kernels import build, loader
 from wrangan_kernels.caching import user_cache
 
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.folder import Model, save_model
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 # No test uses the network, or what it finds in the user's cache: only the kernels that were made

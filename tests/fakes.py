@@ -6,12 +6,12 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PerceptualDistance
 
 
 def fake_perceptual() -> PerceptualDistance:

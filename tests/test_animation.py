@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.editing.animation import save_animation
-from wrangan_cli.engine.errors import FileError, UsageError
 
 
 def pictures(count: int, size: tuple[int, int] = (16, 16)) -> list[Image.Image]:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 import wrangan_cli
 from tests.architectures import CLOSE, CONFIGS, a_model, every, network, w_of
 from tests.conftest import TINY
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import CONFIG, load_model, save_model
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.architectures import ARCHITECTURES, config_record, read_generator_config
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.drawing import draw, heard_noise
+from wrangan_cli.engine.models.folder import CONFIG, save_model
 from wrangan_cli.engine.models.generator import (
     GeneratorConfig,
     parse_random_layers,

@@ -15,12 +15,13 @@ from tests.architectures import a_model, every, network
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, save_code
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator, load_model, save_model
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models import projected
+from wrangan_cli.engine.models.codes import Code, load_code, save_code
 from wrangan_cli.engine.models.drawing import heard_noise
 from wrangan_cli.engine.models.encoders import Hypernet, HypernetConfig, layer_shapes, weight_offsets
+from wrangan_cli.engine.models.folder import DISCRIMINATOR, load_discriminator, save_model
 from wrangan_cli.engine.models.generator import GeneratorConfig
 from wrangan_cli.engine.models.randomized import randomize
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer

@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.data.image_sets import ImageSet
 from wrangan_cli.engine.models.attributes import (
     AttributeConfig,
     AttributeNet,
@@ -17,7 +18,7 @@ from wrangan_cli.engine.models.attributes import (
     load_attributes,
     save_attributes,
 )
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.attributes import (
     Labels,
@@ -27,7 +28,6 @@ from wrangan_cli.engine.training.attributes import (
     read_labels,
     train_attributes,
 )
-from wrangan_cli.engine.training.data import ImageSet
 from wrangan_cli.engine.training.snapshots import list_snapshots
 
 QUICK = AttributeSettings(

@@ -13,9 +13,9 @@ from tests.conftest import TINY
 from wrangan_cli.app import app
 from wrangan_cli.engine.editing.brightness import REGION, BrightnessScorer
 from wrangan_cli.engine.editing.directions import SENSIBLE_RANGE, directions_file, load_directions
-from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
-from wrangan_cli.engine.training.pairs import draw_pairs
+from wrangan_cli.engine.models.folder import Model, sample_w
+from wrangan_cli.engine.models.pairs import draw_pairs
 
 run = CliRunner()
 MIDDLE = (slice(None), slice(8, 12), slice(5, 11))

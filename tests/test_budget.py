@@ -17,7 +17,7 @@ from wrangan_cli.engine.inversion import budget, loop
 from wrangan_cli.engine.inversion.batch import WINDOW, Batch
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 
 runner = CliRunner()
 

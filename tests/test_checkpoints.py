@@ -20,12 +20,13 @@ from tests.fixtures.checkpoint_files import (
     write_nvidia,
 )
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.checkpoints.convert import convert_to_model, draw, export_rosinality
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.checkpoints.records import NotConvertible, taps_of_kernel
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import load_discriminator, load_model, save_model, w_statistics
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.folder import load_discriminator, save_model, w_statistics
 from wrangan_cli.engine.ops.fir import fir_kernel
 
 ADA = CASES["ada"]
@@ -72,7 +73,7 @@ def test_untracked_mean_of_w_is_measured(tmp_path):
 
 class TestRosinality:
     def test_there_and_back_is_exact(self, tiny_folder, tmp_path):
-        export_rosinality(str(tiny_folder), tmp_path / "out.pt")
+        export_rosinality(load_model(str(tiny_folder)), tmp_path / "out.pt")
         report = convert_to_model(tmp_path / "out.pt", tmp_path / "again")
         assert report.round_trip
         first, second = load_model(str(tiny_folder)), load_model(str(tmp_path / "again"))
@@ -85,7 +86,7 @@ class TestRosinality:
         assert all(torch.equal(one[name], other[name]) for name in one)
 
     def test_his_keys_and_nothing_else(self, tiny_folder, tmp_path):
-        export_rosinality(str(tiny_folder), tmp_path / "out.pt")
+        export_rosinality(load_model(str(tiny_folder)), tmp_path / "out.pt")
         contents = torch.load(tmp_path / "out.pt", weights_only=True)
         assert set(contents) == {"g_ema", "latent_avg", "d", "wrangan_std"}
         state = contents["g_ema"]
@@ -99,7 +100,7 @@ class TestRosinality:
         config = dataclasses.replace(TINY, mapping_lr_multiplier=0.1, randomized_layers=0)
         generator = random_generator_network(config)
         save_model(tmp_path / "m", generator)
-        report = export_rosinality(str(tmp_path / "m"), tmp_path / "out.pt")
+        report = export_rosinality(load_model(str(tmp_path / "m")), tmp_path / "out.pt")
         assert report.round_trip
         assert any("rescaled" in note for note in report.notes)
         convert_to_model(tmp_path / "out.pt", tmp_path / "again")
@@ -112,17 +113,17 @@ class TestRosinality:
         config = dataclasses.replace(TINY, conv_clamp=clamp)
         save_model(tmp_path / "m", random_generator_network(config))
         if written:
-            report = export_rosinality(str(tmp_path / "m"), tmp_path / "out.pt")
+            report = export_rosinality(load_model(str(tmp_path / "m")), tmp_path / "out.pt")
             assert any("clamp was left out" in note for note in report.notes)
         else:
             with pytest.raises(FileError, match="changes images by"):
-                export_rosinality(str(tmp_path / "m"), tmp_path / "out.pt")
+                export_rosinality(load_model(str(tmp_path / "m")), tmp_path / "out.pt")
         assert (tmp_path / "out.pt").exists() == written
 
     def test_discriminator_of_another_group_is_left_out(self, tmp_path):
         config = dataclasses.replace(TINY, stddev_group=8)
         save_model(tmp_path / "m", random_generator_network(config), Discriminator(config))
-        report = export_rosinality(str(tmp_path / "m"), tmp_path / "out.pt")
+        report = export_rosinality(load_model(str(tmp_path / "m")), tmp_path / "out.pt")
         assert "d" not in torch.load(tmp_path / "out.pt", weights_only=True)
         assert any("groups are of 8 images" in note for note in report.notes)
 
@@ -347,7 +348,7 @@ class TestCommand:
     def test_export_of_an_existing_file(self, tiny_folder, tmp_path):
         (tmp_path / "out.pt").write_text("mine")
         with pytest.raises(UsageError):
-            export_rosinality(str(tiny_folder), tmp_path / "out.pt")
+            export_rosinality(load_model(str(tiny_folder)), tmp_path / "out.pt")
         assert (tmp_path / "out.pt").read_text() == "mine"
 
 

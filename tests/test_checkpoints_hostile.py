@@ -20,9 +20,9 @@ from tests.fixtures.checkpoint_files import (
     write_case,
     write_nvidia,
 )
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.checkpoints.restricted_unpickler import READ_ERRORS, RestrictedUnpickler
-from wrangan_cli.engine.errors import FileError
 
 OPEN = f"{open.__module__}.open"
 """What a pickle calls the built-in `open`: io.open, from Python 3.12 on _io.open."""

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.tensorfile import write_tensors
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.tensorfile import write_tensors
 
 
 def refusal(path):

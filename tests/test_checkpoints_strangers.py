@@ -19,9 +19,9 @@ import pytest
 import torch
 
 from tests.fixtures.checkpoint_files import CASES, weights
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint, read_data
 from wrangan_cli.engine.checkpoints.numpy_stand_ins import StoredArray
-from wrangan_cli.engine.errors import FileError
 
 
 def refusal(path):

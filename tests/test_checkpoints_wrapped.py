@@ -23,11 +23,12 @@ from tests.fixtures.checkpoint_files import (
 )
 from tests.fixtures.published_encoders import encoder_state, write_published
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.convert import build, convert_to_model, draw
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.checkpoints.encoders import install_published
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.model_folder import load_model, w_statistics
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.folder import w_statistics
 
 ROSINALITY, ADA = CASES["rosinality"], CASES["ada"]
 SIDE = ROSINALITY.style_dim

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.conftest import TINY
-from wrangan_cli.engine.codes import Code, as_w_plus, load_code, read_info, render, save_code
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code, as_w_plus, load_code, read_info, render, save_code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
 
 

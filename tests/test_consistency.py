@@ -15,17 +15,17 @@ from torch import Tensor
 from tests.conftest import write_photo
 from tests.fakes import make_inverter
 from tests.test_evaluate import run
-from wrangan_cli.engine.codes import Code, render, save_code
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import identity
 from wrangan_cli.engine.metrics.comparison import compare_paired, wilson
 from wrangan_cli.engine.metrics.consistency import Consistency, codes_consistency, editing_consistency
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.peak_memory import peak_memory, reset_peak
+from wrangan_cli.engine.models.codes import Code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 
 def smile(**changes: object) -> Direction:

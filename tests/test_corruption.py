@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from tests.test_evaluate import FEATURES, needs_fidelity, run, small_features
-from wrangan_cli.engine.codes import Code, save_code
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.metrics.corruption import moved_images, random_direction
 from wrangan_cli.engine.metrics.fid import fid
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.registry import CODE_METRICS
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, save_code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
 
 __all__ = ["small_features"]  # a fixture

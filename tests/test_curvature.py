@@ -7,11 +7,11 @@ from scipy.linalg import fractional_matrix_power
 from torch import Tensor
 
 from tests.fakes import codes_of, images_of, make_inverter
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.curvature import FACTOR_POWER, FLOOR, LAYER_POWER, W_POWER, measured
 from wrangan_cli.engine.inversion.optimizers import LBFGS
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.models.folder import Model
 
 BATCH, PROBES = 2, 3
 W, LAYER, OTHER = (4,), (3, 5, 2, 2), (2, 3, 1, 1)

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import TINY
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.editing.directions import (
     Direction,
     Move,
@@ -25,12 +27,11 @@ from wrangan_cli.engine.editing.pca import pca_directions
 from wrangan_cli.engine.editing.scoring import drawing_side, score_samples
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
 from wrangan_cli.engine.editing.svm import learn_direction
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model, load_model, sample_w
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
+from wrangan_cli.engine.models.folder import Model, sample_w
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.training.pairs import draw_pairs
+from wrangan_cli.engine.models.pairs import draw_pairs
 
 run = CliRunner()
 

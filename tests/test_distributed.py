@@ -13,8 +13,8 @@ import torch
 
 from tests.cases import CASES, collectives, run_case
 from tests.conftest import write_photo
-from wrangan_cli.engine import distributed
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base import distributed
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.training.shares import Shares
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 

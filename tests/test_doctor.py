@@ -9,8 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from wrangan_cli.app import app
-from wrangan_cli.engine import diagnosis, model_folder
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine import diagnosis
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.models import folder as model_folder
 
 
 def test_report_as_json(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

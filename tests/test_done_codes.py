@@ -9,13 +9,13 @@ import torch
 
 from tests.conftest import TINY, write_photo
 from tests.fakes import images_of, make_inverter
-from wrangan_cli.engine.codes import Code, load_code, save_code
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.images import load_image
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.inversion.folder import Job, described, stored_code
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, load_code, save_code
 from wrangan_cli.engine.models.encoders import KINDS, Encoder, EncoderConfig, save_encoder
+from wrangan_cli.engine.models.folder import Model
 
 
 def stored(model: Model, folder: Path, **settings: Any) -> tuple[Job, InversionSettings]:

@@ -66,7 +66,7 @@ def lines(arguments: list[object], cache: Path, monkeypatch: pytest.MonkeyPatch)
 def test_dry_runs_of_all_trainings(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     before = sorted(tmp_path.rglob("*"))
     base = ["--data", tmp_path / "not-there", "--out", tmp_path / "run", "--batch", "8"]
     cache = tmp_path / "cache"

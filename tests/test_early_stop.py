@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests.fakes import codes_of, in_float64, make_inverter
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables, joined
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
 
 LOSS = "fake (loss)"
 

@@ -12,17 +12,18 @@ from typer.testing import CliRunner
 
 from tests.code_files import LATENTS, make_code, write_codes
 from wrangan_cli.app import app
-from wrangan_cli.engine import model_folder
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine import library
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data.images import open_image
 from wrangan_cli.engine.editing import strips
 from wrangan_cli.engine.editing.directions import Direction, Move, directions_file, save_directions, unit
 from wrangan_cli.engine.editing.strips import Strip, Subject
 from wrangan_cli.engine.editing.sweeps import Span, Sweep, parse_strength, strengths_of, swept
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import open_image
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models import folder as model_folder
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 run = CliRunner()
 SIDE = 16
@@ -286,7 +287,7 @@ def test_images_are_drawn_as_frames_are_taken(
         drawn.append(len(part))
         return real(model, part, side)
 
-    monkeypatch.setattr("wrangan_cli.engine.codes.render", counted)
+    monkeypatch.setattr("wrangan_cli.engine.models.codes.render", counted)
     subject = Subject("a", load_code(codes / "a.st", tiny_model))
     told: list[int] = []
     film = strips.draw_film(
@@ -312,7 +313,7 @@ def test_mp4(codes: Path, tiny_model: Model, tmp_path: Path) -> None:
 
 
 def test_side(codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.images.MIN_SIDE", 4)
+    monkeypatch.setattr("wrangan_cli.engine.data.images.MIN_SIDE", 4)
     code, out = load_code(codes / "a.st", tiny_model), tmp_path / "x.png"
     for strength, columns in (("2", [2.0]), ("1:2", [1.0, 2.0])):
         options = ["--direction", "age", "--strength", strength, "--no-labels", "--out", out]
@@ -330,7 +331,7 @@ def test_side(codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytes
 def test_one_picture_shows_codes_of_one_model(
     codes: Path, tiny_model: Model, other_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = model_folder.load_model(str(other_folder))
+    other = library.load_model(str(other_folder))
     save_directions(directions_file(other), other, [SMILE])
     save_code(codes / "a0.st", make_code(other))
     (codes / "b.st").write_text("no code")
@@ -407,7 +408,7 @@ def test_mp4_without_its_extra_is_said_first(
     codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    monkeypatch.setattr("wrangan_cli.engine.codes.render", lambda *_: pytest.fail("drawn in vain"))
+    monkeypatch.setattr("wrangan_cli.engine.models.codes.render", lambda *_: pytest.fail("drawn in vain"))
     options = ["--direction", "smile", "--strength", "0:1", "--out", tmp_path / "x.mp4"]
     result = edit(tiny_model, codes / "a.st", *options)
     assert result.exit_code == 1

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from tests.conftest import write_photo
 from tests.test_evaluate import run
-from wrangan_cli.engine.codes import Code, render, save_code
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.images import to_pillow
 from wrangan_cli.engine.metrics import corruption, edit_success
 from wrangan_cli.engine.metrics.edit_success import (
     SAME_PERSON,
@@ -31,8 +30,9 @@ from wrangan_cli.engine.metrics.edit_success import (
     seen,
     trials,
 )
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import FILE_NAME, AttributeConfig, AttributeNet, save_attributes
+from wrangan_cli.engine.models.codes import Code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 
 def direction(name: str = "smile", **changes: object) -> Direction:

@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from tests.code_files import LATENTS, expected_pixels, make_code, pixels, write_codes
 from wrangan_cli.app import app
-from wrangan_cli.engine import model_folder
-from wrangan_cli.engine.codes import load_code, render, save_code
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
+from wrangan_cli.engine import library
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.directions import (
     Direction,
     Move,
@@ -23,8 +23,9 @@ from wrangan_cli.engine.editing.directions import (
     save_directions,
     unit,
 )
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models import folder as model_folder
+from wrangan_cli.engine.models.codes import load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 run = CliRunner()
 
@@ -189,7 +190,7 @@ def test_a_bad_file_of_directions_is_said_once_for_several_models(
 ) -> None:
     folders = {"tiny": tiny_model.path, "other": other_folder}
     monkeypatch.setattr(model_folder, "bundled_models", lambda: folders)
-    save_code(codes / "d.st", make_code(model_folder.load_model("other")))
+    save_code(codes / "d.st", make_code(library.load_model("other")))
     bad = tmp_path / unicodedata.normalize(form, "für.safetensors")
     if content is not None:
         bad.write_bytes(content)
@@ -270,7 +271,7 @@ def test_bad_codes_are_named_and_the_others_done(
     (codes / "a0.st").write_bytes((codes / "a.st").read_bytes()[:900])
     (codes / "a1.st").write_text("not a code")
     (codes / "a2.st").write_bytes(b"")
-    other = model_folder.load_model(str(other_folder))
+    other = library.load_model(str(other_folder))
     save_code(codes / "a3.st", make_code(other))
     shutil.copy(directions_file(tiny_model), codes / "a4.st")
     empty = tmp_path / "empty"

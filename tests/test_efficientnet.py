@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.models.efficientnet import (
     WIDTH,
     _PaddedConv,
@@ -18,7 +18,7 @@ from wrangan_cli.engine.models.efficientnet import (
     load_pretrained,
 )
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, read_encoder, save_encoder
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import Model
 
 LITE = EncoderConfig(16, (), (), 64, "efficientnet-lite0")
 needs_timm = pytest.mark.skipif(

@@ -15,15 +15,16 @@ from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from tests.test_resume import assert_same_state
 from wrangan_cli.app import app
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model, load_model, sample_w, save_model
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.encoders import read_encoder
+from wrangan_cli.engine.models.folder import Model, sample_w, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.perceptual import for_loss
+from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.training.encoder import EncoderTrainer
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.pair_batches import PairBatches, degraded
-from wrangan_cli.engine.training.pairs import Pairs, draw_pairs
 from wrangan_cli.engine.training.run import train
 from wrangan_cli.engine.training.settings import EncoderSettings
 
@@ -194,7 +195,7 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
 
 def test_the_command(model: Model, pairs: Pairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     for seed in range(3):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)
     base = ["train", "encoder", "--device", "cpu", "--pair-batch", "4", "--images", "8", "--input-side", "32"]

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.encoders import (
     KINDS,
     Encoder,
@@ -30,7 +31,7 @@ from wrangan_cli.engine.models.encoders import (
     save_encoder,
 )
 from wrangan_cli.engine.models.encoders.blocks import StyleHead, stage_side
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import Model
 
 LATENTS = {16: 6, 64: 10, 256: 14}
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from tests.fakes import fake_perceptual, images_of
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.encoders import (
     Encoder,
     EncoderConfig,
@@ -20,11 +20,12 @@ from wrangan_cli.engine.models.encoders import (
     save_encoder,
 )
 from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, PooledHeads
+from wrangan_cli.engine.models.folder import Model, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.perceptual import for_loss
+from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.pair_batches import PairBatches
-from wrangan_cli.engine.training.pairs import Pairs, draw_pairs
 from wrangan_cli.engine.training.settings import EncoderSettings
 from wrangan_cli.engine.training.style_encoder import StyleEncoderTrainer
 

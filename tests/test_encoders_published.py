@@ -20,14 +20,14 @@ from tests.fixtures.published_encoders import (
     write_published,
 )
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.checkpoints.convert import convert_to_model
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.encoders import (
     layer_shapes,
     load_encoder,
@@ -35,6 +35,7 @@ from wrangan_cli.engine.models.encoders import (
     load_style_encoder,
     weight_offsets,
 )
+from wrangan_cli.engine.models.folder import Model
 
 LATENTS, STYLE = TINY.num_latents, TINY.style_dim
 MEAN = torch.linspace(-1, 1, STYLE)

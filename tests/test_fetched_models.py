@@ -22,8 +22,12 @@ from tests.fetch_cases import Place, bundle, fitted_tensors, make_place
 from tests.openvino_files import NARROW
 from wrangan_cli.app import app
 from wrangan_cli.commands.code_inputs import CodeModels
-from wrangan_cli.engine import fetching, model_folder
-from wrangan_cli.engine.codes import Code, save_code
+from wrangan_cli.engine.base import fetching
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.fetching import FetchError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.checkpoints.fetched_models import cached_folder, pin, stored
 from wrangan_cli.engine.editing.directions import (
     Direction,
     add_directions,
@@ -31,14 +35,12 @@ from wrangan_cli.engine.editing.directions import (
     load_directions,
     save_directions,
 )
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.fetched_models import cached_folder, pin, stored
-from wrangan_cli.engine.fetching import FetchError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import CONFIG, FITTED, WEIGHTS, carry_companions, load_model, save_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models import folder as model_folder
+from wrangan_cli.engine.models.codes import Code, save_code
 from wrangan_cli.engine.models.encoders.files import load_encoder, save_encoder
 from wrangan_cli.engine.models.encoders.w import Encoder, EncoderConfig
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import CONFIG, FITTED, WEIGHTS, carry_companions, save_model
 
 STATISTICS = ("w_mean", "w_std")
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import (
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.files import (
     check_can_be_made,
     claim,
     exclusive,
@@ -25,7 +25,7 @@ from wrangan_cli.engine.files import (
     replaced_together,
     sha256,
 )
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors, write_torch
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors, write_torch
 
 
 def test_a_new_file_gets_the_content_and_usual_rights(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_claim_ends_with_the_process_that_has_it(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from wrangan_cli.engine.files import claim
+from wrangan_cli.engine.base.files import claim
 held = claim(Path({str(tmp_path / "lock")!r}))
 print(held is not None, flush=True)
 sys.stdin.read()

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from examples import fit_256
 from tests.architectures import network
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model, load_model, read_config, sample_w, save_model
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.folder import Model, read_config, sample_w, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.training.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
 
 WHOLE = MobileStyleGANConfig(
     {4: 16, 8: 16, 16: 12, 32: 8},

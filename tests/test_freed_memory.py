@@ -12,7 +12,7 @@ PAGES = 6 * (20 << 20) // os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") e
 ROUNDS = 5
 PROGRAM = f"""
 import resource, sys, threading
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 keep_freed_memory()
 count, megabytes, alone = map(int, sys.argv[1:])
 def work():

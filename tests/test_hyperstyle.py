@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError, UsageError
+from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model, carry_companions, load_model, save_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.encoders import (
     Encoder,
@@ -27,6 +27,7 @@ from wrangan_cli.engine.models.encoders import (
     save_encoder,
     weight_offsets,
 )
+from wrangan_cli.engine.models.folder import Model, carry_companions, save_model
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 SIZES = {

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.models.perceptual import shift_tolerant_taps
 from wrangan_cli.engine.ops.image_conv import FrozenConv3x3, ImageConv2d, with_frozen_convs
-from wrangan_cli.engine.perceptual import shift_tolerant_taps
 
 CASES = [(3, 1, 12, 9), (11, 2, 20, 17), (5, 0, 9, 9), (5, 4, 8, 7), (1, 0, 5, 6)]
 

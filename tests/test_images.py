@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import write_photo
-from wrangan_cli.engine import images
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.images import (
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.data import images
+from wrangan_cli.engine.data.images import (
     image_grid,
     labelled_grid,
     load_image,
@@ -20,7 +20,7 @@ from wrangan_cli.engine.images import (
     to_tensor,
     to_uint8,
 )
-from wrangan_cli.engine.pillow_limits import pillow_without_remarks
+from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 
 
 def pixels(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:

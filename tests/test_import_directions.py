@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 
 from tests.conftest import TINY
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.editing.directions import (
     Direction,
     Move,
@@ -25,10 +27,8 @@ from wrangan_cli.engine.editing.directions import (
 from wrangan_cli.engine.editing.imports import import_directions
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.editing.svm import learn_direction
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import Model, sample_w
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 run = CliRunner()
 DIM, ROWS = TINY.style_dim, TINY.num_latents

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from wrangan_cli.engine import diagnosis, installation, weights
-from wrangan_cli.engine.installation import install_line, upgrade_line
+from wrangan_cli.engine import diagnosis
+from wrangan_cli.engine.base import installation, weights
+from wrangan_cli.engine.base.installation import install_line, upgrade_line
 
 ROOT = Path(__file__).parents[1]
 PYTHON = "/opt/my python/bin/python3"

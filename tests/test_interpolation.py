@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from tests.code_files import LATENTS, expected_pixels, make_code, pixels, write_codes
 from wrangan_cli.app import app
-from wrangan_cli.engine import model_folder
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine import library
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.editing import interpolation
 from wrangan_cli.engine.editing.animation import save_animation
 from wrangan_cli.engine.editing.interpolation import count_images, draw_way, interpolate_codes, shares_at
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 run = CliRunner()
 
@@ -260,7 +260,7 @@ def test_interpolate_errors(
     code: int,
     message: str,
 ) -> None:
-    save_code(codes / "other.st", make_code(model_folder.load_model(str(other_folder))))
+    save_code(codes / "other.st", make_code(library.load_model(str(other_folder))))
     monkeypatch.chdir(codes)
     result = interpolate(*arguments, "--model", tiny_model.path)
     assert result.exit_code == code, result.stderr

@@ -8,17 +8,18 @@ import torch
 
 from tests.conftest import random_generator_network
 from tests.fakes import codes_of, fake_perceptual, images_of, in_float64, make_inverter
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment, squared_norm
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
+from wrangan_cli.engine.models.folder import Model, save_model
+from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.models.stylegan2 import ModulatedConv2d
-from wrangan_cli.engine.perceptual import for_loss
-from wrangan_cli.engine.runtime import random_generator
 
 
 def test_defaults_are_the_papers_but_for_alpha(tiny_model: Model) -> None:

@@ -8,9 +8,9 @@ import torch
 
 from tests.fakes import codes_of, in_float64, make_inverter
 from tests.test_early_stop import images_of, threshold
-from wrangan_cli.engine.cores import on_cores
+from wrangan_cli.engine.base.cores import on_cores
 from wrangan_cli.engine.inversion import loop
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 
 METHODS = ["wrangan", "wrangan lbfgs", "weight-tuning", "sg2-w-plus", "pti"]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from tests.fakes import codes_of, fake_perceptual
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 
 SETTINGS = InversionSettings(steps=9, init="mean", lr=0.02, epsilon_lr=0.05, warmup=0.3, decay=0.5)
 

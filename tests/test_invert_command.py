@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from tests.conftest import write_photo
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import load_code
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.inversion import loop
-from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code
 
 runner = CliRunner()
 QUICK = ["--init", "mean", "--steps", "2", "--perceptual-weight", "0", "--device", "cpu"]
@@ -163,7 +163,7 @@ def test_full_disk(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("wrangan_cli.engine.tensorfile.save_file", full)
+    monkeypatch.setattr("wrangan_cli.engine.base.tensorfile.save_file", full)
     result = invert(photos, "--out", tmp_path / "codes", model=tiny_folder)
     assert result.exit_code == 1
     lines = result.stderr.splitlines()

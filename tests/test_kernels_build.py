@@ -17,7 +17,7 @@ from wrangan_kernels import build, loader
 
 from tests.conftest import random_generator_network
 from wrangan_cli.app import app
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.ops.dispatch import compiled
 
 ROOT = Path(__file__).parents[1]

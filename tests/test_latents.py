@@ -20,10 +20,9 @@ from tests.latent_files import (
     rosinality,
     written,
 )
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.latents import (
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.checkpoints.latents import (
     code_of,
     encoded,
     fitting_noise,
@@ -34,7 +33,8 @@ from wrangan_cli.engine.latents import (
     safe_name,
     w_reach,
 )
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 
 def same(found: torch.Tensor, expected: np.ndarray) -> bool:

@@ -15,14 +15,14 @@ from tests.code_files import make_code, write_codes
 from tests.conftest import write_photo
 from tests.latent_files import DIM, ROWS, numbers, nvidia, restyle, rosinality, written
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import as_w_plus, load_code, render, save_code
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion.folder import Job, stored_code
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import as_w_plus, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 
 run = CliRunner()
 

@@ -9,7 +9,7 @@ import torch
 from tests.test_evaluate import run
 from wrangan_cli.engine.metrics.layer_influence import layer_influence
 from wrangan_cli.engine.metrics.samples import epsilon_of_images
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 
 def test_influence_is_the_error_of_one_layers_redraw(tiny_model: Model) -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 from tests.architectures import network
 from tests.fetch_cases import Place, bundle, fitted_tensors, make_place
 from tests.openvino_files import NARROW
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.editing.directions import (
     Direction,
     add_directions,
@@ -20,20 +22,7 @@ from wrangan_cli.engine.editing.directions import (
     load_directions,
     save_directions,
 )
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.model_folder import (
-    CONFIG,
-    DISCRIMINATOR,
-    FITTED,
-    LENT,
-    WEIGHTS,
-    Model,
-    bundled_models,
-    carry_companions,
-    load_model,
-    read_config,
-    save_model,
-)
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.architectures import build_generator, read_generator_config
 from wrangan_cli.engine.models.attributes import (
     AttributeConfig,
@@ -43,7 +32,18 @@ from wrangan_cli.engine.models.attributes import (
 )
 from wrangan_cli.engine.models.encoders.files import load_encoder, save_encoder
 from wrangan_cli.engine.models.encoders.w import Encoder, EncoderConfig
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import (
+    CONFIG,
+    DISCRIMINATOR,
+    FITTED,
+    LENT,
+    WEIGHTS,
+    Model,
+    bundled_models,
+    carry_companions,
+    read_config,
+    save_model,
+)
 
 SMALL = dataclasses.replace(
     NARROW, channels={4: 16, 8: 16}, head="plain", randomized_layers=("layers.0.conv2",)

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.carriers import CARRIERS, where
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.carriers import CARRIERS, where
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.data.image_sets import ImageSet
 from wrangan_cli.engine.metrics import samples
 from wrangan_cli.engine.metrics.base import mean_interval
 from wrangan_cli.engine.metrics.inception import as_tensorflow_resizes, extract_features, load_inception
@@ -20,9 +21,8 @@ from wrangan_cli.engine.metrics.mse import mse
 from wrangan_cli.engine.metrics.psnr import psnr
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, SAMPLE_METRICS, pair_metrics, sample_metrics
 from wrangan_cli.engine.metrics.samples import Reference, generated_images, load_reference, save_reference
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.perceptual import PERCEPTUAL_NAMES
-from wrangan_cli.engine.training.data import ImageSet
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PERCEPTUAL_NAMES
 
 needs_fidelity = pytest.mark.skipif(
     importlib.util.find_spec("torch_fidelity") is None, reason="package torch-fidelity is not installed"

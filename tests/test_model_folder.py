@@ -11,24 +11,24 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import TINY, random_generator_network
-from wrangan_cli.engine import model_folder
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import (
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models import folder as model_folder
+from wrangan_cli.engine.models.architectures import build_generator, read_generator_config
+from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.folder import (
     FITTED,
     Model,
     bundled_models,
     find_discriminator,
     load_discriminator,
-    load_model,
     read_config,
     save_model,
     w_statistics,
 )
-from wrangan_cli.engine.models.architectures import build_generator, read_generator_config
-from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
 
 
 def edit_weights(folder: Path, key: str, value: torch.Tensor | None) -> None:

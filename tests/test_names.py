@@ -8,13 +8,13 @@ import pytest
 
 from tests.code_files import make_code
 from tests.conftest import write_photo
-from wrangan_cli.engine.align_photos import PhotoAligner
-from wrangan_cli.engine.codes import save_code
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.names import existing_form, one_file, same_name
+from wrangan_cli.engine.faces.align_photos import PhotoAligner
 from wrangan_cli.engine.inversion.folder import plan
 from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.names import existing_form, one_file, same_name
+from wrangan_cli.engine.models.codes import save_code
+from wrangan_cli.engine.models.folder import Model
 
 NFC = unicodedata.normalize("NFC", "Zoë été")
 NFD = unicodedata.normalize("NFD", NFC)
@@ -71,7 +71,7 @@ def test_a_photograph_that_changed_since_its_inversion(
 ) -> None:
     from dataclasses import replace
 
-    from wrangan_cli.engine.files import sha256
+    from wrangan_cli.engine.base.files import sha256
 
     photo = write_photo(tmp_path / "photos" / "a.png")
     code = make_code(tiny_model)

@@ -10,8 +10,8 @@ from wrangan_kernels import build, caching
 
 from tests.conftest import write_photo
 from wrangan_cli.app import app
-from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
-from wrangan_cli.engine.weights import TORCHVISION_VGG, find_weights
+from wrangan_cli.engine.base.weights import TORCHVISION_VGG, find_weights
+from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="users and rights are POSIX's")
 
@@ -104,7 +104,7 @@ def test_kernels_say_which_variable_helps(machine: str, request: pytest.FixtureR
 
 @pytest.mark.parametrize("machine", ["no_home", "locked_home"])
 def test_weights_are_looked_for_where_nobody_may_look(machine: str, request: pytest.FixtureRequest) -> None:
-    from wrangan_cli.engine.errors import WranganError
+    from wrangan_cli.engine.base.errors import WranganError
 
     request.getfixturevalue(machine)
     with pytest.raises(WranganError, match="were not found"):

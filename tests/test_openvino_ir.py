@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.openvino_files import NARROW, IrFile, mapping_ir, narrow_generator, synthesis_ir, write_ir
-from wrangan_cli.engine.carriers import CARRIERS
+from wrangan_cli.engine.base.carriers import CARRIERS
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints import mobile_stylegan
 from wrangan_cli.engine.checkpoints.openvino_ir import Graph, read_graph
-from wrangan_cli.engine.errors import FileError
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
 
 

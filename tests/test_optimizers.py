@@ -11,7 +11,7 @@ from tests.fakes import codes_of, make_inverter
 from wrangan_cli.engine.inversion.optimizers import FIRST_STEP, LBFGS, Adam, Optimizer
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 
 Loss = Callable[[Tensor], Tensor]
 

@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 
 from tests.conftest import TINY
 from wrangan_cli.app import app
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.images import to_uint8
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.base.tensorfile import write_tensors
+from wrangan_cli.engine.data.images import to_uint8
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models import pairs as engine
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.tensorfile import write_tensors
-from wrangan_cli.engine.training import pairs as engine
-from wrangan_cli.engine.training.pairs import draw_pairs, means_sha256, open_pairs
+from wrangan_cli.engine.models.pairs import draw_pairs, means_sha256, open_pairs
 
 run = CliRunner()
 

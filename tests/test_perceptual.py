@@ -10,10 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine import perceptual, weights
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.perceptual import BlurPool, PerceptualDistance, for_loss, for_metric, load_perceptual
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.models import perceptual
+from wrangan_cli.engine.models.perceptual import (
+    BlurPool,
+    PerceptualDistance,
+    for_loss,
+    for_metric,
+    load_perceptual,
+)
 
 needs_st_lpips = pytest.mark.skipif(
     importlib.util.find_spec("stlpips_pytorch") is None, reason="package stlpips_pytorch is not installed"

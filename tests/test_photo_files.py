@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageFile
 
 from tests.conftest import write_photo
-from wrangan_cli.engine import image_kinds, images
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.image_kinds import kind_of
-from wrangan_cli.engine.images import load_image
-from wrangan_cli.engine.photo_files import find_images, images_in
-from wrangan_cli.engine.training.data import load_image_set
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.data import image_kinds, images
+from wrangan_cli.engine.data.image_kinds import kind_of
+from wrangan_cli.engine.data.image_sets import load_image_set
+from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.photo_files import find_images, images_in
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
 AVIF = b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif" + bytes(100)

@@ -16,16 +16,16 @@ from tests.architectures import MOBILE, a_model
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.images import load_image
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import lpips
 from wrangan_cli.engine.metrics.consistency import codes_consistency, stored_settings
 from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.reports.figures import one_side
 from wrangan_cli.engine.reports.settings import parse_settings
 

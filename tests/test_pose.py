@@ -11,15 +11,15 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.editing import pose
 from wrangan_cli.engine.editing.directions import load_directions, unit
 from wrangan_cli.engine.editing.pose import YawScorer, yaw
 from wrangan_cli.engine.editing.regression import MIN_IMAGES, learn_measured
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.face_detection import Face, FaceDetector
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.faces.detection import Face, FaceDetector
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 run = CliRunner()
 # A head that looks at the viewer, in cm: x to the viewer's right, y down, z towards the viewer.

@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import TINY
 from tests.test_adversarial import BRISK, data, trainer_for
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
 from wrangan_cli.engine.models.randomized import draw_epsilon

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.test_adversarial import BRISK, flat, run_to, trainer_for
-from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.models import projected
 from wrangan_cli.engine.models.projected import (
     ProjectedDiscriminator,

@@ -14,7 +14,7 @@ from tests.conftest import TINY, write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from tests.test_editing import SMILE
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
 from wrangan_cli.engine.inversion import loop
@@ -22,11 +22,12 @@ from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.corruption import moved_images
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.perceptual import for_loss
-from wrangan_cli.engine.runtime import random_generator
 
 
 def make_pti(model: Model, **settings: object) -> Inverter:

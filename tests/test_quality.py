@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from tests.conftest import TINY, random_generator_network, write_photo
 from wrangan_cli.app import app
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import Reference, save_reference
-from wrangan_cli.engine.model_folder import load_model
 from wrangan_cli.engine.training.quality import KidMonitor, best_kid
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 

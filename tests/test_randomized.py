@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.randomized import (
     draw_epsilon,
@@ -16,7 +17,6 @@ from wrangan_cli.engine.models.randomized import (
     with_plain_std,
 )
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.settings import STD_FORMS
 
 

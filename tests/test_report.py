@@ -22,18 +22,19 @@ from tests.test_edit_success import EverySecond, corners
 from tests.test_evaluate import FEATURES, needs_fidelity, small_features
 from tests.test_separability import net
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import Code, load_code, render
+from wrangan_cli.engine.data.images import load_image, to_uint8
+from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
-from wrangan_cli.engine.images import load_image, to_uint8
 from wrangan_cli.engine.inversion import loop
 from wrangan_cli.engine.inversion.settings import METHODS
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import corruption, edit_success, lpips
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
-from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.attributes import save_attributes
-from wrangan_cli.engine.photographs import load_photograph
+from wrangan_cli.engine.models.codes import Code, load_code, render
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.reports import sweep
 from wrangan_cli.engine.reports.settings import parse_settings
 from wrangan_cli.engine.training.settings import SensitivitySettings

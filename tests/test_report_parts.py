@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.reports import samples as report_samples
 from wrangan_cli.engine.reports.cache import Cache
 from wrangan_cli.engine.reports.figures import difference_scale, sized

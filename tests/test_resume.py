@@ -17,9 +17,9 @@ from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from tests.test_adversarial import BRISK, flat, run_to, trainer_for
 from wrangan_cli.app import app
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.training.data import batches
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.data.image_sets import batches
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.training.encoder import EncoderTrainer
 from wrangan_cli.engine.training.run import prefetched, train
 from wrangan_cli.engine.training.settings import EncoderSettings, GeneratorSettings

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.runtime import random_generator, resolve_device, seeded_latents
 
 
 @pytest.mark.parametrize("name", ["toaster", "meta", "hpu", "cuda:77", "cpu:x"])

@@ -17,11 +17,11 @@ from tests.benchmarks.schedules import parsed, photographs_file
 from tests.benchmarks.study import DIRECTIONS, Remembered, Study
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, make_inverter
-from wrangan_cli.engine.codes import Code, render
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import loop
 from wrangan_cli.engine.metrics.corruption import moved_images
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.folder import Model
 
 LARGE = dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8, 32: 8}, num_latents=8)
 """64 px."""

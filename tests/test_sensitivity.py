@@ -9,13 +9,14 @@ from typer.testing import CliRunner
 
 from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.base.tensorfile import write_tensors
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, load_encoder, save_encoder
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon, randomize
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import write_tensors
 from wrangan_cli.engine.training import sensitivity as module
 from wrangan_cli.engine.training.sensitivity import (
     randomize_by_sensitivity,
@@ -58,7 +59,7 @@ def test_residuals_square_to_the_loss() -> None:
     a, b = torch.rand(2, 2, 3, 16, 16) * 2 - 1
     parts = zip(scaled_residuals(a, perceptual), scaled_residuals(b, perceptual), strict=True)
     got = torch.stack([(x - y).square().flatten(1).sum(1) for x, y in parts]).sum(0)
-    from wrangan_cli.engine.perceptual import for_loss
+    from wrangan_cli.engine.models.perceptual import for_loss
 
     wanted = 2 * (a - b).square().mean(dim=(1, 2, 3)) + perceptual(for_loss(a), for_loss(b))
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
@@ -118,7 +119,7 @@ def test_a_redraw_costs_what_was_asked(tiny_generator: StyleGAN2Generator) -> No
 
 
 def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     base = ["train", "randomize", "--model", str(tiny_folder), "--device", "cpu", "--layers", "2"]
     out = tmp_path / "run"
     arguments = [*base, "--from", "sensitivity", "--out", str(out), "--probes", "16"]
@@ -142,7 +143,7 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
 def test_what_was_trained_for_the_start_is_carried_over(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     encoder = Encoder(EncoderConfig(tiny_model.generator.config.style_dim, (8,), (1,), 16))
     save_encoder(tiny_model.path, encoder, tiny_model, {"images": 3})
     write_tensors(tiny_model.path / "reference.safetensors", {"features": torch.ones(2)}, {"kind": "x"})

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.test_evaluate import run
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.editing.svm import separate
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.installation import install_line
 from wrangan_cli.engine.metrics.separability import STRENGTH, Separability, judged, separability
-from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="package scikit-learn is not installed"

@@ -17,11 +17,12 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY, random_generator_network, write_photo
 from tests.shard_case import load_projection, run_command
-from wrangan_cli.engine.codes import Code, load_code, save_code
-from wrangan_cli.engine.distributed import gather_shares, own_share
+from wrangan_cli.engine.base.distributed import gather_shares, own_share
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import inception
 from wrangan_cli.engine.metrics.samples import generated_images
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.models.codes import Code, load_code, save_code
+from wrangan_cli.engine.models.folder import Model, save_model
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--init", "mean", "--steps", "3", "--perceptual-weight", "0", "--device", "cpu", "--batch", "2"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wrangan_cli.engine.sheets import Layout
+from wrangan_cli.engine.data.sheets import Layout
 
 
 def ink(part: np.ndarray) -> bool:

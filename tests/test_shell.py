@@ -23,8 +23,8 @@ from wrangan_cli.app import app, wait_briefly
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
 from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError, cause_of, is_out_of_memory
 from wrangan_cli.engine.editing.directions import parse_layers
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of, is_out_of_memory
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.images import open_image
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.data.images import open_image
 
 
 def pixels() -> np.ndarray:

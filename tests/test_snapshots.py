@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import pytest
 import torch
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot, save_snapshot
 
 

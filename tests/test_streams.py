@@ -17,10 +17,10 @@ from tests.test_editing import SMILE
 from wrangan_cli.app import app
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.shell import Results
-from wrangan_cli.engine.codes import save_code
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.directions import directions_file, save_directions
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import save_code
+from wrangan_cli.engine.models.folder import Model
 
 COMMANDS = ("invert", "generate", "edit", "interpolate", "evaluate", "align", "convert-checkpoint", "fetch")
 

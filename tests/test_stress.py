@@ -11,7 +11,7 @@ import torch
 from tests.benchmarks.stress import folder, kills
 from tests.benchmarks.stress.headers import Case, damaged, judged
 from tests.benchmarks.stress.samples import Format
-from wrangan_cli.engine.codes import Code, save_code
+from wrangan_cli.engine.models.codes import Code, save_code
 
 DATA = bytes(range(256)) * 16
 GOOD = {"exit": 1, "traceback": "", "problems": [], "chatter": 0, "written": 0, "seconds": 0.1}

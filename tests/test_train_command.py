@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
 from wrangan_cli.app import app
-from wrangan_cli.engine.model_folder import load_discriminator, load_model, save_model
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.encoders import load_encoder, read_encoder
+from wrangan_cli.engine.models.folder import load_discriminator, save_model
 from wrangan_cli.engine.training.snapshots import list_snapshots, save_snapshot
 
 runner = CliRunner()
@@ -113,7 +114,7 @@ def test_encoder_is_installed_and_used(
 ) -> None:
     from tests.fakes import fake_perceptual
 
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
     body = ["--widths", "8,8", "--blocks", "1,1", "--input-side", "16"]
     out = tmp_path / "e"
@@ -215,7 +216,7 @@ def test_randomize_usage_errors(
 def test_an_encoder_in_the_folder_of_another_training(
     faces: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.perceptual.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
     save_snapshot(tmp_path / "run", 8, {"images": 8, "generator": {}}, keep=1)
     options = ["--data", faces, "--out", tmp_path / "run", "--model", tiny_folder, "--device", "cpu"]
     small = ["--widths", "8", "--blocks", "1", "--input-side", "16"]

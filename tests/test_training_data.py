@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from tests.conftest import write_photo
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.training import data
-from wrangan_cli.engine.training.data import (
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.data import image_sets as data
+from wrangan_cli.engine.data.image_sets import (
     ImageSet,
     batches,
     default_cache_dir,

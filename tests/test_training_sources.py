@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import write_photo
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.training import data
-from wrangan_cli.engine.training.data import ImageSet, load_image_set
-from wrangan_cli.engine.training.sources import find_source, is_lmdb
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data import image_sets as data
+from wrangan_cli.engine.data.image_sets import ImageSet, load_image_set
+from wrangan_cli.engine.data.sources import find_source, is_lmdb
 
 lmdb = pytest.importorskip("lmdb")
 

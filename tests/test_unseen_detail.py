@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tests.architectures import MOBILE, a_model, network, w_of
 from tests.conftest import TINY
 from tests.fakes import codes_of, images_of, make_inverter
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 
 WHOLE = dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8, 32: 8}, num_latents=8, randomized_layers=7)
 """Images of 64 px, all weights random."""

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from tests.conftest import write_photo
 from tests.test_evaluate import needs_fidelity, records, run
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.weights import INCEPTION, TORCHVISION_VGG
+from wrangan_cli.engine.data.images import to_uint8
 from wrangan_cli.engine.metrics import vgg16
 from wrangan_cli.engine.metrics.samples import image_set_features
-from wrangan_cli.engine.weights import INCEPTION, TORCHVISION_VGG
 
 
 class Seen(nn.Module):
@@ -140,7 +140,7 @@ def test_the_command(tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.Monk
 
 
 def test_features_of_two_networks_are_kept_apart(tmp_path: Path) -> None:
-    from wrangan_cli.engine.training.data import load_image_set
+    from wrangan_cli.engine.data.image_sets import load_image_set
 
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.write(write_photo(tmp_path / "a.png", side=16), "a.png")

@@ -27,14 +27,15 @@ from tests.clips import (
 from tests.conftest import TINY
 from tests.fakes import make_inverter
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import find_codes, load_code, render
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.data.images import to_uint8
 from wrangan_cli.engine.editing.directions import Direction, load_directions, save_directions
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.images import to_uint8
 from wrangan_cli.engine.inversion.clip import ClipInverter
-from wrangan_cli.engine.model_folder import Model, load_model
-from wrangan_cli.engine.shared_offsets import SHARED_FILE
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import find_codes, load_code, render
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.shared_offsets import SHARED_FILE
 from wrangan_cli.engine.video.invert import ClipRun, parse_span
 from wrangan_cli.engine.video.record import frame_file, load_record
 from wrangan_cli.engine.video.render import ClipCodes

@@ -14,10 +14,10 @@ from PIL import Image
 pytest.importorskip("imageio_ffmpeg", reason="no imageio-ffmpeg")
 
 from tests.clips import frames_of, picture, sound_packets, steady, with_tone, write_clip
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.image_kinds import is_video, why_not_read
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.video.ffmpeg import add_sound, ffmpeg, film, probe, read_frames
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data.ffmpeg import add_sound, ffmpeg, film, probe, read_frames
+from wrangan_cli.engine.data.image_kinds import is_video, why_not_read
 
 
 def test_frames_come_back_in_order(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_without_an_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     program = tmp_path / "ffmpeg"
     program.write_text("#!/bin/sh\necho \"Unknown encoder 'libx264'\" >&2\nexit 1\n")
     program.chmod(0o755)
-    monkeypatch.setattr("wrangan_cli.engine.video.ffmpeg.ffmpeg", lambda: str(program))
+    monkeypatch.setattr("wrangan_cli.engine.data.ffmpeg.ffmpeg", lambda: str(program))
     with pytest.raises(FileError, match=r"no H\.264 encoder"):
         write_clip(tmp_path / "a.mp4", steady(40))
     assert not (tmp_path / "a.mp4").exists()

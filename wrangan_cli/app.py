@@ -22,7 +22,7 @@ from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.fetch import fetch
 from wrangan_cli.commands.latents import export_latents, import_latents
 from wrangan_cli.commands.shell import Shell
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 
 app = typer.Typer(
     cls=Shell,

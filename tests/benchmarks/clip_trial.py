@@ -9,8 +9,8 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from wrangan_cli.engine.face_detection import FaceDetector
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.faces.detection import FaceDetector
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.video.flicker import change, flicker
 from wrangan_cli.engine.video.invert import ClipRun, load_clip_inverter
 from wrangan_cli.engine.video.settings import ClipSettings

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from wrangan_kernels import loader
 
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.ops.bias_act import bias_act
 from wrangan_cli.engine.ops.fir import fir_kernel, upfirdn2d
 from wrangan_cli.engine.ops.modulated_conv import styled_conv2d

@@ -32,13 +32,13 @@ from wrangan_kernels import loader
 from tests.benchmarks.conversion_parity import peer_modules
 from tests.benchmarks.generator_speed import backward_step, convolution_step
 from tests.benchmarks.gpu_inversion import Peer, commit, random_inverter
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.runtime import random_generator
 
 BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
 """Channels of faces-64."""

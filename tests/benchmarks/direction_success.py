@@ -19,14 +19,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, load_code, render
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code, load_directions
 from wrangan_cli.engine.editing.pose import YawScorer
-from wrangan_cli.engine.freed_memory import keep_freed_memory
-from wrangan_cli.engine.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
-from wrangan_cli.engine.model_folder import Model, load_model
 from wrangan_cli.engine.models.attributes import attribute_logits, load_attributes
+from wrangan_cli.engine.models.codes import Code, load_code, render
+from wrangan_cli.engine.models.folder import Model
 
 SIDE = 256
 """In px, at which images are scored and shown: the nets see no more."""

@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, suited
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.perceptual import PerceptualDistance, suited
-from wrangan_cli.engine.runtime import random_generator
 
 MODES = ("eager", "graph", "compile", "compile+graph")
 PRECISIONS = ("float32", "tf32", "bf16")

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wrangan_kernels import loader
 
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, suited
 from wrangan_cli.engine.ops.image_conv import ImageConv2d
-from wrangan_cli.engine.perceptual import PerceptualDistance, suited
 
 SHAPES = ((11, 2, 8, 64), (11, 2, 1, 64), (3, 1, 8, 64))
 """Filter, padding, batch, side: the first layers of shift-tolerant AlexNet and VGG."""

@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from wrangan_cli.engine.alignment import Points, paste_back
-from wrangan_cli.engine.codes import Code, render
+from wrangan_cli.engine.base.runtime import seeded_latents
+from wrangan_cli.engine.data.ffmpeg import film
+from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.editing.directions import Move, edit_code, find_direction, load_directions
-from wrangan_cli.engine.images import to_pillow
-from wrangan_cli.engine.model_folder import Model, load_model
-from wrangan_cli.engine.runtime import seeded_latents
-from wrangan_cli.engine.video.ffmpeg import film
+from wrangan_cli.engine.faces.alignment import Points, paste_back
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.folder import Model
 
 
 def background(number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:

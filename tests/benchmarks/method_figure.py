@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.editing.directions import Move, edit_code, load_directions
-from wrangan_cli.engine.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.models.codes import load_code, render
 
 COLUMNS = {"encoder": "encoder", "sg2-w": "w only", "wrangan": "(w, eps)"}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from wrangan_cli.engine.codes import load_code, render
+from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
 from wrangan_cli.engine.editing.directions import (
     Move,
     directions_file,
@@ -21,9 +21,9 @@ from wrangan_cli.engine.editing.directions import (
     find_direction,
     load_directions,
 )
-from wrangan_cli.engine.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.pairs import pair_by_stem
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.models.codes import load_code, render
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ import time
 import numpy as np
 import torch
 
-from wrangan_cli.engine.carriers import CARRIERS
-from wrangan_cli.engine.fetching import fetch_carrier
-from wrangan_cli.engine.freed_memory import keep_freed_memory
-from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.base.carriers import CARRIERS
+from wrangan_cli.engine.base.fetching import fetch_carrier
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.library import load_model
 
 LIMIT = 1e-3
 

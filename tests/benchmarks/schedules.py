@@ -35,10 +35,11 @@ from tests.benchmarks.study import (
     summary,
     write_rows,
 )
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
-from wrangan_cli.engine.model_folder import Model, load_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.reports.settings import parse_settings
 
 

@@ -18,12 +18,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.freed_memory import keep_freed_memory
-from wrangan_cli.engine.images import labelled_grid, save_image
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.images import labelled_grid, save_image
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.psnr import psnr
-from wrangan_cli.engine.model_folder import Model, load_model
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.training.pairs import open_pairs
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.pairs import open_pairs
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import time
 
 from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 from wrangan_cli.engine.training.settings import SensitivitySettings
 

@@ -23,11 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 from tests.benchmarks.cpu_speed import WIDTHS
 from tests.benchmarks.gpu_inversion import random_inverter
 from tests.benchmarks.schedules import parsed
-from wrangan_cli.engine.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.base.peak_memory import peak_memory
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.peak_memory import peak_memory
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.library import load_model
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, render
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.data.photo_files import find_images
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
@@ -29,10 +29,10 @@ from wrangan_cli.engine.metrics.inception import extract_features, load_inceptio
 from wrangan_cli.engine.metrics.pairs import measured
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS
 from wrangan_cli.engine.metrics.samples import model_reference
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import Generator
-from wrangan_cli.engine.perceptual import for_loss, load_perceptual
-from wrangan_cli.engine.photo_files import find_images
+from wrangan_cli.engine.models.perceptual import for_loss, load_perceptual
 
 Row = dict[str, Any]
 DIRECTIONS = 4

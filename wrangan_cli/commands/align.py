@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, progress
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.base.errors import FileError, WranganError
 
 
 def align(
@@ -33,8 +33,8 @@ def align(
     Photographs without a face are named, and the exit code is 1.
     Needs the optional part "align" (see `wrangan doctor`).
     """
-    from wrangan_cli.engine.align_photos import PhotoAligner
-    from wrangan_cli.engine.photo_files import find_images
+    from wrangan_cli.engine.data.photo_files import find_images
+    from wrangan_cli.engine.faces.align_photos import PhotoAligner
 
     results = Results(as_json, null)
     aligner = PhotoAligner(out, size, max_faces, min_confidence, overwrite)
@@ -78,7 +78,7 @@ def paste(
     null: Null = False,
 ) -> None:
     """Put an edited aligned face back into its photograph, with a soft border."""
-    from wrangan_cli.engine import align_photos
+    from wrangan_cli.engine.faces import align_photos
 
     align_photos.paste(edited, transform, photo, out, feather, keep_detail)
     Results(as_json, null).wrote(out, photo=str(photo), edited=str(edited), transform=str(transform))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wrangan_cli.commands.shell import say
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction, Move
     from wrangan_cli.engine.editing.sweeps import Span, Sweep
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 
 class BadDirections(FileError):

@@ -4,18 +4,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
 
 if TYPE_CHECKING:
     import torch
 
-    from wrangan_cli.engine.codes import Code
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.codes import Code
+    from wrangan_cli.engine.models.folder import Model
 
 
 def code_files(paths: Iterable[Path]) -> Iterator[Path | FileError]:
     """Files as they are, folders as their `.st` files sorted by name; an error for a folder without."""
-    from wrangan_cli.engine.codes import find_codes
+    from wrangan_cli.engine.models.codes import find_codes
 
     for path in paths:
         try:
@@ -34,7 +34,7 @@ class CodeModels:
     """
 
     def __init__(self, given: str | None, device: "torch.device") -> None:
-        from wrangan_cli.engine.model_folder import load_model
+        from wrangan_cli.engine.library import load_model
 
         self._device = device
         self._loaded: dict[str, Model] = {}
@@ -42,14 +42,15 @@ class CodeModels:
 
     def load(self, path: Path) -> "tuple[Code, Model]":
         """A code, checked against its model; FileError if there is no such code or model."""
-        from wrangan_cli.engine.codes import load_code
+        from wrangan_cli.engine.models.codes import load_code
 
         model = self._given or self._named_by(path)
         return load_code(path, model), model
 
     def _named_by(self, path: Path) -> "Model":
-        from wrangan_cli.engine.codes import read_info
-        from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, recorded_sha256
+        from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+        from wrangan_cli.engine.models.codes import read_info
+        from wrangan_cli.engine.models.folder import bundled_models, recorded_sha256
 
         info = read_info(path)
         name, bundled = str(info.get("model", "unknown")), bundled_models()
@@ -63,7 +64,7 @@ class CodeModels:
         )
 
     def _bundled(self, name: str) -> "Model":
-        from wrangan_cli.engine.model_folder import load_model
+        from wrangan_cli.engine.library import load_model
 
         if name not in self._loaded:
             self._loaded[name] = load_model(name, self._device)

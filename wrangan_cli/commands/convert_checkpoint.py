@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from wrangan_cli.commands.shell import AsJson, Results, say
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.checkpoints.encoders import Report as EncoderReport
@@ -64,7 +64,7 @@ def convert_checkpoint(
 
 def _convert_encoder(source: Path, model: str, overwrite: bool, results: Results) -> None:
     from wrangan_cli.engine.checkpoints.encoders import install_published
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.library import load_model
 
     _told(install_published(source, load_model(model), overwrite), results)
 
@@ -81,9 +81,10 @@ def _convert_model(
     source: str, out: Path, to: str, raw: bool, perceptual: str, overwrite: bool, results: Results
 ) -> None:
     from wrangan_cli.engine.checkpoints.convert import convert_to_model, export_rosinality
+    from wrangan_cli.engine.library import load_model
 
     if to == "rosinality":
-        report = export_rosinality(source, out, overwrite)
+        report = export_rosinality(load_model(source), out, overwrite)
     else:
         report = convert_to_model(Path(source), out, raw, perceptual, overwrite)
     for line in report.lines():

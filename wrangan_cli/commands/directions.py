@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.shell import AsJson, Results, progress_with_rate, say, settings_options
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import UsageError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 app = typer.Typer(
     no_args_is_help=True, help="Directions in W: list those of a model, learn or import others."
@@ -36,7 +36,7 @@ def list_directions(
 ) -> None:
     """Name, sensible strengths, size and origin of each direction."""
     from wrangan_cli.engine.editing.directions import load_directions
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.library import load_model
 
     loaded = load_model(model)
     results = Results(as_json)
@@ -88,12 +88,12 @@ def learn(
     optional part "align"), brightness from the luminance of the face's middle: what others are kept
     from changing by --orthogonal-to brightness.
     """
+    from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing import directions as engine
     from wrangan_cli.engine.editing.learning import learn_directions, wanted_directions
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.attributes import load_attributes
-    from wrangan_cli.engine.runtime import resolve_device
-    from wrangan_cli.engine.training.pairs import open_pairs
+    from wrangan_cli.engine.models.pairs import open_pairs
 
     if others and not orthogonal_to:
         raise UsageError("--others belongs to --orthogonal-to")
@@ -133,10 +133,10 @@ def pca(
     as_json: AsJson = False,
 ) -> None:
     """Principal components of W as directions pca-0, pca-1 … (GANSpace)."""
+    from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing.directions import directions_file
     from wrangan_cli.engine.editing.pca import pca_directions
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
 
     loaded = load_model(model, resolve_device(device))
     with progress_with_rate("sampling w", samples) as advance:
@@ -167,7 +167,7 @@ def import_(
     """
     from wrangan_cli.engine.editing.directions import directions_file
     from wrangan_cli.engine.editing.imports import import_directions
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.library import load_model
 
     loaded = load_model(model)
     found = import_directions(loaded, file, name, key, layers, components)

@@ -9,7 +9,7 @@ from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.edit_ranges import Plan, edit_ranges
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 STEPS = 7
 """Strengths of a range."""
@@ -70,13 +70,13 @@ def edit(
     null: Null = False,
 ) -> None:
     """Change the images of codes: smile, age … Nothing but code and model is read."""
-    from wrangan_cli.engine.codes import SUFFIX, render
-    from wrangan_cli.engine.codes import save_code as write_code
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.data.images import check_side, save_image
     from wrangan_cli.engine.editing.animation import SUFFIXES
     from wrangan_cli.engine.editing.directions import Move, edit_code
     from wrangan_cli.engine.editing.sweeps import Span, check_edits, parse_strength
-    from wrangan_cli.engine.images import check_side, save_image
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.models.codes import SUFFIX, render
+    from wrangan_cli.engine.models.codes import save_code as write_code
 
     names, strengths = direction or [], [parse_strength(text) for text in strength or []]
     check_edits(names, strengths)
@@ -137,7 +137,7 @@ def edit(
 
 def _spare_originals(path: Path) -> None:
     """Only an edited code may be replaced by an edited code."""
-    from wrangan_cli.engine.codes import read_info
+    from wrangan_cli.engine.models.codes import read_info
 
     if path.exists() and not read_info(path).get("edits"):
         raise FileError(path, "not overwritten: it is a code that was not made by `edit --save-code`")

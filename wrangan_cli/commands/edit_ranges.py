@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
 from wrangan_cli.commands.code_inputs import CodeModels
 from wrangan_cli.commands.shell import Results, one_image, progress_with_rate, say
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.strips import Strip, Subject
@@ -54,7 +54,7 @@ def edit_ranges(
     results: Results, files: Iterable[Path | FileError], models: CodeModels, asked: AskedEdits, plan: Plan
 ) -> None:
     """One picture of all codes in a file, or one strip of each in a folder."""
-    from wrangan_cli.engine.photo_files import find_images
+    from wrangan_cli.engine.data.photo_files import find_images
 
     photos = [] if plan.originals is None else find_images([plan.originals])
     shown: list[tuple[Path, Strip]] = []
@@ -103,8 +103,8 @@ def _strip(path: Path, models: CodeModels, asked: AskedEdits, photos: list[Path]
 
 
 def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, where: Path) -> "Subject":
-    from wrangan_cli.engine.images import open_image
-    from wrangan_cli.engine.photographs import check_source, photograph_of
+    from wrangan_cli.engine.data.images import open_image
+    from wrangan_cli.engine.data.photographs import check_source, photograph_of
 
     photo = photograph_of(path, subject.code.info, photos)
     if photo is None:
@@ -115,10 +115,10 @@ def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, w
 
 
 def _draw(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
+    from wrangan_cli.engine.data.images import check_written_size, save_pillow
     from wrangan_cli.engine.editing import animation
     from wrangan_cli.engine.editing.strips import draw_film, draw_strip, film_layout, images_in, strip_layout
     from wrangan_cli.engine.editing.sweeps import Sweep
-    from wrangan_cli.engine.images import check_written_size, save_pillow
 
     moving = target.suffix.lower() in animation.SUFFIXES
     if moving:

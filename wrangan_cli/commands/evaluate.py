@@ -13,8 +13,8 @@ from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evalua
 from wrangan_cli.commands.evaluation_samples import Samples, evaluate_samples
 from wrangan_cli.commands.report import make_report
 from wrangan_cli.commands.shell import Results, by_main
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
 
 
 def evaluate(
@@ -115,13 +115,13 @@ def evaluate(
     codes edited, inverted again and moved back (lec). With --report: all of the paper's tables.
     Under torchrun each process does its share, and the first one prints.
     """
-    from wrangan_cli.engine.distributed import process_group
+    from wrangan_cli.engine.base.distributed import process_group
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.metrics import edit_success
     from wrangan_cli.engine.metrics.consistency import STRENGTH
     from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.perceptual import METRIC_SIDE
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
     names = metric or []
     if report is not None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from wrangan_cli.commands.shell import Results, by_main, progress
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
     from wrangan_cli.engine.metrics.pairs import Compared, Measure
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Pairs:
 
 def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
     """Photographs against the images of their codes; the mean of each metric is printed."""
-    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.pairs import load_metrics, side_note, unlike_sides
     from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
 
@@ -91,7 +91,7 @@ def _compared(
     plan: Pairs,
 ) -> "list[Compared]":
     """The pairs that can be compared, in order, in the first process; what cannot be is said."""
-    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
     from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
 
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, codes))
@@ -186,7 +186,7 @@ def open_csv(path: Path) -> IO[str]:
 
 
 def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> None:
-    from wrangan_cli.engine.files import replaced_atomically
+    from wrangan_cli.engine.base.files import replaced_atomically
 
     with replaced_atomically(path) as temporary, open_csv(temporary) as stream:
         writer = csv.writer(stream)
@@ -220,12 +220,12 @@ class Edits:
 
 def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan: Edits) -> None:
     """Latent editing consistency of a folder of codes."""
-    from wrangan_cli.engine.codes import find_codes, load_code
-    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
     from wrangan_cli.engine.editing.directions import check_strength, find_direction
     from wrangan_cli.engine.editing.directions import load_directions as load
     from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
     from wrangan_cli.engine.metrics.registry import edited_metrics
+    from wrangan_cli.engine.models.codes import find_codes, load_code
 
     wanted = edited_metrics(names)
     if not wanted:
@@ -268,7 +268,7 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
             protocol=f"{what}; {about}",
         )
     if plan.csv_file is not None:
-        from wrangan_cli.engine.files import replaced_atomically
+        from wrangan_cli.engine.base.files import replaced_atomically
 
         with replaced_atomically(plan.csv_file) as temporary, open_csv(temporary) as stream:
             writer = csv.writer(stream)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from wrangan_cli.commands.evaluation import open_csv, rated
 from wrangan_cli.commands.evaluation_samples import Samples
 from wrangan_cli.commands.shell import Results, by_main, progress
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.directions import Direction
     from wrangan_cli.engine.metrics.edit_success import Judge, Trial
     from wrangan_cli.engine.metrics.pairs import Pair
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class People:
 
 def evaluate_people(results: Results, model: "Model", plan: People) -> None:
     """Edit success of a folder of codes: a line a direction, and one of all."""
-    from wrangan_cli.engine.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
     from wrangan_cli.engine.metrics.edit_success import load_judge
     from wrangan_cli.engine.metrics.pairs import pair_by_stem
 
@@ -78,9 +78,9 @@ def _directions(model: "Model", plan: People) -> "list[Direction]":
 def _tried(
     model: "Model", judge: "Judge", pair: "Pair", strength: float | None
 ) -> "list[Trial] | WranganError | OSError":
-    from wrangan_cli.engine.codes import load_code
+    from wrangan_cli.engine.data.photographs import load_photograph
     from wrangan_cli.engine.metrics.edit_success import trials
-    from wrangan_cli.engine.photographs import load_photograph
+    from wrangan_cli.engine.models.codes import load_code
 
     try:
         photo = load_photograph(pair.photo, model.resolution)
@@ -128,7 +128,7 @@ def _print(
 
 
 def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
-    from wrangan_cli.engine.files import replaced_atomically
+    from wrangan_cli.engine.base.files import replaced_atomically
 
     with replaced_atomically(path) as temporary, open_csv(temporary) as stream:
         writer = csv.writer(stream)
@@ -145,10 +145,10 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
 
 def evaluate_faces(results: Results, model: "Model", names: Sequence[str], plan: Samples) -> None:
     """The share of moved images with a face, of a folder of codes, by the first process."""
-    from wrangan_cli.engine.codes import find_codes, load_code
-    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_share
     from wrangan_cli.engine.metrics.registry import face_metrics
+    from wrangan_cli.engine.models.codes import find_codes, load_code
 
     if plan.codes is None or not face_metrics(names) or not is_main():
         return

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from wrangan_cli.commands.evaluation import rated
 from wrangan_cli.commands.shell import Results, by_main, progress
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.metrics.samples import Reference
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,7 @@ def _evaluate_with(
     plan: Samples,
     network: str,
 ) -> None:
-    from wrangan_cli.engine.codes import find_codes, load_code
-    from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.base.distributed import is_main, own_share
     from wrangan_cli.engine.metrics import inception as networks
     from wrangan_cli.engine.metrics import vgg16
     from wrangan_cli.engine.metrics.base import CodeMetric, SampleMetric
@@ -63,6 +62,7 @@ def _evaluate_with(
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
     from wrangan_cli.engine.metrics.samples import generated_features, model_reference, shared_features
     from wrangan_cli.engine.metrics.samples import save_reference as save
+    from wrangan_cli.engine.models.codes import find_codes, load_code
 
     of_samples = sample_metrics(names) if plan.codes is None else []
     of_codes = [] if plan.codes is None else code_metrics(names)
@@ -132,7 +132,7 @@ def _evaluate_with(
 
 
 def _evaluate_layers(results: Results, model: "Model", names: Sequence[str], plan: Samples) -> None:
-    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.registry import layer_metrics
 
     if not is_main():
@@ -164,10 +164,10 @@ def reference_of(
 
     Of several processes all must call this, unless `alone` says that this one does all of it.
     """
-    from wrangan_cli.engine.distributed import is_main, own_share
+    from wrangan_cli.engine.base.distributed import is_main, own_share
+    from wrangan_cli.engine.base.weights import INCEPTION, TORCHVISION_VGG
+    from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
     from wrangan_cli.engine.metrics.samples import Reference, image_set_features
-    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
-    from wrangan_cli.engine.weights import INCEPTION, TORCHVISION_VGG
 
     load = cache(lambda: load_image_set([path], model.sample_side, default_cache_dir()))
     if not alone:

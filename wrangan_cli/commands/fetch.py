@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wrangan_cli.commands.shell import AsJson, Results, console, say
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.fetchables import Fetchable
+    from wrangan_cli.engine.checkpoints.fetchables import Fetchable
 
 
 def fetch(
@@ -31,7 +31,7 @@ def fetch(
     They are checked by their sha256 and put into the cache ($WRANGAN_CACHE); nothing is
     installed. WRANGAN_OFFLINE=1 forbids the network.
     """
-    from wrangan_cli.engine.fetchables import fetchables, find_fetchable
+    from wrangan_cli.engine.checkpoints.fetchables import fetchables, find_fetchable
 
     results = Results(as_json)
     if not names:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from wrangan_cli.commands.shell import AsJson, Null, Results, one_image, progress_with_rate
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
 
 MAX_SEEDS = 100_000
 """Images of one call."""
@@ -45,10 +45,10 @@ def generate(
     """
     import torch
 
-    from wrangan_cli.engine.images import image_grid, save_image
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.base.runtime import random_generator, resolve_device, seeded_latents
+    from wrangan_cli.engine.data.images import image_grid, save_image
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.randomized import draw_epsilon
-    from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
 
     if pairs is not None:
         if epsilon:
@@ -88,9 +88,9 @@ def generate(
 def _generate_pairs(
     folder: Path, model: str, samples: int, side: int, seed: int, device: str, results: Results
 ) -> None:
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.runtime import resolve_device
-    from wrangan_cli.engine.training.pairs import draw_pairs
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
+    from wrangan_cli.engine.models.pairs import draw_pairs
 
     loaded = load_model(model, resolve_device(device))
     with progress_with_rate("drawing pairs", samples) as advance:
@@ -100,7 +100,7 @@ def _generate_pairs(
 
 def parse_seeds(text: str) -> list[int]:
     """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
-    from wrangan_cli.engine.number_lists import parse_numbers
+    from wrangan_cli.engine.base.number_lists import parse_numbers
 
     example = "numbers and ranges of 64 bits such as 0-15 or 1,4,9"
     return parse_numbers(text, "seeds", 0, 2**64 - 1, MAX_SEEDS, example)

@@ -8,7 +8,7 @@ import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image, progress_with_rate
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +48,11 @@ def interpolate(
     null: Null = False,
 ) -> None:
     """Draw the images between codes: w and the weights' offsets change at an even pace."""
-    from wrangan_cli.engine.codes import load_code
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.data.images import check_side, check_written_size, checked_pillow
     from wrangan_cli.engine.editing import animation
     from wrangan_cli.engine.editing.interpolation import check_codes, check_steps, count_images, draw_way
-    from wrangan_cli.engine.images import check_side, check_written_size, checked_pillow
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.models.codes import load_code
 
     check_steps(steps)
     check_side(side)
@@ -96,8 +96,8 @@ def interpolate(
 
 def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, steps: int, loop: bool) -> None:
     """A row from each code to the next: the image of a code ends one row and begins another."""
-    from wrangan_cli.engine.images import checked_pillow, save_pillow
-    from wrangan_cli.engine.sheets import Layout
+    from wrangan_cli.engine.data.images import checked_pillow, save_pillow
+    from wrangan_cli.engine.data.sheets import Layout
 
     layout = Layout(rows, steps, (cell, cell), gap=0)
     sheet = layout.blank()
@@ -115,7 +115,7 @@ def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, ste
 def _save_each(
     results: Results, folder: Path, images: "Iterator[Tensor]", count: int, record: dict[str, object]
 ) -> None:
-    from wrangan_cli.engine.images import save_image
+    from wrangan_cli.engine.data.images import save_image
 
     digits = len(str(count - 1))
     for index, image in enumerate(images):

@@ -10,17 +10,17 @@ import typer
 
 from wrangan_cli.commands.panels import inversion_panels
 from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import UsageError, WranganError, is_out_of_memory
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError, WranganError, is_out_of_memory
 from wrangan_cli.engine.inversion.settings import InversionSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wrangan_cli.engine.codes import Code
     from wrangan_cli.engine.inversion.folder import Job
     from wrangan_cli.engine.inversion.loop import Inverter
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.codes import Code
+    from wrangan_cli.engine.models.folder import Model
 
 
 @settings_options(InversionSettings, panels=inversion_panels(list(InversionSettings.__dataclass_fields__)))
@@ -52,9 +52,9 @@ def invert(
     Photographs whose code stands in the output folder are skipped, so an interrupted
     run goes on where it stopped. Under torchrun each process inverts its share.
     """
-    from wrangan_cli.engine.distributed import process_group
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.base.distributed import process_group
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
 
     with process_group():
         place = resolve_device(device)
@@ -75,7 +75,7 @@ def invert_photos(
     cuda_graph: bool = False,
 ) -> None:
     """Make the codes that are not there yet; of several processes each its share (all must call this)."""
-    from wrangan_cli.engine.distributed import own_share
+    from wrangan_cli.engine.base.distributed import own_share
     from wrangan_cli.engine.inversion.loop import Inverter
 
     inverter = cache(lambda: Inverter.load(loaded(), settings, cuda_graph))
@@ -101,10 +101,10 @@ def _todo(
     results: Results,
 ) -> "list[Job]":
     """The photographs that have no code yet; what has one, and what cannot be done, is said."""
-    from wrangan_cli.engine.files import check_can_be_made
+    from wrangan_cli.engine.base.files import check_can_be_made
+    from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
     from wrangan_cli.engine.inversion.loop import resolved
-    from wrangan_cli.engine.photo_files import find_images
 
     found: list[Path] = []
     for path in inputs(photos):
@@ -135,8 +135,8 @@ def _todo(
 
 
 def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results) -> None:
-    from wrangan_cli.engine.codes import save_code
     from wrangan_cli.engine.inversion.folder import described
+    from wrangan_cli.engine.models.codes import save_code
 
     for job, code, seconds, cost in _inverted(inverter, todo, batch, results):
         try:
@@ -171,7 +171,7 @@ def _inverted(
 
     import torch
 
-    from wrangan_cli.engine.peak_memory import peak_memory, reset_peak
+    from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
 
     steps = max(1, inverter.settings.total_steps)
     waiting = deque(todo)

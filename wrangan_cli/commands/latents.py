@@ -8,13 +8,13 @@ import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, say
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.codes import Code
-    from wrangan_cli.engine.latents import Format, Latent, Space
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.checkpoints.latents import Format, Latent, Space
+    from wrangan_cli.engine.models.codes import Code
+    from wrangan_cli.engine.models.folder import Model
 
 
 def import_latents(
@@ -52,12 +52,12 @@ def import_latents(
     Read are the files of NVIDIA's and rosinality's projectors, PTI, e4e, ReStyle and HyperStyle, and plain
     arrays; nothing in them is executed.
     """
-    from wrangan_cli.engine.codes import SUFFIX
-    from wrangan_cli.engine.files import sha256
-    from wrangan_cli.engine.latents import remark_noise, remark_unlike
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.photo_files import images_by_stem
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.base.files import sha256
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.checkpoints.latents import remark_noise, remark_unlike
+    from wrangan_cli.engine.data.photo_files import images_by_stem
+    from wrangan_cli.engine.library import load_model
+    from wrangan_cli.engine.models.codes import SUFFIX
 
     place = resolve_device(device)
     results = Results(as_json, null)
@@ -92,7 +92,7 @@ def _read(
     paths: Iterable[Path], model: "Model", space: "Space", results: Results
 ) -> "dict[Path, list[Latent]]":
     """The latents of each file that can be read, each file once; the others are said."""
-    from wrangan_cli.engine.latents import find_latents, read_latents
+    from wrangan_cli.engine.checkpoints.latents import find_latents, read_latents
 
     read: dict[Path, list[Latent]] = {}
     for path in paths:
@@ -131,10 +131,10 @@ class _Importer:
 
     def write(self, path: Path, digest: str, item: "Latent") -> None:
         """The code of one latent of `path`, whose sha256 is `digest`; FileError if it is not written."""
-        from wrangan_cli.engine.codes import save_code
-        from wrangan_cli.engine.latents import code_of, photograph_of
-        from wrangan_cli.engine.names import one_file
-        from wrangan_cli.engine.photographs import load_photograph
+        from wrangan_cli.engine.base.names import one_file
+        from wrangan_cli.engine.checkpoints.latents import code_of, photograph_of
+        from wrangan_cli.engine.data.photographs import load_photograph
+        from wrangan_cli.engine.models.codes import save_code
 
         target = self._target(item)
         key = one_file(target)
@@ -162,8 +162,8 @@ class _Importer:
         )
 
     def _target(self, item: "Latent") -> Path:
-        from wrangan_cli.engine.codes import SUFFIX
-        from wrangan_cli.engine.names import existing_form
+        from wrangan_cli.engine.base.names import existing_form
+        from wrangan_cli.engine.models.codes import SUFFIX
 
         if self._out.suffix == SUFFIX and not self._out.is_dir():
             return self._out
@@ -176,7 +176,7 @@ def _check_same(target: Path, code: "Code") -> None:
     """FileError unless the file holds just this code."""
     import torch
 
-    from wrangan_cli.engine.codes import load_code
+    from wrangan_cli.engine.models.codes import load_code
 
     try:
         there = load_code(target)
@@ -216,8 +216,8 @@ def export_latents(
     """
     import torch
 
+    from wrangan_cli.engine.checkpoints.latents import encoded, left_out, write_latent
     from wrangan_cli.engine.checkpoints.records import listed
-    from wrangan_cli.engine.latents import encoded, left_out, write_latent
 
     one_file = out.suffix in (".npz", ".npy", ".pt") and not out.is_dir()
     said = cast("Format", out.suffix[1:]) if one_file else None
@@ -259,7 +259,7 @@ def export_latents(
 
 def _stands(target: Path, content: bytes, path: Path, written: dict[Path, Path], overwrite: bool) -> bool:
     """Whether the file is there as it would be written; FileError for another file, and for a second code."""
-    from wrangan_cli.engine.names import one_file
+    from wrangan_cli.engine.base.names import one_file
 
     key = one_file(target)
     if key in written:

@@ -10,12 +10,12 @@ from wrangan_cli.commands.evaluation import rated
 from wrangan_cli.commands.evaluation_samples import reference_of
 from wrangan_cli.commands.invert import invert_photos
 from wrangan_cli.commands.shell import Results, by_main, progress, say
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.inversion.settings import InversionSettings
     from wrangan_cli.engine.metrics.samples import Reference
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 CODES = "codes"
 
@@ -54,10 +54,10 @@ def make_report(
 
     codes: where the folders of the methods are, `out/codes` if None.
     """
-    from wrangan_cli.engine.distributed import gather_objects, is_main
-    from wrangan_cli.engine.files import check_can_be_made
+    from wrangan_cli.engine.base.distributed import gather_objects, is_main
+    from wrangan_cli.engine.base.files import check_can_be_made
+    from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan
-    from wrangan_cli.engine.photo_files import find_images
     from wrangan_cli.engine.reports.plots import require_matplotlib
     from wrangan_cli.engine.reports.run import write_report
     from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings

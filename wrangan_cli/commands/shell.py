@@ -24,7 +24,7 @@ from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
-from wrangan_cli.engine.errors import (
+from wrangan_cli.engine.base.errors import (
     FileError,
     UsageError,
     WranganError,
@@ -172,7 +172,7 @@ class Results:
 
         (torchrun ends the others as soon as one exits with an error.)
         """
-        from wrangan_cli.engine.distributed import any_rank
+        from wrangan_cli.engine.base.distributed import any_rank
 
         if any_rank(self.failures > 0):
             raise typer.Exit(1)
@@ -192,7 +192,7 @@ def by_main(work: Callable[[], T]) -> T:
 
     An error is raised, and so said, in the main process; the others exit with its code.
     """
-    from wrangan_cli.engine.distributed import from_main, is_main
+    from wrangan_cli.engine.base.distributed import from_main, is_main
 
     result: Any = None
     error: WranganError | OSError | None = None
@@ -212,7 +212,7 @@ def by_main(work: Callable[[], T]) -> T:
 def progress(description: str, total: int | None) -> Progress:
     """A progress bar on stderr with rate and estimate; hidden where stderr is no terminal, and
     in all processes of a torchrun but the first."""
-    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.base.distributed import is_main
 
     bar = Progress(
         TextColumn("{task.description}"),
@@ -265,8 +265,8 @@ def one_image(out: Path) -> bool:
 
     What is no image's suffix belongs to the name of a folder: `run-0.5`.
     """
-    from wrangan_cli.engine.images import WRITTEN_FORMATS, written_format
-    from wrangan_cli.engine.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+    from wrangan_cli.engine.data.images import WRITTEN_FORMATS, written_format
+    from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
     suffix = out.suffix.lower()
     others = IMAGE_SUFFIXES | UNREAD_SUFFIXES | OTHER_FILES

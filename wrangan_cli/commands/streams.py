@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-from wrangan_cli.engine.errors import cause_of
+from wrangan_cli.engine.base.errors import cause_of
 
 _ERRORS = "wrangan"
 

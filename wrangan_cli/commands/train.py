@@ -25,8 +25,8 @@ from wrangan_cli.commands.training_runs import (
     run_sensitivity,
     stream,
 )
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import (
     AdversarialSettings,
@@ -37,9 +37,9 @@ from wrangan_cli.engine.training.settings import (
 )
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.model_folder import Model
     from wrangan_cli.engine.models.config import StyleGAN2Config
     from wrangan_cli.engine.models.discriminator import Discriminator
+    from wrangan_cli.engine.models.folder import Model
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
@@ -69,11 +69,11 @@ def generator(
     """Train a StyleGAN2, from scratch or from another; the finished model is RUN/model."""
     import torch
 
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.architectures import build_generator
+    from wrangan_cli.engine.models.perceptual import check_perceptual
     from wrangan_cli.engine.models.randomized import randomize as make_random
-    from wrangan_cli.engine.perceptual import check_perceptual
-    from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
     device_used = resolve_device(device)
@@ -96,7 +96,7 @@ def generator(
 def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator | None":
     """D of the model to start from; where only the projected one is trained, which begins anew, a new
     one, or none of an architecture that has none."""
-    from wrangan_cli.engine.model_folder import DISCRIMINATOR, load_discriminator
+    from wrangan_cli.engine.models.folder import DISCRIMINATOR, load_discriminator
 
     config = start.generator.config
     if settings.discriminator != "projected":
@@ -186,10 +186,10 @@ def randomize(
     """
     import torch
 
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.generator import parse_random_layers, random_names
     from wrangan_cli.engine.models.randomized import randomize as make_random
-    from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
     if origin not in ("adversarial", "sensitivity"):
@@ -257,16 +257,16 @@ def encoder(
     """
     import torch
 
-    from wrangan_cli.engine.distributed import is_main
-    from wrangan_cli.engine.model_folder import load_model
+    from wrangan_cli.engine.base.distributed import is_main
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.encoders import KINDS, save_encoder
     from wrangan_cli.engine.models.encoders.blocks import fitted
-    from wrangan_cli.engine.perceptual import load_perceptual
-    from wrangan_cli.engine.runtime import resolve_device
+    from wrangan_cli.engine.models.pairs import open_pairs
+    from wrangan_cli.engine.models.perceptual import load_perceptual
     from wrangan_cli.engine.training.encoder import ImageTrainer
     from wrangan_cli.engine.training.encoder_kinds import encoder_trainer, record_of
     from wrangan_cli.engine.training.memory import encoder_memory
-    from wrangan_cli.engine.training.pairs import open_pairs
     from wrangan_cli.engine.training.record import RunRecord
     from wrangan_cli.engine.training.run import Report, train
 
@@ -340,10 +340,10 @@ def attributes(
 
     With --held-out and its labels the accuracy on them is printed, one line an attribute.
     """
-    from wrangan_cli.engine.files import replaced_atomically
-    from wrangan_cli.engine.model_folder import find_model
-    from wrangan_cli.engine.runtime import resolve_device
-    from wrangan_cli.engine.tensorfile import read_tensors
+    from wrangan_cli.engine.base.files import replaced_atomically
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.base.tensorfile import read_tensors
+    from wrangan_cli.engine.library import find_model
     from wrangan_cli.engine.training.attributes import read_labels, train_attributes
     from wrangan_cli.engine.training.record import RunRecord
 

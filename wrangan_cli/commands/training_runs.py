@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wrangan_cli.commands.shell import Results, progress, say
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.data.image_sets import ImageSet
+    from wrangan_cli.engine.models.folder import Model
     from wrangan_cli.engine.models.generator import Generator, RandomLayers
     from wrangan_cli.engine.training.adversarial import AdversarialTrainer
-    from wrangan_cli.engine.training.data import ImageSet
     from wrangan_cli.engine.training.memory import Memory
     from wrangan_cli.engine.training.quality import KidMonitor
     from wrangan_cli.engine.training.settings import (
@@ -43,7 +43,7 @@ def join_processes(context: typer.Context) -> None:
 
     if "WORLD_SIZE" not in os.environ:  # spares `--help` the import of torch
         return
-    from wrangan_cli.engine.distributed import process_group, world_size
+    from wrangan_cli.engine.base.distributed import process_group, world_size
 
     context.with_resource(process_group())
     if world_size() > 1 and context.invoked_subcommand == "attributes":
@@ -52,7 +52,7 @@ def join_processes(context: typer.Context) -> None:
 
 def remark(message: str) -> None:
     """`say`, once where several processes run."""
-    from wrangan_cli.engine.distributed import is_main
+    from wrangan_cli.engine.base.distributed import is_main
 
     if is_main():
         say(message)
@@ -60,7 +60,7 @@ def remark(message: str) -> None:
 
 def load_images(data: list[Path], resolution: int, resize_filter: str) -> "ImageSet":
     """The training images; what is broken is named."""
-    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
+    from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
 
     bar = progress("decoding", None)
     with bar:
@@ -73,7 +73,7 @@ def load_images(data: list[Path], resolution: int, resize_filter: str) -> "Image
 
 def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int], Iterator[Tensor]]":
     """From the count of images seen to the batches that follow; of each the given rows."""
-    from wrangan_cli.engine.training.data import batches
+    from wrangan_cli.engine.data.image_sets import batches
 
     return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip, rows)
 
@@ -96,8 +96,8 @@ def run_adversarial(
     dry_run: bool,
 ) -> None:
     """Train G and D into `out`, and print the finished model's folder."""
-    from wrangan_cli.engine.distributed import is_main
-    from wrangan_cli.engine.model_folder import save_model
+    from wrangan_cli.engine.base.distributed import is_main
+    from wrangan_cli.engine.models.folder import save_model
     from wrangan_cli.engine.models.randomized import with_plain_std
     from wrangan_cli.engine.training.memory import adversarial_memory
     from wrangan_cli.engine.training.quality import BEST_MODEL, best_kid, kid_monitor, save_best
@@ -160,9 +160,9 @@ def run_sensitivity(
     out: Path,
 ) -> None:
     """σ of `layers` from sensitivity into `out`, and print the finished model's folder."""
-    from wrangan_cli.engine.distributed import world_size
-    from wrangan_cli.engine.model_folder import carry_companions, find_discriminator, save_model
-    from wrangan_cli.engine.perceptual import load_perceptual
+    from wrangan_cli.engine.base.distributed import world_size
+    from wrangan_cli.engine.models.folder import carry_companions, find_discriminator, save_model
+    from wrangan_cli.engine.models.perceptual import load_perceptual
     from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 
     if world_size() > 1:
@@ -212,7 +212,7 @@ def print_small_std(generator: "Generator") -> None:
 
 def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:
     """What --dry-run says: settings one a line, sizes, memory of one process."""
-    from wrangan_cli.engine.distributed import is_main, world_size
+    from wrangan_cli.engine.base.distributed import is_main, world_size
     from wrangan_cli.engine.training.memory import parameter_count
 
     if not is_main():

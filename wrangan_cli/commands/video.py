@@ -11,8 +11,8 @@ from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels
 from wrangan_cli.commands.panels import CLIP
 from wrangan_cli.commands.shell import AsJson, Null, Results, progress, say, settings_options
-from wrangan_cli.engine.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.video.settings import ClipSettings
 
 if TYPE_CHECKING:
@@ -59,10 +59,10 @@ def invert(
     until there are inverted, and the exit code is 1 (give --frames to take what you want). An interrupted
     run goes on where it stopped. Needs the optional parts "video" and "align" (see `wrangan doctor`).
     """
-    from wrangan_cli.engine.face_detection import FaceDetector
-    from wrangan_cli.engine.model_folder import load_model
-    from wrangan_cli.engine.runtime import resolve_device
-    from wrangan_cli.engine.video.ffmpeg import probe
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.data.ffmpeg import probe
+    from wrangan_cli.engine.faces.detection import FaceDetector
+    from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.video.invert import ClipRun, load_clip_inverter, parse_span
 
     results = Results(as_json, null)
@@ -103,7 +103,7 @@ def edit(
 
     Without --direction: as they were inverted. `wrangan paste` for clips is `wrangan video paste`.
     """
-    from wrangan_cli.engine.video.ffmpeg import check_film
+    from wrangan_cli.engine.data.ffmpeg import check_film
 
     check_film(out)
     results = Results(as_json, null)
@@ -140,7 +140,7 @@ def paste(
 
     Rate, size and sound are the clip's; frames that were not inverted are as they were.
     """
-    from wrangan_cli.engine.video.ffmpeg import check_film
+    from wrangan_cli.engine.data.ffmpeg import check_film
 
     check_film(out)
     results = Results(as_json, null)
@@ -162,8 +162,8 @@ def _opened(
     device: str,
 ) -> "tuple[ClipCodes, list[Move]]":
     """The codes with their model, and the moves that were asked for, of which there may be none."""
+    from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing.directions import Move, check_requests
-    from wrangan_cli.engine.runtime import resolve_device
     from wrangan_cli.engine.video.record import check_finished, frame_file, load_record
     from wrangan_cli.engine.video.render import ClipCodes
 

@@ -12,16 +12,18 @@ from wrangan_kernels import loader
 from wrangan_kernels.build import BuildError
 
 from wrangan_cli import __version__
-from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.fetchables import fetchables
-from wrangan_cli.engine.fetched_models import is_here
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.model_folder import DEFAULT_MODEL, bundled_models, load_model
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.base.runtime import random_generator, resolve_device, seeded_latents
+from wrangan_cli.engine.checkpoints.fetchables import fetchables
+from wrangan_cli.engine.checkpoints.fetched_models import is_here
+from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.config import StyleGAN2Config
+from wrangan_cli.engine.models.folder import bundled_models
 from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.runtime import random_generator, resolve_device, seeded_latents
 
 CORE_PACKAGES = (
     "torch",

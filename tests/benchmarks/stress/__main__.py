@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks.stress import folder, headers, kills
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically
 
 PARTS = ("headers", "folder", "kills")
 

@@ -14,10 +14,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import load_code
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.peak_memory import peak_memory, reset_peak
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from tests.benchmarks.stress.samples import INVERT, SIDE, tiny_model
 from tests.conftest import write_photo
-from wrangan_cli.engine.codes import load_code
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import load_model
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code
 
 GOOD, HOSTILE = 950, 50
 LIMIT = 1800

@@ -14,10 +14,10 @@ import torch
 
 from tests.benchmarks.stress.samples import SIDE, TRAIN, tiny_model
 from tests.conftest import write_photo
-from wrangan_cli.engine.codes import load_code
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.model_folder import load_model
-from wrangan_cli.engine.tensorfile import read_tensors
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.tensorfile import read_tensors
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import load_code
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 
 PHOTOS = 20

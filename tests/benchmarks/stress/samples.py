@@ -17,11 +17,12 @@ from tests.code_files import make_code
 from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fixtures.checkpoint_files import CASES, write_case
 from wrangan_cli.app import app
-from wrangan_cli.engine.codes import save_code
+from wrangan_cli.engine.data.image_kinds import reads_heif
 from wrangan_cli.engine.editing.directions import Direction, save_directions, unit
-from wrangan_cli.engine.image_kinds import reads_heif
-from wrangan_cli.engine.model_folder import Model, load_model, save_model
+from wrangan_cli.engine.library import load_model
+from wrangan_cli.engine.models.codes import save_code
 from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, save_encoder
+from wrangan_cli.engine.models.folder import Model, save_model
 
 SIDE = 24
 INVERT = ["--method", "encoder", "--perceptual-weight", "0", "--device", "cpu"]

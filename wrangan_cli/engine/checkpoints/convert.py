@@ -7,27 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.runtime import seeded_latents
+from wrangan_cli.engine.base.tensorfile import write_torch
 from wrangan_cli.engine.checkpoints import rosinality
 from wrangan_cli.engine.checkpoints.detect import read_checkpoint
 from wrangan_cli.engine.checkpoints.encoders import Report as EncoderReport
 from wrangan_cli.engine.checkpoints.encoders import install_published
 from wrangan_cli.engine.checkpoints.records import Checkpoint
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import (
+from wrangan_cli.engine.models.discriminator import Discriminator
+from wrangan_cli.engine.models.folder import (
+    Model,
     find_discriminator,
     load_discriminator,
-    load_model,
+    read_model,
     save_model,
     stored_weights,
     w_statistics,
 )
-from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.generator import Generator
+from wrangan_cli.engine.models.perceptual import check_perceptual
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.perceptual import check_perceptual
-from wrangan_cli.engine.runtime import seeded_latents
-from wrangan_cli.engine.tensorfile import write_torch
 
 CHECK_SEEDS = [0, 1, 2, 3]
 SENSIBLE_STD = (0.05, 3.0)
@@ -126,7 +127,7 @@ def convert_to_model(
     if discriminator is None:
         # Of the model that stood here before; only now, as writing may have failed.
         (folder / "discriminator.safetensors").unlink(missing_ok=True)
-    stored = load_model(str(folder))
+    stored = read_model(folder)
     equal = torch.equal(draw(stored.generator), images) and _same(stored.generator, generator)
     if discriminator is not None:
         equal = equal and _same(load_discriminator(folder, generator.config), discriminator)
@@ -140,8 +141,8 @@ def convert_to_model(
     return replace(report, encoder=encoder)
 
 
-def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report:
-    """Write a model folder (or a bundled model) as rosinality's `.pt`: g_ema, latent_avg, d.
+def export_rosinality(model: Model, path: Path, overwrite: bool = False) -> Report:
+    """Write a model as rosinality's `.pt`: g_ema, latent_avg, d.
 
     Raises UsageError where `path` exists and `overwrite` is not set, and for another architecture than
     StyleGAN2; WranganError where
@@ -150,22 +151,21 @@ def export_rosinality(model: str, path: Path, overwrite: bool = False) -> Report
     """
     if path.is_dir() or (path.exists() and not overwrite):
         raise UsageError(f"{path} exists already: choose another --out, or add --overwrite for a file")
-    loaded = load_model(model)
-    generator, notes = loaded.generator, []
+    generator, notes = model.generator, []
     if not isinstance(generator, StyleGAN2Generator):
         architecture = generator.config.architecture
-        raise UsageError(f"model {loaded.name} is {architecture}: rosinality's files hold StyleGAN2 alone")
+        raise UsageError(f"model {model.name} is {architecture}: rosinality's files hold StyleGAN2 alone")
     images = draw(generator)
     if generator.config.conv_clamp is not None:
         free = rosinality.without_clamp(generator)
         difference = float((draw(free) - images).abs().max())
         if difference > 0:
             effect = f"clamp at {generator.config.conv_clamp:g}, which changes images by {difference:.2g}"
-            raise FileError(loaded.path, f"not representable: its layers {effect}; rosinality's do not clamp")
+            raise FileError(model.path, f"not representable: its layers {effect}; rosinality's do not clamp")
         generator = free
         notes.append(f"the clamp was left out; it changes none of {len(CHECK_SEEDS)} seeds' images")
-    discriminator = find_discriminator(loaded)
-    contents, more = rosinality.to_contents(generator, loaded.w_mean, discriminator)
+    discriminator = find_discriminator(model)
+    contents, more = rosinality.to_contents(generator, model.w_mean, discriminator)
     write_torch(path, contents)
     again = build(read_checkpoint(path))[0]
     # Rescaling the mapping network rounds its numbers; otherwise nothing may change.

@@ -7,6 +7,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints import file_kinds, nvidia_tf, nvidia_torch, rosinality
 from wrangan_cli.engine.checkpoints.records import Checkpoint, NotConvertible
 from wrangan_cli.engine.checkpoints.restricted_unpickler import (
@@ -17,7 +18,6 @@ from wrangan_cli.engine.checkpoints.restricted_unpickler import (
     printable,
 )
 from wrangan_cli.engine.checkpoints.unwrapping import NVIDIA, contents_of, generator_of
-from wrangan_cli.engine.errors import FileError
 
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """Near the beginning of files of torch.save before they were zip archives: a pickled magic number."""

@@ -16,7 +16,6 @@ from wrangan_cli.engine.checkpoints.encoder_names import (
     styled_conv_name,
 )
 from wrangan_cli.engine.checkpoints.records import NotConvertible, brief, collect, shape_of
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     AnyEncoder,
     Encoder,
@@ -27,6 +26,7 @@ from wrangan_cli.engine.models.encoders import (
     StyleEncoderConfig,
     layer_shapes,
 )
+from wrangan_cli.engine.models.folder import Model
 
 INPUT_SIDE = 256
 PASSES = 5

@@ -16,15 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.checkpoints import rosinality
 from wrangan_cli.engine.checkpoints.detect import read_data
 from wrangan_cli.engine.checkpoints.encoder_networks import PYRAMIDS, hypernet, into_w, styles
 from wrangan_cli.engine.checkpoints.records import NotConvertible, brief, listed
 from wrangan_cli.engine.checkpoints.restricted_unpickler import READ_ERRORS, one_line, printable
 from wrangan_cli.engine.checkpoints.unwrapping import ENCODERS, Contents, contents_of
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     FILE,
     KINDS,
@@ -37,6 +36,7 @@ from wrangan_cli.engine.models.encoders import (
     read_any,
     save_encoder,
 )
+from wrangan_cli.engine.models.folder import Model
 
 INTO_W = ("WEncoder", "BackboneEncoderUsingLastLayerIntoW", "SingleStyleCodeEncoder")
 SINGLES = (

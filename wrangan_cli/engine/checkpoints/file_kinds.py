@@ -7,8 +7,8 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-from wrangan_cli.engine import image_kinds
 from wrangan_cli.engine.checkpoints.records import listed
+from wrangan_cli.engine.data import image_kinds
 
 HEAD = 4096
 """Bytes of a file's beginning that `describe` wants."""

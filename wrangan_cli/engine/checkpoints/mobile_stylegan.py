@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.openvino_ir import Graph, Node
 from wrangan_cli.engine.checkpoints.openvino_walk import TOLERANCE, Walk
-from wrangan_cli.engine.errors import FileError
 
 SLOPE = 0.2
 """Of the leaky ReLUs, which the network applies itself."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError
+from wrangan_cli.engine.base.errors import FileError
 
 VERSIONS = ("10", "11")
 """Of the format; what is read here is the same in both."""

@@ -2,8 +2,8 @@
 
 from torch import Tensor, float32
 
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.openvino_ir import Graph, Node, Source
-from wrangan_cli.engine.errors import FileError
 
 TOLERANCE = 1e-4
 """How far the representation's constants may lie from those that the network computes with."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator

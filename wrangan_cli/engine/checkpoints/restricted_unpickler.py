@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 
 import torch
 
+from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.checkpoints.numpy_stand_ins import AnyDType, DType, StoredArray, StoredObjects
 from wrangan_cli.engine.checkpoints.sealed import Data
 from wrangan_cli.engine.checkpoints.stand_ins import Storage, as_vector, stand_in
-from wrangan_cli.engine.errors import FileError
 
 READ_ERRORS = (
     pickle.UnpicklingError,

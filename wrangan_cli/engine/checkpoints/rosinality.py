@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.checkpoints.records import (
     Checkpoint,
     NotConvertible,
@@ -27,7 +28,6 @@ from wrangan_cli.engine.checkpoints.unwrapping import ENCODERS, Contents, Networ
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.runtime import random_generator
 
 KIND = "rosinality"
 LR_MULTIPLIER = 0.01

@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 from PIL.GifImagePlugin import getdata
 
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.video.ffmpeg import ffmpeg, film
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.data.ffmpeg import ffmpeg, film
 
 SUFFIXES = (".gif", ".mp4")
 LARGEST_SIDES = {".gif": 2**16 - 1, ".mp4": 2**14}

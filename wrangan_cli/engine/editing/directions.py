@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, as_w_plus
-from wrangan_cli.engine.errors import FileError, UsageError, cause_of
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.number_lists import parse_numbers
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.base.errors import FileError, UsageError, cause_of
+from wrangan_cli.engine.base.number_lists import parse_numbers
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.codes import Code, as_w_plus
+from wrangan_cli.engine.models.folder import Model
 
 FILE_NAME = "directions.safetensors"
 SENSIBLE_RANGE = (-3.0, 3.0)

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.array_files import TORCH_SUFFIXES, numbers, read_numpy
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.checkpoints.array_files import TORCH_SUFFIXES, numbers, read_numpy
 from wrangan_cli.engine.checkpoints.detect import read_data
 from wrangan_cli.engine.editing.directions import Direction, check_name, parse_layers, row_norm, std_along
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 SUFFIXES = (".npy", ".npz", ".pt")
 W_SAMPLES = 10_000

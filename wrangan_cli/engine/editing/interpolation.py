@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import PREFIXES, Code, as_w_plus, render_each
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.models.codes import PREFIXES, Code, as_w_plus, render_each
+from wrangan_cli.engine.models.folder import Model
 
 
 def interpolate_codes(

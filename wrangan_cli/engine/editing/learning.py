@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.brightness import BrightnessScorer
 from wrangan_cli.engine.editing.directions import SENSIBLE_RANGE, Direction, check_name
 from wrangan_cli.engine.editing.pose import SENSIBLE_TURN, YawScorer
@@ -10,10 +11,9 @@ from wrangan_cli.engine.editing.regression import learn_measured
 from wrangan_cli.engine.editing.scoring import AttributeScorer, Scorer, scored
 from wrangan_cli.engine.editing.settings import BRIGHTNESS, KNOWN_ATTRIBUTES, POSE, LearnSettings
 from wrangan_cli.engine.editing.svm import learn_direction, require_sklearn
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import AttributeNet
-from wrangan_cli.engine.training.pairs import Pairs
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.pairs import Pairs
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import torch
 
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 PREFIX = "pca-"
 

@@ -5,8 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wrangan_cli.engine.face_detection import FaceDetector
-from wrangan_cli.engine.images import to_pillow
+from wrangan_cli.engine.data.images import to_pillow
+from wrangan_cli.engine.faces.detection import FaceDetector
 
 SENSIBLE_TURN = (-2.0, 2.0)
 """Beyond, a face that is turned already becomes a profile, of which generators have seen few."""

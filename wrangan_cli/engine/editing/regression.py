@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.editing.directions import SENSIBLE_RANGE, Direction, std_along, unit
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.editing.svm import made_orthogonal, require_sklearn
-from wrangan_cli.engine.errors import WranganError
 
 MIN_IMAGES = 100
 """Fewer images with a score say nothing about W."""

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.model_folder import Model, sample_w
 from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits
+from wrangan_cli.engine.models.folder import Model, sample_w
+from wrangan_cli.engine.models.pairs import Pairs
 from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.training.pairs import Pairs
 
 
 class Scorer(Protocol):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from wrangan_cli.engine.codes import Code, render_each
+from wrangan_cli.engine.data.images import checked_pillow
+from wrangan_cli.engine.data.sheets import Layout
 from wrangan_cli.engine.editing.directions import Move
 from wrangan_cli.engine.editing.sweeps import Sweep, sweeps_of, swept
-from wrangan_cli.engine.images import checked_pillow
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.sheets import Layout
+from wrangan_cli.engine.models.codes import Code, render_each
+from wrangan_cli.engine.models.folder import Model
 
 PHOTOGRAPH, INVERTED = "photograph", "inverted"
 """Titles of what stands beside the edits: the photograph, or the code's own image."""

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.editing.directions import Direction, std_along, unit
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.installation import install_line
 
 
 def require_sklearn() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wrangan_cli.engine.codes import Code
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.directions import (
     Direction,
     Move,
@@ -14,7 +14,7 @@ from wrangan_cli.engine.editing.directions import (
     find_direction,
 )
 from wrangan_cli.engine.editing.interpolation import check_steps
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.models.codes import Code
 
 
 @dataclass(frozen=True)

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.batch import Target
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.drawing import draw
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.shared_offsets import Factors, product
+from wrangan_cli.engine.models.shared_offsets import Factors, product
 
 OnStep = Callable[[int], None]
 

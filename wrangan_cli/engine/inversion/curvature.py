@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.base.runtime import random_generator
 
 FLOOR = 0.01
 """Added to the eigenvalues of each factor, in units of their mean: few probes leave some at 0."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wrangan_cli.engine.codes import IMPORTED, SUFFIX, Code, load_code
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.names import existing_form, one_file, same_name
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.inversion.trained import network_files
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.names import existing_form, one_file, same_name
+from wrangan_cli.engine.models.codes import IMPORTED, SUFFIX, Code, load_code
+from wrangan_cli.engine.models.folder import Model
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import cause_of
+from wrangan_cli.engine.base.errors import cause_of
+from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.runtime import adam
 
 WARM_UP = 4
 """Steps that are taken one operation at a time before the capture: libraries choose their algorithms in

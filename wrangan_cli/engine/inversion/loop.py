@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.cores import on_cores
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.cores import on_cores
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.photographs import by_side, load_photograph
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
 from wrangan_cli.engine.inversion.budget import planned
@@ -29,12 +30,11 @@ from wrangan_cli.engine.inversion.schedule import settled_from
 from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, TUNING, InversionSettings
 from wrangan_cli.engine.inversion.trained import Prediction, load_networks, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import reduced
-from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss, load_perceptual
-from wrangan_cli.engine.photographs import by_side, load_photograph
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss, load_perceptual
 
 _log = logging.getLogger("wrangan")
 HELD_PIXELS = 512 * 512

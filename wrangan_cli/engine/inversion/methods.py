@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion import projector, pti
 from wrangan_cli.engine.inversion.schedule import constant, projector_ramp, rise_of_offsets, warm_and_decay
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import StyledWeight
+from wrangan_cli.engine.models.perceptual import PerceptualDistance
 from wrangan_cli.engine.models.randomized import tunable_weights
-from wrangan_cli.engine.perceptual import PerceptualDistance
-from wrangan_cli.engine.runtime import random_generator
 
 
 @dataclass(frozen=True)

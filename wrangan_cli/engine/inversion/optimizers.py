@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.inversion.curvature import Metric, Rates, measured
 from wrangan_cli.engine.inversion.settings import InversionSettings
-from wrangan_cli.engine.runtime import adam
 
 Groups = list[dict[str, Any]]
 """Adam's: `params`, tensors with a leading batch axis, and `lr`."""

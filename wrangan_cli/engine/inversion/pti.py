@@ -9,9 +9,9 @@ from torch import Tensor
 
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.drawing import draw, heard_noise
-from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 
 TRUNCATION = 0.5
 """Of the random w towards which the locality regulariser moves."""

@@ -333,3 +333,16 @@ class InversionSettings:
     def total_steps(self) -> int:
         """Steps of an image, at most, with those of the pivot."""
         return self.loop_steps + (0 if self.pivot is None else self.pivot.value("steps"))
+
+
+def check_named(named: object) -> None:
+    """ValueError unless `named`, of a model's config.json, are settings of NAMED_BY_MODEL that can be."""
+    if not isinstance(named, dict) or not set(named) <= set(NAMED_BY_MODEL):
+        raise ValueError(f"expected settings among {', '.join(NAMED_BY_MODEL)}")
+    for name, value in named.items():
+        if not isinstance(value, str if name == "optimizer" else int | float) or isinstance(value, bool):
+            raise ValueError(f"{name} {value!r}")
+    try:
+        InversionSettings(**named)
+    except TypeError as error:
+        raise ValueError(str(error)) from error

@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.files import sha256
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     KINDS,
     Hypernet,
@@ -25,6 +24,7 @@ from wrangan_cli.engine.models.encoders import (
     start_where_trained,
     weight_offsets,
 )
+from wrangan_cli.engine.models.folder import Model
 
 Prediction = Callable[[Tensor, Tensor], Variables]
 """(images (B, 3, R, R), w where they start (B, style_dim)) → what the network makes of them."""

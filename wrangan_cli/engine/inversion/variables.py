@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import PREFIXES
+from wrangan_cli.engine.models.codes import PREFIXES
 
 GROUPS = tuple(PREFIXES.values())
 """Fields that variables and codes have in common: what a code stores beside w."""

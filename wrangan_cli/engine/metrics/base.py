@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.model_folder import Model
+    from wrangan_cli.engine.models.folder import Model
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import torch
 
-from wrangan_cli.engine.codes import Code, as_w_plus, render
+from wrangan_cli.engine.base.errors import WranganError, cause_of
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
-from wrangan_cli.engine.errors import WranganError, cause_of
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import Code, as_w_plus, render
+from wrangan_cli.engine.models.folder import Model
 
 STRENGTH = 3.0
 PROTOCOL = "a code edited by ± {strength:g} std along {direction}, inverted again as it was, and moved back"

@@ -29,14 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, render
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.face_detection import FaceDetector
-from wrangan_cli.engine.images import to_pillow
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.images import to_pillow
+from wrangan_cli.engine.faces.detection import FaceDetector
 from wrangan_cli.engine.metrics import fid, kid
 from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.runtime import random_generator
+from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.folder import Model
 
 FACE = "corruption-face"
 FACE_PROTOCOL = "w moved by the size of W in random directions, offsets kept; share with a face that is found"

@@ -25,14 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, render
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
 from wrangan_cli.engine.editing.pose import LANDMARK_SIDE, YawScorer
-from wrangan_cli.engine.errors import UsageError
 from wrangan_cli.engine.metrics.identity import load_descriptors
 from wrangan_cli.engine.metrics.separability import judged
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import attribute_logits, load_attributes
+from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.folder import Model
 
 NAME = "edit-success"
 STEPS = 5

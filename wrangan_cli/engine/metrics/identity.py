@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.images import to_uint8
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.base.weights import FACE_DESCRIPTOR, FACE_LANDMARKS, find_weights
+from wrangan_cli.engine.data.images import to_uint8
 from wrangan_cli.engine.metrics.base import PairMetric
-from wrangan_cli.engine.perceptual import for_metric
-from wrangan_cli.engine.weights import FACE_DESCRIPTOR, FACE_LANDMARKS, find_weights
+from wrangan_cli.engine.models.perceptual import for_metric
 
 BOX = (46 / 256, 81 / 256, 201 / 256, 219 / 256)
 """Left, top, right, bottom of the face in an aligned image, as shares of its side."""

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import FileError, WranganError, cause_of
-from wrangan_cli.engine.images import to_uint8
-from wrangan_cli.engine.installation import install_line
-from wrangan_cli.engine.perceptual import for_metric
-from wrangan_cli.engine.weights import INCEPTION, find_weights
+from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.base.weights import INCEPTION, find_weights
+from wrangan_cli.engine.data.images import to_uint8
+from wrangan_cli.engine.models.perceptual import for_metric
 
 FEATURES = 2048
 SIDE = 299

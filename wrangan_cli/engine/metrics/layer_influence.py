@@ -9,7 +9,7 @@ import torch
 
 from wrangan_cli.engine.metrics.base import LayerMetric
 from wrangan_cli.engine.metrics.samples import epsilon_of_images
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.folder import Model, sample_w
 
 ALL = "all"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import PairMetric
-from wrangan_cli.engine.perceptual import PERCEPTUAL_NAMES, for_metric, load_perceptual
+from wrangan_cli.engine.models.perceptual import PERCEPTUAL_NAMES, for_metric, load_perceptual
 
 _FULL_NAMES = {
     "lpips-vgg": "LPIPS 0.1 with VGG16",

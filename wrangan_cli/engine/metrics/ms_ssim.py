@@ -8,7 +8,7 @@ scales do not fit) are enlarged bilinearly to 256 first. Range 0…1, higher is 
 from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import PairMetric
-from wrangan_cli.engine.perceptual import for_metric
+from wrangan_cli.engine.models.perceptual import for_metric
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:

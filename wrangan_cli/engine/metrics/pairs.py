@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import IMPORTED, SUFFIX, Code, find_codes, load_code, render
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.names import same_name
+from wrangan_cli.engine.data.photo_files import images_by_stem
+from wrangan_cli.engine.data.photographs import by_side, check_source, load_photograph
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.codes import IMPORTED, SUFFIX, Code, find_codes, load_code, render
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import reduced
-from wrangan_cli.engine.names import same_name
-from wrangan_cli.engine.perceptual import METRIC_SIDE
-from wrangan_cli.engine.photo_files import images_by_stem
-from wrangan_cli.engine.photographs import by_side, check_source, load_photograph
+from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """Two batches (B, 3, H, W) in [-1, 1] → (B,)."""

@@ -2,7 +2,7 @@
 
 Protocol: seconds are wall-clock time of its batch over the number of photographs in it, the
 loading of model and networks left out. Memory is that of the whole batch: on a GPU
-PyTorch's tensors, elsewhere the resident memory of the whole process (engine/peak_memory.py).
+PyTorch's tensors, elsewhere the resident memory of the whole process (engine/base/peak_memory.py).
 Figures compare on one machine, at one `--batch`, with nothing else running.
 """
 

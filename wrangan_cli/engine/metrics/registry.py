@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.metrics import (
     consistency,
     corruption,

@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.distributed import from_main, gather_shares, is_main, own_share
-from wrangan_cli.engine.errors import FileError, WranganError
+from wrangan_cli.engine.base.distributed import from_main, gather_shares, is_main, own_share
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.base.weights import INCEPTION, WeightFile
+from wrangan_cli.engine.data.image_sets import ImageSet
 from wrangan_cli.engine.metrics.inception import FEATURES, extract_features
-from wrangan_cli.engine.model_folder import Model, sample_w
+from wrangan_cli.engine.models.folder import Model, sample_w
 from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.training.data import ImageSet
-from wrangan_cli.engine.weights import INCEPTION, WeightFile
 
 REFERENCE_FILE = "reference.safetensors"
 """In a model's folder: features of images that the model was not trained on."""

@@ -21,16 +21,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import std_along
 from wrangan_cli.engine.editing.scoring import score_samples
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
 from wrangan_cli.engine.editing.svm import Separation, require_sklearn, separate
-from wrangan_cli.engine.errors import WranganError
 from wrangan_cli.engine.metrics.base import LayerMetric
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import AttributeNet, attribute_logits, load_attributes
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
-from wrangan_cli.engine.runtime import random_generator
 
 STRENGTH = 3.0
 """Standard deviations by which held-out samples are moved."""

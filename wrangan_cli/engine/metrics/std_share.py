@@ -1,7 +1,7 @@
 """Share of a random weight's numbers that have been given up: |σ| < 10⁻³ (the paper's Table 6)."""
 
 from wrangan_cli.engine.metrics.base import LayerMetric
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import SMALL_STD, small_std_share
 
 

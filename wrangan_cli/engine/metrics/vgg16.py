@@ -13,11 +13,11 @@ and the usual PyTorch ports take torchvision's too. Protocol, in this order:
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.images import to_uint8
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.weights import TORCHVISION_VGG, find_weights
+from wrangan_cli.engine.data.images import to_uint8
 from wrangan_cli.engine.metrics.inception import as_tensorflow_resizes
-from wrangan_cli.engine.perceptual import for_metric, read_state
-from wrangan_cli.engine.weights import TORCHVISION_VGG, find_weights
+from wrangan_cli.engine.models.perceptual import for_metric, read_state
 
 SIDE = 224
 PROTOCOL = (

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import FileError, UsageError, cause_of
-from wrangan_cli.engine.model_folder import Model, load_weights, stored_weights
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.base.errors import FileError, UsageError, cause_of
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import Model, load_weights, stored_weights
 
 FILE_NAME = "attributes.safetensors"
 

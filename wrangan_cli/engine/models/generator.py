@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.models.discriminator import Discriminator

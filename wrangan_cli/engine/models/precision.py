@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 
 DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrizations import spectral_norm
 
-from wrangan_cli.engine import weights
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.installation import install_line
 
 CLASSIFIER = "tf_efficientnet_lite0"
 WIDTH = 64

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from wrangan_kernels import loader
 
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 
 _TYPES = {
     "cpu": (torch.float32,),

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 
 VERSION = 1
 """Part of every key: raised when a measure changes its meaning."""

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.codes import render
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.data.images import load_image, save_image
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import load_image, save_image
 from wrangan_cli.engine.inversion.folder import Job
+from wrangan_cli.engine.models.codes import render
 from wrangan_cli.engine.reports.subject import Subject
 
 LOSSY_SIDE = 256

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.editing.directions import Direction, load_directions
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import edit_success
 from wrangan_cli.engine.metrics.edit_success import SAME_PERSON, STEPS, Judge, Point, Trial

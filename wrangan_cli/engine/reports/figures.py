@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.data.images import labelled_grid, load_image
 from wrangan_cli.engine.editing.interpolation import draw_way
-from wrangan_cli.engine.images import labelled_grid, load_image
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.reports.drawings import Drawings, stacked
 from wrangan_cli.engine.reports.edits import panels

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.editing.settings import LearnSettings
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
 from wrangan_cli.engine.metrics.base import Estimate

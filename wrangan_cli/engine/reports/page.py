@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
 from wrangan_cli.engine.reports.drawings import Drawings

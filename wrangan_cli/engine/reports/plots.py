@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.base.installation import install_line
 
 BINS = 80
 SOLID, DASHED = "-o", "--s"

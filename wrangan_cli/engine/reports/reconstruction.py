@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import consistency
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric, mean_interval

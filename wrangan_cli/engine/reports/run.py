@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.reports.drawings import Drawings
 from wrangan_cli.engine.reports.figures import draw_figures
 from wrangan_cli.engine.reports.measured import measure

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
-from wrangan_cli.engine.perceptual import METRIC_SIDE
+from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 N = TypeVar("N", int, float)
 LEAST_KID = 4

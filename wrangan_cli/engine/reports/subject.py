@@ -8,19 +8,19 @@ from pathlib import Path
 
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code, load_code
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.editing.directions import Direction, find_direction, load_directions
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
-from wrangan_cli.engine.errors import WranganError
-from wrangan_cli.engine.files import sha256
 from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
 from wrangan_cli.engine.inversion.loop import resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.pairs import Pair
 from wrangan_cli.engine.metrics.samples import Reference
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.attributes import FILE_NAME as ATTRIBUTES
-from wrangan_cli.engine.photographs import load_photograph
+from wrangan_cli.engine.models.codes import Code, load_code
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.reports.cache import Cache
 from wrangan_cli.engine.reports.settings import ReportSettings, split_names
 

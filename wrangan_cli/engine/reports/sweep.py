@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wrangan_cli.engine.codes import Code
-from wrangan_cli.engine.errors import FileError, WranganError, cause_of
+from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.inversion.loop import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -26,9 +25,10 @@ from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
 from wrangan_cli.engine.metrics.inception import extract_features
 from wrangan_cli.engine.metrics.pairs import Measure, load_metrics, measured, side_note
 from wrangan_cli.engine.metrics.registry import CODE_METRICS, PAIR_METRICS
-from wrangan_cli.engine.model_folder import CONFIG, Model, read_config
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import CONFIG, Model, read_config
+from wrangan_cli.engine.models.perceptual import load_perceptual
 from wrangan_cli.engine.models.randomized import tunable_weights
-from wrangan_cli.engine.perceptual import load_perceptual
 from wrangan_cli.engine.reports.reconstruction import mean_value
 from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject

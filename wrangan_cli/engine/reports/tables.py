@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wrangan_cli.engine.files import replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically
 
 SUFFIXES = (".csv", ".md", ".json")
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks
-from wrangan_cli.engine.errors import UsageError, WranganError
+from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.models.architectures import read_generator_config
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.generator import Generator, GeneratorConfig, NoiseMode
@@ -21,7 +22,6 @@ from wrangan_cli.engine.models.projected import (
 )
 from wrangan_cli.engine.models.randomized import parametrise_std
 from wrangan_cli.engine.ops.dispatch import activation_layout
-from wrangan_cli.engine.runtime import adam
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
 from wrangan_cli.engine.training.draws import Draws, Inputs
 from wrangan_cli.engine.training.losses import (

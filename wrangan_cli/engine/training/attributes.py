@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError, cause_of
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError, cause_of
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.image_sets import ImageSet, batch_indices
 from wrangan_cli.engine.models.attributes import (
     FILE_NAME,
     AttributeNet,
@@ -20,9 +22,7 @@ from wrangan_cli.engine.models.attributes import (
     load_attributes,
     save_attributes,
 )
-from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
-from wrangan_cli.engine.training.data import ImageSet, batch_indices
 from wrangan_cli.engine.training.run import Report, train
 
 YOUNG = "Young"

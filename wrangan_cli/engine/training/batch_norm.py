@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.distributed import differentiable_mean, world_size
+from wrangan_cli.engine.base.distributed import differentiable_mean, world_size
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):

@@ -9,19 +9,19 @@ from typing import Any, Generic, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine import weights
-from wrangan_cli.engine.distributed import average_gradients, mean_over_ranks, own_share, world_size
-from wrangan_cli.engine.errors import UsageError, WranganError
-from wrangan_cli.engine.model_folder import W_SAMPLES, Model, sample_w
+from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks, own_share, world_size
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
 from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, EFFICIENTNET, fitted
+from wrangan_cli.engine.models.folder import W_SAMPLES, Model, sample_w
 from wrangan_cli.engine.models.generator import Generator
-from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
-from wrangan_cli.engine.runtime import adam
+from wrangan_cli.engine.models.pairs import Pairs
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.training.batch_norm import share_batch_norm
 from wrangan_cli.engine.training.pair_batches import PairBatches
-from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.encoders import (
     Encoder,
     Hypernet,
@@ -15,10 +14,11 @@ from wrangan_cli.engine.models.encoders import (
     read_any,
     read_encoder,
 )
-from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.pairs import Pairs
+from wrangan_cli.engine.models.perceptual import PerceptualDistance
 from wrangan_cli.engine.training.encoder import EncoderTrainer, ImageTrainer
 from wrangan_cli.engine.training.hypernet import HypernetTrainer
-from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.settings import EncoderSettings
 from wrangan_cli.engine.training.style_encoder import StyleEncoderTrainer
 

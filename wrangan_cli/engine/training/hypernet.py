@@ -9,7 +9,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.model_folder import Model
 from wrangan_cli.engine.models.encoders import (
     Hypernet,
     HypernetConfig,
@@ -20,7 +19,8 @@ from wrangan_cli.engine.models.encoders import (
     start_where_trained,
     weight_offsets,
 )
-from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PerceptualDistance
 from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes
 from wrangan_cli.engine.training.settings import EncoderSettings
 

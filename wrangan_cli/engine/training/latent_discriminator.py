@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.runtime import adam
+from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.training.losses import discriminator_loss, generator_loss
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings

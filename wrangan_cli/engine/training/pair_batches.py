@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from wrangan_cli.engine.images import to_pillow, to_tensor
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.image_sets import batch_indices
+from wrangan_cli.engine.data.images import to_pillow, to_tensor
 from wrangan_cli.engine.models.encoders.blocks import fitted
-from wrangan_cli.engine.runtime import random_generator
-from wrangan_cli.engine.training.data import batch_indices
-from wrangan_cli.engine.training.pairs import SEED_STRIDE, Pairs
+from wrangan_cli.engine.models.pairs import SEED_STRIDE, Pairs
 
 
 class PairBatches:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.distributed import from_main, is_main
+from wrangan_cli.engine.base.distributed import from_main, is_main
+from wrangan_cli.engine.base.tensorfile import write_torch
 from wrangan_cli.engine.metrics.base import Estimate
-from wrangan_cli.engine.model_folder import SAMPLE_SIDE, Model
+from wrangan_cli.engine.models.folder import SAMPLE_SIDE, Model
 from wrangan_cli.engine.models.generator import Generator
-from wrangan_cli.engine.tensorfile import write_torch
 
 BEST_SNAPSHOT = "best.pt"
 BEST_MODEL = "best-model"
@@ -64,9 +64,9 @@ def kid_monitor(
     """
     if not settings.kid_images:
         return None
+    from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
     from wrangan_cli.engine.metrics.inception import load_inception, require_package, require_samples
     from wrangan_cli.engine.metrics.samples import image_set_features, load_reference
-    from wrangan_cli.engine.training.data import default_cache_dir, load_image_set
 
     require_package("kid")
     resolution = min(resolution, SAMPLE_SIDE)

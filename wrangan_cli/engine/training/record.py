@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.distributed import is_main
-from wrangan_cli.engine.errors import FileError, WranganError
-from wrangan_cli.engine.files import claim, replaced_atomically
-from wrangan_cli.engine.images import image_grid, save_image
-from wrangan_cli.engine.installation import install_line
+from wrangan_cli.engine.base.distributed import is_main
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.files import claim, replaced_atomically
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data.images import image_grid, save_image
 from wrangan_cli.engine.training.run import Report
 
 LOCK = ".lock"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from wrangan_cli.engine.distributed import any_rank, from_main, is_main, world_size
+from wrangan_cli.engine.base.distributed import any_rank, from_main, is_main, world_size
 from wrangan_cli.engine.training.snapshots import newest_state, save_snapshot
 
 Report = dict[str, float]

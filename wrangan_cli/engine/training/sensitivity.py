@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.errors import WranganError
+from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.models.generator import Generator, RandomLayers
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomize
-from wrangan_cli.engine.perceptual import PerceptualDistance, for_loss
-from wrangan_cli.engine.runtime import random_generator
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
 L2_WEIGHT = 2.0

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.distributed import rank, world_size
-from wrangan_cli.engine.errors import UsageError
+from wrangan_cli.engine.base.distributed import rank, world_size
+from wrangan_cli.engine.base.errors import UsageError
 
 
 class Shares:

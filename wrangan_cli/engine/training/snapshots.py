@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from wrangan_cli.engine.errors import FileError, cause_of
-from wrangan_cli.engine.tensorfile import write_torch
+from wrangan_cli.engine.base.errors import FileError, cause_of
+from wrangan_cli.engine.base.tensorfile import write_torch
 
 _NAME = re.compile(r"snapshot-(\d+)\.pt")
 

@@ -8,9 +8,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.distributed import gather_shares
-from wrangan_cli.engine.errors import UsageError
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.base.distributed import gather_shares
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import (
     Encoder,
@@ -20,10 +19,11 @@ from wrangan_cli.engine.models.encoders import (
     encoded,
 )
 from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, fitted
-from wrangan_cli.engine.perceptual import PerceptualDistance
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.pairs import Pairs
+from wrangan_cli.engine.models.perceptual import PerceptualDistance
 from wrangan_cli.engine.training.encoder import ImageTrainer, body_sizes, classifier
 from wrangan_cli.engine.training.latent_discriminator import LatentAdversary
-from wrangan_cli.engine.training.pairs import Pairs
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 

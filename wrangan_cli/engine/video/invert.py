@@ -11,16 +11,18 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wrangan_cli.engine.align_photos import OWN_SIDES
-from wrangan_cli.engine.alignment import crop_quad, quad_side
-from wrangan_cli.engine.errors import FileError, UsageError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import to_tensor
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.number_lists import parse_numbers
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.data.ffmpeg import probe, read_frames
+from wrangan_cli.engine.data.images import to_tensor
+from wrangan_cli.engine.faces.align_photos import OWN_SIDES
+from wrangan_cli.engine.faces.alignment import crop_quad, quad_side
 from wrangan_cli.engine.inversion.clip import ClipInverter
 from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.model_folder import Model
-from wrangan_cli.engine.number_lists import parse_numbers
-from wrangan_cli.engine.shared_offsets import (
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.shared_offsets import (
     LEFT,
     RIGHT,
     SHARED_FILE,
@@ -30,8 +32,6 @@ from wrangan_cli.engine.shared_offsets import (
     load_shared,
     save_shared,
 )
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.video.ffmpeg import probe, read_frames
 from wrangan_cli.engine.video.flicker import change, flicker
 from wrangan_cli.engine.video.record import (
     FILE,

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from wrangan_cli.engine.alignment import Points, quad_side
-from wrangan_cli.engine.errors import FileError
-from wrangan_cli.engine.files import replaced_atomically
-from wrangan_cli.engine.video.ffmpeg import ClipFacts
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.data.ffmpeg import ClipFacts
+from wrangan_cli.engine.faces.alignment import Points, quad_side
 
 FORMAT = "wrangan-clip"
 FILE = "clip.json"

@@ -9,16 +9,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wrangan_cli.engine.alignment import Points, paste_back
-from wrangan_cli.engine.codes import Code, load_code, render
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.data.ffmpeg import add_sound, check_film, film, logger, probe, read_frames
+from wrangan_cli.engine.data.images import to_pillow, to_uint8
 from wrangan_cli.engine.editing.directions import Move, edit_code
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
-from wrangan_cli.engine.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.images import to_pillow, to_uint8
-from wrangan_cli.engine.model_folder import Model
+from wrangan_cli.engine.faces.alignment import Points, paste_back
+from wrangan_cli.engine.models.codes import Code, load_code, render
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import reduced
-from wrangan_cli.engine.video.ffmpeg import add_sound, check_film, film, logger, probe, read_frames
 from wrangan_cli.engine.video.flicker import change, flicker
 from wrangan_cli.engine.video.record import ClipRecord, check_finished, frame_file, load_record, save_record
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wrangan_cli.engine.alignment import Points, ffhq_quad
-from wrangan_cli.engine.face_detection import Face, same_place
-from wrangan_cli.engine.video.ffmpeg import Frame
+from wrangan_cli.engine.data.ffmpeg import Frame
+from wrangan_cli.engine.faces.alignment import Points, ffhq_quad
+from wrangan_cli.engine.faces.detection import Face, same_place
 
 GAP = 0.5
 """Seconds that a face may be out of sight: what is between is interpolated."""

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from wrangan_cli.engine.errors import FileError, UsageError, cause_of
-from wrangan_cli.engine.files import sha256
-from wrangan_cli.engine.model_folder import Model, load_weights, stored_weights
+from wrangan_cli.engine.base.errors import FileError, UsageError, cause_of
+from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.models.encoders.hypernet import Hypernet, HypernetConfig, layer_shapes
 from wrangan_cli.engine.models.encoders.styles import StyleEncoder, StyleEncoderConfig
 from wrangan_cli.engine.models.encoders.w import Encoder, EncoderConfig
-from wrangan_cli.engine.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.folder import Model, load_weights, stored_weights
 
 FILE = "encoder.safetensors"
 AnyEncoder = Encoder | StyleEncoder | Hypernet

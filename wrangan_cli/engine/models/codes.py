@@ -1,0 +1,185 @@
+"""Codes: what inversion yields for one image, and how images are drawn from them."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.base.errors import FileError, WranganError
+from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
+from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.shared_offsets import with_shared
+
+SUFFIX = ".st"
+IMPORTED = "import"
+"""The method in the record of a code that another tool's latent became."""
+PREFIXES = {"epsilon": "epsilon", "delta": "delta", "noise": "noise", "parameter": "parameters"}
+"""What a tensor's name in the file begins with, and the field of Code that it belongs to."""
+
+# Each image has its own weights: what is drawn at once is limited by memory.
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Code:
+    """One inverted image.
+
+    w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. All else is float16 or
+    float32, and an offset to the model: what a code lacks is zero. epsilon, delta: by the
+    weight's name, (O, I, k, k), in units of σ and in plain units. noise: by number of the
+    noise input ("0", "1", …), (side, side), of its noise map. parameters: by name in the
+    state dict, in the parameter's shape, of any parameter of the synthesis network. info: JSON
+    values (model, model_sha256, method, settings, seed, steps, distortion, source …).
+    """
+
+    w: Tensor
+    epsilon: dict[str, Tensor] = field(default_factory=dict)
+    delta: dict[str, Tensor] = field(default_factory=dict)
+    noise: dict[str, Tensor] = field(default_factory=dict)
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def save_code(path: Path, code: Code) -> None:
+    """Write a `.st` file atomically: w in float32, all offsets in float16."""
+    tensors = {"w": code.w.float()}
+    for prefix, group in PREFIXES.items():
+        tensors |= {f"{prefix}.{name}": value.half() for name, value in getattr(code, group).items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise WranganError(f"{path}: not written, {name} has values that are not finite")
+    write_tensors(path, tensors, {"kind": "code", **code.info})
+
+
+def load_code(path: Path, model: Model | None = None) -> Code:
+    """Read a code; with `model`, check that it was made for that model and fits it.
+
+    A frame of a clip comes with what its clip shares (shared_offsets.py), as any other code.
+    Raises FileError: unreadable, not a code, not finite, or of another model.
+    """
+    tensors, info = read_tensors(path)
+    if info.get("kind") != "code" or "w" not in tensors:
+        raise FileError(path, "not a code (made by `wrangan invert`)")
+    for name, kind in (("settings", dict), ("edits", list)):
+        if not isinstance(info.get(name, kind()), kind):
+            raise FileError(path, f"its record is broken: {name} is no {kind.__name__}")
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise FileError(path, f"{name} has values that are not finite")
+    tensors, info = with_shared(path, tensors, info)
+    groups = {group: _group(tensors, f"{prefix}.") for prefix, group in PREFIXES.items()}
+    code = Code(w=tensors["w"].float(), info=info, **groups)
+    if model is not None:
+        _check_fit(path, code, model)
+    return code
+
+
+def find_codes(path: Path) -> list[Path]:
+    """The codes of a folder, by name, or the one file; FileError if there are none."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and not p.name.startswith("."))
+    if not found:
+        raise FileError(path, f"no codes ({SUFFIX}) in it")
+    return found
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """The metadata of a code alone."""
+    return load_code(path).info
+
+
+def render(model: Model, codes: Sequence[Code], side: int | None = None) -> Tensor:
+    """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped; with `side`
+    reduced to it by area, where they are larger.
+
+    Codes that lack an offset that others have count as zero there. Codes with offsets of
+    `parameters` are drawn one by one, the others together.
+    """
+    images: dict[int, Tensor] = {}
+    together = [index for index, code in enumerate(codes) if not code.parameters]
+    alone = [[index] for index, code in enumerate(codes) if code.parameters]
+    for part in filter(None, [together, *alone]):
+        images |= zip(part, _drawn(model, [codes[index] for index in part], side), strict=True)
+    return torch.stack([images[index] for index in range(len(codes))])
+
+
+def render_each(
+    model: Model,
+    codes: Iterable[Code],
+    side: int | None = None,
+    on_image: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """`render` of any number of codes, one image after another: (3, R, R) float32 on the CPU, not clipped.
+
+    Codes are taken, and images drawn, a few at a time; no more are held. on_image is told how many
+    were drawn so far, first 0.
+    """
+    waiting, done = iter(codes), 0
+    if on_image:
+        on_image(0)
+    while part := list(itertools.islice(waiting, _BATCH)):
+        images = render(model, part, side).cpu()
+        done += len(part)
+        if on_image:
+            on_image(done)
+        yield from images
+
+
+@torch.no_grad()
+def _drawn(model: Model, codes: Sequence[Code], side: int | None) -> Tensor:
+    w = torch.stack([as_w_plus(code.w, model.generator.config.num_latents) for code in codes])
+    offsets: dict[str, Any] = {
+        group: _stack([getattr(code, group) for code in codes], model.device) for group in PREFIXES.values()
+    }
+    return draw(model.generator, w.to(model.device), **offsets, side=side)
+
+
+def as_w_plus(w: Tensor, num_latents: int) -> Tensor:
+    """(style_dim,) or (num_latents, style_dim) → (num_latents, style_dim)."""
+    return w[None].expand(num_latents, -1) if w.ndim == 1 else w
+
+
+def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _stack(offsets: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    shapes = {name: value.shape for group in offsets for name, value in group.items()}
+    return {
+        name: torch.stack([g[name].float() if name in g else torch.zeros(shape) for g in offsets]).to(device)
+        for name, shape in shapes.items()
+    }
+
+
+def _check_fit(path: Path, code: Code, model: Model) -> None:
+    made_for, config = code.info.get("model_sha256"), model.generator.config
+    if made_for != model.sha256:
+        name = code.info.get("model", "unknown")
+        raise FileError(
+            path,
+            f"made for another model ({name}, sha256 {str(made_for)[:12]}…), "
+            f"not for {model.name} ({model.sha256[:12]}…)",
+        )
+    if code.w.shape not in ((config.style_dim,), (config.num_latents, config.style_dim)):
+        raise FileError(path, f"w has shape {tuple(code.w.shape)}, which {model.name} cannot draw")
+    for kind, offsets, weights in (
+        ("epsilon", code.epsilon, model.generator.random_weights()),
+        ("delta", code.delta, model.generator.weights()),
+    ):
+        for name, value in offsets.items():
+            if name not in weights or value.shape != weights[name].shape:
+                raise FileError(path, f"{kind}.{name} does not fit {model.name}")
+    inputs = model.generator.noise_inputs()
+    for name, value in code.noise.items():
+        if name not in inputs or value.shape != inputs[name].map.shape[2:]:
+            raise FileError(path, f"noise.{name} does not fit {model.name}")
+    own = model.generator.synthesis_parameters() if code.parameters else {}
+    for name, value in code.parameters.items():
+        if name not in own or value.shape != own[name].shape:
+            raise FileError(path, f"parameter.{name} does not fit {model.name}")

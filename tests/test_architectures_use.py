@@ -121,7 +121,7 @@ def test_training_against_the_projected_discriminator_alone(
 @every
 def test_commands(config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a model without σ to codes and the metrics of layers, by the command line."""
-    for module in ("perceptual", "inversion.loop"):
+    for module in ("models.perceptual", "inversion.loop"):
         monkeypatch.setattr(f"wrangan_cli.engine.{module}.load_perceptual", lambda *_: fake_perceptual())
     generator = randomize(network(config), 0)
     folder = save_model(tmp_path / "plain", generator, perceptual="st-lpips-alex")

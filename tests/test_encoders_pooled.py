@@ -156,7 +156,8 @@ def test_learns_and_is_stored(kind: str, model: Model, pairs: Pairs) -> None:
     trainer = trainer_of(model, pairs, start, kind=kind, w_weight=1, lr=2e-3, images=60)
     real = model.generator.synthesis(pairs.w[:2], side=16).clamp(-1, 1)
     reports = [trainer.step(real) for _ in range(30)]
-    assert reports[-1]["loss/mse"] < 0.8 * reports[0]["loss/mse"]
+    # Of its images nothing can be learnt: those of a network without training hardly depend on w.
+    assert reports[-1]["loss/w"] < 0.8 * reports[0]["loss/w"]
     assert trainer.pairs.seen == 120
     twin = trainer_of(model, pairs, start, kind=kind, w_weight=1, images=60)
     twin.restore(trainer.state())

@@ -81,7 +81,7 @@ def test_the_second_fully_connected_layer_of_torchvisions_file(
     last = features.network.classifier[0](features.network.features(torch.zeros(1, 3, 224, 224)).flatten(1))
     expected = (last.relu() @ state["classifier.3.weight"].T + state["classifier.3.bias"]).relu()
     torch.testing.assert_close(features.network(torch.zeros(1, 3, 224, 224)), expected)
-    assert found[0].std() == 0
+    assert found[0].std() < 1e-5
     assert found[0, 0] > found[1, 0]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.files import replaced_atomically
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.data.photo_files import find_images
 from wrangan_cli.engine.inversion.loop import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -167,6 +168,8 @@ KEYS = ("model", "settings", "photo")
 
 def study_arguments(description: str | None, samples: int) -> argparse.ArgumentParser:
     """The options that all studies have. samples: the default count of images for corruption."""
+    # Without it half of the time goes to page faults.
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--photos", type=Path, required=True)

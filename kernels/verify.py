@@ -164,7 +164,7 @@ def _separable_layers(draw: Callable[..., Tensor], device: str) -> Iterator[tupl
     expected: list[Tensor] = []
     for function, where, made in (
         (formula, pull, expected),
-        (operators, torch.empty(0, device=device), found),
+        (operators, torch.empty(0, dtype=torch.float32, device=device), found),
     ):
         leaves = [x.clone().to(where).requires_grad_(True) for x in given]
         result = function(*leaves)

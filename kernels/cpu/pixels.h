@@ -64,19 +64,16 @@ __attribute__((noinline)) void block(const float* a, int64_t am, int64_t ak, con
     }
 }
 
+// next: from PIXELS rows of A to the next ones.
 template <int n, Result result>
-void rows_of(int64_t rows, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk, int64_t count, float* c,
-             int64_t cm, Epilogue after) {
+void rows_of(int64_t rows, const float* a, int64_t am, int64_t ak, int64_t next, const float* b, int64_t bk,
+             int64_t count, float* c, int64_t cm, Epilogue after) {
   int64_t i = 0;
-  const auto next = [&](int64_t taken) {
-    a += taken * am;
-    c += taken * cm;
-    if (after.noise) after.noise += taken;
-    i += taken;
-  };
-  for (; i + PIXELS <= rows;) {
+  for (; i + PIXELS <= rows; i += PIXELS) {
     block<PIXELS, n, result>(a, am, ak, b, bk, count, c, cm, after);
-    next(PIXELS);
+    a += next;
+    c += PIXELS * cm;
+    if (after.noise) after.noise += PIXELS;
   }
   switch (rows - i) {
     case 5: block<5, n, result>(a, am, ak, b, bk, count, c, cm, after); break;
@@ -90,14 +87,14 @@ void rows_of(int64_t rows, const float* a, int64_t am, int64_t ak, const float* 
 
 // Some columns, a multiple of VL and at most PANEL·VL.
 template <Result result>
-void panel_of(int64_t rows, int64_t columns, const float* a, int64_t am, int64_t ak, const float* b, int64_t bk,
-              int64_t count, float* c, int64_t cm, Epilogue after) {
+void panel_of(int64_t rows, int64_t columns, const float* a, int64_t am, int64_t ak, int64_t next, const float* b,
+              int64_t bk, int64_t count, float* c, int64_t cm, Epilogue after) {
   while (columns > 0) {
     const int64_t n = std::min<int64_t>(columns / VL, WIDE);
-    if (n == 4) rows_of<4, result>(rows, a, am, ak, b, bk, count, c, cm, after);
-    else if (n == 3) rows_of<3, result>(rows, a, am, ak, b, bk, count, c, cm, after);
-    else if (n == 2) rows_of<2, result>(rows, a, am, ak, b, bk, count, c, cm, after);
-    else rows_of<1, result>(rows, a, am, ak, b, bk, count, c, cm, after);
+    if (n == 4) rows_of<4, result>(rows, a, am, ak, next, b, bk, count, c, cm, after);
+    else if (n == 3) rows_of<3, result>(rows, a, am, ak, next, b, bk, count, c, cm, after);
+    else if (n == 2) rows_of<2, result>(rows, a, am, ak, next, b, bk, count, c, cm, after);
+    else rows_of<1, result>(rows, a, am, ak, next, b, bk, count, c, cm, after);
     columns -= n * VL;
     b += n * VL;
     c += n * VL;
@@ -132,11 +129,36 @@ struct Packed {
   void product(int64_t rows, const float* a, float* c, Epilogue after = {}) const {
     for (int64_t j = 0; j < columns; j += PANEL * VL) {
       const int64_t width = std::min<int64_t>(PANEL * VL, columns - j);
-      panel_of<result>(rows, width, a, count, 1, data + j * count, PANEL * VL, count, c + j, columns, after);
+      panel_of<result>(rows, width, a, count, 1, PIXELS * count, data + j * count, PANEL * VL, count, c + j, columns,
+                       after);
       if (after.bias) after.bias += PANEL * VL;
     }
   }
 };
+
+// Sums of outer products: C (rows, columns) += Aᵀ · B over `count` pixels, A (count, rows), B (count, columns).
+// Both are copied first, so that what a block reads lies together: rows that are a power of two apart would fall
+// on the same few lines of the first cache. room: floats, `outer_room` of them.
+inline int64_t outer_room(int64_t rows, int64_t count) {
+  return (rows + PIXELS - 1) / PIXELS * PIXELS * count + count * PANEL * VL;
+}
+inline void add_outer(int64_t rows, int64_t columns, const float* a, const float* b, int64_t count, float* c,
+                      float* room) {
+  float* const left = room;  // (blocks of rows, count, PIXELS)
+  float* const right = room + (rows + PIXELS - 1) / PIXELS * PIXELS * count;
+  for (int64_t first = 0; first < rows; first += PIXELS) {
+    const int64_t taken = std::min<int64_t>(PIXELS, rows - first);
+    for (int64_t k = 0; k < count; k++)
+      for (int64_t i = 0; i < taken; i++) left[first * count + k * PIXELS + i] = a[k * rows + first + i];
+  }
+  for (int64_t j = 0; j < columns; j += PANEL * VL) {
+    const int64_t width = std::min<int64_t>(PANEL * VL, columns - j);
+    for (int64_t k = 0; k < count; k++)
+      for (int64_t v = 0; v < width; v += VL) store(right + k * PANEL * VL + v, load(b + k * columns + j + v));
+    panel_of<Result::added>(rows, width, left, 1, PIXELS, PIXELS * count, right, PANEL * VL, count, c + j, columns,
+                            {});
+  }
+}
 
 // The depthwise 3×3 convolution of one line of pixels: lines above, here and below, each (width, channels); taps
 // (9, channels).

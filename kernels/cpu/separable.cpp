@@ -162,8 +162,9 @@ struct Band {
     static thread_local Scratch scratch;
     const int64_t line = s.width * s.inputs;
     // Gradients at the depthwise result: three lines that change places.
-    float* const base = scratch.get(4 * line + s.width * s.outputs);
-    float *const middle = base + 3 * line, *const outside = base + 4 * line;
+    const int64_t least = 4 * line + s.width * s.outputs;
+    float* const base = scratch.get(least + outer_room(s.outputs, s.width));
+    float *const middle = base + 3 * line, *const outside = base + 4 * line, *const room = base + least;
     const auto place = [&](int64_t row) -> float* { return base + row % 3 * line; };
     const Packed back = weights.mixing(image);
     for (int64_t row = std::max<int64_t>(first - 1, 0); row <= end; row++) {
@@ -177,9 +178,7 @@ struct Band {
           if (taps) depthwise_taps_line(place(row), lines, s.width, s.inputs, taps);
           if (mixing) {
             depthwise_line(lines, weights.taps(image, false), s.width, s.inputs, middle);
-            for (int64_t c = 0; c < s.inputs; c += PANEL * VL)
-              panel_of<Result::added>(s.outputs, std::min<int64_t>(PANEL * VL, s.inputs - c), outside, 1, s.outputs,
-                                      middle + c, s.inputs, s.width, mixing + c, s.inputs, {});
+            add_outer(s.outputs, s.inputs, outside, middle, s.width, mixing, room);
           }
         }
       }

@@ -20,7 +20,8 @@ typedef int32_t vi __attribute__((vector_size(VL * 4)));
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
 inline void store(float* p, vf v) { *reinterpret_cast<vf_unaligned*>(p) = v; }
-inline vf splat(float value) { return vf{} + value; }
+// Less nothing, not more: 0 + x is another number where x is -0, so the compiler would have to add.
+inline vf splat(float value) { return value - vf{}; }
 
 // Says that v is to stay in a register: GCC would read it from memory at each use.
 inline void keep(vf& v) {

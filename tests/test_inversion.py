@@ -10,7 +10,7 @@ from tests.conftest import random_generator_network
 from tests.fakes import codes_of, fake_perceptual, images_of, in_float64, make_inverter
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment, squared_norm
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables

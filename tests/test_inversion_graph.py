@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.fakes import codes_of, fake_perceptual
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.models.folder import Model

@@ -13,7 +13,7 @@ from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.loop import resolved
+from wrangan_cli.engine.inversion.inverter import resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.projector import (
     autocorrelation,
@@ -26,8 +26,8 @@ from wrangan_cli.engine.inversion.schedule import projector_ramp, warm_and_decay
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import load_code, render, save_code
-from wrangan_cli.engine.models.drawing import noise_maps
 from wrangan_cli.engine.models.folder import Model, save_model
+from wrangan_cli.engine.models.rendering import noise_maps
 
 
 def slow_autocorrelation(values: np.ndarray) -> float:

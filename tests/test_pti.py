@@ -17,8 +17,7 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
-from wrangan_cli.engine.inversion import loop
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -196,7 +195,7 @@ def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest
         net.name = name
         return net
 
-    monkeypatch.setattr(loop, "load_perceptual", fake)
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", fake)
     inverter = Inverter.load(replace(tiny_model, perceptual="lpips-vgg"), InversionSettings(method="pti"))
     assert asked == ["lpips-alex", "lpips-vgg"]
     assert inverter.pivot is not None

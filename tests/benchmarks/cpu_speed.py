@@ -222,7 +222,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
     kept = ExitStack()  # as long as there is a step
-    kept.enter_context(model.generator.frozen())
+    kept.enter_context(model.generator.cached_weights())
 
     def step() -> None:
         optimizer.zero_grad()

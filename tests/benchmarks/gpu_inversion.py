@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
@@ -215,7 +215,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         optimizer = graph.capturable_adam(groups, model.device)
         step = graph.gradient_step(optimizer, lambda: made(variables, target))
         with (
-            model.generator.frozen(),  # as `Inverter.invert` has it
+            model.generator.cached_weights(),  # as `Inverter.invert` has it
             graph.Steps(step, lambda: graph.changed_by(optimizer))
             if "graph" in way.mode
             else Plain(step) as take,

@@ -121,7 +121,7 @@ def _possible(
 
     Raises the reason where a method was asked for by name, or where none is left.
     """
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.inversion.inverter import Inverter
 
     chosen: list[str] = []
     lacking: list[str] = []

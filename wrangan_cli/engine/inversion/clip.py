@@ -16,11 +16,11 @@ from torch import Tensor
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion.batch import Target
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.rendering import synthesize
 from wrangan_cli.engine.models.shared_offsets import Factors, product
 
 OnStep = Callable[[int], None]
@@ -53,7 +53,7 @@ class ClipInverter:
         model, settings = self.inverter.model, self.inverter.settings
         stacked = torch.stack(list(images)).to(model.device)
         targets = [self.inverter.features(image[None]) for image in stacked]
-        with model.generator.frozen():
+        with model.generator.cached_weights():
             start = METHOD_TABLE["wrangan"].start(model, self.inverter.initial_w(stacked), settings)
             w = start.w.requires_grad_(True)
             epsilon = {name: value[:1].clone().requires_grad_(True) for name, value in start.epsilon.items()}
@@ -107,7 +107,7 @@ class ClipInverter:
             square = sum((value.square().sum() for value in added.values()), start=loss.new_zeros(()))
             yield loss + self.alpha * square / count
 
-        with model.generator.frozen():
+        with model.generator.cached_weights():
             free = Variables(w=free_w, free=[free_w, *(part for parts in factors.values() for part in parts)])
             self._optimise(free, settings, losses, on_step)
             kept = {
@@ -128,7 +128,7 @@ class ClipInverter:
         base = {name: value.to(device) for name, value in shared.items()}
         added = {name: product(*parts, base[name].shape).to(device) for name, parts in own.items()}
         epsilon = self._variables(w[None].to(device), base, added).epsilon
-        image = draw(self.inverter.model.generator, w[None].to(device), epsilon=epsilon, side=side)
+        image = synthesize(self.inverter.model.generator, w[None].to(device), epsilon=epsilon, side=side)
         return image[0].clamp(-1, 1).cpu()
 
     @staticmethod

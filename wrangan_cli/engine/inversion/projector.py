@@ -13,8 +13,8 @@ from torch import Tensor
 from wrangan_cli.engine.inversion.schedule import QUIET
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import heard_noise
 from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.rendering import heard_noise
 
 W_NOISE_END = QUIET
 """Share of the steps after which w is drawn without noise."""

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import draw, heard_noise
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
+from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 TRUNCATION = 0.5
 """Of the random w towards which the locality regulariser moves."""
@@ -77,7 +77,7 @@ def locality(
         w = nearby_w(pivot, target[:, None], settings.pti_locality_distance)
         before = generator.synthesis(w, noise="none", side=side)
     parameters = variables.parameters
-    after = draw(generator, w, parameters=parameters, without_noise=True, side=side)
+    after = synthesize(generator, w, parameters=parameters, without_noise=True, side=side)
     total = (after - before).square().mean(dim=(1, 2, 3))
     if perceptual is not None:
         total = total + perceptual(for_loss(after, side), for_loss(before, side))

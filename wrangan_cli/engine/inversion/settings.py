@@ -83,7 +83,7 @@ def heeding_methods(name: str) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class InversionSettings:
     """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`
-    (loop.py) fills in what is unset, from the model's config.json or `UNSET`."""
+    (inverter.py) fills in what is unset, from the model's config.json or `UNSET`."""
 
     method: str = "wrangan"
     """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a

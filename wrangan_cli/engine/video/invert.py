@@ -20,7 +20,7 @@ from wrangan_cli.engine.data.images import to_tensor
 from wrangan_cli.engine.faces.align_photos import OWN_SIDES
 from wrangan_cli.engine.faces.alignment import crop_quad, quad_side
 from wrangan_cli.engine.inversion.clip import ClipInverter
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.shared_offsets import (
     LEFT,

@@ -31,10 +31,10 @@ from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, TUNING, I
 from wrangan_cli.engine.inversion.trained import Prediction, load_networks, network_files
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.models.codes import Code
-from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import reduced
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss, load_perceptual
+from wrangan_cli.engine.models.rendering import synthesize
 
 _log = logging.getLogger("wrangan")
 HELD_PIXELS = 512 * 512
@@ -129,7 +129,7 @@ class Inverter:
         if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
         within = self.within(images)
-        with model.generator.frozen():
+        with model.generator.cached_weights():
             return within._inverted(images.to(model.device), on_step)
 
     def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
@@ -266,7 +266,7 @@ class Inverter:
     def _draw(self, variables: Variables, side: int, photo_side: int) -> Tensor:
         """The images (B, 3, side, side) for photographs of `photo_side` px."""
         offsets = self.offsets(variables, photo_side)
-        return draw(self.model.generator, variables.w, **offsets, side=side)
+        return synthesize(self.model.generator, variables.w, **offsets, side=side)
 
     def offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
         """Those of `variables` by group; ε and δ of what such photographs do not show are 0."""

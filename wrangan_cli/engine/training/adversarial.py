@@ -32,7 +32,7 @@ from wrangan_cli.engine.training.losses import (
 )
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeSettings
-from wrangan_cli.engine.training.shares import Shares
+from wrangan_cli.engine.training.shards import Shards
 
 Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
 """Of one micro-batch after the other: what to minimise, and what to report."""
@@ -71,7 +71,7 @@ class AdversarialTrainer:
         self.generator.set_precision(settings.precision, settings.low_precision_resolutions)
         # Without a D of its own no images are looked at together.
         group = 1 if discriminator is None else discriminator.config.stddev_group
-        self.shares = Shares(settings.batch, group, settings.accumulate)
+        self.shards = Shards(settings.batch, group, settings.accumulate)
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
         self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
         self.optimizer_d = discriminator and _adam(discriminator, settings.lr, settings.r1_interval)
@@ -98,12 +98,12 @@ class AdversarialTrainer:
     def step(self, real: Tensor) -> Report:
         """One update of D, one of G and one of the average; returns the losses as floats.
 
-        real: (B, 3, R, R) in [-1, 1], on any device: the images `shares.own` of the batch.
+        real: (B, 3, R, R) in [-1, 1], on any device: the images `shards.rows` of the batch.
         The losses are those of the whole batch, the same in every process.
         """
         settings = self.settings
         real = real.to(self.device).contiguous(memory_format=self.layout)
-        reals = self.shares.cut(real)
+        reals = self.shards.cut(real)
         report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
         if self.native and self.steps % settings.r1_interval == 0:
             report |= self._minimise(self._gradient_penalties(reals), *self.optimizers_d[:1])
@@ -112,15 +112,15 @@ class AdversarialTrainer:
             report |= self._minimise(self._path_length_penalties(), self.optimizer_g)
             report["path_length"] = self.path_mean
         self.steps += 1
-        self.images += self.shares.batch
-        self._average(self.shares.batch)
+        self.images += self.shards.batch
+        self._average(self.shards.batch)
         # One message and one wait for the device, whatever there is to report.
         means = mean_over_ranks(torch.stack(list(report.values()))).tolist()
         values = dict(zip(report, means, strict=True))
         if not all(map(math.isfinite, values.values())):
             raise WranganError(f"training diverged at image {self.images}: {values}")
         if self.adaptive:
-            self.adaptive.observe(values["logits/real_sign"], self.shares.batch)
+            self.adaptive.observe(values["logits/real_sign"], self.shards.batch)
             values["augment/probability"] = self.adaptive.probability
         return values
 
@@ -130,7 +130,7 @@ class AdversarialTrainer:
             optimizer.zero_grad(set_to_none=True)
         reports: list[dict[str, Tensor]] = []
         for loss, report in losses:
-            (loss / len(self.shares.parts)).backward()
+            (loss / len(self.shards.parts)).backward()
             reports.append(report)
         for optimizer in optimizers:
             parameters = optimizer.param_groups[0]["params"]
@@ -143,7 +143,7 @@ class AdversarialTrainer:
     def _discriminator_losses(self, reals: Iterable[Tensor]) -> Losses:
         self.generator.requires_grad_(False)
         self._learns(True)
-        inputs = self._inputs(self.shares.batch, self.shares.parts)
+        inputs = self._inputs(self.shards.batch, self.shards.parts)
         change_real, change_fake = self._augmentations(), self._augmentations()
         for part, (real, given) in enumerate(zip(reals, inputs, strict=True)):
             with torch.no_grad():
@@ -187,7 +187,7 @@ class AdversarialTrainer:
         self.generator.requires_grad_(True)
         self._learns(False)
         change = self._augmentations()
-        for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
+        for part, given in enumerate(self._inputs(self.shards.batch, self.shards.parts)):
             fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
             fake = change(fake, part)
             losses: list[Tensor] = []
@@ -202,10 +202,10 @@ class AdversarialTrainer:
             yield torch.stack(losses).sum(), report
 
     def _path_length_penalties(self) -> Losses:
-        parts = self.shares.half_parts
+        parts = self.shards.half_parts
         side, colours = self.generator.config.resolution, self.generator.config.image_channels
-        inputs = self._inputs(self.shares.half, parts)
-        noise = self.draws.normal(self.shares.half, colours, side, side)
+        inputs = self._inputs(self.shards.half, parts)
+        noise = self.draws.normal(self.shards.half, colours, side, side)
 
         def lengths(part: int) -> Tensor:
             given = inputs[part]
@@ -250,8 +250,8 @@ class AdversarialTrainer:
         if probability <= 0:
             return lambda images, _: images
         side = self.generator.config.resolution
-        drawn = draw_transforms(self.shares.batch, probability, side, self.draws.host)
-        parts = self.shares.parts
+        drawn = draw_transforms(self.shards.batch, probability, side, self.draws.host)
+        parts = self.shards.parts
         return lambda images, part: apply_transforms(images, drawn.rows(parts[part]))
 
     @torch.no_grad()

@@ -52,12 +52,12 @@ def parameter_count(network: nn.Module) -> int:
 
 def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     """Memory of one process of a training of G and D."""
-    settings, shares = trainer.settings, trainer.shares
+    settings, shards = trainer.settings, trainer.shards
     generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
     own = trainer.discriminator
     discriminator = copy.deepcopy(own).to("meta").requires_grad_(True) if own else None
     projected = copy.deepcopy(trainer.projected).to("meta") if trainer.projected else None
-    batch, half = len(shares.parts[0]), len(shares.half_parts[0])
+    batch, half = len(shards.parts[0]), len(shards.half_parts[0])
     side, colours = generator.config.resolution, generator.config.image_channels
     real = torch.empty(batch, colours, side, side, device="meta")
     per_image = getattr(settings, "epsilon_per", "batch") == "image"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.fakes import codes_of, make_inverter
 from tests.test_early_stop import images_of
 from wrangan_cli.app import app
-from wrangan_cli.engine.inversion import budget, inverter
+from wrangan_cli.engine.inversion import budget, wrangan
 from wrangan_cli.engine.inversion.batch import WINDOW, Batch
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
@@ -107,14 +107,14 @@ def test_the_inversion_ends_on_the_plateau(tiny_model: Model) -> None:
 
 def test_the_first_steps_are_coarse(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[int] = []
-    rendered = inverter.synthesize
+    rendered = wrangan.synthesize
 
     def noted(*args: Any, **given: Any) -> Any:
         if torch.is_grad_enabled():
             sides.append(given["side"])
         return rendered(*args, **given)
 
-    monkeypatch.setattr(inverter, "synthesize", noted)
+    monkeypatch.setattr(wrangan, "synthesize", noted)
     make_inverter(tiny_model, steps=8, coarse=0.5, loss_side=8).invert(images_of(tiny_model, 1))
     assert sides == [8] * 4 + [16] * 4
 

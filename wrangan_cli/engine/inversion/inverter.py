@@ -1,13 +1,7 @@
-"""The one optimisation loop that every method runs in (paper, Algorithm 1).
-
-All images of a batch advance together, and none feels the others: losses are summed
-over the batch, the optimizer moves each image by itself, and every draw is the same for every image.
-An image that is done leaves the batch.
-"""
+"""Photographs to codes: model, networks and loss are loaded once, and a method inverts batch after batch."""
 
 import logging
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,29 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.base.cores import on_cores
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.photographs import by_side, load_photograph
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.batch import Batch, Target, not_all, not_yet
 from wrangan_cli.engine.inversion.budget import planned
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
-from wrangan_cli.engine.inversion.optimizers import make_optimizer
+from wrangan_cli.engine.inversion.fit import Fit, Prediction
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
+from wrangan_cli.engine.inversion.offsets import random_weights
 from wrangan_cli.engine.inversion.pti import tuning_distance
-from wrangan_cli.engine.inversion.schedule import settled_from
-from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, TUNING, InversionSettings
-from wrangan_cli.engine.inversion.trained import Prediction, load_networks, network_files
-from wrangan_cli.engine.inversion.variables import GROUPS, Variables
+from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.trained import load_networks, network_files
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
-from wrangan_cli.engine.models.generator import reduced
-from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss, load_perceptual
-from wrangan_cli.engine.models.rendering import synthesize
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, load_perceptual
 
 _log = logging.getLogger("wrangan")
-HELD_PIXELS = 512 * 512
-"""Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +52,12 @@ class Inverter:
         """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
         for where steps cannot be captured."""
         settings = resolved(settings, model)
+        if settings.method == "wrangan":
+            random_weights(model)
         encoder, predict = load_networks(model, settings)
-        perceptual, own = None, settings.perceptual or model.perceptual
+        perceptual, general = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
-            name = tuning_distance(settings, model) if settings.method == "pti" else own
+            name = tuning_distance(settings, model) if settings.method == "pti" else general
             try:
                 perceptual = load_perceptual(name, model.device)
             except WranganError as error:
@@ -78,8 +68,8 @@ class Inverter:
                 )
         pivot = None
         if settings.pivot is not None:
-            same = perceptual is None or perceptual.name == own
-            pivot_loss = perceptual if same else load_perceptual(own, model.device)
+            same = perceptual is None or perceptual.name == general
+            pivot_loss = perceptual if same else load_perceptual(general, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
@@ -141,26 +131,34 @@ class Inverter:
         return [codes[place] for place in range(len(photos))]
 
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
-        model, settings = self.model, self.settings
-        start, abouts = self._start(images, on_step)
-        if self.predict is None:
-            variables = METHOD_TABLE[settings.method].start(model, start, settings)
-        else:
-            variables = self.predict(images, start)
-        target = self.features(images)
-        before = self.distortion(Variables(w=start), images, target)
+        settings = self.settings
+        initial_w, records = self._start(images, on_step)
         # Steps of the pivot come before, and count.
         base = settings.total_steps - settings.loop_steps
-        variables, steps = self._optimised(
-            variables, images, target, lambda step: on_step(base + step) if on_step else None
-        )
-        codes = self._codes(variables, images, target)
+        fit = self.fit(images, initial_w, lambda step: on_step(base + step) if on_step else None)
+        before = fit.distortion(Variables(initial_w))
+        variables, steps = METHOD_TABLE[settings.method](fit)
+        codes = self._codes(fit, variables)
         for index, code in enumerate(codes):
             if isinstance(code, Code):
                 code.info["steps"] = steps[index]
                 code.info["distortion"] = {"before": before[index], **code.info["distortion"]}
-                code.info.update(abouts[index])
+                code.info.update(records[index])
         return codes
+
+    def fit(self, images: Tensor, initial_w: Tensor, on_step: Callable[[int], None] = lambda _: None) -> Fit:
+        """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+."""
+        return Fit(
+            self.model,
+            self.settings,
+            self.perceptual,
+            images,
+            initial_w,
+            random_generator(self.settings.seed),
+            predict=self.predict,
+            on_step=on_step,
+            cuda_graph=self.cuda_graph,
+        ).with_target()
 
     def _start(
         self, images: Tensor, on_step: Callable[[int], None] | None
@@ -168,174 +166,28 @@ class Inverter:
         """w to begin with, and what to record of how it was found, per image."""
         if self.pivot is None:
             return self.initial_w(images), [{} for _ in images]
-        w, abouts = self.initial_w(images), []
+        w, records = self.initial_w(images), []
         for index, found in enumerate(self.pivot.invert(images, on_step)):
             # Its noise maps are not kept, as in the authors' code: the tuning has the model's.
             w[index] = found.w.to(w) if isinstance(found, Code) else math.nan
             kept = found.info if isinstance(found, Code) else {}
-            abouts.append({"pivot": {name: kept[name] for name in ("method", "steps", "distortion") if kept}})
-        return w, abouts
+            records.append(
+                {"pivot": {name: kept[name] for name in ("method", "steps", "distortion") if kept}}
+            )
+        return w, records
 
-    def _optimised(
-        self, variables: Variables, images: Tensor, target: Target, on_step: Callable[[int], None]
-    ) -> tuple[Variables, list[int]]:
-        """The variables after the steps, and how many steps each image took."""
-        settings, method = self.settings, METHOD_TABLE[self.settings.method]
-        total = settings.loop_steps if variables.free else 0
-        batch = Batch(variables, images, target, torch.arange(len(images)), [total] * len(images))
-        if total == 0:
-            return variables, batch.steps
-        for tensor in variables.free:
-            tensor.requires_grad_(True)
-        if self.cuda_graph:
-            self._replay(batch, total, on_step)
-            return batch.finished(), batch.steps
-        groups, side = method.groups(variables, settings), images.shape[-1]
-        optimizer = make_optimizer(settings, groups, lambda: self._draw(variables, side, side))
-        rng = random_generator(settings.seed)
-        for step in range(total):
-            moment = Moment(self.model, settings, self.perceptual, rng, step / total)
-            optimizer.zero_grad()
-            loss, stay = self._graded_loss(batch, moment)
-            if settings.plateau and moment.share >= settled_from(settings):
-                stay = batch.falling(loss, settings.plateau, stay)
-            if stay is not None:
-                batch.let_go(~stay, step, optimizer)
-                loss = loss[stay]
-                if len(batch.rows) == 0:
-                    return batch.finished(), batch.steps
-            optimizer.step(loss, method.factors(settings, step / total))
-            if method.after_step is not None:
-                method.after_step(self.model, batch.variables)
-            on_step(step + 1)
-        optimizer.settle()
-        return batch.finished(), batch.steps
-
-    def _graded_loss(self, batch: Batch, moment: Moment) -> tuple[Tensor, Tensor | None]:
-        """The loss of each image (b,), its gradients left in the free variables, and which images have not
-        reached `stop_at`, if there is one: the others have no gradient."""
-        count, at_once = len(batch.rows), self.at_once
-        if count <= at_once:
-            loss, distance = self.loss(batch.variables, batch.images, batch.target, moment)
-            stay = not_yet(distance, self.settings.stop_at)
-            going = loss if stay is None else loss[stay]
-            if len(going):
-                going.sum().backward()
-            return loss, stay
-        for tensor in batch.variables.free:
-            tensor.grad = torch.zeros_like(tensor)
-        state = moment.rng.get_state()
-
-        def computed(first: int) -> tuple[Tensor, Tensor]:
-            # The same draws for every image, as if all were computed together.
-            moment.rng.set_state(state)
-            loss, stay = self._graded_loss(batch.part(slice(first, first + at_once)), moment)
-            return loss.detach(), torch.ones_like(loss, dtype=torch.bool) if stay is None else stay
-
-        # Other methods draw numbers in a step, or change the network for each image.
-        each = on_cores if self.settings.method in TUNING else map
-        losses, stays = zip(*each(computed, range(0, count, at_once)), strict=True)
-        return torch.cat(losses), not_all(torch.cat(stays))
-
-    @property
-    def at_once(self) -> int:
-        """Images whose graph is in memory at a time: on the CPU large images gain nothing from company."""
-        if self.model.device.type != "cpu":
-            return sys.maxsize
-        return max(1, HELD_PIXELS // self.model.resolution**2)
-
-    def _replay(self, batch: Batch, total: int, on_step: Callable[[int], None]) -> None:
-        """The steps of Adam as replays of one captured step."""
-        settings, method = self.settings, METHOD_TABLE[self.settings.method]
-        # What depends on the moment is not captured: `why_not_captured`.
-        moment = Moment(self.model, settings, self.perceptual, random_generator(settings.seed), 0.0)
-        groups = method.groups(batch.variables, settings)
-        rates = [group["lr"] for group in groups]
-        optimizer = graph.capturable_adam(groups, self.model.device)
-        step = graph.gradient_step(
-            optimizer, lambda: self.loss(batch.variables, batch.images, batch.target, moment)[0]
-        )
-        with graph.Steps(step, lambda: graph.changed_by(optimizer)) as take:
-            for index in range(total):
-                first, later = method.factors(settings, index / total)
-                factors = [first, *[later] * (len(rates) - 1)]
-                graph.set_rates(optimizer, [r * f for r, f in zip(rates, factors, strict=True)])
-                take()
-                on_step(index + 1)
-
-    def _draw(self, variables: Variables, side: int, photo_side: int) -> Tensor:
-        """The images (B, 3, side, side) for photographs of `photo_side` px."""
-        offsets = self.offsets(variables, photo_side)
-        return synthesize(self.model.generator, variables.w, **offsets, side=side)
-
-    def offsets(self, variables: Variables, photo_side: int) -> dict[str, Any]:
-        """Those of `variables` by group; ε and δ of what such photographs do not show are 0."""
-        offsets: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
-        if self.settings.unseen or self.settings.method not in TUNING:
-            return offsets
-        weights = self.model.generator.weights()
-        for group in ("epsilon", "delta"):
-            offsets[group] = {
-                name: _first(value, weights[name].shown(photo_side)) for name, value in offsets[group].items()
-            }
-        return offsets
-
-    def features(self, images: Tensor) -> Target:
-        """What the perceptual distance of the loss compares, of images (B, 3, S, S); None without one."""
-        if self.perceptual is None:
-            return None
-        with torch.no_grad():
-            return self.perceptual.features(for_loss(images, self.settings.distance_side))
-
-    def loss(
-        self, variables: Variables, images: Tensor, target: Target, moment: Moment
-    ) -> tuple[Tensor, Tensor | None]:
-        """2·L2 + LPIPS + α‖ε‖² (or the method's own penalty) per image, and the LPIPS in it: (B,)."""
-        loss, distance = self.data_loss(variables, images, target, moment)
-        return loss + METHOD_TABLE[self.settings.method].penalty(moment, variables), distance
-
-    def data_loss(
-        self, variables: Variables, images: Tensor, target: Target, moment: Moment
-    ) -> tuple[Tensor, Tensor | None]:
-        """2·L2 + LPIPS per image, and the LPIPS in it: (B,). target: of `images`, by `features`."""
-        settings, method = self.settings, METHOD_TABLE[self.settings.method]
-        shown = (
-            variables if method.drawn_w is None else replace(variables, w=method.drawn_w(moment, variables))
-        )
-        photo_side = images.shape[-1]
-        if moment.share < settings.coarse:
-            images = reduced(images, settings.loss_side)
-        drawn = self._draw(shown, images.shape[-1], photo_side)
-        loss = settings.data_l2_weight * (drawn - images).square().mean(dim=(1, 2, 3))
-        distance = None
-        if self.perceptual is not None and target is not None:
-            features = self.perceptual.features(for_loss(drawn, settings.distance_side))
-            distance = self.perceptual.distance(features, target)
-            loss = loss + settings.value("perceptual_weight") * distance
-        return loss, distance
-
-    @torch.no_grad()
-    def distortion(self, variables: Variables, images: Tensor, target: Target) -> list[dict[str, float]]:
-        """Per image: mse on [-1, 1] and, where it is the loss, the perceptual distance at its size."""
-        drawn = self._draw(variables, images.shape[-1], images.shape[-1])
-        columns = {"mse": (drawn - images).square().mean(dim=(1, 2, 3))}
-        if self.perceptual is not None and target is not None:
-            features = self.perceptual.features(for_loss(drawn, self.settings.distance_side))
-            columns[f"{self.perceptual.name} (loss)"] = self.perceptual.distance(features, target)
-        return [{name: values[i].item() for name, values in columns.items()} for i in range(len(images))]
-
-    def _codes(self, variables: Variables, images: Tensor, target: Target) -> list[Code | WranganError]:
+    def _codes(self, fit: Fit, variables: Variables) -> list[Code | WranganError]:
         # Rounded as the file stores them, so that the stated distortion is the file's.
         groups: dict[str, Any] = {
             g: {k: v.detach().half() for k, v in values.items()}
-            for g, values in self.offsets(variables, images.shape[-1]).items()
+            for g, values in fit.offsets(variables).items()
         }
         stored = Variables(w=variables.w.detach(), **groups)
-        after = self.distortion(stored, images, target)
+        after = fit.distortion(stored)
         codes: list[Code | WranganError] = []
-        for index in range(len(images)):
-            own = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}
-            parts = [stored.w[index], *(value for values in own.values() for value in values.values())]
+        for index in range(len(fit.images)):
+            offsets = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}
+            parts = [stored.w[index], *(value for values in offsets.values() for value in values.values())]
             finite = all(bool(part.isfinite().all()) for part in parts)
             if not finite or not all(map(math.isfinite, after[index].values())):
                 codes.append(WranganError(f"{self.settings.method} gave values that are not finite"))
@@ -348,19 +200,11 @@ class Inverter:
                 "networks": network_files(self.model, self.settings),
                 "perceptual": None if self.perceptual is None else self.perceptual.name,
                 "seed": self.settings.seed,
-                "side": images.shape[-1],
+                "side": fit.images.shape[-1],
                 "distortion": {"after": after[index]},
             }
-            codes.append(Code(stored.w[index].cpu(), info=info, **own))
+            codes.append(Code(stored.w[index].cpu(), info=info, **offsets))
         return codes
-
-
-def _first(offsets: Tensor, outputs: int) -> Tensor:
-    """offsets (B, O, I, k, k) of the first `outputs` channels, and 0 for the others."""
-    if outputs == offsets.shape[1]:
-        return offsets
-    rest = offsets.new_zeros((len(offsets), offsets.shape[1] - outputs, *offsets.shape[2:]))
-    return torch.cat([offsets[:, :outputs], rest], dim=1)
 
 
 def resolved(settings: InversionSettings, model: Model) -> InversionSettings:

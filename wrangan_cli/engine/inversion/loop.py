@@ -1,0 +1,141 @@
+"""The optimisation loop that all methods share.
+
+A method writes its algorithm as a `for` over the loop, with `Loop.minimise` of its loss in the body. What the
+algorithms do not mention is done here: images that are done leave the batch, a batch that is too large is
+computed in parts, and the step may be a captured CUDA graph. All images of a batch advance together, and none
+depends on another: losses are summed over the batch, the optimizer moves each image by itself, and every
+random sample is the same for every image.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.base.cores import on_cores
+from wrangan_cli.engine.inversion import graph
+from wrangan_cli.engine.inversion.batch import Batch, not_all, not_yet
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.learning_rates import LearningRates, settled_from
+from wrangan_cli.engine.inversion.optimizers import make_optimizer
+from wrangan_cli.engine.inversion.settings import TUNING
+from wrangan_cli.engine.inversion.variables import Variables
+
+Loss = Callable[[Fit, Batch], tuple[Tensor, Tensor | None]]
+"""What a method minimises, and the perceptual distance in it (if there is one), per image: (b,)."""
+
+
+class Result(NamedTuple):
+    """What a method found for the images of a batch."""
+
+    variables: Variables
+    steps: list[int]
+    """Steps that each image took."""
+
+
+class Loop:
+    """Iterates over the steps; yields the progress, the fraction of the steps done, before each.
+
+    variables: what the loss depends on; those that `rates` names are moved in place. The loop ends
+    early when all images are done (settings.stop_at, settings.plateau).
+    """
+
+    def __init__(self, fit: Fit, variables: Variables, rates: LearningRates) -> None:
+        self.fit, self.rates = fit, rates
+        variables.free = rates.free
+        self.total = fit.settings.loop_steps if variables.free else 0
+        self.step = 0
+        count = len(fit.images)
+        self.batch = Batch(variables, fit.images, fit.target, torch.arange(count), [self.total] * count)
+        self._replayed: graph.Steps | None = None
+        if self.total == 0:
+            return
+        for tensor in variables.free:
+            tensor.requires_grad_(True)
+        if not fit.cuda_graph:
+            self.optimizer = make_optimizer(fit.settings, rates.groups, lambda: fit.synthesized(variables))
+
+    def __iter__(self) -> Iterator[float]:
+        try:
+            for step in range(self.total):
+                self.step, self.batch.progress = step, step / self.total
+                yield self.batch.progress
+                if len(self.batch.rows) == 0:
+                    return
+                self.fit.on_step(step + 1)
+            if self.total and not self.fit.cuda_graph:
+                self.optimizer.settle()
+        finally:
+            self._close()
+
+    def minimise(self, loss: Loss) -> None:
+        """One step of the optimizer down `loss`, which must be the same at every step; removes the images
+        that are done before it."""
+        if self.fit.cuda_graph:
+            self._replay(loss)
+            return
+        settings, batch = self.fit.settings, self.batch
+        self.optimizer.zero_grad()
+        values, stay = self._backward(loss, batch)
+        if settings.plateau and batch.progress >= settled_from(settings):
+            stay = batch.falling(values, settings.plateau, stay)
+        if stay is not None:
+            batch.remove(~stay, self.step, self.optimizer)
+            values = values[stay]
+            if len(batch.rows) == 0:
+                return
+        self.optimizer.step(values, self.rates.factors(batch.progress))
+
+    def result(self) -> Result:
+        """The variables of all images, in their order, which are no longer optimised."""
+        return Result(self.batch.finished(), self.batch.steps)
+
+    def _backward(self, loss: Loss, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """The loss of each image (b,), its gradients left in the free variables, and which images have not
+        reached `stop_at`, if there is one: the others have no gradient."""
+        count, at_once = len(batch.rows), self.fit.at_once
+        if count <= at_once:
+            values, distance = loss(self.fit, batch)
+            stay = not_yet(distance, self.fit.settings.stop_at)
+            going = values if stay is None else values[stay]
+            if len(going):
+                going.sum().backward()
+            return values, stay
+        for tensor in batch.variables.free:
+            tensor.grad = torch.zeros_like(tensor)
+        rng = self.fit.rng
+        state = rng.get_state()
+
+        def computed(first: int) -> tuple[Tensor, Tensor]:
+            # The same samples for every image, as if all were computed together.
+            rng.set_state(state)
+            values, stay = self._backward(loss, batch.part(slice(first, first + at_once)))
+            return values.detach(), torch.ones_like(values, dtype=torch.bool) if stay is None else stay
+
+        # Other methods sample numbers in a step, or change the network for each image.
+        each = on_cores if self.fit.settings.method in TUNING else map
+        losses, stays = zip(*each(computed, range(0, count, at_once)), strict=True)
+        return torch.cat(losses), not_all(torch.cat(stays))
+
+    def _replay(self, loss: Loss) -> None:
+        """A step of Adam as the replay of one captured step."""
+        if self._replayed is None:
+            self._full = [group["lr"] for group in self.rates.groups]
+            self._adam = graph.capturable_adam(self.rates.groups, self.fit.model.device)
+            # What depends on the progress is not captured: `why_not_captured`.
+            step = graph.gradient_step(self._adam, lambda: loss(self.fit, self.batch)[0])
+            self._replayed = graph.Steps(step, lambda: graph.changed_by(self._adam))
+        first, later = self.rates.factors(self.batch.progress)
+        factors = [first, *[later] * (len(self._full) - 1)]
+        graph.set_rates(self._adam, [rate * f for rate, f in zip(self._full, factors, strict=True)])
+        try:
+            self._replayed()
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        """Give the memory of a captured graph back."""
+        if self._replayed is not None:
+            self._replayed.close()

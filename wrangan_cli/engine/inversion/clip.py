@@ -55,7 +55,7 @@ class ClipInverter:
         model, settings = self.inverter.model, self.inverter.settings
         stacked = torch.stack(list(images)).to(model.device)
         with model.generator.cached_weights():
-            fit = self.inverter.fit(stacked, self.inverter.initial_w(stacked), on_step)
+            fit = self.inverter.fit(stacked, self.inverter.initial_w(stacked), on_step, features_at_once=1)
             w = fit.initial_w.clone().requires_grad_(True)
             weights = random_weights(model)
             epsilon = {

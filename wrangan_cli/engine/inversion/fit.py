@@ -45,9 +45,12 @@ class Fit:
     cuda_graph: bool = False
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
 
-    def with_target(self) -> "Fit":
-        """With the features of all images."""
-        return replace(self, target=self.features(self.images))
+    def with_target(self, at_once: int | None = None) -> "Fit":
+        """With the features of all images, of so many at a time (None: all together)."""
+        parts = [self.features(part) for part in self.images.split(at_once or max(1, len(self.images)))]
+        known = [part for part in parts if part is not None]
+        target = [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*known, strict=True)]
+        return replace(self, target=target if known else None)
 
     def features(self, images: Tensor) -> Target:
         """What the perceptual distance of the loss compares, of images (B, 3, S, S); None without one."""

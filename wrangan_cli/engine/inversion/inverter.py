@@ -146,8 +146,17 @@ class Inverter:
                 code.info.update(records[index])
         return codes
 
-    def fit(self, images: Tensor, initial_w: Tensor, on_step: Callable[[int], None] = lambda _: None) -> Fit:
-        """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+."""
+    def fit(
+        self,
+        images: Tensor,
+        initial_w: Tensor,
+        on_step: Callable[[int], None] = lambda _: None,
+        features_at_once: int | None = None,
+    ) -> Fit:
+        """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+.
+
+        features_at_once: images whose perceptual features are computed at a time (None: all).
+        """
         return Fit(
             self.model,
             self.settings,
@@ -158,7 +167,7 @@ class Inverter:
             predict=self.predict,
             on_step=on_step,
             cuda_graph=self.cuda_graph,
-        ).with_target()
+        ).with_target(features_at_once)
 
     def _start(
         self, images: Tensor, on_step: Callable[[int], None] | None

@@ -77,8 +77,8 @@ def test_the_code_is_that_of_so_many_steps(tiny_model: Model, monkeypatch: pytes
 
 
 def test_steps_do_not_count_where_seconds_do() -> None:
-    assert {"steps", "seconds"} & set(InversionSettings(seconds=3).heeded) == {"seconds"}
-    assert {"steps", "seconds"} <= set(InversionSettings().heeded)
+    assert {"steps", "seconds"} & set(InversionSettings(seconds=3).relevant) == {"seconds"}
+    assert {"steps", "seconds"} <= set(InversionSettings().relevant)
     with pytest.raises(ValueError, match="seconds 0"):
         InversionSettings(seconds=0)
 

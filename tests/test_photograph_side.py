@@ -178,7 +178,7 @@ def test_rows_of_a_figure_have_the_largest_side() -> None:
 
 
 def test_size_is_a_setting_of_every_method() -> None:
-    assert "size" in InversionSettings(method="pti").heeded
+    assert "size" in InversionSettings(method="pti").relevant
     with pytest.raises(ValueError, match="size 8"):
         InversionSettings(size=8)
 

@@ -66,7 +66,7 @@ def test_the_published_protocol(tiny_model: Model) -> None:
         assert InversionSettings(**dataclasses.asdict(settings)) == settings
         plain = resolved(InversionSettings(method=method), tiny_model)
         assert (plain.steps, plain.l2_weight) == (500, 2.0)
-        assert "protocol" in settings.heeded
+        assert "protocol" in settings.relevant
     images = images_of(1)
     inverter = make_inverter(tiny_model, method="sg2-w", protocol="published", steps=None, w_noise=0)
     assert inverter.perceptual is not None

@@ -127,7 +127,7 @@ class ClipInverter:
         return FrameFit(free_w.detach()[0].float().cpu(), kept, distortion)
 
     @torch.no_grad()
-    def drawn(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
+    def rendered(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
         """The frame as it is stored: (3, side, side) in [-1, 1], clipped, on the CPU."""
         device = self.inverter.model.device
         base = {name: value.to(device) for name, value in shared.items()}

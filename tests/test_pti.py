@@ -17,6 +17,7 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
+from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance, zero_differences
 from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -93,11 +94,10 @@ def test_rounding_to_half_precision_is_all_that_is_lost(
     kept = []
     finish = Inverter._codes
 
-    def spy(self: Inverter, variables, images, target):  # type: ignore[no-untyped-def]
+    def spy(self: Inverter, fit: Fit, variables: Variables):  # type: ignore[no-untyped-def]
         with torch.no_grad():
-            side = images.shape[-1]
-            kept.append(self._draw(variables, side, side))
-        return finish(self, variables, images, target)
+            kept.append(fit.synthesized(variables))
+        return finish(self, fit, variables)
 
     monkeypatch.setattr(Inverter, "_codes", spy)
     codes = codes_of(make_pti(tiny_model, pti_pivot="encoder", init=None).invert(images_of(2)))

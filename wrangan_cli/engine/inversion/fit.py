@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,9 +78,9 @@ class Fit:
             return offsets
         return shown_offsets(offsets, self.model.generator.weights(), self.images.shape[-1])
 
-    def offsets(self, variables: Variables) -> dict[str, Offsets]:
+    def offsets(self, variables: Variables) -> dict[str, Any]:
         """All offsets of `variables` by group, as `shown` gives ε and δ."""
-        groups: dict[str, Offsets] = {group: getattr(variables, group) for group in GROUPS}
+        groups: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
         return groups | {group: self.shown(groups[group]) for group in ("epsilon", "delta")}
 
     def synthesized(self, variables: Variables) -> Tensor:

@@ -77,7 +77,7 @@ def run_case(name: str) -> dict[str, Any]:
         settings = CASES[name]
         trainer = trainer_for(settings)
         adversarial = isinstance(trainer, AdversarialTrainer)
-        rows = trainer.shares.own.tolist() if isinstance(trainer, AdversarialTrainer) else trainer.own
+        rows = trainer.shards.rows.tolist() if isinstance(trainer, AdversarialTrainer) else trainer.rows
         stream = batches(data(), settings.batch, settings.seed, 0, settings.flip, rows)
         reports = [trainer.step(next(stream).double()) for _ in range(STEPS)]
         names = ["generator", "discriminator"] if adversarial else ["encoder"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.base.errors import WranganError
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model

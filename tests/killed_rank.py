@@ -7,7 +7,7 @@ from typing import Any
 from wrangan_cli.app import main
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 
-whole = AdversarialTrainer._generator_losses
+whole = AdversarialTrainer.generator_losses
 
 
 def killed(self: AdversarialTrainer) -> Any:
@@ -18,5 +18,5 @@ def killed(self: AdversarialTrainer) -> Any:
 
 
 if __name__ == "__main__":
-    AdversarialTrainer._generator_losses = killed  # type: ignore[method-assign]
+    AdversarialTrainer.generator_losses = killed  # type: ignore[method-assign]
     main()

@@ -119,14 +119,14 @@ def test_a_signal_inside_a_step_saves_after_it(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = GeneratorSettings(images=40, **BRISK)
-    whole = AdversarialTrainer._generator_losses
+    whole = AdversarialTrainer.generator_losses
 
     def signalled(self: AdversarialTrainer) -> Any:
         if self.steps == 2:
             signal.raise_signal(number)
         return whole(self)
 
-    monkeypatch.setattr(AdversarialTrainer, "_generator_losses", signalled)
+    monkeypatch.setattr(AdversarialTrainer, "generator_losses", signalled)
     before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         run_to(settings, tmp_path)

@@ -16,7 +16,6 @@ from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.architectures import ARCHITECTURES, config_record, read_generator_config
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
-from wrangan_cli.engine.models.drawing import draw, heard_noise
 from wrangan_cli.engine.models.folder import CONFIG, save_model
 from wrangan_cli.engine.models.generator import (
     GeneratorConfig,
@@ -31,6 +30,7 @@ from wrangan_cli.engine.models.randomized import (
     randomize,
     with_plain_std,
 )
+from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 
 def test_there_is_a_case_of_each_architecture() -> None:
@@ -154,7 +154,7 @@ def test_noise(config: GeneratorConfig) -> None:
     assert not torch.allclose(fresh, stored, atol=1e-3)
     for number, given in inputs.items():
         moved = {number: torch.randn(2, *given.map.shape[2:])}
-        assert not torch.allclose(draw(generator, w, noise=moved), stored, atol=1e-4), number
+        assert not torch.allclose(synthesize(generator, w, noise=moved), stored, atol=1e-4), number
     assert heard_noise(generator).keys() == inputs.keys()
     silent = generator.synthesis(w, noise="none")
     for given in inputs.values():
@@ -190,9 +190,9 @@ def test_parameters_for_each_image(config: GeneratorConfig) -> None:
     generator = network(config)
     w = w_of(generator)
     moved = {n: torch.randn(2, *p.shape) * 0.05 for n, p in generator.synthesis_parameters().items()}
-    with generator.frozen():
-        images = draw(generator, w, parameters=moved)
-        small = draw(generator, w, parameters=moved, side=4)
+    with generator.cached_weights():
+        images = synthesize(generator, w, parameters=moved)
+        small = synthesize(generator, w, parameters=moved, side=4)
     for row in range(2):
         changed = copy.deepcopy(generator)
         for name, offset in moved.items():
@@ -206,7 +206,7 @@ def test_what_frozen_keeps_changes_nothing(config: GeneratorConfig) -> None:
     generator = network(config)
     w, epsilon = w_of(generator), draw_epsilon(generator, 2)
     before = generator.synthesis(w), generator.synthesis(w, epsilon=epsilon)
-    with generator.frozen(), generator.frozen():
+    with generator.cached_weights(), generator.cached_weights():
         torch.testing.assert_close(generator.synthesis(w), before[0], **CLOSE)
         torch.testing.assert_close(generator.synthesis(w, epsilon=epsilon), before[1], **CLOSE)
     assert torch.equal(generator.synthesis(w), before[0])
@@ -220,7 +220,7 @@ def test_side(config: GeneratorConfig) -> None:
     for side in (4, 6, 8, 12):
         wanted = F.interpolate(whole, size=(side, side), mode="area")
         torch.testing.assert_close(generator.synthesis(w, epsilon=epsilon, side=side), wanted, **CLOSE)
-        torch.testing.assert_close(draw(generator, w, epsilon=epsilon, side=side), wanted, **CLOSE)
+        torch.testing.assert_close(synthesize(generator, w, epsilon=epsilon, side=side), wanted, **CLOSE)
     for side in (config.resolution, 2 * config.resolution):
         torch.testing.assert_close(generator.synthesis(w, epsilon=epsilon, side=side), whole, **CLOSE)
 

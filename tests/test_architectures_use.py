@@ -19,11 +19,11 @@ from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models import projected
 from wrangan_cli.engine.models.codes import Code, load_code, save_code
-from wrangan_cli.engine.models.drawing import heard_noise
 from wrangan_cli.engine.models.encoders import Hypernet, HypernetConfig, layer_shapes, weight_offsets
 from wrangan_cli.engine.models.folder import DISCRIMINATOR, load_discriminator, save_model
 from wrangan_cli.engine.models.generator import GeneratorConfig
 from wrangan_cli.engine.models.randomized import randomize
+from wrangan_cli.engine.models.rendering import heard_noise
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.memory import adversarial_memory
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
@@ -121,7 +121,7 @@ def test_training_against_the_projected_discriminator_alone(
 @every
 def test_commands(config: GeneratorConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a model without σ to codes and the metrics of layers, by the command line."""
-    for module in ("models.perceptual", "inversion.loop"):
+    for module in ("models.perceptual", "inversion.inverter"):
         monkeypatch.setattr(f"wrangan_cli.engine.{module}.load_perceptual", lambda *_: fake_perceptual())
     generator = randomize(network(config), 0)
     folder = save_model(tmp_path / "plain", generator, perceptual="st-lpips-alex")

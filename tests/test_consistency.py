@@ -19,7 +19,7 @@ from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import identity
 from wrangan_cli.engine.metrics.comparison import compare_paired, wilson

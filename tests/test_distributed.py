@@ -15,7 +15,7 @@ from tests.cases import CASES, collectives, run_case
 from tests.conftest import write_photo
 from wrangan_cli.engine.base import distributed
 from wrangan_cli.engine.base.errors import UsageError
-from wrangan_cli.engine.training.shares import Shares
+from wrangan_cli.engine.training.shards import Shards
 from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 
 ROOT = Path(__file__).parents[1]
@@ -105,11 +105,11 @@ def test_alone_nothing_happens() -> None:
 
 def test_parts_keep_the_groups_of_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image i is in group i mod 4 of a batch of 16; within a part of 8, in group j mod 2."""
-    monkeypatch.setattr("wrangan_cli.engine.training.shares.world_size", lambda: 2)
+    monkeypatch.setattr("wrangan_cli.engine.training.shards.world_size", lambda: 2)
     seen = []
     for rank in range(2):
-        monkeypatch.setattr("wrangan_cli.engine.training.shares.rank", lambda rank=rank: rank)
-        (rows,) = Shares(16, 4).parts
+        monkeypatch.setattr("wrangan_cli.engine.training.shards.rank", lambda rank=rank: rank)
+        (rows,) = Shards(16, 4).parts
         seen += rows.tolist()
         for group in range(2):
             assert len({row % 4 for row in rows.tolist()[group::2]}) == 1
@@ -127,7 +127,7 @@ def test_parts_keep_the_groups_of_the_discriminator(monkeypatch: pytest.MonkeyPa
 )
 def test_batches_that_cannot_be_cut(batch: int, group: int | None, accumulate: int, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        Shares(batch, group, accumulate)
+        Shards(batch, group, accumulate)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import torch
 
 from tests.fakes import codes_of, in_float64, make_inverter
 from wrangan_cli.engine.base.errors import WranganError
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables, joined
 from wrangan_cli.engine.models.codes import Code

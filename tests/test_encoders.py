@@ -12,7 +12,7 @@ from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
@@ -213,7 +213,7 @@ def test_damaged_files_are_one_line(tiny_model: Model) -> None:
 def test_inversion_gives_the_networks_codes(
     kind: str, tiny_model: Model, tmp_path: Path, monkeypatch
 ) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     config = small() if kind == "e4e" else again()
     save_encoder(tiny_model.path, trained(config), tiny_model, {}, torch.float32)
     inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
@@ -246,7 +246,7 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
     def load(name: str, device: object) -> object:  # noqa: ARG001
         raise missing
 
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", load)
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", load)
     for kind, network in (("e4e", trained(small())), ("restyle", trained(again()))):
         save_encoder(tiny_model.path, network, tiny_model, {}, torch.float32)
         inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
@@ -264,7 +264,7 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
 
 
 def test_a_start_needs_a_common_w(tiny_model: Model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     save_encoder(tiny_model.path, trained(small(deltas=False)), tiny_model, {})
     with pytest.raises(UsageError, match="init e4e: the model's has latents of their own"):
         Inverter.load(tiny_model, InversionSettings(init="e4e"))

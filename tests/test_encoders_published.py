@@ -24,7 +24,7 @@ from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.checkpoints.convert import convert_to_model
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code

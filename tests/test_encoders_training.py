@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_said(tiny_model: Model, tmp_path: Path) -> None:
 @pytest.fixture
 def faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
-    for name in ("models.perceptual", "inversion.loop"):
+    for name in ("models.perceptual", "inversion.inverter"):
         monkeypatch.setattr(f"wrangan_cli.engine.{name}.load_perceptual", lambda *_: fake_perceptual())
     for seed in range(5):
         write_photo(tmp_path / "faces" / f"{seed}.png", seed=seed)

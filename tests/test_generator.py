@@ -226,7 +226,7 @@ def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
 
     plain = images()
     assert not torch.allclose(plain[0], plain[1])
-    with generator.frozen():
+    with generator.cached_weights():
         kept = [m.kept is not None for m in generator.modules() if isinstance(m, ModulatedConv2d)]
         assert sum(kept) == generator.config.num_styled_convs
         assert generator.kept_styles is not None
@@ -238,7 +238,7 @@ def test_what_is_kept_changes_nothing_and_follows_replaced_weights(
 
 def test_energies_of_weights_that_learn_are_not_kept(tiny_generator: StyleGAN2Generator) -> None:
     generator = tiny_generator.requires_grad_(True)
-    with generator.frozen():
+    with generator.cached_weights():
         assert all(m.kept is None for m in generator.modules() if isinstance(m, ModulatedConv2d))
         assert generator.kept_styles is None
         generator.synthesis(torch.randn(1, generator.config.style_dim)).sum().backward()

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.base.errors import FileError, UsageError
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
@@ -136,7 +136,7 @@ def with_networks(model: Model, seed: int = 0) -> Hypernet:
 def test_inversion_stores_what_it_draws(
     tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     network, images = with_networks(tiny_model), images_of(3)
     inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle"))
     w = inverter.initial_w(images)
@@ -183,7 +183,7 @@ def test_networks_go_along_with_a_model_that_draws_the_same(tiny_model: Model, t
 
 
 def test_what_does_not_belong_together(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     with pytest.raises(UsageError, match=r"has no encoder\.safetensors"):
         Inverter.load(tiny_model, InversionSettings(method="hyperstyle"))
     with_networks(tiny_model)

@@ -9,9 +9,11 @@ import torch
 from tests.conftest import random_generator_network
 from tests.fakes import codes_of, fake_perceptual, images_of, in_float64, make_inverter
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment, squared_norm
+from wrangan_cli.engine.inversion import wrangan
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
+from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets, squared_norm
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
@@ -32,9 +34,10 @@ def test_defaults_are_the_papers_but_for_alpha(tiny_model: Model) -> None:
 def test_loss_is_algorithm_1(tiny_model: Model) -> None:
     inverter = make_inverter(tiny_model, alpha=0.3, penalty="sum", epsilon_init=0.5)
     images = images_of(2)
-    variables = METHOD_TABLE["wrangan"].start(tiny_model, inverter.initial_w(images), inverter.settings)
-    moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), share=0.0)
-    loss, _ = inverter.loss(variables, images, inverter.features(images), moment)
+    fit = inverter.fit(images, inverter.initial_w(images))
+    epsilon = small_offsets(random_weights(tiny_model), fit.initial_w, inverter.settings)
+    variables = Variables(fit.initial_w, epsilon)
+    loss, _ = wrangan.loss(fit, Batch(variables, images, fit.target, torch.arange(2), []))
     drawn = tiny_model.generator.synthesis(variables.w, epsilon=variables.epsilon)
     distance = fake_perceptual()
     for index in range(2):
@@ -46,10 +49,8 @@ def test_loss_is_algorithm_1(tiny_model: Model) -> None:
 
 def test_penalty_reductions() -> None:
     epsilon = {"convs.0": torch.full((2, 3, 2, 3, 3), 2.0), "convs.1": torch.full((2, 1, 1, 3, 3), 1.0)}
-    variables = Variables(torch.zeros(2, 4), epsilon=epsilon)
-    assert squared_norm(variables, "sum").tolist() == [54 * 4 + 9, 54 * 4 + 9]
-    assert squared_norm(variables, "mean").tolist() == pytest.approx([225 / 63, 225 / 63])
-    assert squared_norm(Variables(torch.zeros(2, 4)), "sum").tolist() == [0, 0]
+    assert squared_norm(epsilon, "sum").tolist() == [54 * 4 + 9, 54 * 4 + 9]
+    assert squared_norm(epsilon, "mean").tolist() == pytest.approx([225 / 63, 225 / 63])
 
 
 def test_penalty_has_the_gradients_of_a_sum_of_squares() -> None:
@@ -58,7 +59,7 @@ def test_penalty_has_the_gradients_of_a_sum_of_squares() -> None:
         epsilon[1] = 0  # as in weight-tuning at its start
 
     def norm(x: torch.Tensor) -> torch.Tensor:
-        return squared_norm(Variables(torch.zeros(3, 4), epsilon={"convs.0": x}), "sum")
+        return squared_norm({"convs.0": x}, "sum")
 
     torch.testing.assert_close(norm(epsilon), epsilon.square().sum(dim=(1, 2, 3, 4)))
     assert torch.autograd.gradcheck(norm, (epsilon,))
@@ -213,8 +214,12 @@ def test_same_seed_same_code(tiny_model: Model) -> None:
 
 def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:
     plain = load_model(str(save_model(tmp_path / "plain", random_generator_network(plain_config))))
-    with pytest.raises(UsageError, match="no random layers"):
-        make_inverter(plain).invert(images_of(1))
+    for fails in (
+        lambda: make_inverter(plain).invert(images_of(1)),
+        lambda: Inverter.load(plain, InversionSettings()),
+    ):
+        with pytest.raises(UsageError, match="no random layers"):
+            fails()
     (code,) = codes_of(make_inverter(plain, method="weight-tuning", steps=1).invert(images_of(1)))
     assert set(code.delta) == set(plain.generator.styled_convs())
 

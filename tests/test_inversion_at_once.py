@@ -9,7 +9,7 @@ import torch
 from tests.fakes import codes_of, in_float64, make_inverter
 from tests.test_early_stop import images_of, threshold
 from wrangan_cli.engine.base.cores import on_cores
-from wrangan_cli.engine.inversion import loop
+from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.models.folder import Model
 
 METHODS = ["wrangan", "wrangan lbfgs", "weight-tuning", "sg2-w-plus", "pti"]
@@ -33,10 +33,10 @@ def test_some_at_a_time(
     inverter = make_inverter(model, **few)
     together = codes_of(inverter.invert(images))
     parts: list[int] = []
-    computed = loop.Inverter.loss
-    monkeypatch.setattr(loop, "HELD_PIXELS", 2 * 16 * 16)  # two images
+    computed = Fit.data_loss
+    monkeypatch.setattr("wrangan_cli.engine.inversion.fit.HELD_PIXELS", 2 * 16 * 16)  # two images
     monkeypatch.setattr(
-        loop.Inverter, "loss", lambda self, v, *rest: parts.append(len(v.w)) or computed(self, v, *rest)
+        Fit, "data_loss", lambda self, image, batch: parts.append(len(image)) or computed(self, image, batch)
     )
     apart = codes_of(inverter.invert(images))
     assert max(parts) == 2

@@ -12,8 +12,7 @@ from torch import Tensor
 from tests.fakes import codes_of, fake_perceptual
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.models.folder import Model
 
@@ -140,11 +139,6 @@ def test_which_inversions_can_be_captured(tiny_model: Model) -> None:
     assert "lbfgs" in (why(dataclasses.replace(settings, optimizer="lbfgs"), gpu) or "")
     possible = {m for m in METHODS if why(dataclasses.replace(settings, method=m), gpu) is None}
     assert possible == {"wrangan", "weight-tuning"}
-    # Those, and only those, have steps that differ in their rates alone.
-    for name in possible:
-        method = METHOD_TABLE[name]
-        assert method.drawn_w is None
-        assert method.after_step is None
     with pytest.raises(UsageError, match="a CUDA graph was asked for, but the device is cpu"):
         Inverter.load(tiny_model, SETTINGS, cuda_graph=True)
 

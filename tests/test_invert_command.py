@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from tests.conftest import write_photo
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.inversion import loop
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import load_code
 
@@ -236,7 +236,7 @@ def test_no_weights_for_the_metric(
 def test_ctrl_c_keeps_what_is_done(
     photos: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, calls = loop.Inverter.invert, []
+    whole, calls = Inverter.invert, []
 
     def interrupted(self, images: torch.Tensor, on_step=None):
         calls.append(images.shape[0])
@@ -244,7 +244,7 @@ def test_ctrl_c_keeps_what_is_done(
             raise KeyboardInterrupt
         return whole(self, images, on_step)
 
-    monkeypatch.setattr(loop.Inverter, "invert", interrupted)
+    monkeypatch.setattr(Inverter, "invert", interrupted)
     out = tmp_path / "codes"
     result = invert(photos, "--out", out, "--batch", "1", model=tiny_folder)
     assert result.exit_code == 130
@@ -268,7 +268,7 @@ def test_out_of_memory_halves_the_batch(
 ) -> None:
     (photos / "aa.png").write_bytes(b"no image")  # named once, although its batch is tried twice
     write_photo(photos / "d.png", seed=3)
-    whole, sizes = loop.Inverter.invert, []
+    whole, sizes = Inverter.invert, []
 
     def small_memory(self, images: torch.Tensor, on_step=None):
         sizes.append(len(images))
@@ -276,7 +276,7 @@ def test_out_of_memory_halves_the_batch(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
         return whole(self, images, on_step)
 
-    monkeypatch.setattr(loop.Inverter, "invert", small_memory)
+    monkeypatch.setattr(Inverter, "invert", small_memory)
     out = tmp_path / "codes"
     result = invert(photos, "--out", out, "--batch", "5", model=tiny_folder)
     assert [Path(line).name for line in result.stdout.splitlines()] == ["a.st", "b.st", "c.st", "d.st"]
@@ -295,7 +295,7 @@ def test_out_of_memory_with_one_photograph(
     def no_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
 
-    monkeypatch.setattr(loop.Inverter, "invert", no_memory)
+    monkeypatch.setattr(Inverter, "invert", no_memory)
     result = invert(photos, "--out", tmp_path / "codes", "--batch", "1", model=tiny_folder)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
@@ -309,7 +309,7 @@ def test_a_bug_in_the_loop_is_not_taken_for_lack_of_memory(
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(loop.Inverter, "invert", broken)
+    monkeypatch.setattr(Inverter, "invert", broken)
     result = invert(photos, "--out", tmp_path / "codes", model=tiny_folder)
     assert isinstance(result.exception, RuntimeError)
 

@@ -102,7 +102,7 @@ def test_its_gradient_reaches_the_generator_with_its_weight() -> None:
             trainer = trainer_for(settings)
             if trainer.projected:
                 trainer.projected.load_state_dict(discriminator().state_dict())
-            (loss, _), *_ = trainer._generator_losses()
+            (loss, _), *_ = trainer.generator_losses()
             loss.backward()
             gradients.append(trainer.generator.to_rgbs[-1].conv.weight.grad.clone())
         return gradients[0] - gradients[1]

@@ -17,11 +17,11 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
-from wrangan_cli.engine.inversion import loop
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE
-from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
+from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance, zero_differences
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
@@ -94,11 +94,10 @@ def test_rounding_to_half_precision_is_all_that_is_lost(
     kept = []
     finish = Inverter._codes
 
-    def spy(self: Inverter, variables, images, target):  # type: ignore[no-untyped-def]
+    def spy(self: Inverter, fit: Fit, variables: Variables):  # type: ignore[no-untyped-def]
         with torch.no_grad():
-            side = images.shape[-1]
-            kept.append(self._draw(variables, side, side))
-        return finish(self, variables, images, target)
+            kept.append(fit.synthesized(variables))
+        return finish(self, fit, variables)
 
     monkeypatch.setattr(Inverter, "_codes", spy)
     codes = codes_of(make_pti(tiny_model, pti_pivot="encoder", init=None).invert(images_of(2)))
@@ -174,10 +173,12 @@ def test_the_threshold_is_of_images_at_the_generators_own_side(tiny_model: Model
     inverter = make_inverter(tiny_model, method="pti", loss_side=8, stop_at=0.0)
     images = images_of(2)
     assert inverter.perceptual is not None
-    seen = inverter.features(images)
+    seen = inverter.fit(images, tiny_model.w_mean[None]).target
     for found, whole in zip(seen, inverter.perceptual.features(for_loss(images, 16)), strict=True):
         assert torch.equal(found, whole)
-    smaller = make_inverter(tiny_model, method="sg2-w", loss_side=8).features(images)
+    smaller = (
+        make_inverter(tiny_model, method="sg2-w", loss_side=8).fit(images, tiny_model.w_mean[None]).target
+    )
     assert not torch.equal(smaller[0], seen[0])
     with pytest.raises(ValueError, match="pti_loss_side -1"):
         InversionSettings(method="pti", pti_loss_side=-1)
@@ -196,7 +197,7 @@ def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest
         net.name = name
         return net
 
-    monkeypatch.setattr(loop, "load_perceptual", fake)
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", fake)
     inverter = Inverter.load(replace(tiny_model, perceptual="lpips-vgg"), InversionSettings(method="pti"))
     assert asked == ["lpips-alex", "lpips-vgg"]
     assert inverter.pivot is not None
@@ -213,7 +214,7 @@ def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest
 def test_locality_is_the_authors_formula(tiny_model: Model) -> None:
     settings = InversionSettings(method="pti", pti_locality=0.1, pti_locality_distance=7.0)
     w = torch.randn(2, TINY.style_dim)
-    variables = METHOD_TABLE["pti"].start(tiny_model, w, settings)
+    variables = Variables(w, parameters=zero_differences(tiny_model, 2))
     rng = torch.Generator().manual_seed(0)
     for value in variables.parameters.values():
         value.copy_(torch.randn(value.shape, generator=rng) * 0.05)

@@ -25,7 +25,8 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.data.images import load_image, to_uint8
 from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
-from wrangan_cli.engine.inversion import loop
+from wrangan_cli.engine.inversion import inverter as inverting
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import METHODS
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import corruption, edit_success, lpips
@@ -87,7 +88,7 @@ def subject(
     monkeypatch.setattr(edit_success, "load_descriptors", lambda: corners)
     monkeypatch.setattr(edit_success, "YawScorer", AllFaces)
     monkeypatch.setattr(corruption, "FaceDetector", EverySecond)
-    for module in (lpips, loop):
+    for module in (lpips, inverting):
         monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
     del photos, small_features
     return tiny_folder
@@ -361,7 +362,7 @@ def test_figure_3_over_n_with_corruption(
     # By hand, for the model's own N: fit, draw, compare.
     (settings,) = parse_settings([f"{k}={v}" for k, v in SET.items()], ("weight-tuning",))[0].values()
     images = torch.stack([load_image(path, 16) for path in sorted(photos.iterdir(), key=lambda p: p.stem)])
-    inverter = loop.Inverter.load(tiny_model, dataclasses.replace(settings, alpha=1.0))
+    inverter = Inverter.load(tiny_model, dataclasses.replace(settings, alpha=1.0))
     codes = [code for code in inverter.invert(images) if isinstance(code, Code)]
     error = (render(tiny_model, codes).clamp(-1, 1) - images).square().mean().item()
     assert rows[1]["mse"]["value"] == pytest.approx(error, rel=1e-3)

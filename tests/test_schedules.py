@@ -18,7 +18,8 @@ from tests.benchmarks.study import DIRECTIONS, Remembered, Study
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, make_inverter
 from wrangan_cli.engine.base.errors import UsageError
-from wrangan_cli.engine.inversion import loop
+from wrangan_cli.engine.inversion import inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.metrics.corruption import moved_images
 from wrangan_cli.engine.models.codes import Code, render
 from wrangan_cli.engine.models.folder import Model
@@ -29,7 +30,7 @@ LARGE = dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8, 32: 8}, num_l
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    for module in (study, loop):
+    for module in (study, inverter):
         monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
     return a_model(LARGE, tmp_path)
 
@@ -124,15 +125,15 @@ def test_what_stands_there_is_not_done_again(
     model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[int] = []
-    invert_each = loop.Inverter.invert_each
+    invert_each = Inverter.invert_each
 
-    def counted(self: loop.Inverter, images: list[Tensor]) -> Any:
+    def counted(self: Inverter, images: list[Tensor]) -> Any:
         if len(fitted) == broken_at:
             raise KeyboardInterrupt
         fitted.append(len(images))
         return invert_each(self, images)
 
-    monkeypatch.setattr(loop.Inverter, "invert_each", counted)
+    monkeypatch.setattr(Inverter, "invert_each", counted)
     out = tmp_path / "out.csv"
     words = ["--corruption", "0", "--drift", "0", "--batch", "2", "init=mean,steps=1"]
     broken_at = 1  # the second batch of the first row

@@ -115,7 +115,7 @@ def test_encoder_is_installed_and_used(
     from tests.fakes import fake_perceptual
 
     monkeypatch.setattr("wrangan_cli.engine.models.perceptual.load_perceptual", lambda *_: fake_perceptual())
-    monkeypatch.setattr("wrangan_cli.engine.inversion.loop.load_perceptual", lambda *_: fake_perceptual())
+    monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     body = ["--widths", "8,8", "--blocks", "1,1", "--input-side", "16"]
     out = tmp_path / "e"
     lines = run(

@@ -200,7 +200,7 @@ def test_key_frames_come_closer_and_frames_closer_still(tiny_model: Model) -> No
     none = clip_inverter.first_own(shapes)
 
     def mse(w: torch.Tensor, own: object) -> float:
-        return (clip_inverter.drawn(w, shared, own, 16) - images[0]).square().mean().item()  # type: ignore[arg-type]
+        return (clip_inverter.rendered(w, shared, own, 16) - images[0]).square().mean().item()  # type: ignore[arg-type]
 
     from_mean = mse(tiny_model.w_mean.float(), {})
     after_keys = mse(w[0], none)

@@ -48,7 +48,7 @@ def main() -> None:
             fit = inverter.fit_frame(image, shared.epsilon, w, own, lambda _: None)
             w, own = fit.w, fit.own
             fits.append(fit.distortion)
-            drawn.append(inverter.drawn(w, shared.epsilon, own, run.record.side))
+            drawn.append(inverter.rendered(w, shared.epsilon, own, run.record.side))
         mean = {name: sum(fit[name] for fit in fits) / len(fits) for name in fits[0]}
         inputs = [change(a, b) for a, b in pairwise(images)]
         outputs = [change(a, b) for a, b in pairwise(drawn)]

@@ -33,9 +33,12 @@ from tests.benchmarks.conversion_parity import peer_modules
 from tests.benchmarks.generator_speed import backward_step, convolution_step
 from tests.benchmarks.gpu_inversion import Peer, commit, random_inverter
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
-from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion import wrangan
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.learning_rates import rates_of_w_and_offsets
+from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
@@ -212,21 +215,21 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     shape = Namespace(resolution=resolution, width=WIDTHS[resolution], random_layers=6, steps=500)
     inverter = random_inverter(shape, torch.device("cpu"))
     settings, model = replace(inverter.settings), inverter.model
-    method = METHOD_TABLE[settings.method]
     images = torch.rand(batch, 3, resolution, resolution) * 2 - 1
-    variables = method.start(model, inverter.initial_w(images), settings)
-    for tensor in variables.free:
+    fit = inverter.fit(images, inverter.initial_w(images))
+    variables = Variables(fit.initial_w, small_offsets(random_weights(model), fit.initial_w, settings))
+    rates = rates_of_w_and_offsets(variables.w, variables.epsilon, settings)
+    for tensor in rates.free:
         tensor.requires_grad_(True)
-    target = inverter.features(images)
-    optimizer = make_optimizer(settings, method.groups(variables, settings), images.clone)
-    moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
+    optimizer = make_optimizer(settings, rates.groups, images.clone)
+    whole = Batch(variables, images, fit.target, torch.arange(batch), [])
 
     kept = ExitStack()  # as long as there is a step
-    kept.enter_context(model.generator.frozen())
+    kept.enter_context(model.generator.cached_weights())
 
     def step() -> None:
         optimizer.zero_grad()
-        loss = inverter.loss(variables, images, target, moment)[0]
+        loss = wrangan.loss(fit, whole)[0]
         loss.sum().backward()
         optimizer.step(loss, (1.0, 1.0))
 

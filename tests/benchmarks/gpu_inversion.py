@@ -25,9 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion import graph, wrangan
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.learning_rates import rates_of_w_and_offsets
+from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.config import StyleGAN2Config
@@ -196,39 +199,39 @@ def targets(model: Model, batch: int) -> Tensor:
 def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], tuple[float, float]]:
     """From a number of steps to the seconds that they take, and the mean squared error after them."""
     model, settings = inverter.model, replace(inverter.settings)
-    method = METHOD_TABLE[settings.method]
-    moment = Moment(model, settings, inverter.perceptual, random_generator(0), 0.0)
 
-    def loss(variables: Variables, target: list[Tensor]) -> Tensor:
-        return inverter.loss(variables, images, target, moment)[0]
+    def loss(fit: Fit, batch: Batch) -> Tensor:
+        return wrangan.loss(fit, batch)[0]
 
     made = torch.compile(loss) if "compile" in way.mode else loss
 
     def run(count: int) -> tuple[float, float]:
-        variables = method.start(model, inverter.initial_w(images), settings)
-        for tensor in variables.free:
+        w = inverter.initial_w(images)
+        variables = Variables(w, small_offsets(random_weights(model), w, settings))
+        moved = rates_of_w_and_offsets(w, variables.epsilon, settings)
+        for tensor in moved.free:
             tensor.requires_grad_(True)
         start = now(model.device)
-        target = inverter.features(images)
-        groups = method.groups(variables, settings)
-        rates = [group["lr"] for group in groups]
-        optimizer = graph.capturable_adam(groups, model.device)
-        step = graph.gradient_step(optimizer, lambda: made(variables, target))
+        fit = inverter.fit(images, w)
+        batch = Batch(variables, images, fit.target, torch.arange(len(images)), [])
+        rates = [group["lr"] for group in moved.groups]
+        optimizer = graph.capturable_adam(moved.groups, model.device)
+        step = graph.gradient_step(optimizer, lambda: made(fit, batch))
         with (
-            model.generator.frozen(),  # as `Inverter.invert` has it
+            model.generator.cached_weights(),  # as `Inverter.invert` has it
             graph.Steps(step, lambda: graph.changed_by(optimizer))
             if "graph" in way.mode
             else Plain(step) as take,
         ):
             for index in range(count):
-                first, later = method.factors(settings, index / count)
+                first, later = moved.factors(index / count)
                 factors = [first, *[later] * (len(rates) - 1)]
                 graph.set_rates(optimizer, [r * f for r, f in zip(rates, factors, strict=True)])
                 take()
             seconds = now(model.device) - start
             if "graph" in way.mode and not take.replays:
                 print("the step was not captured: its time is that of eager steps", file=sys.stderr)
-        errors = [row["mse"] for row in inverter.distortion(variables, images, None)]
+        errors = [row["mse"] for row in fit.distortion(variables)]
         return seconds, statistics.mean(errors)
 
     return run

@@ -26,7 +26,7 @@ from tests.benchmarks.schedules import parsed
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.base.peak_memory import peak_memory
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.library import load_model
 
 

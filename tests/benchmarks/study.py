@@ -22,7 +22,7 @@ from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.data.photo_files import find_images
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
 from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images, random_direction

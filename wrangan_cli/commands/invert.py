@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from wrangan_cli.engine.inversion.folder import Job
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.inversion.inverter import Inverter
     from wrangan_cli.engine.models.codes import Code
     from wrangan_cli.engine.models.folder import Model
 
@@ -76,7 +76,7 @@ def invert_photos(
 ) -> None:
     """Make the codes that are not there yet; of several processes each its share (all must call this)."""
     from wrangan_cli.engine.base.distributed import own_share
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.inversion.inverter import Inverter
 
     inverter = cache(lambda: Inverter.load(loaded(), settings, cuda_graph))
 
@@ -104,7 +104,7 @@ def _todo(
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
-    from wrangan_cli.engine.inversion.loop import resolved
+    from wrangan_cli.engine.inversion.inverter import resolved
 
     found: list[Path] = []
     for path in inputs(photos):

@@ -121,13 +121,13 @@ def _possible(
 
     Raises the reason where a method was asked for by name, or where none is left.
     """
-    from wrangan_cli.engine.inversion.loop import Inverter
+    from wrangan_cli.engine.inversion.inverter import Inverter
 
     chosen: list[str] = []
     lacking: list[str] = []
     for method, wanted in settings.items():
         try:
-            _check_startable(Inverter.load(model, wanted))
+            Inverter.load(model, wanted)
         except (UsageError, FileError) as error:
             if not everything:
                 raise
@@ -137,16 +137,6 @@ def _possible(
     if not chosen:
         raise UsageError("; ".join(lacking))
     return chosen, lacking
-
-
-def _check_startable(inverter: Any) -> None:
-    """UsageError where the model lacks something that only the start of the method asks for."""
-    from wrangan_cli.engine.inversion.methods import METHOD_TABLE
-
-    if inverter.predict is not None:
-        return  # a trained network, which is loaded already
-    method = METHOD_TABLE[inverter.settings.method]
-    method.start(inverter.model, inverter.model.w_mean[None].clone(), inverter.settings)
 
 
 def _inverted(

@@ -282,7 +282,7 @@ def encoder(
     if data and settings.batch:
         images = load_images(data, trainer.side, settings.resize_filter)
         examples = images.batch(range(min(16, len(images))))
-        batches = stream(images, settings, trainer.own)
+        batches = stream(images, settings, trainer.rows)
     else:
         assert known is not None  # or the trainer would not have been made
         examples = fitted(known.images(range(min(16, len(known)))), trainer.side)
@@ -301,7 +301,7 @@ def encoder(
     def on_snapshot(trainer: ImageTrainer[Any]) -> None:
         if not is_main():
             return
-        drawn = trainer.drawn(examples.to(loaded.device)).cpu()
+        drawn = trainer.reconstructed(examples.to(loaded.device)).cpu()
         record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
         save(out)
 

@@ -146,7 +146,7 @@ def run_adversarial(
             save("model")
 
     with bar, record:
-        train(trainer, stream(images, settings, trainer.shares.own.tolist()), out, on_step, on_snapshot, say)
+        train(trainer, stream(images, settings, trainer.shards.rows.tolist()), out, on_step, on_snapshot, say)
     if is_main():
         print_small_std(trainer.ema)
         Results().wrote(out / "model")

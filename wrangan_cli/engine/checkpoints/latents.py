@@ -33,8 +33,8 @@ from wrangan_cli.engine.checkpoints.records import listed
 from wrangan_cli.engine.checkpoints.restricted_unpickler import printable
 from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from wrangan_cli.engine.models.codes import IMPORTED, Code, as_w_plus
-from wrangan_cli.engine.models.drawing import heard_noise
 from wrangan_cli.engine.models.folder import Model, sample_w
+from wrangan_cli.engine.models.rendering import heard_noise
 
 logger = logging.getLogger("wrangan")
 

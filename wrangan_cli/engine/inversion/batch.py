@@ -1,4 +1,4 @@
-"""The images of a batch that still take steps: some at a time, and out of it when they are done."""
+"""The images of a batch that still take steps: some at a time, and without those that are done."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +23,9 @@ class Batch:
     rows: Tensor
     """Their places in the whole batch, on the CPU: (b,)."""
     steps: list[int]
-    """Of every image of the whole batch."""
+    """Steps taken by every image of the whole batch."""
+    progress: float = 0.0
+    """Fraction of the steps done, 0…1."""
     losses: list[Tensor] = field(default_factory=list)
     """Of the last steps, (b,) each, where a plateau is looked for."""
     done: list[tuple[Tensor, Variables]] = field(default_factory=list)
@@ -33,14 +35,15 @@ class Batch:
         """Some of the images: views of the same numbers, whose gradients add to those of the whole batch,
         which must be there."""
         variables = self.variables.select(rows)
-        for whole, own in zip(self.variables.free, variables.free, strict=True):
+        for whole, some in zip(self.variables.free, variables.free, strict=True):
             assert whole.grad is not None
-            own.requires_grad_(True).grad = whole.grad[rows]
+            some.requires_grad_(True).grad = whole.grad[rows]
         target = None if self.target is None else [features[rows] for features in self.target]
-        return Batch(variables, self.images[rows], target, self.rows[rows], [])
+        return Batch(variables, self.images[rows], target, self.rows[rows], [], self.progress)
 
-    def let_go(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
-        """Take out the images where `done` (b,) is true; the optimizer goes on with the others."""
+    def remove(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
+        """Remove the images where `done` (b,) is true, after `step` steps; the optimizer goes on with the
+        others."""
         leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
         rows = self.rows[leaving.cpu()]
         self.done.append((rows, self.variables.select(leaving)))
@@ -52,14 +55,15 @@ class Batch:
         self.target = None if self.target is None else [features[kept] for features in self.target]
         self.losses = [loss[kept] for loss in self.losses]
 
-    def falling(self, loss: Tensor, share: float, stay: Tensor | None) -> Tensor | None:
-        """Which images go on, of those that `stay` (None: all): whose loss (b,), over WINDOW steps, is lower
-        by that share than over the WINDOW before. An image goes at a step that is no worse than those."""
+    def falling(self, loss: Tensor, fraction: float, stay: Tensor | None) -> Tensor | None:
+        """Which images go on, of those in `stay` (None: all): those whose mean loss (b,) over the last WINDOW
+        steps is lower by more than this fraction than over the WINDOW before. An image leaves at a step whose
+        loss is no worse than that mean."""
         self.losses = [*self.losses, loss.detach()][-2 * WINDOW :]
         if len(self.losses) < 2 * WINDOW:
             return stay
         before, now = (torch.stack(part).mean(dim=0) for part in (self.losses[:WINDOW], self.losses[WINDOW:]))
-        going = ~((now > before * (1 - share)) & (loss.detach() <= now))
+        going = ~((now > before * (1 - fraction)) & (loss.detach() <= now))
         return not_all(going if stay is None else going & stay)
 
     def finished(self) -> Variables:

@@ -8,19 +8,21 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.batch import Target
-from wrangan_cli.engine.inversion.loop import Inverter
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion import wrangan
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.learning_rates import LearningRates, rates_of_w_and_offsets
+from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import draw
+from wrangan_cli.engine.models.rendering import synthesize
 from wrangan_cli.engine.models.shared_offsets import Factors, product
 
 OnStep = Callable[[int], None]
@@ -52,24 +54,24 @@ class ClipInverter:
         (O, I, k, k), rounded to float16; both on the CPU. WranganError where they are not finite."""
         model, settings = self.inverter.model, self.inverter.settings
         stacked = torch.stack(list(images)).to(model.device)
-        targets = [self.inverter.features(image[None]) for image in stacked]
-        with model.generator.frozen():
-            start = METHOD_TABLE["wrangan"].start(model, self.inverter.initial_w(stacked), settings)
-            w = start.w.requires_grad_(True)
-            epsilon = {name: value[:1].clone().requires_grad_(True) for name, value in start.epsilon.items()}
+        with model.generator.cached_weights():
+            fit = self.inverter.fit(stacked, self.inverter.initial_w(stacked), on_step, features_at_once=1)
+            w = fit.initial_w.clone().requires_grad_(True)
+            weights = random_weights(model)
+            epsilon = {
+                name: value.requires_grad_(True)
+                for name, value in small_offsets(weights, w[:1].detach(), settings).items()
+            }
 
-            def losses(moment: Moment) -> Iterable[Tensor]:
-                for rows in torch.arange(len(w)).split(min(self.inverter.at_once, len(w))):
+            def losses(progress: float) -> Iterable[Tensor]:
+                for rows in torch.arange(len(w)).split(min(fit.at_once, len(w))):
                     shared = {
                         name: value.expand(len(rows), -1, -1, -1, -1) for name, value in epsilon.items()
                     }
-                    target = _joined([targets[row] for row in rows.tolist()])
-                    variables = Variables(w=w[rows], epsilon=shared)
-                    yield self.inverter.loss(variables, stacked[rows], target, moment)[0]
+                    yield wrangan.loss(fit, self._batch(fit, Variables(w[rows], shared), rows, progress))[0]
 
-            free = Variables(w=w, epsilon=epsilon, free=[w, *epsilon.values()])
-            self._optimise(free, settings, losses, on_step)
-            shown = self.inverter.offsets(free, stacked.shape[-1])["epsilon"]
+            self._optimise(fit, rates_of_w_and_offsets(w, epsilon, settings), losses)
+            shown = fit.shown(epsilon)
         found = {name: value.detach()[0].half().float().cpu() for name, value in shown.items()}
         if not all(bool(value.isfinite().all()) for value in [w, *found.values()]):
             raise WranganError("the key frames gave values that are not finite")
@@ -94,41 +96,44 @@ class ClipInverter:
         is not finite."""
         model, settings = self.inverter.model, self.frame_settings
         device = model.device
-        images = image[None].to(device)
-        target = self.inverter.features(images)
         base = {name: value.to(device) for name, value in shared.items()}
         free_w = w.to(device).to(model.w_mean.dtype)[None].clone().requires_grad_(True)
         factors = {name: (_leaf(left, free_w), _leaf(right, free_w)) for name, (left, right) in own.items()}
         count = sum(value.numel() for value in base.values())
+        with model.generator.cached_weights():
+            fit = replace(self.inverter, settings=settings).fit(image[None].to(device), free_w, on_step)
 
-        def losses(moment: Moment) -> Iterable[Tensor]:
-            added = {name: product(*parts, base[name].shape) for name, parts in factors.items()}
-            loss = self.inverter.data_loss(self._variables(free_w, base, added), images, target, moment)[0]
-            square = sum((value.square().sum() for value in added.values()), start=loss.new_zeros(()))
-            yield loss + self.alpha * square / count
+            def losses(progress: float) -> Iterable[Tensor]:
+                added = {name: product(*parts, base[name].shape) for name, parts in factors.items()}
+                variables = self._variables(free_w, base, added)
+                batch = self._batch(fit, variables, torch.arange(1), progress)
+                generated = synthesize(
+                    model.generator, free_w, epsilon=fit.shown(variables.epsilon), side=fit.side(batch)
+                )
+                loss = fit.data_loss(generated, batch)[0]
+                square = sum((value.square().sum() for value in added.values()), start=loss.new_zeros(()))
+                yield loss + self.alpha * square / count
 
-        with model.generator.frozen():
-            free = Variables(w=free_w, free=[free_w, *(part for parts in factors.values() for part in parts)])
-            self._optimise(free, settings, losses, on_step)
+            parts = [part for pair in factors.values() for part in pair]
+            self._optimise(fit, rates_of_w_and_offsets(free_w, parts, settings), losses)
             kept = {
                 name: (left.detach().half().cpu(), right.detach().half().cpu())
                 for name, (left, right) in factors.items()
             }
-            added = {name: product(*parts, base[name].shape).to(device) for name, parts in kept.items()}
-            stored = self._variables(free_w.detach(), base, added)
-            distortion = self.inverter.distortion(stored, images, target)[0]
+            added = {name: product(*pair, base[name].shape).to(device) for name, pair in kept.items()}
+            distortion = fit.distortion(self._variables(free_w.detach(), base, added))[0]
         if not all(map(math.isfinite, distortion.values())):
             raise WranganError("wrangan gave values that are not finite")
         return FrameFit(free_w.detach()[0].float().cpu(), kept, distortion)
 
     @torch.no_grad()
-    def drawn(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
+    def rendered(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
         """The frame as it is stored: (3, side, side) in [-1, 1], clipped, on the CPU."""
         device = self.inverter.model.device
         base = {name: value.to(device) for name, value in shared.items()}
         added = {name: product(*parts, base[name].shape).to(device) for name, parts in own.items()}
         epsilon = self._variables(w[None].to(device), base, added).epsilon
-        image = draw(self.inverter.model.generator, w[None].to(device), epsilon=epsilon, side=side)
+        image = synthesize(self.inverter.model.generator, w[None].to(device), epsilon=epsilon, side=side)
         return image[0].clamp(-1, 1).cpu()
 
     @staticmethod
@@ -136,32 +141,26 @@ class ClipInverter:
         whole = {name: value + added[name] if name in added else value for name, value in base.items()}
         return Variables(w=w, epsilon={name: value[None].to(w.dtype) for name, value in whole.items()})
 
-    def _optimise(
-        self, free: Variables, settings: Any, losses: Callable[[Moment], Iterable[Tensor]], on_step: OnStep
-    ) -> None:
-        """Steps of Adam by the summed losses, which are graded one after the other."""
-        method, total = METHOD_TABLE["wrangan"], settings.loop_steps
-        optimizer = make_optimizer(settings, method.groups(free, settings), lambda: free.w)
-        rng = random_generator(settings.seed)
+    @staticmethod
+    def _batch(fit: Fit, variables: Variables, rows: Tensor, progress: float) -> Batch:
+        target = None if fit.target is None else [features[rows] for features in fit.target]
+        return Batch(variables, fit.images[rows], target, rows, [], progress)
+
+    @staticmethod
+    def _optimise(fit: Fit, rates: LearningRates, losses: Callable[[float], Iterable[Tensor]]) -> None:
+        """Steps of the optimizer by the summed losses, whose gradients are computed one after the other."""
+        total = fit.settings.loop_steps
+        optimizer = make_optimizer(fit.settings, rates.groups, lambda: rates.free[0])
         for step in range(total):
-            moment = Moment(self.inverter.model, settings, self.inverter.perceptual, rng, step / total)
             optimizer.zero_grad()
             summed = torch.zeros(())
-            for loss in losses(moment):
+            for loss in losses(step / total):
                 loss.sum().backward()
                 summed = loss.detach()
-            optimizer.step(summed, method.factors(settings, step / total))
-            on_step(step + 1)
+            optimizer.step(summed, rates.factors(step / total))
+            fit.on_step(step + 1)
         optimizer.settle()
 
 
 def _leaf(tensor: Tensor, like: Tensor) -> Tensor:
     return tensor.to(like, copy=True).requires_grad_(True)
-
-
-def _joined(targets: Sequence[Target]) -> Target:
-    if not targets or targets[0] is None:
-        return None
-    return [
-        torch.cat(maps) for maps in zip(*(target for target in targets if target is not None), strict=True)
-    ]

@@ -76,15 +76,15 @@ class Kronecker:
         self.factors = [[factor[rows] for factor in factors] for factors in self.factors]
 
 
-def measured(draw: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
+def measured(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
     """The metric at where the unknowns are.
 
-    draw: the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …) first, then
-    the layers' (B, O, I, kh, kw). probes: backward passes through the generator; the random images are the
-    same for each image of the batch.
+    render: the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …)
+    first, then the layers' (B, O, I, kh, kw). probes: backward passes through the generator; the random
+    images are the same for each image of the batch.
     """
     rng = random_generator(0)
-    images = draw()
+    images = render()
     squares = [images.new_zeros(len(images)) for _ in tensors]
     moments: list[list[Tensor]] = [[] for _ in tensors]
     for probe in range(probes):

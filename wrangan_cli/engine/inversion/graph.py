@@ -22,7 +22,7 @@ WARM_UP = 4
 them, Adam makes its moments. They count like the others."""
 CAPTURED_METHODS = ("wrangan", "weight-tuning")
 SAME_STEP = 0.05
-"""A first replay counts as the step if each tensor ends within this share of what the step changes in it.
+"""A first replay counts as the step if each tensor ends within this fraction of what the step changes in it.
 (Adam turns rounding into whole steps where a gradient is all rounding: the two are never quite the same.)"""
 _log = logging.getLogger("wrangan")
 

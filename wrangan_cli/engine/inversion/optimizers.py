@@ -4,22 +4,20 @@ Both move every image by its own numbers alone, so no image depends on its batch
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.inversion.curvature import Metric, Rates, measured
+from wrangan_cli.engine.inversion.learning_rates import Groups
 from wrangan_cli.engine.inversion.settings import InversionSettings
-
-Groups = list[dict[str, Any]]
-"""Adam's: `params`, tensors with a leading batch axis, and `lr`."""
 
 FIRST_STEP = 0.1
 """Length of the first step of L-BFGS, in units of the scaled variables; curvature is not known yet."""
 SUFFICIENT = 1e-4
-"""A step is taken if it lowers the loss by this share of what its slope promises (Armijo)."""
+"""A step is taken if it lowers the loss by this fraction of what its slope promises (Armijo)."""
 CURVED = 1e-12
 """A pair (s, y) is remembered if s·y is more."""
 
@@ -78,14 +76,14 @@ class Adam:
 class LBFGS:
     """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4), one for each image, in step.
 
-    Each call of `step` hears of one evaluation and moves to the next point to try. Where a trial did
+    Each call of `step` is given one evaluation and moves to the next point to try. Where a trial did
     not lower the image's loss enough, that image goes back and tries a shorter step, while the others
     go on. All inner products come from one Gram matrix of (S, Y, g) (Chen et al. 2014, "vector-free"),
     so a step reads the history twice. The history of B images of N numbers takes (2·history + 1)·B·N
     floats.
 
     It moves z, the tensors are where they began + T z; `metric` is T, unset: the proportions of the
-    groups' learning rates. `rate` of `step` is not heeded: the line search decides.
+    groups' learning rates. `factors` of `step` are ignored: the line search decides.
     """
 
     def __init__(self, groups: Groups, history: int, metric: Metric | None = None) -> None:
@@ -183,15 +181,15 @@ class LBFGS:
         alphas: dict[int, Tensor] = {}
         for slot in newest_first:
             valid, curvature = self.valid[:, slot], gram[:, slot, m + slot]
-            share = (coefficients * gram[:, slot]).sum(dim=1) / curvature
-            alphas[slot] = torch.where(valid, share, 0)
+            alpha = (coefficients * gram[:, slot]).sum(dim=1) / curvature
+            alphas[slot] = torch.where(valid, alpha, 0)
             coefficients[:, m + slot] -= alphas[slot]
             size = torch.where(valid & ~known, curvature / gram[:, m + slot, m + slot], size)
             known = known | valid
         coefficients = coefficients * size[:, None]
         for slot in reversed(newest_first):
-            share = (coefficients * gram[:, m + slot]).sum(dim=1) / gram[:, slot, m + slot]
-            coefficients[:, slot] += alphas[slot] - torch.where(self.valid[:, slot], share, 0)
+            beta = (coefficients * gram[:, m + slot]).sum(dim=1) / gram[:, slot, m + slot]
+            coefficients[:, slot] += alphas[slot] - torch.where(self.valid[:, slot], beta, 0)
         direction = -(coefficients[:, None] @ self.basis)[:, 0]
         return direction, -(coefficients * gram[:, 2 * m]).sum(dim=1)
 
@@ -204,13 +202,13 @@ class LBFGS:
         return torch.where(bounded.isfinite(), bounded, 0.1 * self.length)
 
 
-def make_optimizer(settings: InversionSettings, groups: Groups, draw: Callable[[], Tensor]) -> Optimizer:
-    """What `settings` name, over `groups`; draw: the images (B, 3, R, R) of where the tensors are."""
+def make_optimizer(settings: InversionSettings, groups: Groups, render: Callable[[], Tensor]) -> Optimizer:
+    """What `settings` name, over `groups`; render: the images (B, 3, R, R) of the tensors as they are."""
     if settings.optimizer_used == "adam":
         return Adam(groups)
     if not settings.probes:
         return LBFGS(groups, settings.history)
-    metric = measured(draw, [tensor for group in groups for tensor in group["params"]], settings.probes)
+    metric = measured(render, [tensor for group in groups for tensor in group["params"]], settings.probes)
     metric.fix([group["lr"] == 0 for group in groups for _ in group["params"]])
     return LBFGS(groups, settings.history, metric)
 

@@ -1,61 +1,87 @@
 """StyleGAN2's projector: w (or W+) and the noise maps of one image (Karras et al. 2020, appendix D).
 
 Three things make it that and not a plain fit of w: the learning rate has ramps
-(schedule.projector_ramp), w is drawn with noise that fades out, and the noise maps are fitted under
-a penalty on their autocorrelation, so that they stay noise. All of it is computed for each image
-alone, and the noise on w is the same draw for every image: none depends on its batch.
+(learning_rates.projector_ramp), the image is generated from w with noise that fades out, and the noise maps
+are fitted under a penalty on their autocorrelation, so that they stay noise. All of it is computed for each
+image alone, and the noise on w is the same sample for every image: none depends on its batch.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.inversion.schedule import QUIET
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.learning_rates import QUIET, one_rate, projector_ramp
+from wrangan_cli.engine.inversion.loop import Loop, Result
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import heard_noise
 from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 W_NOISE_END = QUIET
-"""Share of the steps after which w is drawn without noise."""
+"""Progress from which on w has no noise."""
 SMALLEST_MAP = 8
 """Side in px at which the pyramid of a noise map ends."""
 
 
-def start_w(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
-    """w (B, style_dim) and, unless noise_weight is 0, the model's own noise maps, all free.
+def invert_w(fit: Fit) -> Result:
+    """w (B, style_dim) and, unless noise_weight is 0, offsets to the model's own noise maps.
 
     A map that does not reach the image (heard_noise) is left out.
     """
-    variables = Variables(w=w.clone())
-    if settings.noise_weight > 0:
-        for number, given in heard_noise(model.generator).items():
-            variables.noise[number] = given.map.new_zeros(w.shape[0], *given.map.shape[2:])
-    variables.free = [variables.w, *variables.noise.values()]
-    return variables
+    return _project(fit, fit.initial_w.clone())
 
 
-def start_w_plus(model: Model, w: Tensor, settings: InversionSettings) -> Variables:
-    """As `start_w`, with a row of w for each layer: (B, num_latents, style_dim)."""
+def invert_w_plus(fit: Fit) -> Result:
+    """As `invert_w`, with a row of w for each layer: (B, num_latents, style_dim)."""
+    w = fit.initial_w
     if w.ndim == 2:
-        w = w[:, None].repeat(1, model.generator.config.num_latents, 1)
-    return start_w(model, w, settings)
+        w = w[:, None].repeat(1, fit.model.generator.config.num_latents, 1)
+    return _project(fit, w.clone())
 
 
-def w_noise_size(settings: InversionSettings, share: float, w_std: float) -> float:
+def _project(fit: Fit, w: Tensor) -> Result:
+    variables = Variables(w, noise=zero_noise(fit.model, len(w)) if fit.settings.noise_weight > 0 else {})
+    rates = one_rate([w, *variables.noise.values()], fit.settings.projection_lr, projector_ramp)
+    loop = Loop(fit, variables, rates)
+    for _ in loop:
+        loop.minimise(loss)
+        normalise_noise(fit.model, loop.batch.variables)
+    return loop.result()
+
+
+def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The data term at w with noise plus noise_weight · `noise_penalty`, and the LPIPS in it: (B,)."""
+    settings, variables = fit.settings, batch.variables
+    w = noisy_w(fit.model, settings, variables.w, batch.progress, fit.rng)
+    image = synthesize(fit.model.generator, w, noise=variables.noise, side=fit.side(batch))
+    data_loss, lpips = fit.data_loss(image, batch)
+    return data_loss + settings.noise_weight * noise_penalty(fit.model, variables), lpips
+
+
+def zero_noise(model: Model, batch: int) -> dict[str, Tensor]:
+    """No offset, for each noise map that reaches the image: (batch, side, side) by the map's number."""
+    return {
+        number: given.map.new_zeros(batch, *given.map.shape[2:])
+        for number, given in heard_noise(model.generator).items()
+    }
+
+
+def w_noise_size(settings: InversionSettings, progress: float, w_std: float) -> float:
     """Standard deviation of the noise on each number of w: w_noise · w_std · max(0, 1 − t/0.75)².
 
-    share: t, of the steps done, 0…1. w_std: the size of W (Model.w_std).
+    progress: t, the fraction of the steps done, 0…1. w_std: the size of W (Model.w_std).
     """
-    return settings.w_noise * w_std * max(0.0, 1.0 - share / W_NOISE_END) ** 2
+    return settings.w_noise * w_std * max(0.0, 1.0 - progress / W_NOISE_END) ** 2
 
 
 def noisy_w(
-    model: Model, settings: InversionSettings, w: Tensor, share: float, rng: torch.Generator
+    model: Model, settings: InversionSettings, w: Tensor, progress: float, rng: torch.Generator
 ) -> Tensor:
-    """w + noise for one step: one draw from `rng`, the same for every image of the batch."""
-    drawn = torch.randn(w.shape[1:], generator=rng)
-    return w + drawn.to(w) * w_noise_size(settings, share, model.w_std)
+    """w + noise for one step: one sample from `rng`, the same for every image of the batch."""
+    noise = torch.randn(w.shape[1:], generator=rng)
+    return w + noise.to(w) * w_noise_size(settings, progress, model.w_std)
 
 
 def autocorrelation(maps: Tensor) -> Tensor:
@@ -74,7 +100,7 @@ def autocorrelation(maps: Tensor) -> Tensor:
 
 
 def noise_penalty(model: Model, variables: Variables) -> Tensor:
-    """Σ over the noise inputs of `autocorrelation` of the maps as drawn, per image: (B,)."""
+    """Σ over the noise inputs of `autocorrelation` of the maps with their offsets, per image: (B,)."""
     total = variables.w.new_zeros(variables.w.shape[0])
     stored = _stored_maps(model)
     for number, offset in variables.noise.items():
@@ -84,7 +110,7 @@ def noise_penalty(model: Model, variables: Variables) -> Tensor:
 
 @torch.no_grad()
 def normalise_noise(model: Model, variables: Variables) -> None:
-    """Give each map as drawn mean 0 and mean square 1, for each image alone, in place."""
+    """Give each map with its offset mean 0 and mean square 1, for each image alone, in place."""
     stored = _stored_maps(model)
     for number, offset in variables.noise.items():
         maps = stored[number] + offset

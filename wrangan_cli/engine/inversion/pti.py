@@ -7,33 +7,54 @@ synthesis network for one image. What it yields are differences to the model, ne
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.fit import Fit
+from wrangan_cli.engine.inversion.learning_rates import one_rate
+from wrangan_cli.engine.inversion.loop import Loop, Result
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
-from wrangan_cli.engine.models.drawing import draw, heard_noise
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
+from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 TRUNCATION = 0.5
 """Of the random w towards which the locality regulariser moves."""
 
 
-def start(model: Model, w: Tensor, settings: InversionSettings) -> Variables:  # noqa: ARG001
-    """The pivot w, which stays, and a difference 0 for every parameter: (B, *shape).
+def invert(fit: Fit) -> Result:
+    """The pivot w, which stays, and a difference for each parameter of the synthesis network: (B, *shape)."""
+    variables = Variables(fit.initial_w.clone(), parameters=zero_differences(fit.model, len(fit.images)))
+    loop = Loop(fit, variables, one_rate(list(variables.parameters.values()), fit.settings.pti_lr))
+    for _ in loop:
+        loop.minimise(loss)
+    return loop.result()
+
+
+def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The data term of the tuning (and `locality`, where it has a weight), and the LPIPS in it: (B,)."""
+    settings, variables = fit.settings, batch.variables
+    generator, parameters = fit.model.generator, variables.parameters
+    image = synthesize(generator, variables.w, parameters=parameters, side=fit.side(batch))
+    data_loss, lpips = fit.data_loss(image, batch)
+    if settings.pti_locality > 0:
+        data_loss = data_loss + locality(fit.model, settings, fit.perceptual, variables, fit.rng)
+    return data_loss, lpips
+
+
+def zero_differences(model: Model, batch: int) -> dict[str, Tensor]:
+    """0 for every parameter that is tuned, by its name: (batch, *shape).
 
     Where noise does not reach the image its strength is no parameter: tuning would let it in.
     """
-    variables = Variables(w=w.clone())
     heard = heard_noise(model.generator)
     unheard = {
         given.strength_key for number, given in model.generator.noise_inputs().items() if number not in heard
     }
-    variables.parameters = {
-        name: torch.zeros_like(parameter)[None].repeat(w.shape[0], *[1] * parameter.ndim)
+    return {
+        name: torch.zeros_like(parameter)[None].repeat(batch, *[1] * parameter.ndim)
         for name, parameter in model.generator.synthesis_parameters().items()
         if name not in unheard
     }
-    variables.free = list(variables.parameters.values())
-    return variables
 
 
 def tuning_distance(settings: InversionSettings, model: Model) -> str:
@@ -64,7 +85,7 @@ def locality(
 ) -> Tensor:
     """How far the tuned generator has left the model at a random w near the pivot: (B,).
 
-    One z is drawn from `rng` for all images, truncated by 0.5. Both generators draw without noise;
+    One z is sampled from `rng` for all images, truncated by 0.5. Both generators run without noise;
     the mean squared error and the perceptual distance of their images are added, both with the
     weight settings.pti_locality. Images above settings.distance_side are compared at that size.
     """
@@ -77,7 +98,7 @@ def locality(
         w = nearby_w(pivot, target[:, None], settings.pti_locality_distance)
         before = generator.synthesis(w, noise="none", side=side)
     parameters = variables.parameters
-    after = draw(generator, w, parameters=parameters, without_noise=True, side=side)
+    after = synthesize(generator, w, parameters=parameters, without_noise=True, side=side)
     total = (after - before).square().mean(dim=(1, 2, 3))
     if perceptual is not None:
         total = total + perceptual(for_loss(after, side), for_loss(before, side))

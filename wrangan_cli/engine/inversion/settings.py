@@ -56,7 +56,7 @@ _NOT_NEGATIVE = (
 STEP_COUNTS = ("steps", "pti_steps", "pti_pivot_steps")
 _FROM_MEAN = (*PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
-_HEEDED_BY = {
+_USED_BY = {
     **dict.fromkeys(
         ("lr", "epsilon_lr", "beta2", "warmup", "decay", "epsilon_warmup", "optimizer", "history", "probes"),
         TUNING,
@@ -69,21 +69,21 @@ _HEEDED_BY = {
     "noise_weight": (*PROJECTORS, "pti"),
     "protocol": (*PROJECTORS, "pti"),
 }
-"""Settings that some methods alone heed; those called pti_… are pti's, all others are everybody's."""
+"""Settings that only some methods use; those called pti_… are pti's, all others belong to every method."""
 
 
-def heeding_methods(name: str) -> tuple[str, ...]:
-    """The methods that heed a setting, in their order."""
+def methods_using(name: str) -> tuple[str, ...]:
+    """The methods that use a setting, in their order."""
     if name.startswith("pti_"):
         return ("pti",)
-    some = _HEEDED_BY.get(name, METHODS)
+    some = _USED_BY.get(name, METHODS)
     return tuple(method for method in METHODS if method in some)
 
 
 @dataclass(frozen=True)
 class InversionSettings:
     """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`
-    (loop.py) fills in what is unset, from the model's config.json or `UNSET`."""
+    (inverter.py) fills in what is unset, from the model's config.json or `UNSET`."""
 
     method: str = "wrangan"
     """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a
@@ -117,25 +117,25 @@ class InversionSettings:
     """Adam's decay of squared gradients (wrangan, weight-tuning); 0.95 forgets the steep first steps
     sooner, which a short run needs."""
     warmup: float = 0.0
-    """Share of the steps over which the learning rates rise from 0 (wrangan, weight-tuning)."""
+    """Fraction of the steps over which the learning rates rise from 0 (wrangan, weight-tuning)."""
     decay: float | None = None
-    """Share of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning).
+    """Fraction of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning).
     Unset: what the model names, otherwise 0."""
     epsilon_warmup: float | None = None
-    """Share of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
+    """Fraction of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
     first. Unset: what the model names, otherwise 0."""
     unseen: bool = False
-    """Also move weights that draw what only larger images than the photograph show (wrangan, weight-tuning):
+    """Also move weights that make what only larger images than the photograph show (wrangan, weight-tuning):
     it says nothing of them, and detail that nobody asked for is what they make."""
     stop_at: float | None = None
     """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
     pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""
     plateau: float = 0.0
-    """An image is done when its loss over 20 steps is less than this share below that of the 20 steps before
-    (once what warms up has done so); 0: never."""
+    """An image is done when its loss over 20 steps is less than this fraction below that of the 20 steps
+    before (once what warms up has done so); 0: never."""
     coarse: float = 0.0
-    """Share of the steps, the first ones, in which images that are larger than loss_side are compared at that
-    side: cheaper steps."""
+    """Fraction of the steps, the first ones, in which images that are larger than loss_side are compared at
+    that side: cheaper steps."""
     projection_lr: float = 0.1
     """Learning rate in sg2-w and sg2-w-plus, ramped up over the first 5 % and down over the last 25 %."""
     w_noise: float = 0.05
@@ -168,7 +168,7 @@ class InversionSettings:
     """Where w starts: the model's encoder, the first row of what its e4e or restyle predicts, or mean
     (the mean of W). Unset: mean in sg2-w, sg2-w-plus, pti, otherwise encoder."""
     seed: int = 0
-    """Seed of the starting ε and of the noise on w; the same draws for every image."""
+    """Seed of the starting ε and of the noise on w; the same samples for every image."""
     pti_pivot: str = "sg2-w"
     """The fixed w of pti: sg2-w (projected, starting at init), or the encoder's."""
     pti_pivot_steps: int = 450
@@ -204,7 +204,7 @@ class InversionSettings:
                 raise ValueError(f"{name} {given}: expected a number that is not negative")
         for name in ("warmup", "decay", "epsilon_warmup", "plateau", "coarse"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise ValueError(f"{name} {getattr(self, name)}: expected a share, 0 to 1")
+                raise ValueError(f"{name} {getattr(self, name)}: expected a fraction, 0 to 1")
         if self.seconds == 0:
             raise ValueError("seconds 0: expected more")
         if self.optimizer == "lbfgs" and (
@@ -233,11 +233,11 @@ class InversionSettings:
 
     def with_defaults(self, named: Mapping[str, Any]) -> "InversionSettings":
         """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
-        heeded = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
+        names = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
         if self.optimizer not in (None, named.get("optimizer", UNSET["optimizer"])):
             # A schedule that was measured for one optimiser says nothing of the other.
-            heeded = tuple(name for name in heeded if name not in _OF_ADAM)
-        values = {**UNSET, **{name: value for name, value in named.items() if name in heeded}}
+            names = tuple(name for name in names if name not in _OF_ADAM)
+        values = {**UNSET, **{name: value for name, value in named.items() if name in names}}
         values["steps"] = self._published_steps or values["steps"]
         chosen = {name: value for name, value in values.items() if getattr(self, name) is None}
         if self.protocol == "published":
@@ -285,13 +285,13 @@ class InversionSettings:
         return "mean" if from_mean else "encoder"
 
     @property
-    def heeded(self) -> list[str]:
+    def relevant(self) -> list[str]:
         """Names of the settings on which the method's codes depend."""
         names = [field.name for field in fields(self)]
-        own = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
+        names = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
         if self.seconds is not None:  # then that says how many
-            own = [name for name in own if name not in STEP_COUNTS]
-        return [name for name in own if self.method in _HEEDED_BY.get(name, METHODS)]
+            names = [name for name in names if name not in STEP_COUNTS]
+        return [name for name in names if self.method in _USED_BY.get(name, METHODS)]
 
     @property
     def data_l2_weight(self) -> float:
@@ -305,7 +305,7 @@ class InversionSettings:
 
     @property
     def optimizer_used(self) -> str:
-        """`optimizer`, in the methods that heed it; the others keep Adam."""
+        """`optimizer`, in the methods that use it; the others keep Adam."""
         return self.value("optimizer") if self.method in TUNING else "adam"
 
     @property

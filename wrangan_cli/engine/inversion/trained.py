@@ -9,6 +9,8 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.files import sha256
+from wrangan_cli.engine.inversion.fit import Fit, Prediction
+from wrangan_cli.engine.inversion.loop import Result
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.encoders import (
@@ -26,9 +28,14 @@ from wrangan_cli.engine.models.encoders import (
 )
 from wrangan_cli.engine.models.folder import Model
 
-Prediction = Callable[[Tensor, Tensor], Variables]
-"""(images (B, 3, R, R), w where they start (B, style_dim)) → what the network makes of them."""
 STYLE_KINDS = ("e4e", "restyle")
+
+
+def invert(fit: Fit) -> Result:
+    """What the method's network makes of the images, in no steps; of the encoder into W: its w."""
+    w = fit.initial_w
+    variables = Variables(w.clone()) if fit.predict is None else fit.predict(fit.images, w)
+    return Result(variables, [0] * len(fit.images))
 
 
 def load_networks(

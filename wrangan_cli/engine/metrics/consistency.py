@@ -23,7 +23,7 @@ import torch
 
 from wrangan_cli.engine.base.errors import WranganError, cause_of
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
 from wrangan_cli.engine.models.codes import Code, as_w_plus, render
 from wrangan_cli.engine.models.folder import Model

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
-from wrangan_cli.engine.models.drawing import draw
 from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.rendering import synthesize
 from wrangan_cli.engine.models.shared_offsets import with_shared
 
 SUFFIX = ".st"
@@ -137,7 +137,7 @@ def _drawn(model: Model, codes: Sequence[Code], side: int | None) -> Tensor:
     offsets: dict[str, Any] = {
         group: _stack([getattr(code, group) for code in codes], model.device) for group in PREFIXES.values()
     }
-    return draw(model.generator, w.to(model.device), **offsets, side=side)
+    return synthesize(model.generator, w.to(model.device), **offsets, side=side)
 
 
 def as_w_plus(w: Tensor, num_latents: int) -> Tensor:

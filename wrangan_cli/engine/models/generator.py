@@ -183,9 +183,9 @@ class Generator(nn.Module, ABC):
             name: parameter for parts, name, parameter in named if parts[0] != "style" and "std" not in parts
         }
 
-    def frozen(self) -> AbstractContextManager[None]:
-        """Within this block what every image asks of frozen weights may be computed once. They must not
-        be changed in it; replacing them (functional_call) is heeded."""
+    def cached_weights(self) -> AbstractContextManager[None]:
+        """Within this block what every image asks of the weights may be computed once. They must not
+        be changed in it; replacing them (functional_call) is noticed."""
         return nullcontext()
 
     def set_precision(self, name: str, top: int) -> None:

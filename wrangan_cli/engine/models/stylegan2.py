@@ -69,7 +69,7 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1.0 / math.sqrt(in_channels * size**2)
         self.demodulate = demodulate
         self.kept: tuple[Tensor, Tensor] | None = None
-        """A weight and its energy, within `frozen`; good for that very tensor alone."""
+        """A weight and its energy, within `cached_weights`; good for that very tensor alone."""
 
     def style(self, w: Tensor) -> Tensor:
         """What multiplies the input channels, the scale of the equalised learning rate in it: (B, style_dim)
@@ -84,7 +84,7 @@ class ModulatedConv2d(nn.Module):
         self, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """`kernel`, and its energy (`weight_energy`) where that costs nothing: it is computed with
-        the kernel, or kept (`frozen`)."""
+        the kernel, or kept (`cached_weights`)."""
         if epsilon is None and delta is None:
             kept = self.kept
             return self.weight[0], kept[1] if kept is not None and kept[0] is self.weight else None
@@ -217,7 +217,7 @@ class StyleGAN2Generator(Generator):
         self.config = config
         self.low_precision: LowPrecision | None = None
         self.kept_styles: _AllStyles | None = None
-        """Within `frozen`."""
+        """Within `cached_weights`."""
         widths = config.channels
         mapping = [
             EqualLinear(
@@ -318,7 +318,7 @@ class StyleGAN2Generator(Generator):
         self.low_precision = low_precision(name, top, self.config)
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def cached_weights(self) -> Iterator[None]:
         """As in the interface. Kept are energies, for the demodulation, and the maps from w to all styles
         as one."""
         convs = [conv for _, conv in self.modulated_convs()]

@@ -14,7 +14,7 @@ from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.editing.directions import Direction, find_direction, load_directions
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES
 from wrangan_cli.engine.inversion.folder import Job, plan, stored_code
-from wrangan_cli.engine.inversion.loop import resolved
+from wrangan_cli.engine.inversion.inverter import resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics.pairs import Pair
 from wrangan_cli.engine.metrics.samples import Reference

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.inversion.folder import Job
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
 from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images

@@ -1,376 +1,59 @@
-"""The adversarial training loop: StyleGAN2 as published, and with random weights (Algorithm 2)."""
+"""WRanGAN's training: Algorithm 2 of the paper (section 3.4), whole; without random weights, StyleGAN2's."""
 
-import copy
-import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks
-from wrangan_cli.engine.base.errors import UsageError, WranganError
-from wrangan_cli.engine.base.runtime import adam
-from wrangan_cli.engine.models.architectures import read_generator_config
-from wrangan_cli.engine.models.discriminator import Discriminator
-from wrangan_cli.engine.models.generator import Generator, GeneratorConfig, NoiseMode
-from wrangan_cli.engine.models.projected import (
-    load_projected,
-    projected_discriminator_loss,
-    projected_generator_loss,
-)
-from wrangan_cli.engine.models.randomized import parametrise_std
-from wrangan_cli.engine.ops.dispatch import activation_layout
-from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
-from wrangan_cli.engine.training.draws import Draws, Inputs
-from wrangan_cli.engine.training.losses import (
-    discriminator_loss,
-    generator_loss,
-    path_lengths,
-    r1_penalty,
-)
+from wrangan_cli.engine.training.adversarial_state import AdversarialState, Losses
+from wrangan_cli.engine.training.regularization import regularise_discriminator, regularise_generator
 from wrangan_cli.engine.training.run import Report
-from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeSettings
-from wrangan_cli.engine.training.shares import Shares
-
-Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
-"""Of one micro-batch after the other: what to minimise, and what to report."""
 
 
-class AdversarialTrainer:
-    """Generator, discriminator, moving average, optimisers: everything a step changes.
+class AdversarialTrainer(AdversarialState):
+    """Algorithm 2; "Line n" is its line n. A batch comes in parts: what one process computes at a time.
 
-    The networks are trained in place on `device`; `ema` is the generator to use. Where
-    torchrun started several processes, each works on its share of the batch and all make
-    the same step: gradients are averaged by one explicit sum (docs/training.md says why).
+    Input: pretrained StyleGAN2 weights θ_G,0, data set x̂. Parameter: batch size m. Output: μ_θ, σ_θ.
+    Line 1: initialize μ_θ = θ_G,0. Line 2: initialize σ_θ = 1 (`models.randomized.randomize` does both).
+    Line 3: for number of training iterations do (`run.train`, which calls `step`)
     """
 
-    def __init__(
-        self,
-        generator: Generator,
-        discriminator: Discriminator | None,
-        settings: AdversarialSettings,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.settings = settings
-        self.device = torch.device(device)
-        self.generator = generator.to(self.device).train()
-        if isinstance(settings, RandomizeSettings):
-            parametrise_std(self.generator, settings.std_form)
-        self.layout = activation_layout(self.device)
-        # A D that is not asked for stays as it is, for the day when it is.
-        self.native = settings.discriminator != "projected"
-        if discriminator is None and self.native:
-            raise UsageError(f"discriminator {settings.discriminator}: there is none, only projected can be")
-        self.discriminator = discriminator
-        if discriminator is not None:
-            discriminator.to(self.device).to(memory_format=self.layout).train()
-            discriminator.set_precision(settings.precision, settings.low_precision_resolutions)
-        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.generator.set_precision(settings.precision, settings.low_precision_resolutions)
-        # Without a D of its own no images are looked at together.
-        group = 1 if discriminator is None else discriminator.config.stddev_group
-        self.shares = Shares(settings.batch, group, settings.accumulate)
-        path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
-        self.optimizer_g = _adam(self.generator, settings.lr, path_interval)
-        self.optimizer_d = discriminator and _adam(discriminator, settings.lr, settings.r1_interval)
-        self.projected = self.optimizer_projected = None
-        self.optimizers_d = [self.optimizer_d] if self.native and self.optimizer_d else []
-        if settings.discriminator != "stylegan2":
-            self.projected = load_projected(settings.projected_side, self.device).train()
-            self.optimizer_projected = _adam(self.projected.heads, settings.lr, interval=0)
-            self.optimizers_d.append(self.optimizer_projected)
-        self._silence()
-        self.images = 0
-        self.steps = 0
-        self.path_mean = torch.zeros([], device=self.device)
-        self.adaptive = AdaptiveAugment(settings.augment_target) if settings.augment == "ada" else None
-        self.fixed_augment = _fixed_augment(settings.augment)
-        self.draws = Draws(settings.seed, self.device)
-        # Compiled code has no second derivatives: the two penalties use the networks themselves.
-        self._synthesis: Callable[..., Tensor] = self.generator.synthesis
-        self._judge: Callable[..., Tensor] = discriminator or _no_judge
-        if settings.compile:
-            self._synthesis = torch.compile(self.generator.synthesis)
-            self._judge = torch.compile(discriminator) if discriminator else _no_judge
-
     def step(self, real: Tensor) -> Report:
-        """One update of D, one of G and one of the average; returns the losses as floats.
+        """One iteration: an update of D, one of G, one of the moving average; returns the losses.
 
-        real: (B, 3, R, R) in [-1, 1], on any device: the images `shares.own` of the batch.
-        The losses are those of the whole batch, the same in every process.
+        real: (B, 3, R, R) in [-1, 1], on any device: the images `shards.rows` of the batch.
         """
-        settings = self.settings
-        real = real.to(self.device).contiguous(memory_format=self.layout)
-        reals = self.shares.cut(real)
-        report = self._minimise(self._discriminator_losses(reals), *self.optimizers_d)
-        if self.native and self.steps % settings.r1_interval == 0:
-            report |= self._minimise(self._gradient_penalties(reals), *self.optimizers_d[:1])
-        report |= self._minimise(self._generator_losses(), self.optimizer_g)
-        if settings.path_length_weight > 0 and self.steps % settings.path_length_interval == 0:
-            report |= self._minimise(self._path_length_penalties(), self.optimizer_g)
-            report["path_length"] = self.path_mean
-        self.steps += 1
-        self.images += self.shares.batch
-        self._average(self.shares.batch)
-        # One message and one wait for the device, whatever there is to report.
-        means = mean_over_ranks(torch.stack(list(report.values()))).tolist()
-        values = dict(zip(report, means, strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise WranganError(f"training diverged at image {self.images}: {values}")
-        if self.adaptive:
-            self.adaptive.observe(values["logits/real_sign"], self.shares.batch)
-            values["augment/probability"] = self.adaptive.probability
-        return values
+        # Line 6: sample x̂⁽¹⁾ … x̂⁽ᵐ⁾ from the training data set (`real`).
+        reals = self.shards.cut(real.to(self.device).contiguous(memory_format=self.layout))
+        # Lines 4 to 8: update discriminator weights θ_D.
+        report = self.minimise(self.discriminator_losses(reals), *self.optimizers_d)
+        report |= regularise_discriminator(self, reals)
+        # Lines 9 to 12: update parameters μ_θ, σ_θ.
+        report |= self.minimise(self.generator_losses(), self.optimizer_g)
+        report |= regularise_generator(self)
+        # Line 13: end for. Line 14: return μ_θ, σ_θ (`self.ema`, their moving average).
+        return self.end_step(report)
 
-    def _minimise(self, losses: Losses, *optimizers: torch.optim.Adam) -> dict[str, Tensor]:
-        """One step on the mean of the micro-batches' losses; returns the mean of their reports."""
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        reports: list[dict[str, Tensor]] = []
-        for loss, report in losses:
-            (loss / len(self.shares.parts)).backward()
-            reports.append(report)
-        for optimizer in optimizers:
-            parameters = optimizer.param_groups[0]["params"]
-            average_gradients(parameters)
-            if self.settings.precision == "fp16":
-                _bound_gradients(parameters)
-            optimizer.step()
-        return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]}
-
-    def _discriminator_losses(self, reals: Iterable[Tensor]) -> Losses:
-        self.generator.requires_grad_(False)
-        self._learns(True)
-        inputs = self._inputs(self.shares.batch, self.shares.parts)
-        change_real, change_fake = self._augmentations(), self._augmentations()
+    def discriminator_losses(self, reals: Sequence[Tensor]) -> Losses:
+        """Lines 4 to 8, for each part of the batch."""
+        self.train_only("D")
+        inputs = self.sample_inputs()  # Line 4: sample z ~ N(0, 1), and for line 7 ε ~ N(0, 1).
+        augment_real, augment_fake = self.augmentation(), self.augmentation()
         for part, (real, given) in enumerate(zip(reals, inputs, strict=True)):
             with torch.no_grad():
-                fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
-            real, fake = change_real(real, part), change_fake(fake, part)
-            losses: list[Tensor] = []
-            report: dict[str, Tensor] = {}
-            if self.projected:
-                real_logits, fake_logits = self.projected(real), self.projected(fake)
-                losses.append(projected_discriminator_loss(real_logits, fake_logits))
-                report["loss/projected_discriminator"] = losses[-1].detach()
-            if self.native:
-                real_logits, fake_logits = self._judge(real), self._judge(fake)
-                losses.append(discriminator_loss(real_logits, fake_logits))
-                report["loss/discriminator"] = losses[-1].detach()
-            # Of D where there are both.
-            report |= {
-                "logits/real": real_logits.detach().mean(),
-                "logits/fake": fake_logits.detach().mean(),
-                "logits/real_sign": real_logits.detach().sign().mean(),
-            }
-            yield torch.stack(losses).sum(), report
+                w = self.map_to_w(given)  # Line 5: map to intermediate latent space, w = f(z).
+                # Line 7: calculate θ_G = μ_θ + ε σ_θ, and generate G(w, θ_G).
+                fake = self.synthesis(w, epsilon=given.epsilon, noise=given.noise)
+            # Line 8: minimizing 1/m Σ L_D(D(x̂), D(G(w, θ_G))).
+            yield self.discriminator_loss(augment_real(real, part), augment_fake(fake, part))
 
-    def _learns(self, learns: bool) -> None:
-        """Whether D has gradients."""
-        if self.discriminator:
-            self.discriminator.requires_grad_(learns)
-        if self.projected:
-            self.projected.heads.requires_grad_(learns)
-
-    def _gradient_penalties(self, reals: Iterable[Tensor]) -> Losses:
-        weight = self.settings.r1_gamma / 2 * self.settings.r1_interval
-        assert self.discriminator is not None
-        change = self._augmentations()
-        for part, real in enumerate(reals):
-            images = real.detach().requires_grad_(True)
-            penalty = r1_penalty(self.discriminator(change(images, part)), images)
-            yield penalty * weight, {"loss/r1": penalty.detach()}
-
-    def _generator_losses(self) -> Losses:
-        self.generator.requires_grad_(True)
-        self._learns(False)
-        change = self._augmentations()
-        for part, given in enumerate(self._inputs(self.shares.batch, self.shares.parts)):
-            fake = self._synthesis(self._styles(given), epsilon=given.epsilon, noise=_noise(given))
-            fake = change(fake, part)
-            losses: list[Tensor] = []
-            report: dict[str, Tensor] = {}
-            if self.native:
-                losses.append(generator_loss(self._judge(fake)))
-                report["loss/generator"] = losses[-1].detach()
-            if self.projected:
-                judged = projected_generator_loss(self.projected(fake))
-                report["loss/projected_generator"] = judged.detach()
-                losses.append(self.settings.projected_weight * judged)
-            yield torch.stack(losses).sum(), report
-
-    def _path_length_penalties(self) -> Losses:
-        parts = self.shares.half_parts
-        side, colours = self.generator.config.resolution, self.generator.config.image_channels
-        inputs = self._inputs(self.shares.half, parts)
-        noise = self.draws.normal(self.shares.half, colours, side, side)
-
-        def lengths(part: int) -> Tensor:
-            given = inputs[part]
-            w = self._styles(given)
-            images = self.generator.synthesis(w, epsilon=given.epsilon, noise=_noise(given))
-            return path_lengths(images, w, noise[parts[part].to(self.device)])
-
-        # The mean that the lengths are pulled to includes all of them. With micro-batches they
-        # are measured once before, since their graphs would not fit into memory together.
-        whole = lengths(0) if len(parts) == 1 else None
-        measured = (
-            [lengths(part).detach() for part in range(len(parts))] if whole is None else [whole.detach()]
-        )
-        mean = mean_over_ranks(torch.cat(measured).mean())
-        self.path_mean = self.path_mean.lerp(mean.to(self.path_mean.dtype), 0.01)
-        weight = self.settings.path_length_weight * self.settings.path_length_interval
-        for part in range(len(parts)):
-            current = lengths(part) if whole is None else whole
-            penalty = (current - self.path_mean).square().mean()
-            yield penalty * weight, {"loss/path_length": penalty.detach()}
-
-    def _inputs(self, batch: int, parts: list[Tensor]) -> list[Inputs]:
-        settings = self.settings
-        per_image = isinstance(settings, RandomizeSettings) and settings.epsilon_per == "image"
-        return self.draws.inputs(
-            self.generator, batch, parts, settings.style_mixing, settings.noise, per_image
-        )
-
-    def _styles(self, given: Inputs) -> Tensor:
-        """w of the inputs: (B, L, style_dim), styles mixed."""
-        layers = self.generator.config.num_latents
-        w = self.generator.mapping(given.z[0])[:, None].repeat(1, layers, 1)
-        if given.crossover is None:
-            return w
-        other = self.generator.mapping(given.z[1])[:, None]
-        rows = torch.arange(layers, device=self.device)[None, :, None]
-        return torch.where(rows < given.crossover, w, other)
-
-    def _augmentations(self) -> Callable[[Tensor, int], Tensor]:
-        """Draws for the whole batch; returns a function of the images of micro-batch k, and k."""
-        probability = self.adaptive.probability if self.adaptive else self.fixed_augment
-        if probability <= 0:
-            return lambda images, _: images
-        side = self.generator.config.resolution
-        drawn = draw_transforms(self.shares.batch, probability, side, self.draws.host)
-        parts = self.shares.parts
-        return lambda images, part: apply_transforms(images, drawn.rows(parts[part]))
-
-    @torch.no_grad()
-    def _silence(self) -> None:
-        """Without noise inputs their strengths are 0, so that the stored maps change nothing either."""
-        if not self.settings.noise:
-            for network in (self.generator, self.ema):
-                for given in network.noise_inputs().values():
-                    given.strength.zero_()
-
-    @torch.no_grad()
-    def _average(self, batch: int) -> None:
-        half_life = float(self.settings.ema_images)
-        if self.settings.ema_rampup > 0:
-            half_life = min(half_life, self.images * self.settings.ema_rampup)
-        decay = 0.5 ** (batch / max(half_life, 1e-8))
-        for average, current in zip(self.ema.parameters(), self.generator.parameters(), strict=True):
-            average.lerp_(current, 1 - decay)
-        for kept, newest in zip(self.ema.buffers(), self.generator.buffers(), strict=True):
-            kept.copy_(newest)
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the next step depends on, as tensors and plain values."""
-        return {
-            "settings": asdict(self.settings),
-            "architecture": self.generator.config.architecture,
-            "config": self.generator.config.to_json(),
-            "images": self.images,
-            "steps": self.steps,
-            "generator": self.generator.state_dict(),
-            "discriminator": self.discriminator.state_dict() if self.discriminator else None,
-            "ema": self.ema.state_dict(),
-            "optimizer_g": self.optimizer_g.state_dict(),
-            "optimizer_d": self.optimizer_d.state_dict() if self.optimizer_d else None,
-            "projected": self.projected.trained_state() if self.projected else None,
-            "optimizer_projected": self.optimizer_projected.state_dict()
-            if self.optimizer_projected
-            else None,
-            "path_mean": self.path_mean,
-            "augment": self.adaptive.state() if self.adaptive else None,
-            "draws": self.draws.state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; networks must have the shapes that it was saved with."""
-        if "discriminator" not in state:
-            raise UsageError("the folder holds another kind of training: choose another --out")
-        if _config_of(state) != self.generator.config:
-            raise UsageError("the snapshot's network differs from the one asked for")
-        form = getattr(self.settings, "std_form", "raw")
-        if form != (begun := state["settings"].get("std_form", "raw")):
-            raise UsageError(f"std_form {form}: the run was begun with {begun}")
-        self.generator.load_state_dict(state["generator"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer_g.load_state_dict(state["optimizer_g"])
-        if self.discriminator and self.optimizer_d:
-            self.discriminator.load_state_dict(state["discriminator"])
-            self.optimizer_d.load_state_dict(state["optimizer_d"])
-        # One that was not there before begins from its random weights.
-        if self.projected and self.optimizer_projected and state.get("projected"):
-            self.projected.restore(state["projected"])
-            self.optimizer_projected.load_state_dict(state["optimizer_projected"])
-        self._silence()
-        # Settings may be changed between two runs: the new learning rate counts.
-        path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
-        for optimizer, interval in (
-            (self.optimizer_g, path_interval),
-            (self.optimizer_d, self.settings.r1_interval),
-            (self.optimizer_projected, 0),
-        ):
-            if optimizer:
-                optimizer.param_groups[0]["lr"] = self.settings.lr * _lazy_ratio(interval)
-        self.images, self.steps = state["images"], state["steps"]
-        self.path_mean = state["path_mean"].to(self.device)
-        if self.adaptive and state["augment"]:
-            self.adaptive.restore(state["augment"])
-        # Early snapshots have the state of PyTorch's own stream, which is not used any more.
-        if "draws" in state:
-            self.draws.restore(state["draws"], self.images)
-
-
-def _config_of(state: dict[str, Any]) -> GeneratorConfig:
-    """Of a snapshot; those of before name no architecture."""
-    named = {"architecture": state["architecture"]} if "architecture" in state else {}
-    return read_generator_config({**named, "generator": state["config"]})
-
-
-def _no_judge(images: Tensor) -> Tensor:  # noqa: ARG001
-    raise AssertionError("a discriminator that there is not was asked")
-
-
-def _lazy_ratio(interval: int) -> float:
-    return interval / (interval + 1) if interval else 1.0
-
-
-def _adam(network: torch.nn.Module, lr: float, interval: int) -> torch.optim.Adam:
-    """Adam corrected for a regulariser that is applied every `interval` steps only."""
-    ratio = _lazy_ratio(interval)
-    return adam(network.parameters(), lr=lr * ratio, betas=(0.0, 0.99**ratio), eps=1e-8)
-
-
-def _bound_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """What overflowed in fp16 becomes a large or no gradient, as in NVIDIA's training."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)
-
-
-def _noise(given: Inputs) -> NoiseMode | list[Tensor]:
-    return "none" if given.noise is None else given.noise
-
-
-def _fixed_augment(text: str) -> float:
-    if text in ("none", "ada"):
-        return 0.0
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 <= value <= 1.0:
-        raise UsageError(f"augment {text!r}: expected ada, none, or a probability in 0…1")
-    return value
+    def generator_losses(self) -> Losses:
+        """Lines 9 to 12, for each part of the batch."""
+        self.train_only("G")
+        augment = self.augmentation()
+        for part, given in enumerate(self.sample_inputs()):  # Line 9: sample z ~ N(0, 1), and ε.
+            w = self.map_to_w(given)  # Line 10: map to intermediate latent space, w = f(z).
+            # Line 11: calculate θ_G = μ_θ + ε σ_θ, and generate G(w, θ_G).
+            fake = self.synthesis(w, epsilon=given.epsilon, noise=given.noise)
+            # Line 12: minimizing 1/m Σ L_g(D(G(w, θ_G))).
+            yield self.generator_loss(augment(fake, part))

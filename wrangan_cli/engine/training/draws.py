@@ -1,12 +1,12 @@
 """The random numbers of an adversarial training, the same however the batch is cut.
 
-Every process draws for the whole batch from the same streams and keeps its own rows. So
+Every process samples for the whole batch from the same streams and keeps the rows of its shard. So
 one process, several, and micro-batches train alike, and one state of the streams is that
 of every process.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,8 +25,8 @@ class Inputs:
     """First layer of the second style; none: not mixed."""
     epsilon: dict[str, Tensor] | None
     """ε by the weight's name, for all images (O, I, k, k) or each (B, O, I, k, k)."""
-    noise: list[Tensor] | None
-    """Noise maps (B, 1, side, side), one a noise input."""
+    noise: list[Tensor] | Literal["none"]
+    """Noise maps (B, 1, side, side), one for each noise input, or `none` in a training without noise."""
 
 
 class Draws:
@@ -66,7 +66,7 @@ class Draws:
                 z[:, rows].to(self.device),
                 crossover,
                 shared if each is None else each[k],
-                None if maps is None else maps[k],
+                "none" if maps is None else maps[k],
             )
             for k, rows in enumerate(parts)
         ]
@@ -82,7 +82,7 @@ class Draws:
     def _epsilon_rows(
         self, generator: Generator, batch: int, parts: list[Tensor]
     ) -> list[dict[str, Tensor]] | None:
-        """ε of the own images only: that of a whole batch may be larger than the network."""
+        """ε of the images of `parts` only: that of a whole batch may be larger than the network."""
         if not generator.random_weights():
             return None
         wanted = {int(row) for rows in parts for row in rows}

@@ -84,7 +84,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         return losses.detach()
 
     @torch.no_grad()
-    def drawn(self, images: Tensor) -> Tensor:
+    def reconstructed(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, R, R) after the last pass."""
         generator, w = self.model.generator, self.w_encoder(images)
         offsets = refined(self.ema, generator, images, w)
@@ -102,9 +102,9 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         """Losses; offsets and images for the next pass, both without history."""
         made = self.encoder(real, shown)
         summed = {name: offsets[name] + new if offsets else new for name, new in made.items()}
-        drawn = self.synthesis(w, delta=weight_offsets(self.model.generator, summed))
-        losses = torch.stack(self.reconstruction(drawn, real, target))
-        return losses, {name: offset.detach() for name, offset in summed.items()}, drawn.detach()
+        generated = self.synthesis(w, delta=weight_offsets(self.model.generator, summed))
+        losses = torch.stack(self.reconstruction(generated, real, target))
+        return losses, {name: offset.detach() for name, offset in summed.items()}, generated.detach()
 
     def networks(self) -> list[nn.Module]:
         """All that lies in memory."""

@@ -52,12 +52,12 @@ def parameter_count(network: nn.Module) -> int:
 
 def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
     """Memory of one process of a training of G and D."""
-    settings, shares = trainer.settings, trainer.shares
+    settings, shards = trainer.settings, trainer.shards
     generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
-    own = trainer.discriminator
-    discriminator = copy.deepcopy(own).to("meta").requires_grad_(True) if own else None
+    native = trainer.discriminator
+    discriminator = copy.deepcopy(native).to("meta").requires_grad_(True) if native else None
     projected = copy.deepcopy(trainer.projected).to("meta") if trainer.projected else None
-    batch, half = len(shares.parts[0]), len(shares.half_parts[0])
+    batch, half = len(shards.parts[0]), len(shards.half_parts[0])
     side, colours = generator.config.resolution, generator.config.image_channels
     real = torch.empty(batch, colours, side, side, device="meta")
     per_image = getattr(settings, "epsilon_per", "batch") == "image"
@@ -99,8 +99,8 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
         passes["R1"] = penalise_gradient
     if settings.path_length_weight > 0:
         passes["path length"] = penalise_path_length
-    trained: list[nn.Module] = [trainer.generator, *([own] if own and trainer.native else [])]
-    networks: list[nn.Module] = [trainer.generator, *([own] if own else []), trainer.ema]
+    trained: list[nn.Module] = [trainer.generator, *([native] if native and trainer.native else [])]
+    networks: list[nn.Module] = [trainer.generator, *([native] if native else []), trainer.ema]
     constant: list[nn.Module] = [generator, *([discriminator] if discriminator else [])]
     if trainer.projected and projected:
         trained.append(trainer.projected.heads)
@@ -112,7 +112,7 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
 def encoder_memory(trainer: ImageTrainer[Any]) -> Memory:
     """Memory of one process of a training of an encoder; of several passes, each is as large."""
     twin, side = trainer.on_meta(), trainer.side
-    count = len(trainer.own)
+    count = len(trainer.rows)
     real = torch.empty(count, 3, side, side, device="meta")
     z = torch.empty(count, trainer.model.generator.config.style_dim, device="meta")
     kept = _kept(lambda: twin.losses(real, z), twin.networks())

@@ -25,7 +25,7 @@ class PairBatches:
     def __init__(
         self, pairs: Pairs, batch: int, side: int, seed: int, rows: Sequence[int], degrade: bool = True
     ) -> None:
-        """side: of the images in px. rows: which of each batch are wanted (the share of one process)."""
+        """side: of the images in px. rows: which of each batch are wanted (the shard of one process)."""
         self.pairs, self.batch, self.side, self.seed = pairs, batch, side, seed
         self.rows, self.degrade = list(rows), degrade
         self.seen = 0

@@ -22,7 +22,7 @@ BATCH = 16
 class KidMonitor:
     """Measures KID every `every` images, on `samples` images of the averaged generator.
 
-    Of several processes each generates a share. Random weights are drawn anew for each
+    Of several processes each generates a part. Random weights are sampled anew for each
     image, latents are the same at every measurement, and no random stream of the
     training is touched. Protocol: metrics/kid.py.
     """

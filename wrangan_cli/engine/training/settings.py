@@ -43,7 +43,7 @@ class AdversarialSettings:
     ema_images: int = 10_000
     """Half-life of the generator's moving average, in images."""
     ema_rampup: float = 0.05
-    """The half-life is at most this share of the images seen; 0 turns the ramp off."""
+    """The half-life is at most this fraction of the images seen; 0 turns the ramp off."""
     noise: bool = True
     """Noise inputs in every layer; without them their strengths are set to 0 and stay there."""
     flip: bool = True
@@ -66,7 +66,7 @@ class AdversarialSettings:
     low_precision_resolutions: int = 4
     """How many of the top resolutions compute in the lower precision."""
     accumulate: int = 1
-    """Micro-batches that a process cuts its share of a step into: less memory, the same result."""
+    """Micro-batches that a process cuts its shard of a batch into: less memory, the same result."""
     compile: bool = False
     """Compile G and D with torch.compile; the two penalties stay as they are."""
     kid_images: int = 0
@@ -158,7 +158,7 @@ class SensitivitySettings:
     """With --from sensitivity: 2·L2 + perceptual distance, in the mean, between an image and
     its redraw with another ε."""
     floor: float = 0.01
-    """With --from sensitivity: λ as a share of the mean sensitivity; a larger one makes σ more even."""
+    """With --from sensitivity: λ as a fraction of the mean sensitivity; a larger one makes σ more even."""
     tie: str = "weight"
     """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
     `layer`, or for `all` weights."""

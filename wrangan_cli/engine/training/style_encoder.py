@@ -127,7 +127,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         return self.adversary.step(real_w, encoded) | {"stage": float(self.stage)}
 
     @torch.no_grad()
-    def drawn(self, images: Tensor) -> Tensor:
+    def reconstructed(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, R, R) after the last pass."""
         return self.synthesis(encoded(self.ema, self.model.generator, images, self.average_shown))
 
@@ -158,8 +158,8 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         if again and shown is None:
             shown = self.average_shown.expand(len(images), -1, -1, -1)
         codes = self.encoder(images, shown, codes, self.stage)
-        drawn = self.synthesis(codes[:count])
-        total, *parts = self.reconstruction(drawn, real, target)
+        generated = self.synthesis(codes[:count])
+        total, *parts = self.reconstruction(generated, real, target)
         settings, zero = self.settings, total.new_zeros(())
         loss_delta = loss_latent = loss_w = zero
         if self.encoder.config.deltas and self.stage > 0:
@@ -173,7 +173,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         total = total + (settings.w_weight or 0.0) * loss_w
         next_shown = None
         if again:
-            next_shown = drawn.detach()
+            next_shown = generated.detach()
             if true_w is not None:
                 with torch.no_grad():
                     next_shown = torch.cat([next_shown, self.synthesis(codes[count:])])

@@ -20,7 +20,7 @@ from wrangan_cli.engine.data.images import to_tensor
 from wrangan_cli.engine.faces.align_photos import OWN_SIDES
 from wrangan_cli.engine.faces.alignment import crop_quad, quad_side
 from wrangan_cli.engine.inversion.clip import ClipInverter
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.shared_offsets import (
     LEFT,
@@ -208,14 +208,14 @@ class ClipRun:
         before: tuple[Tensor, Tensor] | None = None
         for number, image in self.crops(numbers[max(0, len(done) - 1) :]):
             if last is not None and before is None:  # the neighbour that was done before
-                before = image, inverter.drawn(last.w, shared.epsilon, last.own, side)
+                before = image, inverter.rendered(last.w, shared.epsilon, last.own, side)
                 continue
             w = shared.w[0] if last is None else last.w
             shapes = {name: value.shape for name, value in shared.epsilon.items()}
             own = inverter.first_own(shapes) if last is None else last.own
             started = time.perf_counter()
             fit = inverter.fit_frame(image, shared.epsilon, w, own, lambda _: None)
-            drawn = inverter.drawn(fit.w, shared.epsilon, fit.own, side)
+            drawn = inverter.rendered(fit.w, shared.epsilon, fit.own, side)
             info = self._info(number, inverter, shared, fit.distortion, time.perf_counter() - started)
             if before is not None:
                 info["change"] = {"input": change(before[0], image), "output": change(before[1], drawn)}

@@ -8,7 +8,7 @@ from torch.func import functional_call
 from wrangan_cli.engine.models.generator import Generator, NoiseInput, Offsets
 
 
-def draw(
+def synthesize(
     generator: Generator,
     w: Tensor,
     epsilon: Offsets | None = None,
@@ -22,7 +22,7 @@ def draw(
 
     w, epsilon, delta, side: as `Generator.synthesis` takes them, with a batch axis. noise: by the
     number of the noise input ("0", "1", …), (B, side, side) added to the stored map. parameters: by
-    name in the state dict, (B, *shape) added to the parameter; images are then drawn one by one,
+    name in the state dict, (B, *shape) added to the parameter; images are then rendered one by one,
     since no convolution serves several generators. without_noise: leave all noise out. Gradients
     flow to all that is given.
     """

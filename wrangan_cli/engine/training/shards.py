@@ -9,7 +9,7 @@ from wrangan_cli.engine.base.distributed import rank, world_size
 from wrangan_cli.engine.base.errors import UsageError
 
 
-class Shares:
+class Shards:
     """The rows of the whole batch that this process works on, micro-batch by micro-batch.
 
     batch: images per step over all processes. group: images that the discriminator looks
@@ -33,18 +33,18 @@ class Shares:
                 f"batch {batch}: expected a multiple of {unit}, D looks at {group} images together{parts}"
             )
         self.batch = batch
-        own = range(rank() * accumulate, (rank() + 1) * accumulate)
+        mine = range(rank() * accumulate, (rank() + 1) * accumulate)
         columns = torch.arange(batch).reshape(group, batch // group).chunk(count, dim=1)
-        self.parts: list[Tensor] = [columns[part].flatten() for part in own]
+        self.parts: list[Tensor] = [columns[part].flatten() for part in mine]
         half = max(1, batch // 2)
-        self.half_parts: list[Tensor] = [torch.arange(half).chunk(count)[part] for part in own]
+        self.half_parts: list[Tensor] = [torch.arange(half).chunk(count)[part] for part in mine]
         self.half = half
 
     @property
-    def own(self) -> Tensor:
+    def rows(self) -> Tensor:
         """All rows of this process, in the order in which `cut` wants them."""
         return torch.cat(self.parts)
 
     def cut(self, images: Tensor) -> Sequence[Tensor]:
-        """The process's own images, in the order of `own`, as micro-batches."""
+        """The images of this process, in the order of `rows`, as micro-batches."""
         return images.chunk(len(self.parts))

@@ -1,0 +1,232 @@
+"""Photographs to codes: model, networks and loss are loaded once, and a method inverts batch after batch."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.runtime import random_generator
+from wrangan_cli.engine.data.photographs import by_side, load_photograph
+from wrangan_cli.engine.inversion import graph
+from wrangan_cli.engine.inversion.budget import planned
+from wrangan_cli.engine.inversion.fit import Fit, Prediction
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
+from wrangan_cli.engine.inversion.offsets import random_weights
+from wrangan_cli.engine.inversion.pti import tuning_distance
+from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.trained import load_networks, network_files
+from wrangan_cli.engine.inversion.variables import Variables
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, load_perceptual
+
+_log = logging.getLogger("wrangan")
+
+
+@dataclass(frozen=True)
+class Inverter:
+    """Model, encoder and loss, loaded once and used for many batches."""
+
+    model: Model
+    settings: InversionSettings
+    encoder: Callable[[Tensor], Tensor] | None
+    """From images to w (B, style_dim); None: w starts at the mean of W."""
+    perceptual: PerceptualDistance | None
+    pivot: "Inverter | None" = None
+    """What finds the w at which pti tunes; None: w is where it starts."""
+    predict: Prediction | None = None
+    """The network of a method that does not optimise (trained.py)."""
+    on_plan: bool = False
+    """Whether the settings' steps are already those that its seconds allow."""
+    cuda_graph: bool = False
+    """Whether the steps are replays of a captured CUDA graph (graph.py)."""
+
+    @classmethod
+    def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
+        """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
+        for where steps cannot be captured."""
+        settings = resolved(settings, model)
+        if settings.method == "wrangan":
+            random_weights(model)
+        encoder, predict = load_networks(model, settings)
+        perceptual, general = None, settings.perceptual or model.perceptual
+        if settings.value("perceptual_weight") > 0:
+            name = tuning_distance(settings, model) if settings.method == "pti" else general
+            try:
+                perceptual = load_perceptual(name, model.device)
+            except WranganError as error:
+                if isinstance(error, UsageError) or settings.method not in PREDICTED:
+                    raise
+                _log.warning(
+                    "%s needs no perceptual distance; its codes do not state it (%s)", settings.method, error
+                )
+        pivot = None
+        if settings.pivot is not None:
+            same = perceptual is None or perceptual.name == general
+            pivot_loss = perceptual if same else load_perceptual(general, model.device)
+            pivot = cls(model, settings.pivot, encoder, pivot_loss)
+        if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
+            raise UsageError(f"a CUDA graph was asked for, but {cause}")
+        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)
+
+    def load_photo(self, path: Path) -> Tensor:
+        """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
+        or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
+        return load_photograph(path, self.model.resolution, self.settings.size)
+
+    def initial_w(self, images: Tensor) -> Tensor:
+        """w from the encoder, or the mean of W: (B, style_dim)."""
+        if self.encoder is None:
+            return self.model.w_mean.expand(images.shape[0], -1).clone()
+        with torch.no_grad():
+            return self.encoder(images)
+
+    def within(self, images: Tensor) -> "Inverter":
+        """The inverter with the steps that `settings.seconds` allows for such a batch, by a trial; itself
+        where no seconds are set."""
+        if self.on_plan or self.settings.seconds is None:
+            return self
+
+        def trial(settings: InversionSettings, on_step: Callable[[int], None]) -> None:
+            self._with(settings).invert(images, on_step)
+
+        return self._with(planned(self.settings, trial, len(images)))
+
+    def _with(self, settings: InversionSettings) -> "Inverter":
+        pivot = None if self.pivot is None or settings.pivot is None else self.pivot._with(settings.pivot)
+        return replace(self, settings=settings, pivot=pivot, on_plan=True)
+
+    def invert(
+        self, images: Tensor, on_step: Callable[[int], None] | None = None
+    ) -> list[Code | WranganError]:
+        """Invert a batch (B, 3, S, S) in [-1, 1]: one code per image, on the CPU.
+
+        The model's images are reduced by area to S, which is at most their side.
+
+        `on_step` is called after each step with its number. An image whose loss stops
+        being finite gets a WranganError instead of a code; the others are not affected.
+        Code.info holds the settings, the steps that were done, and the distortion before (at the
+        start, without offsets) and after.
+        """
+        model = self.model
+        side = images.shape[-1]
+        if images.shape[1:] != (3, side, side) or side > model.resolution:
+            raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
+        within = self.within(images)
+        with model.generator.cached_weights():
+            return within._inverted(images.to(model.device), on_step)
+
+    def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
+        """`invert` for photographs (3, S, S) of several sides, in their order; those of one side together."""
+        codes: dict[int, Code | WranganError] = {}
+        for places in by_side(photos):
+            batch = torch.stack([photos[place] for place in places])
+            codes |= zip(places, self.invert(batch), strict=True)
+        return [codes[place] for place in range(len(photos))]
+
+    def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
+        settings = self.settings
+        initial_w, records = self._start(images, on_step)
+        # Steps of the pivot come before, and count.
+        base = settings.total_steps - settings.loop_steps
+        fit = self.fit(images, initial_w, lambda step: on_step(base + step) if on_step else None)
+        before = fit.distortion(Variables(initial_w))
+        variables, steps = METHOD_TABLE[settings.method](fit)
+        codes = self._codes(fit, variables)
+        for index, code in enumerate(codes):
+            if isinstance(code, Code):
+                code.info["steps"] = steps[index]
+                code.info["distortion"] = {"before": before[index], **code.info["distortion"]}
+                code.info.update(records[index])
+        return codes
+
+    def fit(
+        self,
+        images: Tensor,
+        initial_w: Tensor,
+        on_step: Callable[[int], None] = lambda _: None,
+        features_at_once: int | None = None,
+    ) -> Fit:
+        """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+.
+
+        features_at_once: images whose perceptual features are computed at a time (None: all).
+        """
+        return Fit(
+            self.model,
+            self.settings,
+            self.perceptual,
+            images,
+            initial_w,
+            random_generator(self.settings.seed),
+            predict=self.predict,
+            on_step=on_step,
+            cuda_graph=self.cuda_graph,
+        ).with_target(features_at_once)
+
+    def _start(
+        self, images: Tensor, on_step: Callable[[int], None] | None
+    ) -> tuple[Tensor, list[dict[str, Any]]]:
+        """w to begin with, and what to record of how it was found, per image."""
+        if self.pivot is None:
+            return self.initial_w(images), [{} for _ in images]
+        w, records = self.initial_w(images), []
+        for index, found in enumerate(self.pivot.invert(images, on_step)):
+            # Its noise maps are not kept, as in the authors' code: the tuning has the model's.
+            w[index] = found.w.to(w) if isinstance(found, Code) else math.nan
+            kept = found.info if isinstance(found, Code) else {}
+            records.append(
+                {"pivot": {name: kept[name] for name in ("method", "steps", "distortion") if kept}}
+            )
+        return w, records
+
+    def _codes(self, fit: Fit, variables: Variables) -> list[Code | WranganError]:
+        # Rounded as the file stores them, so that the stated distortion is the file's.
+        groups: dict[str, Any] = {
+            g: {k: v.detach().half() for k, v in values.items()}
+            for g, values in fit.offsets(variables).items()
+        }
+        stored = Variables(w=variables.w.detach(), **groups)
+        after = fit.distortion(stored)
+        codes: list[Code | WranganError] = []
+        for index in range(len(fit.images)):
+            offsets = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}
+            parts = [stored.w[index], *(value for values in offsets.values() for value in values.values())]
+            finite = all(bool(part.isfinite().all()) for part in parts)
+            if not finite or not all(map(math.isfinite, after[index].values())):
+                codes.append(WranganError(f"{self.settings.method} gave values that are not finite"))
+                continue
+            info = {
+                "model": self.model.name,
+                "model_sha256": self.model.sha256,
+                "method": self.settings.method,
+                "settings": asdict(self.settings),
+                "networks": network_files(self.model, self.settings),
+                "perceptual": None if self.perceptual is None else self.perceptual.name,
+                "seed": self.settings.seed,
+                "side": fit.images.shape[-1],
+                "distortion": {"after": after[index]},
+            }
+            codes.append(Code(stored.w[index].cpu(), info=info, **offsets))
+        return codes
+
+
+def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
+    """`settings` with what they leave to the model or the method: what suits the model's σ, where w
+    starts, the threshold of pti. UsageError for settings that do not go with what the model names."""
+    try:
+        settings = replace(settings, init=settings.start).with_defaults(model.inversion)
+    except ValueError as error:
+        raise UsageError(f"{model.name}, by its config.json: {error}") from error
+    if settings.method == "pti" and settings.stop_at is None:
+        # The authors' threshold is one of LPIPS; below 0.06 of the shift-tolerant distance is every pivot.
+        lpips = settings.value("perceptual_weight") > 0 and tuning_distance(settings, model).startswith(
+            "lpips"
+        )
+        settings = replace(settings, stop_at=PTI_STOP if lpips else 0.0)
+    return settings

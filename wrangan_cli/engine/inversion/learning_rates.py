@@ -1,0 +1,97 @@
+"""What an optimizer moves and how fast: full learning rates, and their factors over the steps.
+
+progress: the fraction of the steps done, 0…1, before the step in question.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from wrangan_cli.engine.inversion.settings import PROJECTORS, TUNING, InversionSettings
+
+Groups = list[dict[str, Any]]
+"""Adam's parameter groups: `params`, tensors with a leading batch axis, `lr`, and more."""
+RAMP_UP, RAMP_DOWN = 0.05, 0.25
+QUIET = 0.75
+"""Progress of the projector from which on w has no noise."""
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """The tensors that are optimised, with their full rates, and how the rates change."""
+
+    groups: Groups
+    factors: Callable[[float], tuple[float, float]]
+    """Progress → factor of the first group's rate, and of the rates of all other groups."""
+
+    @property
+    def free(self) -> list[Tensor]:
+        """All tensors that are optimised."""
+        return [tensor for group in self.groups for tensor in group["params"]]
+
+
+def rates_of_w_and_offsets(
+    w: Tensor, offsets: Mapping[str, Tensor] | Sequence[Tensor], settings: InversionSettings
+) -> LearningRates:
+    """w in the first group, ε or δ in the second (paper: both at 0.001), with `warmup`, `decay` and
+    `epsilon_warmup` of the settings."""
+    betas = (0.9, settings.beta2)
+    lr = settings.value("lr")
+    epsilon_lr = lr if settings.epsilon_lr is None else settings.epsilon_lr
+    tensors = list(offsets.values() if isinstance(offsets, Mapping) else offsets)
+    groups: Groups = [{"params": [w], "lr": lr, "betas": betas}]
+    if tensors:
+        groups.append({"params": tensors, "lr": epsilon_lr, "betas": betas})
+
+    def factors(progress: float) -> tuple[float, float]:
+        factor = warm_and_decay(settings, progress)
+        return factor, factor * rise_of_offsets(settings, progress)
+
+    return LearningRates(groups, factors)
+
+
+def one_rate(
+    tensors: Sequence[Tensor], lr: float, factor: Callable[[float], float] = lambda _: 1.0
+) -> LearningRates:
+    """The same rate for all tensors, constant unless `factor` of the progress says otherwise."""
+    return LearningRates([{"params": list(tensors), "lr": lr}], lambda progress: (factor(progress),) * 2)
+
+
+def warm_and_decay(settings: InversionSettings, progress: float) -> float:
+    """Linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`: a factor.
+
+    With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
+    """
+    # One step ahead: a first step of rate 0 would be thrown away.
+    risen = progress + 1.0 / max(1, settings.value("steps"))
+    rise = 1.0 if settings.warmup == 0 else min(1.0, risen / settings.warmup)
+    return rise * _fall(progress, settings.value("decay"))
+
+
+def rise_of_offsets(settings: InversionSettings, progress: float) -> float:
+    """A further factor of ε's (or δ's) rate: it rises from 0 over the first `epsilon_warmup` of the steps, in
+    which w goes most of its way. So ε holds what w cannot, and no more."""
+    rise = settings.value("epsilon_warmup")
+    return 1.0 if rise == 0 else min(1.0, (progress + 1.0 / max(1, settings.value("steps"))) / rise)
+
+
+def projector_ramp(progress: float) -> float:
+    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D): a factor."""
+    return min(1.0, progress / RAMP_UP) * _fall(progress, RAMP_DOWN)
+
+
+def settled_from(settings: InversionSettings) -> float:
+    """Progress from which on all move at full rate, and without noise: a plateau of the loss before it means
+    nothing."""
+    if settings.method in PROJECTORS:
+        return QUIET
+    if settings.method in TUNING:
+        return max(settings.warmup, settings.value("epsilon_warmup"))
+    return 0.0
+
+
+def _fall(progress: float, length: float) -> float:
+    return 1.0 if length == 0 else 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1.0 - progress) / length))

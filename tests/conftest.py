@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,17 @@ def cpu_kernels() -> None:
     """Skips the test where there are no compiled kernels."""
     if not loader.ready("cpu"):
         pytest.skip(f"no CPU kernels: {loader.describe('cpu')}")
+
+
+@pytest.fixture
+def cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CUDA kernels, which are off unless asked for."""
+    monkeypatch.setenv(loader.ENVIRONMENT, "require")
+    loader.forget()
+    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
+    yield
+    monkeypatch.undo()
+    loader.forget()
 
 
 @pytest.fixture

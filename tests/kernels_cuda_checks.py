@@ -36,9 +36,7 @@ def operators(request: pytest.FixtureRequest) -> None:
         return
     if request.node.get_closest_marker("gpu") is None:
         return
-    from wrangan_kernels import loader
-
-    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
+    request.getfixturevalue("cuda_kernels")
 
 
 @pytest.fixture

@@ -96,7 +96,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def kernel_devices() -> list[str]:
-    """What compiled kernels would serve here."""
+    """What there are kernels for here."""
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -109,9 +109,18 @@ def kernel_states() -> dict[str, str]:
 
 
 def build_kernels() -> dict[str, str]:
-    """Compile anew for every device that is here; by device, the library. WranganError where one fails."""
+    """Compile anew for every device that is here and that the setting asks for; by device, the library.
+
+    WranganError where one fails, UsageError for a bad setting or one that asks for none.
+    """
     made = {}
-    for device in kernel_devices():
+    try:
+        wanted = [device for device in kernel_devices() if loader.wanted(device)]
+    except loader.KernelError as error:
+        raise UsageError(str(error)) from error
+    if not wanted:
+        raise UsageError(f"{loader.ENVIRONMENT}=off: no kernels to build")
+    for device in wanted:
         try:
             made[device] = loader.make(device)
         except BuildError as error:

@@ -75,7 +75,7 @@ class Place:
 
     def left(self) -> list[str]:
         """Every file in the cache."""
-        return sorted(str(p.relative_to(self.cache)) for p in self.cache.rglob("*") if p.is_file())
+        return sorted(str(p.relative_to(self.cache)) for p in self.cache.rglob("*") if p.is_file() and p.suffix != ".lock")
 
 
 def make_place(tmp_path: Path, patch: pytest.MonkeyPatch) -> Place:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+
 from wrangan_kernels import build
 from wrangan_kernels.caching import why_not_writable
 

@@ -19,8 +19,9 @@ SOURCE = Path(__file__).parents[2]
 
 
 def install_line(extra: str = "") -> str:
-    """The command that installs `extra`, one of pyproject.toml's, into the environment that runs this; without
-    one, what every installation has.
+    """The command that installs `extra`, one of pyproject.toml's, into the environment that runs this.
+
+    Without an extra: what every installation has.
 
     `python -m pip` where that environment is activated, otherwise with the interpreter's path; through pipx
     in an environment of pipx, by uv in one of uv without pip. Of a checkout, and of what was installed from

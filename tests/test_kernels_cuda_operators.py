@@ -32,7 +32,7 @@ from tests.kernels_cuda_checks import (
 from tests.kernels_cuda_formulas import Pad, activated, before_activation, direct, modulated, slopes
 
 __all__ = ["operators", "poison"]
-pytestmark = pytest.mark.usefixtures("fresh_seed", "operators", "poison")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed", "operators", "poison")]
 
 
 @starts_a_process

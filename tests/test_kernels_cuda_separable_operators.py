@@ -29,7 +29,7 @@ from tests.kernels_cuda_checks import (
 from tests.kernels_cuda_formulas import depthwise, haar_up, pooled, separable, slopes
 
 __all__ = ["operators", "poison"]
-pytestmark = pytest.mark.usefixtures("fresh_seed", "operators", "poison")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed", "operators", "poison")]
 SLOPE = 0.2
 
 

@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 # Threads that wait for one another sleep: where other programs run, spinning takes twice the time.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: venv demo test lint clean
+.PHONY: venv demo test test-all test-oldest lint clean
 .NOTPARALLEL:
 
 venv: $(STAMP)
@@ -41,8 +41,31 @@ demo: $(FOR_DEMO)
 	PATH="$(BIN):$$PATH" bash examples/demo.sh demo
 
 # A process a core, and each with one thread: more threads would only fight.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
+
+# All but what compiles the CUDA sources, which takes as long as half of the rest.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(PYTEST) -m "not cuda_build"
+
+test-all: lint
+	$(PYTEST)
+
+# The fast tests with the lowest version of everything that is required (torch and torchvision, several GB, among
+# them). With OLDEST_TORCH=no these two are those of $(VENV).
+OLDEST := $(VENV)-oldest
+OLDEST_TORCH ?= yes
+
+test-oldest: venv
+	$(PYTHON) -m venv --clear $(OLDEST)
+ifeq ($(OLDEST_TORCH),no)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	    > "$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/newest.pth"
+	$(BIN)/python tests/lower_bounds.py --but torch torchvision > $(OLDEST)/constraints.txt
+else
+	$(BIN)/python tests/lower_bounds.py > $(OLDEST)/constraints.txt
+endif
+	$(OLDEST)/bin/python -m pip install --quiet --no-compile --constraint $(OLDEST)/constraints.txt -e '.[all,dev]'
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 -m "not slow and not cuda_build"
 
 lint: venv
 	$(BIN)/ruff check .
@@ -50,5 +73,5 @@ lint: venv
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info demo .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

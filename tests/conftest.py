@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,17 @@ def cpu_kernels() -> None:
 
 
 @pytest.fixture
+def cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CUDA kernels, which are off unless asked for."""
+    monkeypatch.setenv(loader.ENVIRONMENT, "require")
+    loader.forget()
+    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
+    yield
+    monkeypatch.undo()
+    loader.forget()
+
+
+@pytest.fixture
 def tiny_config() -> StyleGAN2Config:
     return TINY
 
@@ -124,8 +136,12 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("cuda_build"):
+            # One process compiles, beside the others' tests, where each would wait for the same libraries.
+            item.add_marker(pytest.mark.xdist_group("cuda_build"))
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
         if item.get_closest_marker("shared") and not SHARED.is_dir():

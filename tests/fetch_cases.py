@@ -75,7 +75,8 @@ class Place:
 
     def left(self) -> list[str]:
         """Every file in the cache."""
-        return sorted(str(p.relative_to(self.cache)) for p in self.cache.rglob("*") if p.is_file())
+        files = (p for p in self.cache.rglob("*") if p.is_file() and p.suffix != ".lock")
+        return sorted(str(p.relative_to(self.cache)) for p in files)
 
 
 def make_place(tmp_path: Path, patch: pytest.MonkeyPatch) -> Place:

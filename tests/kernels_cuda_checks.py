@@ -1,7 +1,7 @@
 """What the tests of the CUDA operators share: where they run, the fixtures of that, and comparisons.
 
 Without a GPU `run_on_the_cpu` runs a file of tests in a process of its own, where the operators are those of
-kernels/cuda with the kernels' bodies run on the CPU.
+kernels/wrangan_kernels/cuda with the kernels' bodies run on the CPU.
 """
 
 import os
@@ -36,9 +36,7 @@ def operators(request: pytest.FixtureRequest) -> None:
         return
     if request.node.get_closest_marker("gpu") is None:
         return
-    from wrangan_kernels import loader
-
-    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
+    request.getfixturevalue("cuda_kernels")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-// The bodies of kernels/cuda on the CPU, one function a kernel: built by tests/kernels_cuda_host.py,
+// The bodies of kernels/wrangan_kernels/cuda on the CPU, one function a kernel: built by tests/kernels_cuda_host.py,
 // called through ctypes.
 
 #include <utility>

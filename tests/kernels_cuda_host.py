@@ -6,7 +6,6 @@ twice, with the threads of each block in the one order and in the other: the bit
 """
 
 import ctypes
-import fcntl
 import hashlib
 import os
 import shutil
@@ -17,10 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
-CUDA_SOURCES = ROOT / "kernels" / "cuda"
+CUDA_SOURCES = ROOT / "kernels" / "wrangan_kernels" / "cuda"
 DRIVER = Path(__file__).with_name("kernels_cuda_driver.cpp")
 OPERATORS = Path(__file__).with_name("kernels_cuda_operators.cpp")
 LAUNCHER = Path(__file__).with_name("kernels_cuda_launcher.h")
@@ -86,8 +86,7 @@ def compiled_once(command: list[str], source: Path, suffix: str) -> Path:
     folder = Path(tempfile.gettempdir()) / f"wrangan-tests-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     result = folder / f"{source.stem}-{told.hexdigest()[:16]}{suffix}"
-    with open(folder / f"{source.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / f"{source.name}.lock"):
         if not result.exists():
             made = result.with_suffix(f".part{suffix}")
             run([*command, "-o", str(made)])

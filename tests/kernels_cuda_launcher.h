@@ -1,4 +1,4 @@
-// Runs blocks of kernels/cuda on the CPU, one after the other; in each phase the threads likewise.
+// Runs blocks of kernels/wrangan_kernels/cuda on the CPU, one after the other; in each phase the threads likewise.
 #pragma once
 
 #include <algorithm>

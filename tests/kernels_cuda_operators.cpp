@@ -1,4 +1,4 @@
-// The operators of kernels/cuda for tensors of the CPU: the real checks, shapes and layouts, and the
+// The operators of kernels/wrangan_kernels/cuda for tensors of the CPU: the real checks, shapes and layouts, and the
 // kernels' bodies run by the launcher of the tests. Built by tests/kernels_cuda_host.py.
 
 #define WRANGAN_ON_HOST

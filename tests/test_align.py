@@ -275,7 +275,7 @@ def test_align_without_the_package(
     smooth_photo(tmp_path / "a.png", 240)
     result = run("align", "a.png", "--out", "photos")
     assert result.exit_code == 1
-    assert install_line("align") in result.stderr
+    assert install_line() in result.stderr
 
 
 @pytest.mark.usefixtures("detector")

@@ -257,7 +257,7 @@ def test_an_interruption_leaves_nothing(place: Place) -> None:
 
     def interrupt(count: int) -> None:
         seen.append(count)
-        if count:
+        if count >= 1000:  # the wheel's; what is there before is the list of requirements
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

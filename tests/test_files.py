@@ -1,6 +1,7 @@
 """Files appear whole or not at all."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import resource
@@ -14,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
+from wrangan_kernels.caching import exclusive
 
 from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.files import (
     check_can_be_made,
     claim,
-    exclusive,
     replaced_atomically,
     replaced_together,
     sha256,
@@ -100,7 +102,24 @@ def test_an_exclusive_block_waits_for_the_other(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert longest == [1] * 4
-    assert not (tmp_path / "lock").exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_nobody_waits_where_there_are_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(_lock: FileLock, *_: object, **__: object) -> None:
+        raise OSError(code, "no locks")
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with exclusive(tmp_path / "lock"):
+        assert claim(tmp_path / "claimed") is not None
+
+
+def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    with pytest.raises(OSError, match="lock"), exclusive(tmp_path / "lock"):
+        pytest.fail("entered")
 
 
 def test_whether_a_folder_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,17 +50,18 @@ def test_a_checkout_is_named_by_its_path(tmp_path: Path, installed, monkeypatch:
     source = checkout(tmp_path / "my source")
     installed({"url": source.as_uri(), "dir_info": {"editable": True}})
     monkeypatch.setattr(installation, "SOURCE", source)
-    line = install_line("align")
-    assert shlex.split(line) == [PYTHON, "-m", "pip", "install", "-e", f"{source}[align]"]
+    line = install_line("heif")
+    assert shlex.split(line) == [PYTHON, "-m", "pip", "install", "-e", f"{source}[heif]"]
+    assert shlex.split(install_line())[-2:] == ["-e", str(source)]
     # So it is where nothing was installed.
     monkeypatch.setattr(installation, "distributions", lambda **_of: [])
-    assert install_line("align") == line
+    assert install_line("heif") == line
 
 
 def test_a_folder_that_was_copied_is_named_by_its_path(tmp_path: Path, installed) -> None:
     source = checkout(tmp_path / "source")
     installed({"url": source.as_uri(), "dir_info": {}})
-    assert shlex.split(install_line("fid"))[-2:] == ["install", f"{source}[fid]"]
+    assert shlex.split(install_line("video"))[-2:] == ["install", f"{source}[video]"]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +75,14 @@ def test_a_folder_that_was_copied_is_named_by_its_path(tmp_path: Path, installed
 )
 def test_everything_else_by_name(origin: dict[str, object] | None, installed) -> None:
     installed(origin)
-    assert install_line("fid") == f"'{PYTHON}' -m pip install 'wrangan[fid]'"
+    assert install_line("video") == f"'{PYTHON}' -m pip install 'wrangan[video]'"
+    assert install_line() == f"'{PYTHON}' -m pip install wrangan"
 
 
 def test_a_folder_that_now_holds_another_project_is_not_named(tmp_path: Path, installed) -> None:
     source = checkout(tmp_path / "source", name="other")
     installed({"url": source.as_uri(), "dir_info": {}})
-    assert install_line("fid").endswith("install 'wrangan[fid]'")
+    assert install_line("video").endswith("install 'wrangan[video]'")
 
 
 @pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
@@ -88,10 +90,10 @@ def test_python_by_name_where_its_environment_is_activated(
     variable: str, installed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, str(installed()))
-    assert install_line("fid") == "python -m pip install 'wrangan[fid]'"
+    assert install_line("video") == "python -m pip install 'wrangan[video]'"
     assert upgrade_line("pillow") == "python -m pip install --upgrade pillow"
     monkeypatch.setenv(variable, str(tmp_path))
-    assert install_line("fid").startswith(f"'{PYTHON}' -m")
+    assert install_line("video").startswith(f"'{PYTHON}' -m")
 
 
 def test_a_venv_counts_before_the_conda_environment_around_it(
@@ -99,30 +101,30 @@ def test_a_venv_counts_before_the_conda_environment_around_it(
 ) -> None:
     monkeypatch.setenv("CONDA_PREFIX", str(installed()))
     monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path))
-    assert install_line("fid").startswith(f"'{PYTHON}' -m")
+    assert install_line("video").startswith(f"'{PYTHON}' -m")
 
 
 def test_uv_where_there_is_no_pip(installed, monkeypatch: pytest.MonkeyPatch) -> None:
     env = installed(by="uv")
     found = {"pip": None}
     monkeypatch.setattr(installation.importlib.util, "find_spec", found.get)
-    assert install_line("fid") == f"uv pip install --python '{PYTHON}' 'wrangan[fid]'"
+    assert install_line("video") == f"uv pip install --python '{PYTHON}' 'wrangan[video]'"
     monkeypatch.setenv("VIRTUAL_ENV", str(env))
-    assert install_line("fid") == "uv pip install 'wrangan[fid]'"
+    assert install_line("video") == "uv pip install 'wrangan[video]'"
     found["pip"] = "there"
-    assert install_line("fid") == "python -m pip install 'wrangan[fid]'"
+    assert install_line("video") == "python -m pip install 'wrangan[video]'"
 
 
 def test_pipx_runs_its_own_pip(installed) -> None:
     (installed() / "pipx_metadata.json").write_text("{}")
-    assert install_line("fid") == "pipx runpip env install 'wrangan[fid]'"
+    assert install_line("video") == "pipx runpip env install 'wrangan[video]'"
 
 
 def test_windows_has_double_quotes(installed, monkeypatch: pytest.MonkeyPatch) -> None:
     installed()
     monkeypatch.setattr(installation, "SOURCE", ROOT / "nowhere")
     monkeypatch.setattr(installation.os, "name", "nt")
-    assert installation._quoted("wrangan[fid]") == '"wrangan[fid]"'
+    assert installation._quoted("wrangan[video]") == '"wrangan[video]"'
     assert installation._quoted(r"C:\Program Files\python.exe") == r'"C:\Program Files\python.exe"'
     assert installation._quoted(r"C:\python.exe") == r"C:\python.exe"
 
@@ -135,7 +137,7 @@ def test_an_older_record_beside_the_code_does_not_hide_the_installation(
     real = installation.distributions(name="wrangan")
     monkeypatch.setattr(installation, "distributions", lambda **_of: [PathDistribution(info), *real])
     monkeypatch.setattr(installation.importlib.util, "find_spec", lambda _name: None)
-    assert install_line("fid").startswith("uv pip")
+    assert install_line("video").startswith("uv pip")
 
 
 def test_every_extra_that_a_message_names_exists() -> None:
@@ -144,7 +146,7 @@ def test_every_extra_that_a_message_names_exists() -> None:
     named = {name for text in sources for name in re.findall(r"install_line\(['\"]([a-z-]+)['\"]\)", text)}
     named |= {extra.name for extra in diagnosis.EXTRAS}
     named |= {file.extra for file in vars(weights).values() if isinstance(file, weights.WeightFile)} - {""}
-    assert {"align", "heif", "st-lpips", "identity"} <= named
+    assert {"heif", "directions", "video", "identity"} <= named
     assert named <= project["optional-dependencies"].keys()
 
 

@@ -17,6 +17,7 @@ from wrangan_kernels import build, loader
 
 from tests.conftest import random_generator_network
 from wrangan_cli.app import app
+from wrangan_cli.engine import diagnosis
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.ops.dispatch import compiled
 
@@ -77,6 +78,19 @@ def test_off_is_silent_and_makes_nothing(machine: Machine) -> None:
     assert not machine.cache.exists()
 
 
+def test_cuda_is_off_unless_required(machine: Machine) -> None:
+    """No GPU has run those kernels. None is asked for here: what is not wanted is not looked for."""
+    machine.patch.setattr(build, "recipe", lambda device: pytest.fail(f"looked for {device}"))
+    machine.patch.setattr(loader, "_states", {})
+    assert not loader.ready("cuda")
+    assert "WRANGAN_KERNELS=require" in loader.describe("cuda")
+    assert machine.log.records == []
+    machine.patch.setenv("WRANGAN_KERNELS", "require")
+    machine.patch.setattr(loader, "_states", {})
+    with pytest.raises(pytest.fail.Exception, match="looked for cuda"):
+        loader.ready("cuda")
+
+
 def test_a_failing_compiler_is_one_line_once_and_the_reference_runs(machine: Machine, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
     noted = f'echo "$@" >> {calls}'
@@ -84,7 +98,7 @@ def test_a_failing_compiler_is_one_line_once_and_the_reference_runs(machine: Mac
     making, failed = machine.start()
     assert "making the cpu kernels" in making
     assert "cxx failed with 3: x.h:1: fatal error: nothing here" in failed
-    assert loader.COSTS["cpu"] in failed
+    assert loader.COST in failed
     assert machine.start() == []
     assert len(calls.read_text().splitlines()) == 1
     # Another state of the machine: it is tried again.
@@ -207,6 +221,18 @@ def test_doctor_tells_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         monkeypatch.undo()
         loader.forget()
+
+
+def test_doctor_builds_what_the_setting_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(diagnosis, "kernel_devices", lambda: ["cpu", "cuda"])
+    monkeypatch.setattr(loader, "make", lambda device: made.append(device) or "library")
+    for setting, devices in (("auto", ["cpu"]), ("require", ["cpu", "cuda"])):
+        made.clear()
+        monkeypatch.setenv("WRANGAN_KERNELS", setting)
+        assert list(diagnosis.build_kernels()) == made == devices
+    monkeypatch.setenv("WRANGAN_KERNELS", "off")
+    assert CliRunner().invoke(app, ["doctor", "--build-kernels"]).exit_code == 2
 
 
 def test_doctor_says_why_kernels_cannot_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ OPERATORS = (
     "pooled_pointwise_backward",
 )
 TORCH = Path(torch.__file__).parent
+pytestmark = pytest.mark.cuda_build
 LOAD = """
 import sys, torch
 import wrangan_kernels.operators

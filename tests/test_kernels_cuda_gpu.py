@@ -11,16 +11,8 @@ from torch import Tensor
 
 from tests.kernels_cuda_formulas import depthwise, direct, haar_up
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cuda_kernels")]
 ops: Any = torch.ops.wrangan
-
-
-@pytest.fixture(autouse=True)
-def _loaded() -> None:
-    import wrangan_kernels.operators  # noqa: F401
-    from wrangan_kernels import loader
-
-    assert loader.ready("cuda"), "the CUDA kernels could not be built or loaded"
 
 
 class Layer:

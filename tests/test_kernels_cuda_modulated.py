@@ -18,7 +18,7 @@ def driver() -> ctypes.CDLL:
     return library()
 
 
-pytestmark = pytest.mark.usefixtures("fresh_seed")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed")]
 
 
 @dataclass

@@ -3,8 +3,8 @@
 On a GPU:                 python -m pytest -m gpu tests/test_kernels_cuda_operators.py
 and under the sanitizer:  docs/kernels-cuda.md
 Without one, `test_on_the_cpu` runs this file in a process of its own, where the operators are those
-of kernels/cuda/operators.cpp with the kernels' bodies run on the CPU. What only a GPU has (streams,
-captured graphs, sizes beyond 2^31) stays skipped there.
+of kernels/wrangan_kernels/cuda/operators.cpp with the kernels' bodies run on the CPU. What only a GPU has
+(streams, captured graphs, sizes beyond 2^31) stays skipped there.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from tests.kernels_cuda_checks import (
 from tests.kernels_cuda_formulas import Pad, activated, before_activation, direct, modulated, slopes
 
 __all__ = ["operators", "poison"]
-pytestmark = pytest.mark.usefixtures("fresh_seed", "operators", "poison")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed", "operators", "poison")]
 
 
 @starts_a_process

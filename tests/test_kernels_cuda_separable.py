@@ -20,7 +20,7 @@ SHAPES = [
     (1, 33, 4, 19),
 ]
 OFFSETS = pytest.mark.parametrize("offset", [0, 1])
-pytestmark = pytest.mark.usefixtures("fresh_seed")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed")]
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from tests.kernels_cuda_checks import (
 from tests.kernels_cuda_formulas import depthwise, haar_up, pooled, separable, slopes
 
 __all__ = ["operators", "poison"]
-pytestmark = pytest.mark.usefixtures("fresh_seed", "operators", "poison")
+pytestmark = [pytest.mark.cuda_build, pytest.mark.usefixtures("fresh_seed", "operators", "poison")]
 SLOPE = 0.2
 
 
@@ -179,7 +179,7 @@ def test_depthwise_alone() -> None:
 
 @anywhere
 def test_what_is_asked_when_the_library_is_loaded() -> None:
-    """kernels/verify.py, on a GPU with all the rest."""
+    """verify.py of the kernels, on a GPU with all the rest."""
     cases = list(verify._separable_layers(lambda *shape: torch.randn(shape, dtype=torch.float64), DEVICE))
     assert len(cases) == 9
     for _, found, expected in cases:

@@ -1,47 +1,98 @@
-"""What travels in the wheel."""
+"""What travels in the wheel, and what its metadata say."""
 
+import email
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from email.message import Message
 from pathlib import Path
 
 import pytest
 
+import wrangan_cli
+
 ROOT = Path(__file__).parents[1]
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+SETUPTOOLS = PYPROJECT["tool"]["setuptools"]
+PACKAGES = {"wrangan_cli": ROOT / "wrangan_cli", "wrangan_kernels": ROOT / "kernels" / "wrangan_kernels"}
 
 
-def test_every_package_is_named() -> None:
-    folders = {path.parent for path in (ROOT / "wrangan_cli").rglob("*.py")}
-    found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert found | {"wrangan_kernels"} == set(SETUPTOOLS["packages"])
+def test_setuptools_finds_every_package_and_no_other() -> None:
+    setuptools = pytest.importorskip("setuptools", minversion="77")
+    settings = SETUPTOOLS["packages"]["find"]
+    assert settings["namespaces"] is False
+    found = {
+        name
+        for folder in settings["where"]
+        for name in setuptools.find_packages(ROOT / folder, include=settings["include"])
+    }
+    expected = set()
+    for folder in PACKAGES.values():
+        modules = {path.parent for path in folder.rglob("*.py")}
+        expected |= {".".join(module.relative_to(folder.parent).parts) for module in modules}
+    assert found >= expected
+    assert {name.split(".")[0] for name in found} <= PACKAGES.keys() | {"wrangan"}
 
 
-@pytest.mark.parametrize("package", ["wrangan_cli", "wrangan_kernels"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_every_data_file_matches_a_pattern(package: str) -> None:
-    folder = ROOT / SETUPTOOLS["package-dir"][package]
+    folder = PACKAGES[package]
     matched = {path for pattern in SETUPTOOLS["package-data"][package] for path in folder.glob(pattern)}
     data = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
     assert data <= matched
 
 
-@pytest.mark.slow
-def test_wheel_holds_code_models_and_kernels(tmp_path: Path) -> None:
+def test_everything_required_has_a_lower_bound() -> None:
+    """What `make test-oldest` can install."""
+    extras = PROJECT["optional-dependencies"].values()
+    named = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    for requirement in named:
+        if not requirement.startswith("wrangan["):
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[\w+])?(>=|==)[\d.]+", requirement), requirement
+
+
+def test_the_changelog_has_this_release() -> None:
+    heads = re.findall(r"^## \[(.+?)](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heads[0] == ("Unreleased", "")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", dict(heads)[wrangan_cli.__version__])
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     pytest.importorskip("setuptools", minversion="77")
-    command = [sys.executable, "-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-q"]
     # setuptools leaves build/ and *.egg-info in the folder that it builds from: build a copy.
-    copy = tmp_path / "copy"
-    copy.mkdir()
+    copy = tmp_path_factory.mktemp("copy")
     for name in ("wrangan_cli", "kernels", "pyproject.toml", "README.md", "LICENSE"):
         (copy / name).symlink_to(ROOT / name)
-    command[command.index(str(ROOT))] = str(copy)
-    subprocess.run([*command, "--wheel-dir", str(tmp_path)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("wrangan-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
-    for folder, package in (("wrangan_cli", "wrangan_cli"), ("kernels", "wrangan_kernels")):
-        for path in (ROOT / folder).rglob("*"):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", str(copy), "--no-deps", "--no-build-isolation", "-q"]
+    done = subprocess.run([*command, "--wheel-dir", str(out)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = out.glob("wrangan-*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.mark.slow
+def test_wheel_holds_code_models_and_kernels(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for package, folder in PACKAGES.items():
+        for path in folder.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                assert f"{package}/{path.relative_to(ROOT / folder)}" in names
+                assert f"{package}/{path.relative_to(folder)}" in names
     assert not any(name.startswith(("tests/", "kernels/")) for name in names)
+
+
+@pytest.mark.slow
+def test_wheel_states_the_terms_of_code_and_weights(wheel: zipfile.ZipFile) -> None:
+    (record,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata: Message = email.message_from_bytes(wheel.read(record))
+    assert metadata["License-Expression"] == "MIT AND LicenseRef-non-commercial-research"
+    texts = set(metadata.get_all("License-File", []))
+    cards = (ROOT / "wrangan_cli" / "bundled").glob("*/README.md")
+    assert texts == {"LICENSE", *(str(card.relative_to(ROOT)) for card in cards)}
+    assert metadata["Author"] == "The wrangan authors"

@@ -1,6 +1,6 @@
 """Each CUDA kernel's bytes over the bandwidth of a copy, on the GPU at hand.
 
-    python -m tests.benchmarks.gpu_kernels
+    WRANGAN_KERNELS=require python -m tests.benchmarks.gpu_kernels
 
 The bytes of a kernel are those of all its tensors, each read or written once: less is not possible.
 The copy is that of a large tensor to another by PyTorch, read and written. Times are medians over

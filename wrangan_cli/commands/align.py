@@ -31,7 +31,6 @@ def align(
     photo.jpg gives photo.png (the largest face), photo-2.png and so on.
     Beside each stands photo.align.json, which `wrangan paste` needs.
     Photographs without a face are named, and the exit code is 1.
-    Needs the optional part "align" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.faces.align_photos import PhotoAligner

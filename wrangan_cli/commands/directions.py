@@ -84,9 +84,8 @@ def learn(
     """Learn directions from scored samples of W (InterFaceGAN).
 
     Known names: + on gender is more male, + on age is older, + on pose turns the face to the
-    viewer's right. pose is not learnt from the attribute net but from landmarks (needs the
-    optional part "align"), brightness from the luminance of the face's middle: what others are kept
-    from changing by --orthogonal-to brightness.
+    viewer's right. pose is learnt from landmarks instead of the attribute net, brightness from
+    the luminance of the face's middle: what others are kept from changing by --orthogonal-to brightness.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing import directions as engine

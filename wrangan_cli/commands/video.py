@@ -57,7 +57,7 @@ def invert(
 
     The face is followed until it is out of sight or there is a cut; if that is before the end, the frames
     until there are inverted, and the exit code is 1 (give --frames to take what you want). An interrupted
-    run goes on where it stopped. Needs the optional parts "video" and "align" (see `wrangan doctor`).
+    run goes on where it stopped. Needs the optional part "video" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.ffmpeg import probe

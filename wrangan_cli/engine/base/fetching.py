@@ -21,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from wrangan_kernels.caching import ENVIRONMENT as CACHE_ENVIRONMENT
-from wrangan_kernels.caching import NOWHERE, user_cache, why_not_writable
+from wrangan_kernels.caching import NOWHERE, exclusive, user_cache, why_not_writable
 
 from wrangan_cli.engine.base.carriers import Carrier, Member, verified
 from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
-from wrangan_cli.engine.base.files import check_can_be_made, exclusive
+from wrangan_cli.engine.base.files import check_can_be_made
 
 OFFLINE = "WRANGAN_OFFLINE"
 """Environment variable: set (and not 0), nothing uses the network."""

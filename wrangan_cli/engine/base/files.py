@@ -8,7 +8,9 @@ import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
+from wrangan_kernels.caching import without_locks
 
 from wrangan_cli.engine.base.errors import FileError
 
@@ -55,58 +57,19 @@ def replaced_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Only one process (or thread) at a time is in this block; the others wait.
+def claim(path: Path) -> FileLock | None:
+    """Take the lock on the file `path`, until it is released or the process ends.
 
-    The lock is the operating system's, on the file `path`, and goes with the process that
-    holds it. Where there is none (Windows, some network file systems) nobody waits: what
-    is done in the block must then be harmless when done twice.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with open(path, "w") as stream:
-            with contextlib.suppress(OSError):
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            # Whoever held the lock has removed its file: then another one counts by now.
-            if not _is_file_at(path, stream.fileno()):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def claim(path: Path) -> IO[str] | None:
-    """Take the lock on the file `path`, as long as what is returned is open, or the process lives.
-
-    None: another process has it. Where there are no locks everybody gets it.
+    None: another process has it. Where the file system has no locks everybody gets it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    stream = open(path, "a")  # noqa: SIM115 - open as long as the lock is held
+    lock = FileLock(path, thread_local=False)
     try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
+        with without_locks():
+            lock.acquire(blocking=False)
+    except Timeout:
         return None
-    except (ImportError, OSError):
-        return stream
-    return stream
-
-
-def _is_file_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+    return lock
 
 
 def is_special(path: Path) -> bool:

@@ -18,14 +18,16 @@ SOURCE = Path(__file__).parents[2]
 """The folder that `wrangan_cli` lies in: a checkout, or site-packages."""
 
 
-def install_line(extra: str) -> str:
+def install_line(extra: str = "") -> str:
     """The command that installs `extra`, one of pyproject.toml's, into the environment that runs this.
+
+    Without an extra: what every installation has.
 
     `python -m pip` where that environment is activated, otherwise with the interpreter's path; through pipx
     in an environment of pipx, by uv in one of uv without pip. Of a checkout, and of what was installed from
     a folder, that folder; otherwise by name, which leaves the installed release and adds the packages.
     """
-    return f"{_installer()} {_requirement(extra)}"
+    return f"{_installer()} {_requirement(f'[{extra}]' if extra else '')}"
 
 
 def upgrade_line(package: str) -> str:
@@ -33,14 +35,14 @@ def upgrade_line(package: str) -> str:
     return f"{_installer()} --upgrade {package}"
 
 
-def _requirement(extra: str) -> str:
+def _requirement(extras: str) -> str:
     if _is_checkout(SOURCE):
         # Also where it is not installed at all, or an older record of an installation lies about.
-        return f"-e {_quoted(f'{SOURCE}[{extra}]')}"
+        return f"-e {_quoted(f'{SOURCE}{extras}')}"
     # PEP 610: where pip and uv got it from, if not from an index.
     origin = json.loads(_record("direct_url.json") or "{}")
     folder = _local(origin.get("url", "")) if "dir_info" in origin else None
-    return _quoted(f"{folder if folder and _is_checkout(folder) else PACKAGE}[{extra}]")
+    return _quoted(f"{folder if folder and _is_checkout(folder) else PACKAGE}{extras}")
 
 
 def _is_checkout(folder: Path) -> bool:

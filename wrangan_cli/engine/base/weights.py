@@ -40,7 +40,6 @@ ST_LPIPS_ALEX = WeightFile(
     package="stlpips_pytorch",
     folder="weights/vST0.0",
     advice="run `wrangan fetch st-lpips`",
-    extra="st-lpips",
 )
 ST_LPIPS_VGG = WeightFile(
     name="vgg_shift_tolerant.pth",
@@ -48,7 +47,6 @@ ST_LPIPS_VGG = WeightFile(
     package="stlpips_pytorch",
     folder="weights/vST0.0",
     advice="run `wrangan fetch st-lpips`",
-    extra="st-lpips",
 )
 TORCHVISION_ALEX = WeightFile(
     name="alexnet-owt-7be5be79.pth",

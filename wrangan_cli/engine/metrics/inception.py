@@ -96,7 +96,7 @@ def require_samples(name: str, least: int, generated: Tensor, reference: Tensor)
 def require_package(name: str) -> None:
     """WranganError if torch-fidelity is not installed."""
     if importlib.util.find_spec("torch_fidelity") is None:
-        raise WranganError(f"{name}: package torch-fidelity is not installed; {install_line('fid')}")
+        raise WranganError(f"{name}: package torch-fidelity is not installed; {install_line()}")
 
 
 def _interpolation(n: int, side: int) -> Tensor:

@@ -20,7 +20,7 @@ _SMALLEST = 100_000
 
 
 def kernels() -> Any:
-    """The operators (kernels/operators.py); only where `compiled` says so."""
+    """The operators (kernels/wrangan_kernels/operators.py); only where `compiled` says so."""
     return torch.ops.wrangan
 
 

@@ -1,6 +1,6 @@
 """Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, image of few channels.
 
-By kernels (kernels/separable.py), without them by PyTorch. Everything is
+By kernels (kernels/wrangan_kernels/separable.py), without them by PyTorch. Everything is
 channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
 one product of matrices (docs/benchmarks.md).
 """

@@ -1,12 +1,12 @@
 """The page of a report: one `index.html` that needs no network, with the images as files beside it."""
 
-import html
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
@@ -16,10 +16,9 @@ from wrangan_cli.engine.reports.figures import Figure
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.reconstruction import PerPhoto
 from wrangan_cli.engine.reports.subject import Subject
-from wrangan_cli.engine.reports.tables import as_html
+from wrangan_cli.engine.reports.tables import shown_rows
 
 NAME = "index.html"
-TEMPLATE = Path(__file__).parent / "page.html"
 
 
 def write_page(
@@ -31,25 +30,32 @@ def write_page(
     """Draw the images that the page shows, and write it; its path."""
     data = gallery(subject, drawings, measured.photos)
     model, count = subject.model, len(data["photos"])
-    parts = {
-        "title": html.escape(f"{model.name}: {len(subject.codes)} methods, {count} photographs"),
-        "about": html.escape(
+    failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
+    text = _template().render(
+        title=f"{model.name}: {len(subject.codes)} methods, {count} photographs",
+        about=(
             f"Model {model.name}, {model.resolution} px, sha256 {model.sha256[:12]}…. "
             f"Methods: {', '.join(subject.codes) or 'none'}."
         ),
-        "remarks": _remarks(subject),
-        "tables": "\n".join(as_html(table) for table in measured.tables),
-        "figures": "\n".join(_figure(subject.out, figure) for figure in figures),
-        # "</" would end the script element.
-        "data": json.dumps(data).replace("</", "<\\/"),
-    }
-    text = TEMPLATE.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        text = text.replace(f"<!--{name}-->", part)
+        failed=len(failed),
+        left_out=len(subject.remarks),
+        remarks=[*(f"failed: {line}" for line in failed), *subject.remarks],
+        tables=[(table, shown_rows(table)) for table in measured.tables],
+        figures=[(address(path, subject.out), caption) for path, caption in figures],
+        data=data,
+    )
     path = subject.out / NAME
     with replaced_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     return path
+
+
+def _template() -> Template:
+    """page.html. All that is put into it is escaped."""
+    folder = Path(__file__).parent
+    environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods and edits have an order
+    return environment.get_template("page.html")
 
 
 def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str, Any]:
@@ -102,23 +108,3 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
 def address(path: Path, base: Path) -> str:
     """A file as the page names it."""
     return quote(os.fsencode(path.relative_to(base).as_posix()))
-
-
-def _figure(out: Path, figure: Figure) -> str:
-    path, caption = figure
-    text = html.escape(caption, quote=True)
-    return (
-        f'<figure class="figure"><div class="wide"><a href="{address(path, out)}">'
-        f'<img loading="lazy" src="{address(path, out)}" alt="{text}"></a></div>'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
-
-
-def _remarks(subject: Subject) -> str:
-    failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
-    lines = [*(f"failed: {line}" for line in failed), *subject.remarks]
-    if not lines:
-        return ""
-    summary = f"Failed: {len(failed)}. Left out: {len(subject.remarks)}."
-    listed = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    return f"<details><summary>{summary}</summary><ul>{listed}</ul></details>"

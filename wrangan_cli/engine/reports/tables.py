@@ -1,7 +1,6 @@
-"""Tables: rows of values with their intervals, as CSV, Markdown, JSON and HTML."""
+"""Tables: rows of values with their intervals, as CSV, Markdown, JSON and cells of the page."""
 
 import csv
-import html
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -132,33 +131,28 @@ def markdown(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_html(table: Table) -> str:
-    """A `<section>` with the table; its note is folded."""
+@dataclass(frozen=True)
+class Shown:
+    """A cell of the page."""
+
+    text: str
+    error: str
+    """Its interval or standard error; empty where there is none."""
+    best: bool
+    """Whether it is the best of its column."""
+
+
+def shown_rows(table: Table) -> list[list[Shown]]:
+    """The cells of a table as the page shows them, row by row."""
     best = _best(table)
-    heads = "".join(f"<th>{html.escape(column.title)}</th>" for column in table.columns)
-    body = []
-    for index, row in enumerate(table.rows):
-        cells = (_html_cell(row.get(c.key), c, index in best.get(c.key, ())) for c in table.columns)
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    grid = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    missing = "".join(f"<li>{html.escape(line)}</li>" for line in table.missing)
-    note = f"<summary>How it was measured</summary><p>{html.escape(table.note)}</p>"
-    parts = [
-        f'<section class="table" id="{html.escape(table.name, quote=True)}">',
-        f"<h3>{html.escape(table.title)}</h3>",
-        f'<div class="wide">{grid}</div>' if body else "",
-        f"<ul>{missing}</ul>" if missing else "",
-        f"<details>{note}</details>" if table.note else "",
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part)
 
+    def cell(row: dict[str, Cell], index: int, column: Column) -> Shown:
+        found = row.get(column.key)
+        plain = Value(found.value) if isinstance(found, Value) else found
+        error = _error(found, column) if isinstance(found, Value) else ""
+        return Shown(shown(plain, column), error, index in best.get(column.key, ()))
 
-def _html_cell(cell: Cell, column: Column, best: bool) -> str:
-    plain = Value(cell.value) if isinstance(cell, Value) else cell
-    text = html.escape(shown(plain, column))
-    error = html.escape(_error(cell, column)) if isinstance(cell, Value) else ""
-    return f"<td>{f'<b>{text}</b>' if best else text}{f'<small>{error}</small>' if error else ''}</td>"
+    return [[cell(row, index, column) for column in table.columns] for index, row in enumerate(table.rows)]
 
 
 def shown(cell: Cell, column: Column) -> str:

@@ -85,7 +85,7 @@ class RunRecord:
             self._writes = False
             self._stats.close()
             self._board.close()
-            self._lock.close()
+            self._lock.release()
 
 
 def _summary_writer(run: Path) -> Any:

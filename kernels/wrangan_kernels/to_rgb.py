@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from wrangan_kernels.schemas import like, ops, plane_dot, register, sum_dtype
 
 # upfirdn2d

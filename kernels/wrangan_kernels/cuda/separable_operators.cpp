@@ -1,4 +1,4 @@
-// The CUDA operators of MobileStyleGAN's layers (kernels/separable.py): checks, memory through ATen, launches
+// The CUDA operators of MobileStyleGAN's layers (kernels/wrangan_kernels/separable.py): checks, memory through ATen, launches
 // on the current stream. Everything is channels_last, so a 1×1 convolution is a product of matrices and belongs
 // to cuBLAS; each image has a product of its own, of the same shape in every batch, and so the same bits.
 

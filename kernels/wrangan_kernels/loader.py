@@ -1,9 +1,10 @@
 """Whether the compiled kernels can be used: loads them, and makes them on first use.
 
-WRANGAN_KERNELS=auto     make them if need be; where that fails, one line on stderr says
-                         why and what it costs, and the PyTorch reference runs (default)
+WRANGAN_KERNELS=auto     on the CPU, make them if need be; where that fails, one line on stderr says
+                         why and what it costs, and the PyTorch reference runs (default). On a GPU
+                         the reference: no GPU has run the CUDA kernels yet
 WRANGAN_KERNELS=off      the reference, silently
-WRANGAN_KERNELS=require  no kernels is an error
+WRANGAN_KERNELS=require  on both; no kernels is an error
 """
 
 import contextlib
@@ -14,16 +15,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+
 from wrangan_kernels import build
 from wrangan_kernels.caching import why_not_writable
 
 ENVIRONMENT = "WRANGAN_KERNELS"
 MODES = ("auto", "off", "require")
-COSTS = {
-    "cpu": "images are drawn and inverted at half the speed or less, those of 64 px at two thirds of it",
-    "cuda": "images are drawn and inverted by PyTorch's own kernels, which is slower",
-}
-"""What it costs to have no kernels."""
+COST = "images are drawn and inverted at half the speed or less, those of 64 px at two thirds of it"
+"""What it costs to have no kernels on the CPU."""
 
 
 class KernelError(RuntimeError):
@@ -53,6 +52,12 @@ def mode() -> str:
     if value not in MODES:
         raise KernelError(f"{ENVIRONMENT}={value}: expected {', '.join(MODES)}")
     return value
+
+
+def wanted(device: str) -> bool:
+    """Whether the setting asks for kernels on `device`: those of CUDA, which no GPU has run yet, only where
+    they are required."""
+    return mode() == "require" or (mode() == "auto" and device != "cuda")
 
 
 @torch.compiler.assume_constant_result
@@ -101,12 +106,14 @@ def describe(device: str) -> str:
     """The state of the kernels in words; makes nothing."""
     if mode() == "off":
         return f"off ({ENVIRONMENT})"
+    if not wanted(device):
+        return f"off: not yet run on any GPU; {ENVIRONMENT}=require uses them"
     if device in _loaded:
         return f"in use ({_loaded[device]})"
-    wanted = build.recipe(device)
-    if wanted.library.is_file():
-        return f"built ({wanted.library})"
-    if reason := build.remembered_failure(wanted):
+    recipe = build.recipe(device)
+    if recipe.library.is_file():
+        return f"built ({recipe.library})"
+    if reason := build.remembered_failure(recipe):
         return f"none: {reason}"
     if cause := why_not_writable(build.cache_folder()):
         return f"none: {cause}"
@@ -116,23 +123,23 @@ def describe(device: str) -> str:
 def make(device: str) -> str:
     """Build anew, whatever was remembered, and load; returns the library, raises BuildError."""
     with _lock:
-        wanted = build.recipe(device)
-        with build.building(wanted):
-            path = build.build(wanted)
+        recipe = build.recipe(device)
+        with build.building(recipe):
+            path = build.build(recipe)
         _load(device, str(path))
         _states[device] = State(True, _loaded[device])
         return str(path)
 
 
 def _prepared(device: str) -> State:
-    setting = mode()
-    if setting == "off":
+    if not wanted(device):
         return State(False, "off")
+    required = mode() == "require"
     try:
-        return State(True, _found_or_made(device, setting == "auto"))
+        return State(True, _found_or_made(device, not required))
     except build.BuildError as error:
         reason = str(error)
-        if setting == "require":
+        if required:
             raise KernelError(
                 f"{ENVIRONMENT}=require, but there are no {device} kernels: {reason}"
             ) from error
@@ -142,30 +149,30 @@ def _prepared(device: str) -> State:
 def _found_or_made(device: str, tell: bool) -> str:
     if device in _loaded:
         return _loaded[device]
-    wanted = build.recipe(device)
+    recipe = build.recipe(device)
     # Without the lock: most starts find a library that is whole, or know that there is none.
-    if wanted.library.is_file():
+    if recipe.library.is_file():
         with contextlib.suppress(build.BuildError):
-            return _load(device, str(wanted.library))
+            return _load(device, str(recipe.library))
     if not _may_build:
         raise build.BuildError("not built")
-    if reason := build.remembered_failure(wanted):
+    if reason := build.remembered_failure(recipe):
         raise build.BuildError(reason)
     try:
-        with build.building(wanted):
+        with build.building(recipe):
             try:
-                return _load(device, _made_by_anyone(device, wanted))
+                return _load(device, _made_by_anyone(device, recipe))
             except _KnownError:
                 raise
             except build.BuildError as error:
                 # Before the lock goes: who waits for it is to know.
-                build.remember_failure(wanted, str(error))
+                build.remember_failure(recipe, str(error))
                 raise
     except _KnownError:
         raise
     except build.BuildError as error:
         if tell:
-            _say(f"no {device} kernels ({error}): {COSTS[device]}; this is said once")
+            _say(f"no {device} kernels ({error}): {COST}; this is said once")
         raise
 
 
@@ -173,14 +180,14 @@ class _KnownError(build.BuildError):
     """Another process has failed, and said so, while this one waited."""
 
 
-def _made_by_anyone(device: str, wanted: build.Recipe) -> str:
-    if reason := build.remembered_failure(wanted):
+def _made_by_anyone(device: str, recipe: build.Recipe) -> str:
+    if reason := build.remembered_failure(recipe):
         raise _KnownError(reason)
-    if wanted.library.is_file():
+    if recipe.library.is_file():
         with contextlib.suppress(build.BuildError):
-            return _load(device, str(wanted.library))
+            return _load(device, str(recipe.library))
     _say(f"making the {device} kernels: once on this machine, about a minute")
-    return str(build.build(wanted))
+    return str(build.build(recipe))
 
 
 def _load(device: str, path: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from wrangan_kernels.schemas import ops, register
 
 DEMODULATION_EPSILON = 1e-8

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
 from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register, sum_dtype
 
 

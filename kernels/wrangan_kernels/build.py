@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from wrangan_kernels.caching import user_cache, why_not_writable
+
+from wrangan_kernels.caching import exclusive, user_cache, why_not_writable
 
 HERE = Path(__file__).parent
 CACHE_ENVIRONMENT = "WRANGAN_KERNELS_CACHE"
@@ -142,26 +143,16 @@ def remember_failure(wanted: Recipe, reason: str) -> None:
 
 @contextlib.contextmanager
 def building(wanted: Recipe) -> Iterator[None]:
-    """Only one process at a time is in this block for one library; the others wait.
-
-    Where the system has no such lock nobody waits: a library made twice is the same.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
+    """Only one process at a time is in this block for one library; the others wait. BuildError where the
+    cache cannot be written."""
     folder = cache_folder()
     if cause := why_not_writable(folder):
         raise BuildError(cause)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        stream = open(folder / f"{wanted.key}.lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise BuildError(f"{folder} cannot be written ({error.strerror})") from error
-    with stream:
-        with contextlib.suppress(OSError):
-            fcntl.flock(stream, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder / f"{wanted.key}.lock"))
+        except OSError as error:
+            raise BuildError(f"{folder} cannot be written ({error.strerror})") from error
         yield
 
 

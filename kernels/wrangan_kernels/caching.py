@@ -1,12 +1,15 @@
 """Where the whole suite keeps what it can make or get again; it goes on without where that cannot be."""
 
 import contextlib
+import errno
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
 from platformdirs import user_cache_path
 
 ENVIRONMENT = "WRANGAN_CACHE"
@@ -46,6 +49,36 @@ def folder_to_write(folder: Path) -> Path:
     """
     cause = why_not_writable(folder)
     return folder if cause is None else _own_folder(cause)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Only one process (or thread) at a time is in this block; the others wait.
+
+    The lock is the operating system's, on the file `path`, which stays, and goes with the process that holds
+    it. Where the file system has no locks nobody waits: what is done in the block must then be harmless when
+    done twice. OSError where `path` cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    with without_locks():
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def without_locks() -> Iterator[None]:
+    """In this block it is no error that the file system has no locks."""
+    try:
+        yield
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from wrangan_kernels.schemas import ops, plane_dot, register
 
 

@@ -1,4 +1,4 @@
-// The CUDA operators of the namespace `wrangan` (schemas: kernels/operators.py): checks, memory through
+// The CUDA operators of the namespace `wrangan` (schemas: kernels/wrangan_kernels/operators.py): checks, memory through
 // ATen, launches on the current stream. Nothing here waits for the GPU, so all of it can be captured.
 
 #include <ATen/core/Tensor.h>

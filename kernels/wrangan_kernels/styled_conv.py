@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
 from wrangan_kernels.modulated import demodulation
 from wrangan_kernels.schemas import LIBRARY, again_differentiable, ops, register
 

@@ -174,16 +174,9 @@ class _Importer:
 
 def _check_same(target: Path, code: "Code") -> None:
     """FileError unless the file holds just this code."""
-    import torch
+    from wrangan_cli.engine.models.codes import holds_code
 
-    from wrangan_cli.engine.models.codes import load_code
-
-    try:
-        there = load_code(target)
-        same = there.info == {"kind": "code", **code.info} and torch.equal(there.w, code.w)
-    except FileError:
-        same = False
-    if not same:
+    if not holds_code(target, code):
         raise FileError(target, "not overwritten: it is something else; give --overwrite to replace it")
 
 

@@ -68,3 +68,9 @@ CLIP: Panels = {
     "Loss": ("perceptual", "perceptual_weight"),
     MACHINE: ("device", "as_json", "null"),
 }
+EVALUATE: Panels = {
+    "Photographs and codes": ("codes", "photos", "against", "metric_side", "csv_file"),
+    "Edits (lec, edit-success)": ("direction", "strength"),
+    "Samples": ("reference", "save_reference", "samples", "epsilon", "seed"),
+    MACHINE: ("batch", "device", "as_json"),
+}

@@ -35,7 +35,7 @@ from wrangan_cli.engine.base.errors import (
 
 T = TypeVar("T")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Null = Annotated[
     bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
 ]
@@ -320,6 +320,20 @@ def settings_options(
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in both}
         return wrapper
+
+    return decorate
+
+
+def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: options of the command stand under headings of its help: heading → names of parameters."""
+    panel_of = {name: panel for panel, names in panels.items() for name in names}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        moved = [in_panel(p, panel_of.get(p.name)) for p in signature.parameters.values()]
+        command.__signature__ = signature.replace(parameters=moved)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in moved}
+        return command
 
     return decorate
 

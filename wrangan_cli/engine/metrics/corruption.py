@@ -15,7 +15,7 @@ Protocols of the numbers:
   (there 1000 images of one code); the mean over the codes. The standard error is that of the mean over the
   codes, the reference as given; of one code, that of KID. KID is unbiased: few images a code cost certainty
   and no more. FID is not.
-- `corruption-face`: the share of the images in which the detector finds a face. For faces only.
+- `corruption-face`: the fraction of the images in which the detector finds a face. For faces only.
 - `corruption-pooled-kid`, `corruption-pooled-fid`: of the images of all codes together. Those of several
   codes differ, and are so more like the many images of the reference: smaller numbers.
 """
@@ -29,12 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.base.distributed import own_share
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.faces.detection import FaceDetector
 from wrangan_cli.engine.metrics import fid, kid
 from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
+from wrangan_cli.engine.metrics.samples import shared_features
 from wrangan_cli.engine.models.codes import Code, render
 from wrangan_cli.engine.models.folder import Model
 
@@ -110,16 +112,34 @@ def moved_images(
         yield render(model, part, model.sample_side)
 
 
+def moved_features(
+    model: Model,
+    network: Callable[[Tensor], Tensor],
+    codes: Sequence[Code],
+    count: int,
+    seed: int = 0,
+    batch: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features (count, F) by `network` of the protocol's first `count` images, in order, in every process.
+
+    Of several processes each draws a part; all of them must call this. progress: called with the number of
+    images that this process has done.
+    """
+    images = moved_images(model, codes, own_share(range(count)), seed, batch)
+    return shared_features(network, images, progress)
+
+
 @torch.no_grad()
-def face_share(
+def face_fraction(
     model: Model,
     codes: Sequence[Code],
     count: int,
     seed: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> float:
-    """The share of the protocol's first `count` images in which the detector finds a face (enlarged to 256 px
-    where they are smaller). Raises WranganError if the detector's package is missing."""
+    """The fraction of the protocol's first `count` images in which the detector finds a face (enlarged to
+    256 px where they are smaller). Raises WranganError if the detector's package is missing."""
     detector = FaceDetector()
     found = 0
     for done, image in enumerate(moved_images(model, codes, range(count), seed, batch=1), 1):

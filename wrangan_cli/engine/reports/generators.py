@@ -13,7 +13,7 @@ from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
 from wrangan_cli.engine.metrics.base import Estimate
-from wrangan_cli.engine.metrics.corruption import FACE, face_share, mean_of, moved_images, one_code
+from wrangan_cli.engine.metrics.corruption import FACE, face_fraction, mean_of, moved_images, one_code
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
 from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
@@ -204,7 +204,7 @@ def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
     def make() -> float:
         with subject.track("looking for faces", count) as advance:
             codes = [subject.code(job) for job in jobs]
-            return face_share(subject.model, codes, count, subject.settings.seed, advance)
+            return face_fraction(subject.model, codes, count, subject.settings.seed, advance)
 
     try:
         share = float(subject.cache.made("faces", key, make))

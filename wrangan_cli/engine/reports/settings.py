@@ -8,8 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 N = TypeVar("N", int, float)
@@ -112,6 +115,37 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     if not names:
         raise UsageError("no method given")
     return tuple(name for name in METHODS if name in names)
+
+
+def possible_methods(
+    model: Model, settings: Mapping[str, InversionSettings], everything: bool
+) -> tuple[list[str], list[str]]:
+    """Methods that the model has what is needed for, and a line about each of the others.
+
+    Raises the reason where a method was asked for by name (not `everything`), UsageError where none is left.
+    """
+    chosen: list[str] = []
+    lacking: list[str] = []
+    for method, wanted in settings.items():
+        try:
+            check_startable(Inverter.load(model, wanted))
+        except (UsageError, FileError) as error:
+            if not everything:
+                raise
+            lacking.append(f"method {method}: left out ({error})")
+        else:
+            chosen.append(method)
+    if not chosen:
+        raise UsageError("; ".join(lacking))
+    return chosen, lacking
+
+
+def check_startable(inverter: Inverter) -> None:
+    """UsageError where the model lacks something that only the start of the method asks for."""
+    if inverter.predict is not None:
+        return  # a trained network, which is loaded already
+    method = METHOD_TABLE[inverter.settings.method]
+    method.start(inverter.model, inverter.model.w_mean[None].clone(), inverter.settings)
 
 
 def _numbers(text: str, kind: type[N]) -> tuple[N, ...]:

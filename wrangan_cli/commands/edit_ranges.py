@@ -111,7 +111,13 @@ def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, w
 def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
     from wrangan_cli.engine.data.images import check_written_size, save_pillow
     from wrangan_cli.engine.editing import animation
-    from wrangan_cli.engine.editing.strips import draw_film, draw_strip, film_layout, images_in, strip_layout
+    from wrangan_cli.engine.editing.strips import (
+        film_layout,
+        images_in,
+        render_film,
+        render_strip,
+        strip_layout,
+    )
     from wrangan_cli.engine.editing.sweeps import Sweep
 
     moving = target.suffix.lower() in animation.SUFFIXES
@@ -121,11 +127,11 @@ def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fp
         # Bare first: of far too many steps not even the titles are made.
         check_written_size(target, strip_layout(replace(strip, labels=False)).size)
         check_written_size(target, strip_layout(strip).size)
-    with progress_with_rate("drawing", images_in(strip)) as advance:
+    with progress_with_rate("rendering", images_in(strip)) as advance:
         if moving:
-            animation.save_animation(target, draw_film(strip, target, advance), fps, and_back=True)
+            animation.save_animation(target, render_film(strip, target, advance), fps, and_back=True)
         else:
-            save_pillow(target, draw_strip(strip, target, advance))
+            save_pillow(target, render_strip(strip, target, advance))
     edits = [
         [edit.direction.name, [edit.span.first, edit.span.last] if isinstance(edit, Sweep) else edit.strength]
         for edit in strip.edits

@@ -108,7 +108,7 @@ def evaluate(
 
     With --codes and --photos: each photograph is compared with the image of its code, and
     the mean is printed with its 95 % bootstrap interval. Without: generated samples. With
-    --codes alone: images at w moved at random, drawn with the codes' weights (corruption), or
+    --codes alone: images at w moved at random, rendered with the codes' weights (corruption), or
     codes edited, inverted again and moved back (lec). Under torchrun each process does a part, and the
     first one prints. All of the paper's tables at once: `wrangan report`.
     """
@@ -159,10 +159,10 @@ def evaluate(
             if codes is not None:
                 edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
                 evaluate_edits(results, loaded, names, edits)
-            drawn = Samples(samples, seed, batch, epsilon)
-            evaluate_faces(results, loaded, names, codes, drawn)
+            plan = Samples(samples, seed, batch, epsilon)
+            evaluate_faces(results, loaded, names, codes, plan)
             files = SampleInputs(codes, reference, save_reference)
-            evaluate_samples(results, loaded, names, files, drawn)
+            evaluate_samples(results, loaded, names, files, plan)
         results.finish()
 
 
@@ -179,7 +179,7 @@ _BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
         "belongs to samples, --codes and --photos to pairs: give one of them",
     ),
     "--save-reference": (("samples", "codes", "lec"), "needs --reference, and no --photos"),
-    "--epsilon": (("samples",), "belongs to samples: codes have an ε of their own"),
+    "--epsilon": (("samples",), "belongs to samples: codes have their ε"),
     "--methods": (("report",), "belongs to --report"),
     "--set": (("report",), "belongs to --report"),
 }

@@ -33,19 +33,19 @@ class People:
 
 def evaluate_people(results: Results, model: "Model", plan: People) -> None:
     """Edit success of a folder of codes: a line a direction, and one of all."""
-    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.metrics.pairs import pair_by_stem
 
     load = cache(lambda: _judge(model, plan))
     by_main(lambda: bool(load()))  # so that what is wrong is reported once
     judge = load()
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, plan.codes))
-    own = []
-    with progress("editing", len(own_share(pairs))) as bar:
-        for count, pair in enumerate(own_share(pairs), 1):
-            own.append(_tried(model, judge, pair, plan.strength))
+    here = []
+    with progress("editing", len(own_shard(pairs))) as bar:
+        for count, pair in enumerate(own_shard(pairs), 1):
+            here.append(_tried(model, judge, pair, plan.strength))
             bar.update(bar.task_ids[0], completed=count)
-    whole = gather_shares(own)
+    whole = gather_shards(here)
     if not is_main():
         return
     for error in left:
@@ -101,13 +101,13 @@ def _print(
 
     way = edit_success.BY_STEPS if strength is None else edit_success.BY_STRENGTH.format(strength=strength)
     for name in [*names, "all"]:
-        some = {stem: [t for t in own if name in ("all", t.direction)] for stem, own in found.items()}
+        some = {stem: [t for t in tried if name in ("all", t.direction)] for stem, tried in found.items()}
         values = edit_success.by_photograph(some)
         if not values:
             results.failed(f"{edit_success.NAME}: {name}: no photograph whose attribute can be told")
             continue
         mean, interval = mean_interval(values)
-        parts = edit_success.parts([trial for own in some.values() for trial in own])
+        parts = edit_success.parts([trial for tried in some.values() for trial in tried])
         spread = f"95 % [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "no interval"
         told = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())
         results.record(
@@ -135,8 +135,8 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
         writer.writerow(
             ["photo", "direction", "strength", "change", "reached", "face", "identity", "success", "counted"]
         )
-        for stem, own in found.items():
-            for trial in own:
+        for stem, tried in found.items():
+            for trial in tried:
                 for p in trial.points:
                     flags = [int(p.reached), int(p.face), p.identity, int(p.success)]
                     counted = int(p is trial.outcome())

@@ -58,7 +58,7 @@ def _evaluate_with(
     samples: "Samples",
     network: str,
 ) -> None:
-    from wrangan_cli.engine.base.distributed import is_main, own_share
+    from wrangan_cli.engine.base.distributed import is_main, own_shard
     from wrangan_cli.engine.metrics.samples import model_reference
     from wrangan_cli.engine.metrics.samples import save_reference as save
     from wrangan_cli.engine.metrics.sampling import estimates, load_network
@@ -77,7 +77,7 @@ def _evaluate_with(
                 results.wrote(path, count=len(real.features), resolution=real.resolution)
     if not metrics:
         return
-    with progress("sampling", len(own_share(range(samples.count)))) as bar:
+    with progress("sampling", len(own_shard(range(samples.count)))) as bar:
         generated = samples.features(model, load(), rated(bar))
     if not is_main():
         return
@@ -140,7 +140,7 @@ def reference_of(
 
     Of several processes all must call this, unless `alone` says that this one does all of it.
     """
-    from wrangan_cli.engine.base.distributed import is_main, own_share
+    from wrangan_cli.engine.base.distributed import is_main, own_shard
     from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
     from wrangan_cli.engine.metrics.sampling import reference_features
 
@@ -151,7 +151,7 @@ def reference_of(
     if is_main():
         for name, cause in zip(images.broken, images.causes, strict=True):
             results.failed(f"{name}: {cause}; left out of the reference", path)
-    with progress("reference", len(images if alone else own_share(images.names))) as bar:
+    with progress("reference", len(images if alone else own_shard(images.names))) as bar:
         return reference_features(
             images, path, features, network, batch, default_cache_dir(), rated(bar), shared=not alone
         )

@@ -15,7 +15,7 @@ MAX_SEEDS = 100_000
 
 PairsOption = Annotated[
     Path | None,
-    typer.Option(help="Instead: draw pairs of w and image into this folder, for what is trained on them."),
+    typer.Option(help="Instead: render pairs of w and image into this folder, for what is trained on them."),
 ]
 
 
@@ -39,7 +39,7 @@ def generate(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Draw images of random latents from a model, as a grid or one file a seed.
+    """Generate images of random latents, as a grid or one file a seed.
 
     With --pairs: w and images for `directions learn` and trainings; interrupted, it goes on where it was.
     """
@@ -83,7 +83,7 @@ def _generate_pairs(
     from wrangan_cli.engine.models.pairs import draw_pairs
 
     loaded = load_model(model, resolve_device(device))
-    with progress_with_rate("drawing pairs", samples) as advance:
+    with progress_with_rate("rendering pairs", samples) as advance:
         drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
     results.wrote(folder, pairs=len(drawn), side=drawn.side)
 

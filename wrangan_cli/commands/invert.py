@@ -43,10 +43,10 @@ def invert(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Invert photographs into (w, ε); paths of the codes go to stdout, one a line.
+    """Invert photographs into (w, ε); paths of the codes go to stdout, one per line.
 
-    Photographs whose code stands in the output folder are skipped, so an interrupted
-    run goes on where it stopped. Under torchrun each process inverts its share.
+    Photographs whose code is in the output folder already are skipped, so an interrupted
+    run continues where it stopped. Under torchrun each process inverts a part.
     """
     from wrangan_cli.engine.base.distributed import process_group
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -70,8 +70,8 @@ def invert_photos(
     results: Results,
     cuda_graph: bool = False,
 ) -> None:
-    """Make the codes that are not there yet; of several processes each its share (all must call this)."""
-    from wrangan_cli.engine.base.distributed import own_share
+    """Make the codes that are not there yet; of several processes each a part (all must call this)."""
+    from wrangan_cli.engine.base.distributed import own_shard
     from wrangan_cli.engine.inversion.inverter import Inverter
 
     inverter = cache(lambda: Inverter.load(loaded(), settings, cuda_graph))
@@ -79,13 +79,13 @@ def invert_photos(
     def whole_list() -> "list[Job]":
         todo = _todo(photos, out, overwrite, settings, loaded, results)
         if todo:
-            inverter()  # so that what is wrong with it is said once
+            inverter()  # so that what is wrong with it is reported once
         return todo
 
     # One process looks at the whole list, before any code is written: all see the same work.
-    share = own_share(by_main(whole_list))
-    if share:
-        _invert_all(inverter(), share, batch, results)
+    shard = own_shard(by_main(whole_list))
+    if shard:
+        _invert_all(inverter(), shard, batch, results)
 
 
 def _todo(
@@ -96,7 +96,7 @@ def _todo(
     model: "Callable[[], Model]",
     results: Results,
 ) -> "list[Job]":
-    """The photographs that have no code yet; what has one, and what cannot be done, is said."""
+    """The photographs that have no code yet; what has one, and what cannot be done, is reported."""
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
@@ -125,7 +125,7 @@ def _todo(
         else:
             todo.append(job)
     if todo:
-        # Said now, and not after the first hour; the folder is made with the first code.
+        # Reported now, and not after the first hour; the folder is made with the first code.
         check_can_be_made(out)
     return todo
 

@@ -5,7 +5,7 @@ No imports of the engine's networks: help pages are to come at once.
 
 from collections.abc import Mapping, Sequence
 
-from wrangan_cli.engine.inversion.settings import METHODS, methods_using
+from wrangan_cli.engine.inversion.settings import METHODS, methods_with
 
 Panels = Mapping[str, Sequence[str]]
 """Heading → names of parameters; in the order in which the help shows the headings."""
@@ -15,12 +15,12 @@ _COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "sto
 
 
 def inversion_panels(names: Sequence[str]) -> dict[str, list[str]]:
-    """Of an inversion: what matters most, what is compared, and what only some methods use."""
+    """Of an inversion: what matters most, what is compared, and what only some methods have."""
     panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss, and when to stop": list(_COMPARISON)}
     for name in names:
         if name in _METHOD or name in _COMPARISON:
             continue
-        methods = methods_using(name)
+        methods = methods_with(name)
         some = "All methods" if set(methods) == set(METHODS) else f"{', '.join(methods)} alone"
         panels.setdefault(some, []).append(name)
     panels[MACHINE] = ["batch", "device", "cuda_graph", "as_json", "null"]

@@ -59,16 +59,16 @@ def complain(error: Exception | str) -> None:
     say("wrangan: " + shown(" ".join(str(error).splitlines())))
 
 
-class _Said(logging.Handler):
-    """What the engine remarks goes to the person at the terminal, a line each."""
+class _RemarksHandler(logging.Handler):
+    """Prints what the engine logs on stderr, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         complain(record.getMessage())
 
 
 @contextlib.contextmanager
-def _remarks_said() -> Iterator[None]:
-    log, handler = logging.getLogger("wrangan"), _Said()
+def _remarks_printed() -> Iterator[None]:
+    log, handler = logging.getLogger("wrangan"), _RemarksHandler()
     log.addHandler(handler)
     try:
         yield
@@ -90,7 +90,7 @@ class Shell(TyperGroup):
             if not whole and not end.code:
                 raise SystemExit(1) from None
             raise
-        except OSError as error:  # of a help page; `invoke` has the commands' own
+        except OSError as error:  # of a help page; `invoke` has those of the commands
             sys.stdout = None  # type: ignore[assignment]
             complain(f"standard output: {error.strerror or error}")
             raise SystemExit(1) from None
@@ -98,7 +98,7 @@ class Shell(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
-            with _remarks_said():
+            with _remarks_printed():
                 return super().invoke(ctx)
         except UsageError as error:
             complain(error)
@@ -190,7 +190,7 @@ def _cause(error: Exception | str) -> str:
 def by_main(work: Callable[[], T]) -> T:
     """Do `work` in the main process; every process of a torchrun gets the result.
 
-    An error is raised, and so said, in the main process; the others exit with its code.
+    An error is raised, and so reported, in the main process; the others exit with its code.
     """
     from wrangan_cli.engine.base.distributed import from_main, is_main
 
@@ -243,8 +243,8 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
             if before is None:
                 started, before = now, done
             rate = (done - before) / max(now - started, 1e-9)
-            said = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
-            bar.update(bar.task_ids[0], completed=done, rate=said)
+            shown_rate = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+            bar.update(bar.task_ids[0], completed=done, rate=shown_rate)
 
         yield advance
 
@@ -302,7 +302,7 @@ def settings_options(
             return command(**kwargs, **{parameter: instance})
 
         signature = inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.name != parameter]
+        others = [p for p in signature.parameters.values() if p.name != parameter]
         made = [
             inspect.Parameter(
                 name,
@@ -314,9 +314,11 @@ def settings_options(
             )
             for name, field in fields.items()
         ]
-        own = [in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        others = [
+            in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in others
+        ]
         # Headings come in the order of their first options.
-        both = sorted([*own, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
+        both = sorted([*others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in both}
         return wrapper

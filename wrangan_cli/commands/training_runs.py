@@ -79,7 +79,7 @@ def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int
 
 
 def no_images(side: int) -> "Callable[[int], Iterator[Tensor]]":
-    """`stream` of a training without images of its own: batches of none."""
+    """`stream` of a training without images: batches of none."""
     import itertools
 
     import torch
@@ -178,11 +178,11 @@ def run_sensitivity(
 
 
 def print_small_std(generator: "Generator") -> None:
-    """Share of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
+    """Fraction of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
     from wrangan_cli.engine.models.randomized import small_std_share
 
-    for name, share in small_std_share(generator).items():
-        say(f"{name}: {share:.2%} of |σ| below 0.001")
+    for name, fraction in small_std_share(generator).items():
+        say(f"{name}: {fraction:.2%} of |σ| below 0.001")
 
 
 def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:

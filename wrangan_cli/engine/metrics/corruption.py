@@ -1,11 +1,11 @@
 """Corruption: what fitting one image has done to the rest of the latent space.
 
 The paper's Table 4 and Figure 2: each code's generator, with the code's offsets of the
-weights in place, draws images at w moved in random directions, and these are compared with
-real images by FID or KID. A fit that holds everywhere draws faces there too; one that has bent
-the weights for one w draws debris.
+weights in place, renders images at w moved in random directions, and these are compared with
+real images by FID or KID. A fit that holds everywhere renders faces there too; one that has bent
+the weights for one w renders debris.
 
-Images: image i is drawn with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
+Images: image i is rendered with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
 function of the seed and i alone and so the same for every method; s the characteristic
 size of W, the root of the summed variance of w over 10,000 samples. Of a code in W+ every row is
 moved alike. Reference and features are those of `fid` and `kid`.
@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import own_share
+from wrangan_cli.engine.base.distributed import own_shard
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.images import to_pillow
@@ -84,10 +84,10 @@ def mean_of(values: Sequence[float]) -> Estimate:
 def _metrics() -> tuple[CodeMetric, ...]:
     made = []
     for metric in (kid.METRIC, fid.METRIC):
-        own, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
+        each_code, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
         each = f"{MOVED}; of each code's own images, mean over the codes; {metric.protocol}"
         together = f"{MOVED}; of the images of all codes together; {metric.protocol}"
-        made.append(CodeMetric(own, False, each, partial(mean_over_codes, metric)))
+        made.append(CodeMetric(each_code, False, each, partial(mean_over_codes, metric)))
         made.append(CodeMetric(pooled, False, together, partial(_pooled, metric)))
     return tuple(made)
 
@@ -123,10 +123,10 @@ def moved_features(
 ) -> Tensor:
     """Features (count, F) by `network` of the protocol's first `count` images, in order, in every process.
 
-    Of several processes each draws a part; all of them must call this. progress: called with the number of
+    Of several processes each renders a part; all of them must call this. progress: called with the number of
     images that this process has done.
     """
-    images = moved_images(model, codes, own_share(range(count)), seed, batch)
+    images = moved_images(model, codes, own_shard(range(count)), seed, batch)
     return shared_features(network, images, progress)
 
 

@@ -170,7 +170,7 @@ def trials(
     direction's range. A photograph whose yaw cannot be told has no trial of pose.
     """
     target = Look(judge, seen(photo[None]))
-    start = Look(judge, _drawn(model, code))
+    start = Look(judge, _rendered(model, code))
     for name, direction in judge.directions.items():
         before = target.score(name)
         if math.isnan(before):
@@ -179,7 +179,7 @@ def trials(
         points = [_point(name, 0.0, sign, target, start)]
         for size in sizes(direction, sign, strength):
             moved = edit_code(code, [Move(direction, sign * size)], model.generator.config.num_latents)
-            points.append(_point(name, sign * size, sign, target, Look(judge, _drawn(model, moved))))
+            points.append(_point(name, sign * size, sign, target, Look(judge, _rendered(model, moved))))
         yield Trial(name, points)
 
 
@@ -209,7 +209,7 @@ def seen(images: Tensor) -> Tensor:
     return F.interpolate(images, size=(LANDMARK_SIDE, LANDMARK_SIDE), mode=mode)
 
 
-def _drawn(model: Model, code: Code) -> Tensor:
+def _rendered(model: Model, code: Code) -> Tensor:
     """(1, 3, 256, 256) in [-1, 1], on the CPU."""
     return seen(render(model, [code], min(LANDMARK_SIDE, model.resolution)).clamp(-1, 1).float().cpu())
 

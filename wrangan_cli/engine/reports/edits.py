@@ -21,7 +21,7 @@ ALL = "all"
 
 
 def measure_edits(subject: Subject) -> tuple[Table, Found]:
-    """The table, and the trials behind it for the figure; what cannot be had is said in the table."""
+    """The table, and the trials behind it for the figure; what cannot be had is named in the table."""
     missing: list[str] = []
     found: Found = {}
     names: list[str] = []
@@ -97,11 +97,11 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
     for method, of_stem in found.items():
         row: dict[str, Cell] = {"method": method, "count": sum(bool(some) for some in of_stem.values())}
         for name in [ALL, *names]:
-            some = {s: [t for t in own if name in (ALL, t.direction)] for s, own in of_stem.items()}
+            some = {s: [t for t in tried if name in (ALL, t.direction)] for s, tried in of_stem.items()}
             values = edit_success.by_photograph(some)
             if values:
                 row[name] = mean_value(values)
-        trials = [trial for own in of_stem.values() for trial in own]
+        trials = [trial for tried in of_stem.values() for trial in tried]
         rows.append(row | (dict(edit_success.parts(trials)) if trials else {}))
     parts = {
         "reached": "reached %",
@@ -131,7 +131,7 @@ def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[fl
     direction, or of all of them."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for method, of_stem in found.items():
-        some = [t for own in of_stem.values() for t in own if direction in (ALL, t.direction)]
+        some = [t for tried in of_stem.values() for t in tried if direction in (ALL, t.direction)]
         points: list[tuple[float, float]] = []
         for step in range(STEPS + 1 if some else 0):
             here = [trial.points[step] for trial in some]
@@ -144,5 +144,7 @@ def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[fl
 
 def panels(found: Found) -> dict[str, Any]:
     """What the figure shows: title → lines of `kept_and_changed`."""
-    names = dict.fromkeys(t.direction for of_stem in found.values() for own in of_stem.values() for t in own)
+    names = dict.fromkeys(
+        t.direction for of_stem in found.values() for tried in of_stem.values() for t in tried
+    )
     return {name: kept_and_changed(found, name) for name in [ALL, *names]}

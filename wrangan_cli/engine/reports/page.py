@@ -11,10 +11,10 @@ from urllib.parse import quote
 from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
-from wrangan_cli.engine.reports.drawings import Drawings
 from wrangan_cli.engine.reports.figures import Figure
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.reconstruction import PerPhoto
+from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import as_html
 
@@ -24,12 +24,12 @@ TEMPLATE = Path(__file__).parent / "page.html"
 
 def write_page(
     subject: Subject,
-    drawings: Drawings,
+    renderings: Renderings,
     measured: Measured,
     figures: Sequence[Figure],
 ) -> Path:
     """Draw the images that the page shows, and write it; its path."""
-    data = gallery(subject, drawings, measured.photos)
+    data = gallery(subject, renderings, measured.photos)
     model, count = subject.model, len(data["photos"])
     parts = {
         "title": html.escape(f"{model.name}: {len(subject.codes)} methods, {count} photographs"),
@@ -52,7 +52,7 @@ def write_page(
     return path
 
 
-def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str, Any]:
+def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[str, Any]:
     """What the page's script shows: photographs with the images and numbers of each method.
 
     Addresses are relative to the page.
@@ -63,7 +63,7 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
     jobs = {method: {job.photo.stem: job for job in some} for method, some in subject.jobs.items()}
     entries = []
     for photo in subject.photos:
-        target = drawings.photo(photo)
+        target = renderings.photo(photo)
         if target is None:
             continue
         methods: dict[str, Any] = {}
@@ -73,10 +73,10 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
                 continue
             edits = {}
             for direction, step in moves if photo.stem in edited else ():
-                drawn = drawings.edit(method, job, direction, step)
+                drawn = renderings.edit(method, job, direction, step)
                 edits[f"{direction.name} {step:+g}"] = address(drawn, subject.out)
             methods[method] = {
-                "image": address(drawings.reconstruction(method, job), subject.out),
+                "image": address(renderings.reconstruction(method, job), subject.out),
                 "values": photos.get(method, {}).get(photo.stem, {}),
                 "edits": edits,
             }

@@ -22,7 +22,7 @@ LEAST_KID = 4
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report measures and draws, beyond the inversions."""
+    """What a report measures and shows, beyond the inversions."""
 
     metrics: str = ""
     """Metrics of reconstruction, names with commas between; empty: all (identity on face models only)."""
@@ -34,7 +34,7 @@ class ReportSettings:
     strength: float = 3.0
     """Standard deviations of the edits, both ways."""
     edited: int = 12
-    """Photographs whose edits are drawn, from the first on."""
+    """Photographs whose edits are shown, from the first on."""
     shown: int = 8
     """Photographs in the figures, from the first on."""
     interpolations: int = 2
@@ -186,12 +186,12 @@ def parse_settings(
         settings = {
             method: InversionSettings(method=method, **{**common, **single[method]}) for method in methods
         }
-        own = ReportSettings(**report)
+        of_report_settings = ReportSettings(**report)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if len({one.size for one in settings.values()}) > 1:
         raise UsageError("size: methods are compared at one side: give --set size=… for all of them")
-    return settings, own
+    return settings, of_report_settings
 
 
 def _fields(settings: type) -> dict[str, Any]:

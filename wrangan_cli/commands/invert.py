@@ -11,7 +11,7 @@ from wrangan_cli.commands.panels import inversion_panels
 from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, check_given
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.inversion.folder import Job
@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.models.folder import Model
 
 
-@settings_options(InversionSettings, panels=inversion_panels(list(InversionSettings.__dataclass_fields__)))
+@settings_options(
+    InversionSettings,
+    panels=inversion_panels(list(InversionSettings.__dataclass_fields__)),
+    check_given=lambda settings, names: check_given(settings.method, sorted(names)),
+)
 def invert(
     settings: InversionSettings,
     photos: Annotated[

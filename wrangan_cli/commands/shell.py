@@ -45,6 +45,9 @@ OTHER_FILES = frozenset(
 )
 """Suffixes that mean a file, but none that is written as an image."""
 
+CONTEXT = "context"
+"""Parameter that commands get which look at what stands on the command line."""
+
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
@@ -277,14 +280,18 @@ def one_image(out: Path) -> bool:
 
 
 def settings_options(
-    settings: type, parameter: str = "settings", panels: Mapping[str, Sequence[str]] | None = None
+    settings: type,
+    parameter: str = "settings",
+    panels: Mapping[str, Sequence[str]] | None = None,
+    check_given: Callable[[Any, set[str]], None] | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: the fields of a frozen dataclass become options of the command.
 
     Names, types, defaults and help (the docstring under each field) come from the
     dataclass; the command gets one instance of it as `parameter`. A ValueError from the
     dataclass's own checks becomes a usage error. panels: heading of the help → names of options, which may
-    be the command's own; the others stand in the first one.
+    be the command's own; the others stand in the first one. check_given: called with the settings and the
+    names of those that are on the command line; its ValueErrors are usage errors, too.
     """
     fields = {f.name: f for f in dataclasses.fields(settings) if f.init}
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
@@ -297,11 +304,15 @@ def settings_options(
             values = {name: kwargs.pop(name) for name in fields}
             try:
                 instance = settings(**values)
+                if check_given is not None:
+                    check_given(instance, _on_command_line(kwargs.pop(CONTEXT), fields))
             except ValueError as error:
                 raise UsageError(str(error)) from error
             return command(**kwargs, **{parameter: instance})
 
         signature = inspect.signature(command)
+        # Typer hands the context to the parameter of that type.
+        context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         others = [p for p in signature.parameters.values() if p.name != parameter]
         made = [
             inspect.Parameter(
@@ -318,12 +329,19 @@ def settings_options(
             in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in others
         ]
         # Headings come in the order of their first options.
-        both = sorted([*others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
+        needed = [] if check_given is None else [context]
+        both = sorted([*needed, *others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in both}
         return wrapper
 
     return decorate
+
+
+def _on_command_line(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Those of the parameters `names` of the running command that were given, and are not defaults."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:

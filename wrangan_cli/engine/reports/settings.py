@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings, check_given
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
@@ -183,6 +183,8 @@ def parse_settings(
         else:
             report[name] = _value(text, name, value, of_report)
     try:
+        for method, values in single.items():
+            check_given(method, values)
         settings = {
             method: InversionSettings(method=method, **{**common, **single[method]}) for method in methods
         }

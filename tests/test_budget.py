@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from tests.fakes import codes_of, make_inverter
 from tests.test_early_stop import images_of
 from wrangan_cli.app import app
-from wrangan_cli.engine.inversion import budget, loop
+from wrangan_cli.engine.inversion import budget, wrangan
 from wrangan_cli.engine.inversion.batch import WINDOW, Batch
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
@@ -77,8 +77,8 @@ def test_the_code_is_that_of_so_many_steps(tiny_model: Model, monkeypatch: pytes
 
 
 def test_steps_do_not_count_where_seconds_do() -> None:
-    assert {"steps", "seconds"} & set(InversionSettings(seconds=3).used) == {"seconds"}
-    assert {"steps", "seconds"} <= set(InversionSettings().used)
+    assert {"steps", "seconds"} & set(InversionSettings(seconds=3).relevant) == {"seconds"}
+    assert {"steps", "seconds"} <= set(InversionSettings().relevant)
     with pytest.raises(ValueError, match="seconds 0"):
         InversionSettings(seconds=0)
 
@@ -107,14 +107,14 @@ def test_the_inversion_ends_on_the_plateau(tiny_model: Model) -> None:
 
 def test_the_first_steps_are_coarse(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     sides: list[int] = []
-    drawn = loop.draw
+    rendered = wrangan.synthesize
 
     def noted(*args: Any, **given: Any) -> Any:
         if torch.is_grad_enabled():
             sides.append(given["side"])
-        return drawn(*args, **given)
+        return rendered(*args, **given)
 
-    monkeypatch.setattr(loop, "draw", noted)
+    monkeypatch.setattr(wrangan, "synthesize", noted)
     make_inverter(tiny_model, steps=8, coarse=0.5, loss_side=8).invert(images_of(tiny_model, 1))
     assert sides == [8] * 4 + [16] * 4
 

@@ -57,7 +57,7 @@ def test_a_setting_that_is_newer_than_the_code_had_its_default(
     )
 
 
-def test_what_the_method_does_not_heed_makes_no_difference(tiny_model: Model, tmp_path: Path) -> None:
+def test_what_the_method_does_not_use_makes_no_difference(tiny_model: Model, tmp_path: Path) -> None:
     job, settings = stored(tiny_model, tmp_path)
     rewrite(job, projection_lr=0.05, pti_steps=7, noise_weight=0.0)
     assert isinstance(stored_code(job, tiny_model, settings), Code)
@@ -69,7 +69,7 @@ def test_what_the_method_does_not_heed_makes_no_difference(tiny_model: Model, tm
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in KINDS])
 def test_settings_without_effect_leave_the_code_as_it_is(method: str, tiny_model: Model) -> None:
-    """What a method is said not to heed, it does not; the methods of trained networks heed least."""
+    """What a method does not use changes nothing; the methods of trained networks use least."""
     images = images_of(1)
     short: dict[str, Any] = {
         "method": method,
@@ -91,7 +91,9 @@ def test_settings_without_effect_leave_the_code_as_it_is(method: str, tiny_model
         "history": 5,
     }
     for field in dataclasses.fields(settings):
-        if field.name in settings.used or field.name == "protocol":  # which others than its methods refuse
+        if (
+            field.name in settings.relevant or field.name == "protocol"
+        ):  # which others than its methods refuse
             continue
         value = changed.get(field.name) or (getattr(settings, field.name) or 0.0) * 0.5 + 0.25
         value = int(value) + 1 if field.name.endswith("steps") else value

@@ -8,7 +8,7 @@ import torch
 from tests.conftest import write_photo
 from tests.fakes import codes_of, make_inverter
 from wrangan_cli.engine.base.errors import FileError
-from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.many import Progress, invert_many
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model

@@ -198,4 +198,4 @@ def test_settings_that_do_not_go_together() -> None:
         InversionSettings(optimizer="sgd")
     # The projector has a schedule of its own, and keeps Adam.
     assert InversionSettings("sg2-w", optimizer="lbfgs").optimizer_used == "adam"
-    assert "optimizer" not in InversionSettings("sg2-w").used
+    assert "optimizer" not in InversionSettings("sg2-w").relevant

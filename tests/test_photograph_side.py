@@ -19,7 +19,7 @@ from wrangan_cli.app import app
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.inversion.loop import Inverter, resolved
+from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import lpips
 from wrangan_cli.engine.metrics.consistency import codes_consistency, stored_settings
@@ -65,7 +65,7 @@ def test_images_larger_than_the_models_are_refused(model: Model) -> None:
 
 def test_photographs_of_several_sizes(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One folder, three sizes: each at its own, one at the model's; `--size` overrides."""
-    for module in ("models.perceptual", "inversion.loop"):
+    for module in ("models.perceptual", "inversion.inverter"):
         monkeypatch.setattr(f"wrangan_cli.engine.{module}.load_perceptual", lambda *_: fake_perceptual())
     photos, codes = tmp_path / "photos", tmp_path / "codes"
     for index, side in enumerate((40, 90, 40, 32)):
@@ -178,7 +178,7 @@ def test_rows_of_a_figure_have_the_largest_side() -> None:
 
 
 def test_size_is_a_setting_of_every_method() -> None:
-    assert "size" in InversionSettings(method="pti").used
+    assert "size" in InversionSettings(method="pti").relevant
     with pytest.raises(ValueError, match="size 8"):
         InversionSettings(size=8)
 

@@ -13,21 +13,24 @@ from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.loop import resolved
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE, Moment
+from wrangan_cli.engine.inversion import projector
+from wrangan_cli.engine.inversion.batch import Batch
+from wrangan_cli.engine.inversion.inverter import resolved
+from wrangan_cli.engine.inversion.learning_rates import projector_ramp, warm_and_decay
 from wrangan_cli.engine.inversion.projector import (
     autocorrelation,
     noise_penalty,
     noisy_w,
     normalise_noise,
     w_noise_size,
+    zero_noise,
 )
-from wrangan_cli.engine.inversion.schedule import projector_ramp, warm_and_decay
 from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import load_code, render, save_code
-from wrangan_cli.engine.models.drawing import noise_maps
 from wrangan_cli.engine.models.folder import Model, save_model
+from wrangan_cli.engine.models.rendering import noise_maps
 
 
 def slow_autocorrelation(values: np.ndarray) -> float:
@@ -63,15 +66,15 @@ def test_the_published_protocol(tiny_model: Model) -> None:
         assert InversionSettings(**dataclasses.asdict(settings)) == settings
         plain = resolved(InversionSettings(method=method), tiny_model)
         assert (plain.steps, plain.l2_weight) == (500, 2.0)
-        assert "protocol" in settings.used
+        assert "protocol" in settings.relevant
     images = images_of(1)
     inverter = make_inverter(tiny_model, method="sg2-w", protocol="published", steps=None, w_noise=0)
     assert inverter.perceptual is not None
-    variables = METHOD_TABLE["sg2-w"].start(tiny_model, tiny_model.w_mean[None], inverter.settings)
-    moment = Moment(tiny_model, inverter.settings, inverter.perceptual, random_generator(0), 0.9)
-    loss, distance = inverter.loss(variables, images, inverter.features(images), moment)
+    fit = inverter.fit(images, tiny_model.w_mean[None])
+    variables = Variables(fit.initial_w, noise=zero_noise(tiny_model, 1))
+    loss, distance = projector.loss(fit, Batch(variables, images, fit.target, torch.arange(1), [], 0.9))
     assert distance is not None
-    penalty = METHOD_TABLE["sg2-w"].penalty(moment, variables)
+    penalty = inverter.settings.noise_weight * noise_penalty(tiny_model, variables)
     torch.testing.assert_close(loss, distance + penalty)
     pivot = resolved(InversionSettings(method="pti", protocol="published"), tiny_model).pivot
     assert pivot is not None
@@ -99,9 +102,9 @@ def test_what_the_published_protocol_does_not_take(given: dict[str, Any], messag
 
 def test_w_noise_fades_out_by_three_quarters() -> None:
     settings = InversionSettings(method="sg2-w")
-    shares = [0.0, 0.25, 0.5, 0.75, 0.9]
+    fractions = [0.0, 0.25, 0.5, 0.75, 0.9]
     expected = [0.05 * 8.0 * factor for factor in (1.0, (2 / 3) ** 2, (1 / 3) ** 2, 0.0, 0.0)]
-    assert [w_noise_size(settings, share, 8.0) for share in shares] == pytest.approx(expected)
+    assert [w_noise_size(settings, fraction, 8.0) for fraction in fractions] == pytest.approx(expected)
 
 
 def test_w_noise_is_one_draw_for_all_images(tiny_model: Model) -> None:
@@ -114,8 +117,7 @@ def test_w_noise_is_one_draw_for_all_images(tiny_model: Model) -> None:
 
 
 def test_projector_ramp() -> None:
-    settings = InversionSettings(method="sg2-w")
-    values = [projector_ramp(settings, share) for share in (0.0, 0.025, 0.05, 0.5, 0.75, 0.875, 1.0)]
+    values = [projector_ramp(progress) for progress in (0.0, 0.025, 0.05, 0.5, 0.75, 0.875, 1.0)]
     assert values == pytest.approx([0, 0.5, 1, 1, 1, 0.5, 0])
 
 
@@ -177,8 +179,8 @@ def test_schedule_scales_both_rates(tiny_model: Model) -> None:
 
 
 def test_noise_penalty_and_normalisation_are_of_each_image(tiny_model: Model) -> None:
-    settings = InversionSettings(method="sg2-w")
-    variables = METHOD_TABLE["sg2-w"].start(tiny_model, torch.zeros(3, TINY.style_dim), settings)
+    variables = Variables(torch.zeros(3, TINY.style_dim), noise=zero_noise(tiny_model, 3))
+    variables.free = [variables.w, *variables.noise.values()]
     rng = torch.Generator().manual_seed(0)
     for scale, values in zip((0.1, 1.0, 3.0, 0.5, 2.0), variables.noise.values(), strict=True):
         values.copy_(torch.randn(values.shape, generator=rng) * scale + 0.3)
@@ -187,8 +189,6 @@ def test_noise_penalty_and_normalisation_are_of_each_image(tiny_model: Model) ->
     expected = sum(slow_autocorrelation(m[1, 0].double().numpy()) for m in maps)
     assert noise_penalty(tiny_model, variables)[1].item() == pytest.approx(expected, rel=1e-4)
     assert noise_penalty(tiny_model, alone)[0].item() == pytest.approx(expected, rel=1e-4)
-    moment = Moment(tiny_model, settings, None, random_generator(0), share=0.0)
-    assert METHOD_TABLE["sg2-w"].penalty(moment, alone)[0].item() == pytest.approx(1e5 * expected, rel=1e-4)
     normalise_noise(tiny_model, variables)
     normalise_noise(tiny_model, alone)
     for name, drawn in enumerate(noise_maps(tiny_model.generator, variables.noise)):

@@ -5,7 +5,7 @@ No imports of the engine's networks: help pages are to come at once.
 
 from collections.abc import Mapping, Sequence
 
-from wrangan_cli.engine.inversion.settings import METHODS, methods_with
+from wrangan_cli.engine.inversion.settings import METHODS, methods_using
 
 Panels = Mapping[str, Sequence[str]]
 """Heading → names of parameters; in the order in which the help shows the headings."""
@@ -20,7 +20,7 @@ def inversion_panels(names: Sequence[str]) -> dict[str, list[str]]:
     for name in names:
         if name in _METHOD or name in _COMPARISON:
             continue
-        methods = methods_with(name)
+        methods = methods_using(name)
         some = "All methods" if set(methods) == set(METHODS) else f"{', '.join(methods)} alone"
         panels.setdefault(some, []).append(name)
     panels[MACHINE] = ["batch", "device", "cuda_graph", "as_json", "null"]

@@ -52,7 +52,7 @@ def planned(
 
     invert: makes codes by other settings, telling of each step.
     """
-    if "seconds" not in settings.used or settings.seconds is None or settings.total_steps == 0:
+    if "seconds" not in settings.relevant or settings.seconds is None or settings.total_steps == 0:
         return settings
     kinds = kinds_of_steps(settings)
     trial: dict[str, Any] = dict.fromkeys(kinds, TRIAL)

@@ -47,7 +47,7 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
 
     settings: as `resolved` gives them. A readable code of another model, encoder, photograph or
     other settings is not overwritten silently: that is an error that says so. A setting that the
-    method does not have makes no difference; one that the record lacks is newer than the code,
+    method does not use makes no difference; one that the record lacks is newer than the code,
     which was made as its default says.
     """
     if not job.code.exists():
@@ -63,13 +63,13 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
     if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:
         recorded["pti_loss_side"] = recorded["loss_side"]  # what was one setting
-    for name in settings.used:
+    for name in settings.relevant:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:
             cause = f"made with {name} {there!r}, not {wanted!r}; give --overwrite to invert again"
             return FileError(job.code, cause)
     networks = code.info.get("networks")
-    if isinstance(networks, dict):  # codes of before this was recorded pass
+    if isinstance(networks, dict):  # older codes do not record it, and pass
         for name, digest in network_files(model, settings).items():
             if networks.get(name) != digest:
                 cause = f"made with another {name} than {model.name} has now"

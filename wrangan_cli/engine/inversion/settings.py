@@ -56,7 +56,7 @@ _NOT_NEGATIVE = (
 STEP_COUNTS = ("steps", "pti_steps", "pti_pivot_steps")
 _FROM_MEAN = (*PROJECTORS, "pti", "e4e", "restyle")
 STARTS = ("encoder", "mean", "e4e", "restyle")
-_METHODS_WITH = {
+_USED_BY = {
     **dict.fromkeys(
         ("lr", "epsilon_lr", "beta2", "warmup", "decay", "epsilon_warmup", "optimizer", "history", "probes"),
         TUNING,
@@ -69,21 +69,21 @@ _METHODS_WITH = {
     "noise_weight": (*PROJECTORS, "pti"),
     "protocol": (*PROJECTORS, "pti"),
 }
-"""Settings that only some methods have; those called pti_… are pti's, all others are everybody's."""
+"""Settings that only some methods use; those called pti_… are pti's, all others belong to every method."""
 
 
-def methods_with(name: str) -> tuple[str, ...]:
-    """The methods that have a setting, in their order."""
+def methods_using(name: str) -> tuple[str, ...]:
+    """The methods that use a setting, in their order."""
     if name.startswith("pti_"):
         return ("pti",)
-    some = _METHODS_WITH.get(name, METHODS)
+    some = _USED_BY.get(name, METHODS)
     return tuple(method for method in METHODS if method in some)
 
 
 def check_given(method: str, names: Iterable[str]) -> None:
     """ValueError for a setting that was given, by name, and that the method does not have."""
     for name in names:
-        some = methods_with(name)
+        some = methods_using(name)
         if method in METHODS and method not in some:
             verb = "has" if len(some) == 1 else "have"
             raise ValueError(f"method {method} has no setting {name}, which only {', '.join(some)} {verb}")
@@ -92,7 +92,7 @@ def check_given(method: str, names: Iterable[str]) -> None:
 @dataclass(frozen=True)
 class InversionSettings:
     """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`
-    (loop.py) fills in what is unset, from the model's config.json or `UNSET`."""
+    (inverter.py) fills in what is unset, from the model's config.json or `UNSET`."""
 
     method: str = "wrangan"
     """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a
@@ -134,7 +134,7 @@ class InversionSettings:
     """Fraction of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
     first. Unset: what the model names, otherwise 0."""
     unseen: bool = False
-    """Also move weights that draw what only larger images than the photograph show (wrangan, weight-tuning):
+    """Also move weights that make what only larger images than the photograph show (wrangan, weight-tuning):
     it says nothing of them, and detail that nobody asked for is what they make."""
     stop_at: float | None = None
     """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
@@ -177,7 +177,7 @@ class InversionSettings:
     """Where w starts: the model's encoder, the first row of what its e4e or restyle predicts, or mean
     (the mean of W). Unset: mean in sg2-w, sg2-w-plus, pti, otherwise encoder."""
     seed: int = 0
-    """Seed of the starting ε and of the noise on w; the same draws for every image."""
+    """Seed of the starting ε and of the noise on w; the same samples for every image."""
     pti_pivot: str = "sg2-w"
     """The fixed w of pti: sg2-w (projected, starting at init), or the encoder's."""
     pti_pivot_steps: int = 450
@@ -242,11 +242,11 @@ class InversionSettings:
 
     def with_defaults(self, named: Mapping[str, Any]) -> "InversionSettings":
         """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
-        named_for = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
+        names = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
         if self.optimizer not in (None, named.get("optimizer", UNSET["optimizer"])):
             # A schedule that was measured for one optimiser says nothing of the other.
-            named_for = tuple(name for name in named_for if name not in _OF_ADAM)
-        values = {**UNSET, **{name: value for name, value in named.items() if name in named_for}}
+            names = tuple(name for name in names if name not in _OF_ADAM)
+        values = {**UNSET, **{name: value for name, value in named.items() if name in names}}
         values["steps"] = self._published_steps or values["steps"]
         chosen = {name: value for name, value in values.items() if getattr(self, name) is None}
         if self.protocol == "published":
@@ -294,13 +294,13 @@ class InversionSettings:
         return "mean" if from_mean else "encoder"
 
     @property
-    def used(self) -> list[str]:
+    def relevant(self) -> list[str]:
         """Names of the settings on which the method's codes depend."""
         names = [field.name for field in fields(self)]
-        known = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
+        names = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
         if self.seconds is not None:  # then that says how many
-            known = [name for name in known if name not in STEP_COUNTS]
-        return [name for name in known if self.method in _METHODS_WITH.get(name, METHODS)]
+            names = [name for name in names if name not in STEP_COUNTS]
+        return [name for name in names if self.method in _USED_BY.get(name, METHODS)]
 
     @property
     def data_l2_weight(self) -> float:
@@ -314,7 +314,7 @@ class InversionSettings:
 
     @property
     def optimizer_used(self) -> str:
-        """`optimizer`, in the methods that have it; the others keep Adam."""
+        """`optimizer`, in the methods that use it; the others keep Adam."""
         return self.value("optimizer") if self.method in TUNING else "adam"
 
     @property

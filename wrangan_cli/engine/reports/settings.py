@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings, check_given
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import METRIC_SIDE
@@ -128,7 +127,7 @@ def possible_methods(
     lacking: list[str] = []
     for method, wanted in settings.items():
         try:
-            check_startable(Inverter.load(model, wanted))
+            Inverter.load(model, wanted)
         except (UsageError, FileError) as error:
             if not everything:
                 raise
@@ -138,14 +137,6 @@ def possible_methods(
     if not chosen:
         raise UsageError("; ".join(lacking))
     return chosen, lacking
-
-
-def check_startable(inverter: Inverter) -> None:
-    """UsageError where the model lacks something that only the start of the method asks for."""
-    if inverter.predict is not None:
-        return  # a trained network, which is loaded already
-    method = METHOD_TABLE[inverter.settings.method]
-    method.start(inverter.model, inverter.model.w_mean[None].clone(), inverter.settings)
 
 
 def _numbers(text: str, kind: type[N]) -> tuple[N, ...]:

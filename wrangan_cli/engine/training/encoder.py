@@ -30,7 +30,7 @@ N = TypeVar("N", bound=AnyEncoder)
 
 class ImageTrainer(ABC, Generic[N]):
     """A network that sees photographs, its moving average and its optimiser; the generator stays as
-    it is. Under torchrun each process works on its share of the batch, and the normalisation
+    it is. Under torchrun each process works on its shard of the batch, and the normalisation
     takes all of it together.
     """
 
@@ -74,9 +74,9 @@ class ImageTrainer(ABC, Generic[N]):
         self.optimizer = adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
         self.per_step = settings.batch or settings.pair_batch
-        # As in draws.py: every process draws for the whole batch and keeps its own rows.
+        # As in draws.py: every process samples for the whole batch and keeps the rows of its shard.
         self.rng = torch.Generator().manual_seed(settings.seed)
-        self.own = list(own_shard(range(settings.batch)))
+        self.rows = list(own_shard(range(settings.batch)))
         self.pairs = self._batches_of(pairs) if pairs else None
         self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
 
@@ -102,7 +102,7 @@ class ImageTrainer(ABC, Generic[N]):
         """
 
     @abstractmethod
-    def drawn(self, images: Tensor) -> Tensor:
+    def reconstructed(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, side, side) by the averaged network, for the eye; without gradients."""
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:
@@ -116,12 +116,12 @@ class ImageTrainer(ABC, Generic[N]):
         return {}
 
     def step(self, real: Tensor) -> Report:
-        """One update from real images (B, 3, side, side), those in `own`, and the latents beside them."""
+        """One update from real images (B, 3, side, side), those in `rows`, and the latents beside them."""
         settings = self.settings
         z = torch.randn(settings.batch, self.model.generator.config.style_dim, generator=self.rng)
         self.optimizer.param_groups[0]["lr"] = self._lr()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.backward(real.to(self.model.device), z[self.own].to(self.model.device))
+        losses = self.backward(real.to(self.model.device), z[self.rows].to(self.model.device))
         average_gradients(self.encoder.parameters())
         self.optimizer.step()
         more = self.after(z)
@@ -139,10 +139,10 @@ class ImageTrainer(ABC, Generic[N]):
         with torch.no_grad():
             return self.perceptual.features(for_loss(real))
 
-    def reconstruction(self, drawn: Tensor, real: Tensor, target: list[Tensor]) -> list[Tensor]:
+    def reconstruction(self, generated: Tensor, real: Tensor, target: list[Tensor]) -> list[Tensor]:
         """[weighted sum, squared error, perceptual distance] of images (B, 3, R, R), each a mean."""
-        loss_l2 = (drawn - real).square().mean()
-        features = self.perceptual.features(for_loss(drawn))
+        loss_l2 = (generated - real).square().mean()
+        features = self.perceptual.features(for_loss(generated))
         loss_perceptual = self.perceptual.distance(features, target).mean()
         settings = self.settings
         total = settings.l2_weight * loss_l2 + settings.perceptual_weight * loss_perceptual
@@ -186,8 +186,8 @@ class ImageTrainer(ABC, Generic[N]):
         return twin
 
     def _lr(self) -> float:
-        share = min(1.0, self.images / self.settings.images)
-        fall = 0.5 - 0.5 * math.cos(math.pi * max(0.0, share - 0.5) / 0.5)
+        progress = min(1.0, self.images / self.settings.images)
+        fall = 0.5 - 0.5 * math.cos(math.pi * max(0.0, progress - 0.5) / 0.5)
         return self.settings.lr * (1 - 0.9 * fall)
 
     @torch.no_grad()
@@ -278,7 +278,7 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         return torch.stack([parts[0] + weight * loss_w, *parts[1:], loss_w])
 
     @torch.no_grad()
-    def drawn(self, images: Tensor) -> Tensor:
+    def reconstructed(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, side, side)."""
         return self.synthesis(self.ema(images))
 

@@ -121,7 +121,7 @@ def collectives() -> dict[str, Any]:
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
         "gathered": distributed.gather_objects({"rank": rank}),
         "from_main": distributed.from_main(f"of {rank}"),
-        "share": list(distributed.own_share(range(5))),
+        "share": list(distributed.own_shard(range(5))),
         "gradient": weight.grad.tolist(),
         "through": x.grad.tolist() if x.grad is not None else None,
     }

@@ -1,5 +1,6 @@
 """Codes: one file an image, drawn again as they were, refused where they do not fit."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from safetensors.torch import save_file
 from tests.conftest import TINY
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.library import load_model
-from wrangan_cli.engine.models.codes import Code, as_w_plus, load_code, read_info, render, save_code
+from wrangan_cli.engine.models.codes import (
+    Code,
+    as_w_plus,
+    holds_code,
+    load_code,
+    read_info,
+    render,
+    save_code,
+)
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
 
@@ -176,3 +185,14 @@ def test_broken_files_are_refused(tiny_model: Model, tiny_folder: Path, tmp_path
         load_code(path, tiny_model)
     with pytest.raises(FileError, match="no such file"):
         load_code(tmp_path / "nosuch.st", tiny_model)
+
+
+def test_whether_a_file_holds_a_code(tmp_path: Path, tiny_model: Model) -> None:
+    code = Code(torch.randn(16), info={"model_sha256": tiny_model.sha256, "method": "imported"})
+    save_code(tmp_path / "a.st", code)
+    assert holds_code(tmp_path / "a.st", code)
+    assert not holds_code(tmp_path / "a.st", dataclasses.replace(code, w=code.w + 1))
+    assert not holds_code(tmp_path / "a.st", dataclasses.replace(code, info={**code.info, "method": "pti"}))
+    (tmp_path / "b.st").write_bytes(b"no code")
+    assert not holds_code(tmp_path / "b.st", code)
+    assert not holds_code(tmp_path / "none.st", code)

@@ -138,7 +138,7 @@ def test_wins_and_their_interval() -> None:
     first = {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0, "only": 0.0}
     second = {"a": 2.0, "b": 2.0, "c": 1.0, "d": 5.0, "other": 9.0}
     lower = compare_paired(first, second, higher_is_better=False)
-    assert (lower.count, lower.wins, lower.ties, lower.share) == (4, 2, 1, 0.625)
+    assert (lower.count, lower.wins, lower.ties, lower.fraction_won) == (4, 2, 1, 0.625)
     assert lower.difference == pytest.approx(np.mean([-1, 0, 2, -1]))
     assert compare_paired(first, second, higher_is_better=True).wins == 1
     with pytest.raises(WranganError, match="no photograph in common"):

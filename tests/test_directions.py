@@ -24,7 +24,7 @@ from wrangan_cli.engine.editing.directions import (
     unit,
 )
 from wrangan_cli.engine.editing.pca import pca_directions
-from wrangan_cli.engine.editing.scoring import drawing_side, score_samples
+from wrangan_cli.engine.editing.scoring import rendering_side, score_samples
 from wrangan_cli.engine.editing.settings import KNOWN_ATTRIBUTES, LearnSettings
 from wrangan_cli.engine.editing.svm import learn_direction
 from wrangan_cli.engine.library import load_model
@@ -140,7 +140,7 @@ def test_score_samples_scores_the_images_of_w(tiny_model: Model) -> None:
     ],
 )
 def test_side_to_draw_at(resolution: int, sides: list[int], expected: int | None) -> None:
-    assert drawing_side(resolution, sides) == expected
+    assert rendering_side(resolution, sides) == expected
 
 
 def test_reduced_drawing_scores_as_the_whole_image_does() -> None:

@@ -98,7 +98,7 @@ def test_alone_nothing_happens() -> None:
         assert distributed.mean_over_ranks(x) is x
         assert distributed.gather_objects(3) == [3]
         assert distributed.from_main(3) == 3
-        assert list(distributed.own_share([1, 2, 3])) == [1, 2, 3]
+        assert list(distributed.own_shard([1, 2, 3])) == [1, 2, 3]
         assert distributed.any_rank(True)
         distributed.barrier()
 

@@ -271,7 +271,7 @@ def test_film_goes_there_and_back(codes: Path, photos: Path, tiny_model: Model, 
 def test_film_with_labels_has_one_size(codes: Path, tiny_model: Model, tmp_path: Path) -> None:
     subjects = [Subject(stem, load_code(codes / f"{stem}.st", tiny_model)) for stem in "abc"]
     strip = Strip(tiny_model, subjects, [Sweep(SMILE, Span(-1, 2))], 5, beside=True)
-    frames = list(strips.draw_film(strip, tmp_path / "x.gif"))
+    frames = list(strips.render_film(strip, tmp_path / "x.gif"))
     assert {frame.size for frame in frames} == {strips.film_layout(strip).size}
     assert len(frames) == 5
     assert strips.images_in(strip) == 3 + 15
@@ -290,7 +290,7 @@ def test_images_are_drawn_as_frames_are_taken(
     monkeypatch.setattr("wrangan_cli.engine.models.codes.render", counted)
     subject = Subject("a", load_code(codes / "a.st", tiny_model))
     told: list[int] = []
-    film = strips.draw_film(
+    film = strips.render_film(
         Strip(tiny_model, [subject], [Sweep(SMILE, Span(-1, 2))], 240), tmp_path / "x.gif", told.append
     )
     for _ in range(10):

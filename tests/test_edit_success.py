@@ -48,9 +48,16 @@ def corners(images: Tensor) -> Tensor:
     return images[:, :, ::64, ::64].flatten(1)
 
 
-def judge_of(*directions: Direction, face: bool = True) -> Judge:
-    scorers = {one.name: (one, brightness) for one in directions}
-    return Judge(scorers, lambda images: [face] * len(images), corners)
+def judge_of(*directions: Direction) -> Judge:
+    """Of attributes and of yaw: the brightness."""
+    columns = {one.name: (1, 1.0) for one in directions}
+    return Judge(
+        {one.name: one for one in directions},
+        columns,
+        lambda images: torch.stack([-brightness(images), brightness(images)], dim=1),
+        brightness,
+        corners,
+    )
 
 
 def drawn(model: Model, w: Tensor) -> Tensor:
@@ -89,10 +96,40 @@ def test_one_strength_and_pose(tiny_model: Model) -> None:
         assert point.change == pytest.approx(
             1 - float(drawn(tiny_model, w + point.strength * 0.7 * ways[0].vector).mean() * 10), abs=1e-3
         )
-    untold = Judge(
-        {"pose": (ways[0], lambda images: brightness(images) * math.nan)}, lambda _: [True], corners
-    )
+    untold = dataclasses.replace(judge_of(ways[0]), yaw=lambda images: brightness(images) * math.nan)
     assert list(trials(tiny_model, untold, photo, Code(w))) == []
+
+
+def test_no_image_is_judged_twice(tiny_model: Model) -> None:
+    counts = dict.fromkeys(("logits", "yaw", "describe"), 0)
+
+    def counted(name: str, judge: Judge) -> Judge:
+        whole = getattr(judge, name)
+
+        def call(images: Tensor) -> Tensor:
+            counts[name] += 1
+            return whole(images)
+
+        return dataclasses.replace(judge, **{name: call})  # type: ignore[arg-type]
+
+    judge = judge_of(direction("pose"), direction("smile"), direction("age"))
+    for name in counts:
+        judge = counted(name, judge)
+    made = list(trials(tiny_model, judge, torch.full((3, 16, 16), 0.1), Code(torch.zeros(16))))
+    assert len(made) == 3
+    images = 1 + 3 * STEPS  # unedited and edited; the photograph comes beside
+    # Pose needs no attributes of its edits.
+    assert counts == {"logits": 2 + 2 * STEPS, "yaw": images + 1, "describe": images + 1}
+
+
+def test_a_sign_turns_the_score(tiny_model: Model) -> None:
+    way, photo = direction("smile"), torch.full((3, 16, 16), 0.1)
+    judge = judge_of(way)
+    (plain,) = trials(tiny_model, judge, photo, Code(torch.zeros(16)), 1.0)
+    turned = dataclasses.replace(judge, columns={"smile": (1, -1.0)})
+    (other,) = trials(tiny_model, turned, photo, Code(torch.zeros(16)), 1.0)
+    assert [point.strength for point in plain.points] == [0, -1]
+    assert [point.strength for point in other.points] == [0, 1]
 
 
 def point(reached: bool = True, face: bool = True, identity: float = 0.4) -> Point:

@@ -19,7 +19,7 @@ from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.editing import interpolation
 from wrangan_cli.engine.editing.animation import save_animation
-from wrangan_cli.engine.editing.interpolation import count_images, draw_way, interpolate_codes, shares_at
+from wrangan_cli.engine.editing.interpolation import count_images, interpolate_codes, render_way, weights_at
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 
@@ -41,7 +41,7 @@ def test_interpolation_has_equal_ends_and_even_steps(tiny_model: Model) -> None:
     torch.testing.assert_close(way[1].w, 0.75 * a.w + 0.25 * b.w)
     for name in a.epsilon:
         torch.testing.assert_close(way[3].epsilon[name], 0.25 * a.epsilon[name] + 0.75 * b.epsilon[name])
-    images = torch.stack(list(draw_way(tiny_model, [a, b], 10)))
+    images = torch.stack(list(render_way(tiny_model, [a, b], 10)))
     torch.testing.assert_close(images[[0]], render(tiny_model, [a]), rtol=0, atol=1e-5)
     torch.testing.assert_close(images[[-1]], render(tiny_model, [b]), rtol=0, atol=1e-5)
 
@@ -55,7 +55,7 @@ def test_interpolation_with_missing_layers(tiny_model: Model) -> None:
         torch.testing.assert_close(way[1].epsilon[name], value / 2)
         assert way[2].epsilon[name].abs().max() == 0
     torch.testing.assert_close(way[1].delta["conv1"], delta["conv1"] / 2)
-    images = torch.stack(list(draw_way(tiny_model, [a, b], 3)))
+    images = torch.stack(list(render_way(tiny_model, [a, b], 3)))
     torch.testing.assert_close(images[[0]], render(tiny_model, [a]), rtol=0, atol=1e-5)
     torch.testing.assert_close(images[[2]], render(tiny_model, [b]), rtol=0, atol=1e-5)
 
@@ -117,7 +117,7 @@ def test_shares_of_a_smooth_way_add_up_to_one(loop: bool) -> None:
     for count in (2, 3, 5):
         for stretch in range(count - (not loop)):
             for t in (0.0, 0.3, 0.5, 0.9):
-                shares = shares_at(stretch, t, count, smooth=True, loop=loop)
+                shares = weights_at(stretch, t, count, smooth=True, loop=loop)
                 assert sum(shares.values()) == pytest.approx(1)
                 assert set(shares) <= set(range(count))
 
@@ -133,9 +133,9 @@ def test_codes_of_a_way_are_made_as_they_are_drawn(
     tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
-    real = interpolation.shares_at
-    monkeypatch.setattr(interpolation, "shares_at", lambda *a: made.append(1) or real(*a))
-    way = draw_way(tiny_model, [make_code(tiny_model, 0), make_code(tiny_model, 1)], 240)
+    real = interpolation.weights_at
+    monkeypatch.setattr(interpolation, "weights_at", lambda *a: made.append(1) or real(*a))
+    way = render_way(tiny_model, [make_code(tiny_model, 0), make_code(tiny_model, 1)], 240)
     for _ in range(10):
         next(way)
     assert len(made) <= 24
@@ -154,7 +154,7 @@ def test_interpolate_command_strip(codes: Path, tiny_model: Model, tmp_path: Pat
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["steps"] == 4
     a, c = load_code(codes / "a.st", tiny_model), load_code(codes / "c.st", tiny_model)
-    assert np.array_equal(pixels(out), expected_pixels(torch.stack(list(draw_way(tiny_model, [a, c], 4)))))
+    assert np.array_equal(pixels(out), expected_pixels(torch.stack(list(render_way(tiny_model, [a, c], 4)))))
     assert pixels(out).shape == (16, 64, 3)
 
 
@@ -180,7 +180,7 @@ def test_interpolate_command_strip_of_several_codes(
     ends = [(0, 1), (1, 2), (2, 0)][: 3 if loop else 2]
     loaded = [load_code(codes / f"{stem}.st", tiny_model) for stem in "abc"]
     for row, both in zip(rows, ends, strict=True):
-        way = torch.stack(list(draw_way(tiny_model, [loaded[key] for key in both], 4)))
+        way = torch.stack(list(render_way(tiny_model, [loaded[key] for key in both], 4)))
         difference = np.hstack(row).astype(int) - expected_pixels(way)
         assert np.abs(difference).max() <= 1
 

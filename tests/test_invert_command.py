@@ -188,6 +188,9 @@ def test_a_code_or_path_that_cannot_be_is_no_end(photos: Path, tiny_folder: Path
     ("options", "words"),
     [
         (["--method", "magic"], "expected one of wrangan"),
+        (["--method", "encoder"], "method encoder has no setting steps, which only wrangan, weight-tuning, "),
+        (["--pti-lr", "0.1"], "method wrangan has no setting pti_lr, which only pti has"),
+        (["--projection-lr", "0.1"], "no setting projection_lr, which only sg2-w, sg2-w-plus have"),
         (["--alpha", "nan"], "alpha nan"),
         (["--device", "toaster"], "toaster"),
         (["--batch", "0"], "batch"),
@@ -285,8 +288,8 @@ def test_out_of_memory_halves_the_batch(
     lines = result.stderr.splitlines()
     assert len(lines) == 3
     assert "aa.png" in lines[0]
-    assert lines[1] == "wrangan: out of memory with 4 photographs at a time: going on with 2"
-    assert lines[2] == "wrangan: out of memory with 2 photographs at a time: going on with 1"
+    assert lines[1] == "wrangan: out of memory with 4 photographs at a time: retrying with 2"
+    assert lines[2] == "wrangan: out of memory with 2 photographs at a time: retrying with 1"
 
 
 def test_out_of_memory_with_one_photograph(

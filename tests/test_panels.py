@@ -49,7 +49,7 @@ def test_every_name_is_an_option_under_one_heading(
 def test_few_stand_under_no_heading() -> None:
     """Those that say what comes in and what goes out."""
     under = {name for some in INVERT.values() for name in some}
-    assert set(options(invert)) - under == {"photos", "out", "model", "overwrite"}
+    assert set(options(invert)) - under == {"context", "photos", "out", "model", "overwrite"}
 
 
 def test_a_setting_of_few_methods_says_so_in_its_heading() -> None:

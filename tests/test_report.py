@@ -1,4 +1,4 @@
-"""`wrangan evaluate --report`: from photographs to tables, figures and the page, and run again."""
+"""`wrangan report`: from photographs to tables, figures and the page, and run again."""
 
 import csv
 import dataclasses
@@ -97,7 +97,7 @@ def subject(
 def run(out: Path, model: Path, photos: Path, *more: object, methods: str = "all", **changes: object) -> Any:
     values = {**SET, **changes}
     sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
-    arguments = ["evaluate", "--report", out, "--methods", methods, "--photos", photos, "--model", model]
+    arguments = ["report", photos, "--out", out, "--methods", methods, "--model", model]
     return CliRunner().invoke(app, [*map(str, arguments), "--samples", "15", *sets, *map(str, more)])
 
 
@@ -329,6 +329,19 @@ def test_a_second_run_makes_only_what_is_missing(subject: Path, photos: Path, tm
     assert "Failed: 3." in (out / "index.html").read_text()
 
 
+def test_evaluate_report_is_the_same(subject: Path, photos: Path, tmp_path: Path) -> None:
+    wanted = {**LITTLE, "samples": 0, "metrics": "mse", "edit_success": 0}
+    first = run(tmp_path / "out", subject, photos, methods="sg2-w", **wanted)
+    assert first.exit_code == 0, first.output
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "codes").rglob("*.st")}
+    sets = [part for name, value in {**SET, **wanted}.items() for part in ("--set", f"{name}={value}")]
+    older = ["evaluate", "--report", tmp_path / "out", "--photos", photos, "--model", subject]
+    again = CliRunner().invoke(app, [*map(str, older), "--methods", "sg2-w", *sets])
+    assert again.exit_code == 0, again.output
+    assert again.stdout == first.stdout
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
 def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run(out, tiny_folder, photos, methods="sg2-w", metrics="mse")
@@ -379,13 +392,14 @@ def test_figure_3_over_n_with_corruption(
         (["--report", "x", "--photos", ".", "--methods", "nonsense"], "method 'nonsense'"),
         (["--report", "x", "--photos", ".", "--set", "step=1"], "no setting 'step'"),
         (["--report", "x", "--photos", ".", "--set", "steps"], "expected NAME=VALUE"),
+        (["--report", "x", "--photos", ".", "--set", "e4e.lr=1"], "method e4e has no setting lr"),
         (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is no value of steps"),
         (["--report", "x", "--photos", ".", "--set", "steps=-1"], "steps"),
         (["--report", "x", "--photos", ".", "--strength", "2"], "leave out --strength"),
         (["--report", "x", "--photos", ".", "--set", "alphas=1,much"], "alphas '1,much': expected numbers"),
         (["--report", "x", "--photos", ".", "--set", "sweep_layers=0"], "sweep_layers '0': expected numbers"),
-        (["--methods", "sg2-w"], "belong to --report"),
-        (["--strength", "2"], "belong to --metric lec"),
+        (["--methods", "sg2-w"], "--methods belongs to --report"),
+        (["--strength", "2"], "--strength belongs to --metric lec"),
         (["--metric", "separability", "--epsilon", "1"], "--epsilon belongs to fid"),
         (["--against", "x"], "give --codes and --photos"),
     ],

@@ -14,6 +14,7 @@ from wrangan_cli.commands import (
     generate,
     interpolate,
     invert,
+    report,
     train,
     video,
 )
@@ -58,6 +59,7 @@ app.command("import-latents")(import_latents)
 app.command("export-latents")(export_latents)
 app.add_typer(directions.app, name="directions")
 app.command("evaluate")(evaluate.evaluate)
+app.command("report")(report.report)
 app.command("align")(align)
 app.command("paste")(paste)
 app.add_typer(video.app, name="video")

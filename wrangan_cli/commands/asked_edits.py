@@ -51,7 +51,7 @@ class AskedEdits:
             fits_others = error.cause.startswith("made for another model") and not self._one_model
             if self._file is None or error.path != self._file or fits_others:
                 raise
-            # Of no code: it is said once, and nothing is edited.
+            # Of no code: it is reported once, and nothing is edited.
             raise BadDirections(error.path, error.cause) from error
 
     @staticmethod

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
+from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.edit_ranges import Plan, edit_ranges
+from wrangan_cli.commands.per_code import Targets, for_each_code
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image
-from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError, UsageError
 
 STEPS = 7
 """Strengths of a range."""
@@ -104,34 +105,27 @@ def edit(
             raise UsageError(f"{out} is one image, but there are {len(listed)} codes: give a folder as --out")
         files = iter(listed)
     models = CodeModels(model, resolve_device(device))
-    written: dict[Path, Path] = {}
-    for path in files:
-        if isinstance(path, FileError):
-            results.failed(path)
-            continue
-        try:
-            code, loaded = models.load(path)
-            moves = [edit for edit in asked.of(loaded) if isinstance(edit, Move)]
-            target = out if one_file else out / f"{path.stem}-{asked.label(moves)}.png"
-            if target in written:
-                raise FileError(path, f"not edited: {target} is already the edit of {written[target]}")
-            code_file = target.with_suffix(SUFFIX)
-            if save_code:
-                _spare_originals(code_file)
-            edited = edit_code(code, moves, loaded.generator.config.num_latents)
-            save_image(target, render(loaded, [edited], side)[0])
-            if save_code:
-                write_code(code_file, edited)
-        except (UsageError, BadDirections):
-            raise
-        except (WranganError, OSError) as error:
-            results.failed(error, path)
-            continue
-        written[target] = path
+    targets = Targets()
+
+    def edit_one(path: Path) -> None:
+        code, loaded = models.load(path)
+        moves = [edit for edit in asked.of(loaded) if isinstance(edit, Move)]
+        target = out if one_file else out / f"{path.stem}-{asked.label(moves)}.png"
+        targets.check(target, path)
+        code_file = target.with_suffix(SUFFIX)
+        if save_code:
+            _spare_originals(code_file)
+        edited = edit_code(code, moves, loaded.generator.config.num_latents)
+        save_image(target, render(loaded, [edited], side)[0])
+        if save_code:
+            write_code(code_file, edited)
+        targets.wrote(target, path)
         made = {"code": str(path), "edits": [[move.direction.name, move.strength] for move in moves]}
         results.wrote(target, **made)
         if save_code:
             results.wrote(code_file, **made)
+
+    for_each_code(files, results, edit_one)
     results.finish()
 
 

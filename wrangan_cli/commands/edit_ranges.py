@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.asked_edits import AskedEdits, BadDirections
+from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels
+from wrangan_cli.commands.per_code import Targets, for_each_code
 from wrangan_cli.commands.shell import Results, one_image, progress_with_rate, say
-from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.errors import FileError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.editing.strips import Strip, Subject
@@ -58,33 +59,26 @@ def edit_ranges(
 
     photos = [] if plan.originals is None else find_images([plan.originals])
     shown: list[tuple[Path, Strip]] = []
-    in_one = plan.in_one
-    written: dict[Path, Path] = {}
-    for path in files:
-        if isinstance(path, FileError):
-            results.failed(path)
-            continue
-        try:
-            strip = _strip(path, models, asked, photos, plan)
-            if not in_one:
-                target = plan.out / f"{path.stem}-{asked.label(strip.edits)}.png"
-                if target in written:
-                    raise FileError(path, f"not edited: {target} is already the edit of {written[target]}")
-                _draw(results, target, [path], strip, plan.fps)
-                written[target] = path
-            elif shown and strip.model is not shown[0][1].model:
-                first, other = shown[0][1].model.name, strip.model.name
-                raise FileError(path, f"of the model {other}; one picture shows codes of one, here {first}")
-            else:
-                shown.append((path, strip))
-        except (UsageError, BadDirections):
-            raise
-        except (WranganError, OSError) as error:
-            results.failed(error, path)
+    in_one, targets = plan.in_one, Targets()
+
+    def show_one(path: Path) -> None:
+        strip = _strip(path, models, asked, photos, plan)
+        if not in_one:
+            target = plan.out / f"{path.stem}-{asked.label(strip.edits)}.png"
+            targets.check(target, path)
+            _write(results, target, [path], strip, plan.fps)
+            targets.wrote(target, path)
+        elif shown and strip.model is not shown[0][1].model:
+            first, other = shown[0][1].model.name, strip.model.name
+            raise FileError(path, f"of the model {other}; one picture shows codes of one, here {first}")
+        else:
+            shown.append((path, strip))
+
+    for_each_code(files, results, show_one)
     if shown:
         # Of the rest of the picture nothing is known before all codes are read.
         whole = replace(shown[0][1], subjects=[strip.subjects[0] for _, strip in shown])
-        _draw(results, plan.out, [path for path, _ in shown], whole, plan.fps)
+        _write(results, plan.out, [path for path, _ in shown], whole, plan.fps)
     results.finish()
 
 
@@ -114,10 +108,16 @@ def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, w
     return replace(subject, photo=open_image(photo, side))
 
 
-def _draw(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
+def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
     from wrangan_cli.engine.data.images import check_written_size, save_pillow
     from wrangan_cli.engine.editing import animation
-    from wrangan_cli.engine.editing.strips import draw_film, draw_strip, film_layout, images_in, strip_layout
+    from wrangan_cli.engine.editing.strips import (
+        film_layout,
+        images_in,
+        render_film,
+        render_strip,
+        strip_layout,
+    )
     from wrangan_cli.engine.editing.sweeps import Sweep
 
     moving = target.suffix.lower() in animation.SUFFIXES
@@ -127,11 +127,11 @@ def _draw(results: Results, target: Path, codes: list[Path], strip: "Strip", fps
         # Bare first: of far too many steps not even the titles are made.
         check_written_size(target, strip_layout(replace(strip, labels=False)).size)
         check_written_size(target, strip_layout(strip).size)
-    with progress_with_rate("drawing", images_in(strip)) as advance:
+    with progress_with_rate("rendering", images_in(strip)) as advance:
         if moving:
-            animation.save_animation(target, draw_film(strip, target, advance), fps, and_back=True)
+            animation.save_animation(target, render_film(strip, target, advance), fps, and_back=True)
         else:
-            save_pillow(target, draw_strip(strip, target, advance))
+            save_pillow(target, render_strip(strip, target, advance))
     edits = [
         [edit.direction.name, [edit.span.first, edit.span.last] if isinstance(edit, Sweep) else edit.strength]
         for edit in strip.edits

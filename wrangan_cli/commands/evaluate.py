@@ -1,22 +1,24 @@
 """`wrangan evaluate`: metrics of codes against photographs, or of samples against real images."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from wrangan_cli.commands.evaluation import Edits, Pairs, evaluate_edits, evaluate_pairs
 from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evaluate_people
-from wrangan_cli.commands.evaluation_samples import Samples, evaluate_samples
-from wrangan_cli.commands.report import make_report
-from wrangan_cli.commands.shell import Results, by_main
+from wrangan_cli.commands.evaluation_samples import SampleInputs, evaluate_samples
+from wrangan_cli.commands.panels import EVALUATE
+from wrangan_cli.commands.report import BATCH, SAMPLES, Asked, run_report
+from wrangan_cli.commands.shell import Results, by_main, in_panels
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError
 
 
+@in_panels(EVALUATE)
 def evaluate(
     metric: Annotated[
         list[str] | None,
@@ -45,7 +47,7 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="Of pairs: larger photographs, and their images, are reduced to this side in px before they "
+            help="Larger photographs, and their images, are reduced to this side in px before they "
             "are compared, as published figures are (default: 256); 0: each at its own side.",
         ),
     ] = None,
@@ -55,34 +57,25 @@ def evaluate(
     direction: Annotated[
         str,
         typer.Option(
-            help="Of lec and edit-success: the direction; empty: the model's first (lec), or all that a "
+            help="The direction; empty: the model's first (lec), or all that a "
             "score belongs to (edit-success)."
         ),
     ] = "",
     strength: Annotated[
         float | None,
         typer.Option(
-            help="Standard deviations of the edit: of lec both ways (default: 3), of edit-success towards "
+            help="Standard deviations: of lec both ways (default: 3), of edit-success towards "
             "what the photograph does not show (default: step by step, until the attribute has changed)."
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            help="Invert --photos with --methods; write tables, figures and a page into this folder."
+            help="The same as `wrangan report PHOTOS --out FOLDER`, whose --methods and --set go with it."
         ),
     ] = None,
-    methods: Annotated[
-        str, typer.Option(help="Of --report: all that the model has, or names with commas between.")
-    ] = "all",
-    setting: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Of --report, repeatable: NAME=VALUE for all methods (steps=125), METHOD.NAME=VALUE for "
-            "one, or one of the report's own (docs/report.md).",
-        ),
-    ] = None,
+    methods: Annotated[str, typer.Option(hidden=True)] = "all",
+    setting: Annotated[list[str] | None, typer.Option("--set", hidden=True)] = None,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -97,90 +90,65 @@ def evaluate(
     ] = None,
     samples: Annotated[
         int, typer.Option(min=1, help="Number of generated images; of corruption, of all codes together.")
-    ] = 2000,
+    ] = SAMPLES,
     epsilon: Annotated[
         float, typer.Option(help="Scale of ε ~ N(0, 1), drawn for each generated image; 0: the mean weights.")
     ] = 0.0,
     model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images.")] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once; the numbers do not depend on it.")] = 16,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Images at once; the numbers do not depend on it.")
+    ] = BATCH,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a metric and line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per metric, each on a line.")
+    ] = False,
 ) -> None:
     """Measure codes against their photographs, or a model's samples against real images.
 
     With --codes and --photos: each photograph is compared with the image of its code, and
     the mean is printed with its 95 % bootstrap interval. Without: generated samples. With
-    --codes alone: images at w moved at random, drawn with the codes' weights (corruption), or
-    codes edited, inverted again and moved back (lec). With --report: all of the paper's tables.
-    Under torchrun each process does its share, and the first one prints.
+    --codes alone: images at w moved at random, rendered with the codes' weights (corruption), or
+    codes edited, inverted again and moved back (lec). Under torchrun each process does a part, and the
+    first one prints. All of the paper's tables at once: `wrangan report`.
     """
     from wrangan_cli.engine.base.distributed import process_group
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.metrics import edit_success
     from wrangan_cli.engine.metrics.consistency import STRENGTH
-    from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
+    from wrangan_cli.engine.metrics.sampling import Samples
     from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
     names = metric or []
-    if report is not None:
-        if photos is None:
-            raise UsageError("--report needs --photos, a folder of photographs")
-        _check_report(
-            {
-                "--metric": metric,
-                "--against": against,
-                "--metric-side": metric_side is not None,
-                "--csv": csv_file,
-                "--direction": direction,
-                "--strength": strength,
-                "--save-reference": save_reference,
-                "--epsilon": epsilon,
-            }
-        )
-        results = Results(as_json)
-        with process_group():
-            load = cache(lambda: load_model(model, resolve_device(device)))
-            by_main(lambda: bool(load()))
-            make_report(
-                results,
-                load(),
-                report,
-                photos,
-                codes,
-                methods,
-                setting or [],
-                reference,
-                samples,
-                seed,
-                batch,
-            )
-            results.finish()
+    given = {
+        "--metric": metric,
+        "--against": against,
+        "--metric-side": metric_side is not None,
+        "--csv": csv_file,
+        "--direction": direction,
+        "--strength": strength is not None,
+        "--reference": reference,
+        "--save-reference": save_reference,
+        "--epsilon": epsilon,
+        "--methods": methods != "all",
+        "--set": setting,
+    }
+    mode = _mode(names, codes, photos, report)
+    _check_belongs(mode, [option for option, value in given.items() if value])
+    results = Results(as_json)
+    if mode == "report":
+        assert photos is not None  # or _mode would have refused
+        assert report is not None
+        asked = Asked(photos, report, codes, methods, setting or [], reference, samples, seed, batch)
+        run_report(results, asked, model, device)
         return
-    if methods != "all" or setting:
-        raise UsageError("--methods and --set belong to --report")
-    _check_options(names, codes, photos, csv_file, reference, save_reference, epsilon)
-    people = edit_success.NAME in names
-    if (direction or strength is not None) and not {"lec", "lec-image", edit_success.NAME} & set(names):
-        raise UsageError("--direction and --strength belong to --metric lec and edit-success")
-    if metric_side is not None and (photos is None or people):
-        raise UsageError("--metric-side is of pairs: give --codes and --photos, and no --metric edit-success")
-    if people and (len(set(names)) > 1 or against is not None):
-        raise UsageError("edit-success is measured by itself: leave out other metrics and --against")
-    if against is not None and photos is None:
-        raise UsageError("--against compares pairs: give --codes and --photos")
-    if codes is None:
-        sample_metrics(names)
-    else:
-        _ = code_metrics(names) if photos is None else pair_metrics(names)
+    _check_metrics(mode, names, reference, save_reference, epsilon)
     with process_group():
         place = resolve_device(device)
-        results = Results(as_json)
         load = cache(lambda: load_model(model, place))
-        by_main(lambda: bool(load()))  # so that what is wrong with it is said once
+        by_main(lambda: bool(load()))  # so that what is wrong with it is reported once
         loaded = load()
-        if codes is not None and photos is not None and people:
+        if codes is not None and photos is not None and mode == "edit-success":
             evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
         elif codes is not None and photos is not None:
             names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
@@ -191,50 +159,83 @@ def evaluate(
             if codes is not None:
                 edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
                 evaluate_edits(results, loaded, names, edits)
-            plan = Samples(codes, samples, seed, batch, epsilon)
-            evaluate_faces(results, loaded, names, plan)
-            evaluate_samples(results, loaded, names, reference, save_reference, plan)
+            plan = Samples(samples, seed, batch, epsilon)
+            evaluate_faces(results, loaded, names, codes, plan)
+            files = SampleInputs(codes, reference, save_reference)
+            evaluate_samples(results, loaded, names, files, plan)
         results.finish()
 
 
-def _check_report(given: Mapping[str, object]) -> None:
-    """UsageError for options that a report has no use for. given: option → what was given."""
-    useless = [name for name, value in given.items() if value]
-    if useless:
+Mode = Literal["report", "pairs", "edit-success", "lec", "codes", "samples"]
+_BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
+    "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "does not go with --report"),
+    "--against": (("pairs",), "compares pairs: give --codes and --photos, and no --metric edit-success"),
+    "--metric-side": (("pairs",), "is of pairs: give --codes and --photos, and no --metric edit-success"),
+    "--csv": (("pairs", "edit-success", "lec"), "writes the numbers of pairs: give --codes and --photos"),
+    "--direction": (("edit-success", "lec"), "belongs to --metric lec and edit-success"),
+    "--strength": (("edit-success", "lec"), "belongs to --metric lec and edit-success"),
+    "--reference": (
+        ("samples", "codes", "lec", "report"),
+        "belongs to samples, --codes and --photos to pairs: give one of them",
+    ),
+    "--save-reference": (("samples", "codes", "lec"), "needs --reference, and no --photos"),
+    "--epsilon": (("samples",), "belongs to samples: codes have their ε"),
+    "--methods": (("report",), "belongs to --report"),
+    "--set": (("report",), "belongs to --report"),
+}
+"""Option → what it can be given with, and what to say where it is given with something else."""
+
+
+def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report: Path | None) -> Mode:
+    """What the options ask for; UsageError where that is nothing."""
+    if report is not None:
+        if photos is None:
+            raise UsageError("--report needs --photos, a folder of photographs")
+        return "report"
+    if photos is not None and codes is None:
+        raise UsageError("--photos needs --codes too")
+    if codes is None:
+        return "samples"
+    if photos is not None:
+        return "edit-success" if "edit-success" in names else "pairs"
+    if not names:
+        raise UsageError("--codes needs --photos too, or --metric corruption-kid")
+    return "lec" if {"lec", "lec-image"} & set(names) else "codes"
+
+
+def _check_belongs(mode: Mode, given: Sequence[str]) -> None:
+    """UsageError for options that the mode has no use for."""
+    useless = [option for option in given if mode not in _BELONGS[option][0]]
+    if useless and mode == "report":
         raise UsageError(
             f"--report takes all measures: leave out {', '.join(useless)} (see --set for what it can vary)"
         )
+    if useless:
+        raise UsageError(f"{useless[0]} {_BELONGS[useless[0]][1]}")
 
 
-def _check_options(
-    names: Sequence[str],
-    codes: Path | None,
-    photos: Path | None,
-    csv_file: Path | None,
-    reference: Path | None,
-    save_reference: Path | None,
-    epsilon: float,
+def _check_metrics(
+    mode: Mode, names: Sequence[str], reference: Path | None, save_reference: Path | None, epsilon: float
 ) -> None:
-    from wrangan_cli.engine.metrics.registry import SAMPLE_METRICS
+    """UsageError for metrics that the mode does not have, and for what they lack."""
+    from wrangan_cli.engine.metrics.registry import SAMPLE_METRICS, code_metrics, pair_metrics, sample_metrics
 
-    if photos is not None and codes is None:
-        raise UsageError("--photos needs --codes too")
-    if codes is not None and photos is None and not names:
-        raise UsageError("--codes needs --photos too, or --metric corruption-kid")
-    if photos is not None and (reference is not None or save_reference is not None):
-        raise UsageError("--reference belongs to samples, --codes and --photos to pairs: give one of them")
-    if photos is None and csv_file is not None and not {"lec", "lec-image"} & set(names):
-        raise UsageError("--csv writes the numbers of pairs: give --codes and --photos")
+    if mode == "edit-success" and len(set(names)) > 1:
+        raise UsageError("edit-success is measured by itself: leave out other metrics")
+    check: Callable[[Sequence[str]], object] = pair_metrics
+    if mode in ("lec", "codes"):
+        check = code_metrics
+    elif mode == "samples":
+        check = sample_metrics
+    check(names)
+    if save_reference is not None and reference is None:
+        raise UsageError("--save-reference needs --reference")
+    if not math.isfinite(epsilon):
+        raise UsageError(f"--epsilon {epsilon}: not a finite number")
+    if epsilon and names and not set(SAMPLE_METRICS) & set(names):
+        raise UsageError(f"--epsilon belongs to {', '.join(SAMPLE_METRICS)}")
     of_vgg16 = [n for n in names if n in SAMPLE_METRICS and SAMPLE_METRICS[n].network == "vgg16"]
-    if of_vgg16 and codes is None and reference is None:
+    if of_vgg16 and reference is None:
         raise UsageError(
             f"{', '.join(of_vgg16)}: give --reference (images), for a model's own is of Inception features"
         )
-    if save_reference is not None and reference is None:
-        raise UsageError("--save-reference needs --reference")
-    if codes is not None and epsilon:
-        raise UsageError("--epsilon belongs to samples: codes have an ε of their own")
-    if epsilon and names and not set(SAMPLE_METRICS) & set(names):
-        raise UsageError(f"--epsilon belongs to {', '.join(SAMPLE_METRICS)}")
-    if not math.isfinite(epsilon):
-        raise UsageError(f"--epsilon {epsilon}: not a finite number")

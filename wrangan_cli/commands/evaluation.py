@@ -90,21 +90,21 @@ def _compared(
     records: "Sequence[RecordMetric]",
     plan: Pairs,
 ) -> "list[Compared]":
-    """The pairs that can be compared, in order, in the first process; what cannot be is said."""
-    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
+    """The pairs that can be compared, in order, in the first process; what cannot be is reported."""
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
 
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, codes))
-    own: list[Compared] = []
+    here: list[Compared] = []
     if measures or records:
-        share = own_share(pairs)
-        with progress("comparing", len(share)) as bar:
+        shard = own_shard(pairs)
+        with progress("comparing", len(shard)) as bar:
             advance = rated(bar)
-            found = compare_pairs(model, share, measures, plan.batch, records, plan.metric_side)
+            found = compare_pairs(model, shard, measures, plan.batch, records, plan.metric_side)
             for count, compared in enumerate(found, 1):
-                own.append(compared)
+                here.append(compared)
                 advance(count)
-    whole = gather_shares(own)
+    whole = gather_shards(here)
     if is_main():
         for error in left:
             results.failed(error)
@@ -127,7 +127,7 @@ def _record_mean(
     shared: bool = False,
     **more: Any,
 ) -> None:
-    """The mean of a metric with its bootstrap interval; without where a batch shares its values."""
+    """The mean of a metric with its bootstrap interval; without where the values of a batch are one."""
     from wrangan_cli.engine.metrics.base import mean_interval
 
     mean, interval = mean_interval(values)
@@ -164,11 +164,11 @@ def _print_comparison(
         return
     low, high = found.interval
     results.record(
-        f"{metric.name}  wins {100 * found.share:.3g} % of {found.count} against {against}  "
+        f"{metric.name}  wins {100 * found.fraction_won:.3g} % of {found.count} against {against}  "
         f"95 % [{100 * low:.3g}, {100 * high:.3g}]  mean difference {found.difference:.6g}",
         metric=metric.name,
         against=str(against),
-        share_won=found.share,
+        share_won=found.fraction_won,
         interval=found.interval,
         wins=found.wins,
         ties=found.ties,
@@ -220,7 +220,7 @@ class Edits:
 
 def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan: Edits) -> None:
     """Latent editing consistency of a folder of codes."""
-    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.editing.directions import check_strength, find_direction
     from wrangan_cli.engine.editing.directions import load_directions as load
     from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
@@ -236,14 +236,14 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     check_strength(plan.strength, name)
     paths = by_main(lambda: find_codes(plan.codes))
     codes = by_main(lambda: [load_code(path, model) for path in paths])
-    own = []
-    with progress("inverting again", len(own_share(codes))) as bar:
+    here = []
+    with progress("inverting again", len(own_shard(codes))) as bar:
         advance = rated(bar)
-        found = codes_consistency(model, own_share(codes), direction, plan.strength, plan.batch)
+        found = codes_consistency(model, own_shard(codes), direction, plan.strength, plan.batch)
         for count, entry in enumerate(found, 1):
-            own.append(entry)
+            here.append(entry)
             advance(count)
-    whole = gather_shares(own)
+    whole = gather_shards(here)
     if not is_main():
         return
     done = {}

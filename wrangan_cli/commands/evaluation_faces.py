@@ -3,18 +3,18 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wrangan_cli.commands.evaluation import open_csv, rated
-from wrangan_cli.commands.evaluation_samples import Samples
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.base.errors import WranganError
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.editing.directions import Direction
     from wrangan_cli.engine.metrics.edit_success import Judge, Trial
     from wrangan_cli.engine.metrics.pairs import Pair
+    from wrangan_cli.engine.metrics.sampling import Samples
     from wrangan_cli.engine.models.folder import Model
 
 
@@ -33,19 +33,19 @@ class People:
 
 def evaluate_people(results: Results, model: "Model", plan: People) -> None:
     """Edit success of a folder of codes: a line a direction, and one of all."""
-    from wrangan_cli.engine.base.distributed import gather_shares, is_main, own_share
-    from wrangan_cli.engine.metrics.edit_success import load_judge
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.metrics.pairs import pair_by_stem
 
-    chosen = by_main(lambda: _directions(model, plan))
-    judge = load_judge(model, chosen)
+    load = cache(lambda: _judge(model, plan))
+    by_main(lambda: bool(load()))  # so that what is wrong is reported once
+    judge = load()
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, plan.codes))
-    own = []
-    with progress("editing", len(own_share(pairs))) as bar:
-        for count, pair in enumerate(own_share(pairs), 1):
-            own.append(_tried(model, judge, pair, plan.strength))
+    here = []
+    with progress("editing", len(own_shard(pairs))) as bar:
+        for count, pair in enumerate(own_shard(pairs), 1):
+            here.append(_tried(model, judge, pair, plan.strength))
             bar.update(bar.task_ids[0], completed=count)
-    whole = gather_shares(own)
+    whole = gather_shards(here)
     if not is_main():
         return
     for error in left:
@@ -57,22 +57,22 @@ def evaluate_people(results: Results, model: "Model", plan: People) -> None:
         else:
             results.failed(entry, pair.photo)
     if found:
-        _print(results, model, found, [direction.name for direction in chosen], plan.strength)
+        _print(results, model, found, list(judge.directions), plan.strength)
     if found and plan.csv_file is not None:
         _write_csv(plan.csv_file, found)
         results.wrote(plan.csv_file)
 
 
-def _directions(model: "Model", plan: People) -> "list[Direction]":
+def _judge(model: "Model", plan: People) -> "Judge":
     from wrangan_cli.engine.editing.directions import check_strength, find_direction, load_directions
-    from wrangan_cli.engine.metrics.edit_success import scored
+    from wrangan_cli.engine.metrics.edit_success import load_judge
 
     known = load_directions(model)
     if plan.strength is not None:
         check_strength(plan.strength, plan.direction or "edit-success")
     if plan.direction:
-        return [find_direction(known, plan.direction, model.name)]
-    return scored(model, known.values())
+        return load_judge(model, [find_direction(known, plan.direction, model.name)])
+    return load_judge(model, known.values(), only_scored=True)
 
 
 def _tried(
@@ -101,13 +101,13 @@ def _print(
 
     way = edit_success.BY_STEPS if strength is None else edit_success.BY_STRENGTH.format(strength=strength)
     for name in [*names, "all"]:
-        some = {stem: [t for t in own if name in ("all", t.direction)] for stem, own in found.items()}
+        some = {stem: [t for t in tried if name in ("all", t.direction)] for stem, tried in found.items()}
         values = edit_success.by_photograph(some)
         if not values:
             results.failed(f"{edit_success.NAME}: {name}: no photograph whose attribute can be told")
             continue
         mean, interval = mean_interval(values)
-        parts = edit_success.parts([trial for own in some.values() for trial in own])
+        parts = edit_success.parts([trial for tried in some.values() for trial in tried])
         spread = f"95 % [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "no interval"
         told = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())
         results.record(
@@ -135,34 +135,36 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
         writer.writerow(
             ["photo", "direction", "strength", "change", "reached", "face", "identity", "success", "counted"]
         )
-        for stem, own in found.items():
-            for trial in own:
+        for stem, tried in found.items():
+            for trial in tried:
                 for p in trial.points:
                     flags = [int(p.reached), int(p.face), p.identity, int(p.success)]
                     counted = int(p is trial.outcome())
                     writer.writerow([stem, trial.direction, p.strength, p.change, *flags, counted])
 
 
-def evaluate_faces(results: Results, model: "Model", names: Sequence[str], plan: Samples) -> None:
-    """The share of moved images with a face, of a folder of codes, by the first process."""
+def evaluate_faces(
+    results: Results, model: "Model", names: Sequence[str], folder: Path | None, samples: "Samples"
+) -> None:
+    """The fraction of moved images with a face, of a folder of codes, by the first process."""
     from wrangan_cli.engine.base.distributed import is_main
-    from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_share
+    from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_fraction
     from wrangan_cli.engine.metrics.registry import face_metrics
     from wrangan_cli.engine.models.codes import find_codes, load_code
 
-    if plan.codes is None or not face_metrics(names) or not is_main():
+    if folder is None or not face_metrics(names) or not is_main():
         return
-    codes = [load_code(path, model) for path in find_codes(plan.codes)]
-    with progress("looking for faces", plan.count) as bar:
-        share = face_share(model, codes, plan.count, plan.seed, rated(bar))
+    codes = [load_code(path, model) for path in find_codes(folder)]
+    with progress("looking for faces", samples.count) as bar:
+        found = face_fraction(model, codes, samples.count, samples.seed, rated(bar))
     for name in face_metrics(names):
         results.record(
-            f"{name}  {share:.4g}  {len(codes)} codes, {plan.count} images  ({FACE_PROTOCOL})",
+            f"{name}  {found:.4g}  {len(codes)} codes, {samples.count} images  ({FACE_PROTOCOL})",
             metric=name,
-            value=share,
-            samples=plan.count,
+            value=found,
+            samples=samples.count,
             codes=len(codes),
-            seed=plan.seed,
+            seed=samples.seed,
             higher_is_better=True,
             protocol=FACE_PROTOCOL,
             model=model.name,

@@ -15,7 +15,7 @@ MAX_SEEDS = 100_000
 
 PairsOption = Annotated[
     Path | None,
-    typer.Option(help="Instead: draw pairs of w and image into this folder, for what is trained on them."),
+    typer.Option(help="Instead: render pairs of w and image into this folder, for what is trained on them."),
 ]
 
 
@@ -39,16 +39,14 @@ def generate(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Draw images of random latents from a model, as a grid or one file a seed.
+    """Generate images of random latents, as a grid or one file a seed.
 
     With --pairs: w and images for `directions learn` and trainings; interrupted, it goes on where it was.
     """
-    import torch
-
-    from wrangan_cli.engine.base.runtime import random_generator, resolve_device, seeded_latents
+    from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import image_grid, save_image
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.models.randomized import draw_epsilon
+    from wrangan_cli.engine.models.seeds import image_of_seed
 
     if pairs is not None:
         if epsilon:
@@ -65,23 +63,15 @@ def generate(
         raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1 pulls not at all")
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
-    generator = loaded.generator
     results = Results(as_json, null)
-
-    @torch.no_grad()
-    def drawn(seed: int) -> torch.Tensor:
-        z = seeded_latents([seed], generator.config.style_dim).to(loaded.device)
-        w = torch.lerp(loaded.w_mean, generator.mapping(z), truncation)
-        offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
-        return generator.synthesis(w, epsilon=offsets)[0]
-
+    images = (image_of_seed(loaded, seed, truncation, epsilon) for seed in numbers)
     if one_file:
-        save_image(out, image_grid(torch.stack([drawn(seed) for seed in numbers])))
+        save_image(out, image_grid(list(images)))
         results.wrote(out, seeds=numbers)
     else:
-        for seed in numbers:
+        for seed, image in zip(numbers, images, strict=True):
             path = out / f"seed-{seed}.png"
-            save_image(path, drawn(seed))
+            save_image(path, image)
             results.wrote(path, seed=seed)
 
 
@@ -93,7 +83,7 @@ def _generate_pairs(
     from wrangan_cli.engine.models.pairs import draw_pairs
 
     loaded = load_model(model, resolve_device(device))
-    with progress_with_rate("drawing pairs", samples) as advance:
+    with progress_with_rate("rendering pairs", samples) as advance:
         drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
     results.wrote(folder, pairs=len(drawn), side=drawn.side)
 

@@ -47,11 +47,11 @@ def interpolate(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Draw the images between codes: w and the weights' offsets change at an even pace."""
+    """Render the images between codes: w and the weights' offsets change at an even pace."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import check_side, check_written_size, checked_pillow
     from wrangan_cli.engine.editing import animation
-    from wrangan_cli.engine.editing.interpolation import check_codes, check_steps, count_images, draw_way
+    from wrangan_cli.engine.editing.interpolation import check_codes, check_steps, count_images, render_way
     from wrangan_cli.engine.models.codes import load_code
 
     check_steps(steps)
@@ -81,8 +81,8 @@ def interpolate(
         check_written_size(out, (steps * cell, rows * cell))
     elif out.exists() and not out.is_dir():
         raise FileError(out, "a file, not a folder")
-    with progress_with_rate("drawing", count) as advance:
-        images = draw_way(loaded, points, steps, smooth, loop, side, advance)
+    with progress_with_rate("rendering", count) as advance:
+        images = render_way(loaded, points, steps, smooth, loop, side, advance)
         if moving:
             animation.save_animation(out, (checked_pillow(out, image) for image in images), fps)
         elif one_file:

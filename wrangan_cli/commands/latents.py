@@ -91,7 +91,7 @@ def import_latents(
 def _read(
     paths: Iterable[Path], model: "Model", space: "Space", results: Results
 ) -> "dict[Path, list[Latent]]":
-    """The latents of each file that can be read, each file once; the others are said."""
+    """The latents of each file that can be read, each file once; the others are reported."""
     from wrangan_cli.engine.checkpoints.latents import find_latents, read_latents
 
     read: dict[Path, list[Latent]] = {}
@@ -142,7 +142,7 @@ class _Importer:
             raise FileError(path, f"not imported: {target} is already the code of {self._written[key]}")
         photo = self._alone or (None if self._photos is None else photograph_of(item, self._photos))
         if photo is not None:
-            load_photograph(photo, self._model.resolution)  # said now, and not when it is evaluated
+            load_photograph(photo, self._model.resolution)  # reported now, and not when it is evaluated
         code = code_of(item, path, digest, self._model, self._space, photo)
         skipped = target.exists() and not self._overwrite
         if skipped:
@@ -174,16 +174,9 @@ class _Importer:
 
 def _check_same(target: Path, code: "Code") -> None:
     """FileError unless the file holds just this code."""
-    import torch
+    from wrangan_cli.engine.models.codes import holds_code
 
-    from wrangan_cli.engine.models.codes import load_code
-
-    try:
-        there = load_code(target)
-        same = there.info == {"kind": "code", **code.info} and torch.equal(there.w, code.w)
-    except FileError:
-        same = False
-    if not same:
+    if not holds_code(target, code):
         raise FileError(target, "not overwritten: it is something else; give --overwrite to replace it")
 
 
@@ -220,10 +213,10 @@ def export_latents(
     from wrangan_cli.engine.checkpoints.records import listed
 
     one_file = out.suffix in (".npz", ".npy", ".pt") and not out.is_dir()
-    said = cast("Format", out.suffix[1:]) if one_file else None
-    if said and to not in (None, said):
+    by_suffix = cast("Format", out.suffix[1:]) if one_file else None
+    if by_suffix and to not in (None, by_suffix):
         raise UsageError(f"{out} is no .{to} file: leave out --to, or give another --out")
-    form: Format = to or said or "npz"
+    form: Format = to or by_suffix or "npz"
     files = list(code_files(inputs(codes)))
     if one_file and len(files) > 1:
         raise UsageError(f"{out} is one file, but there are {len(files)} codes: give a folder as --out")

@@ -15,7 +15,7 @@ _COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "sto
 
 
 def inversion_panels(names: Sequence[str]) -> dict[str, list[str]]:
-    """Of an inversion: what matters most, what is compared, and what only some methods use."""
+    """Of an inversion: what matters most, what is compared, and what only some methods have."""
     panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss, and when to stop": list(_COMPARISON)}
     for name in names:
         if name in _METHOD or name in _COMPARISON:
@@ -67,4 +67,10 @@ CLIP: Panels = {
     "Each frame": ("frame_steps", "frame_lr", "frame_epsilon", "frame_alpha"),
     "Loss": ("perceptual", "perceptual_weight"),
     MACHINE: ("device", "as_json", "null"),
+}
+EVALUATE: Panels = {
+    "Photographs and codes": ("codes", "photos", "against", "metric_side", "csv_file"),
+    "Edits (lec, edit-success)": ("direction", "strength"),
+    "Samples": ("reference", "save_reference", "samples", "epsilon", "seed"),
+    MACHINE: ("batch", "device", "as_json"),
 }

@@ -1,16 +1,21 @@
-"""`wrangan evaluate --report`: invert with every method, measure, write tables, figures and a page."""
+"""`wrangan report`: invert with every method, measure, write tables, figures and a page."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from wrangan_cli.commands.evaluation import rated
 from wrangan_cli.commands.evaluation_samples import reference_of
 from wrangan_cli.commands.invert import invert_photos
+from wrangan_cli.commands.panels import MACHINE
 from wrangan_cli.commands.shell import Results, by_main, progress, say
-from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import FileError, WranganError
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.inversion.settings import InversionSettings
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.models.folder import Model
 
 CODES = "codes"
+SAMPLES = 2000
+BATCH = 16
 
 
 class _Quiet(Results):
@@ -28,7 +35,7 @@ class _Quiet(Results):
         self.lines: list[str] = []
 
     def wrote(self, path: Path, **record: Any) -> None:
-        """Nothing is said of a code."""
+        """Codes are not results here."""
 
     def failed(self, error: Exception | str, path: Path | None = None) -> None:
         """As ever, and kept for the page."""
@@ -37,51 +44,116 @@ class _Quiet(Results):
         self.lines.append(str(error) if named else f"{path}: {error}")
 
 
-def make_report(
-    results: Results,
-    model: "Model",
-    out: Path,
-    photos: Path,
-    codes: Path | None,
-    methods: str,
-    texts: Sequence[str],
-    reference: Path | None,
-    samples: int,
-    seed: int,
-    batch: int,
-) -> None:
-    """Everything of `--report`; of several processes all must call this (each inverts its share).
+@dataclass(frozen=True)
+class Asked:
+    """What a report is to be about."""
 
-    codes: where the folders of the methods are, `out/codes` if None.
+    photos: Path
+    out: Path
+    codes: Path | None = None
+    """Where the folders of the methods' codes are; None: `out/codes`."""
+    methods: str = "all"
+    settings: Sequence[str] = ()
+    """NAME=VALUE or METHOD.NAME=VALUE."""
+    reference: Path | None = None
+    """Real images; None: the features that travel with the model."""
+    samples: int = SAMPLES
+    seed: int = 0
+    batch: int = BATCH
+
+
+def report(
+    photos: Annotated[Path, typer.Argument(help="Aligned photographs: a folder or a zip.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report; what is there already is kept.")] = Path(
+        "report"
+    ),
+    methods: Annotated[
+        str, typer.Option(help="all (that the model has), or names with commas between.")
+    ] = "all",
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Repeatable. NAME=VALUE for all methods that have it (steps=125), METHOD.NAME=VALUE for "
+            "one, or one of the report's own (docs/report.md).",
+        ),
+    ] = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option(help="Folder with a folder of codes for each method.", show_default="OUT/codes"),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Zip, folder or LMDB of real images; without it the features that travel with the model."
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Images of Table 3, and of each method in Table 4; 0 leaves both out.")
+    ] = SAMPLES,
+    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images.")] = 0,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Photographs or images at a time.", rich_help_panel=MACHINE)
+    ] = BATCH,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …", rich_help_panel=MACHINE)] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object per line.", rich_help_panel=MACHINE)
+    ] = False,
+) -> None:
+    """Compare methods on photographs: all tables and figures of the paper, and a page to look at them.
+
+    Every photograph is inverted with every method; codes, tables, figures and the page go into the folder
+    --out, and their paths to stdout. Run again, only what is missing is computed.
     """
+    asked = Asked(photos, out, codes, methods, setting or [], reference, samples, seed, batch)
+    run_report(Results(as_json), asked, model, device)
+
+
+def run_report(results: Results, asked: Asked, model: str, device: str) -> None:
+    """Make the report, and exit with 1 if anything failed."""
+    from wrangan_cli.engine.base.distributed import process_group
+    from wrangan_cli.engine.base.runtime import resolve_device
+    from wrangan_cli.engine.library import load_model
+
+    with process_group():
+        load = cache(lambda: load_model(model, resolve_device(device)))
+        by_main(lambda: bool(load()))  # so that what is wrong with it is reported once
+        _make(results, load(), asked)
+        results.finish()
+
+
+def _make(results: Results, model: "Model", asked: Asked) -> None:
+    """Of several processes all must call this: each inverts a part of the photographs."""
     from wrangan_cli.engine.base.distributed import gather_objects, is_main
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan
     from wrangan_cli.engine.reports.plots import require_matplotlib
     from wrangan_cli.engine.reports.run import write_report
-    from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings
+    from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings, possible_methods
     from wrangan_cli.engine.reports.subject import Subject
 
-    names = chosen_methods(methods)
-    settings, own = parse_settings(texts, names, samples=samples, seed=seed)
+    names = chosen_methods(asked.methods)
+    settings, of_report = parse_settings(asked.settings, names, samples=asked.samples, seed=asked.seed)
     require_matplotlib()
-    by_main(lambda: check_can_be_made(out))
-    found = by_main(lambda: find_images([photos]))
-    chosen, lacking = by_main(lambda: _possible(model, settings, everything=methods.strip() == "all"))
-    folders = {method: (codes or out / CODES) / method for method in chosen}
-    own_lines = _inverted(model, found, folders, settings, batch)
-    results.failures += len(own_lines)
-    named = [line for lines in gather_objects(own_lines) for line in lines]
+    by_main(lambda: check_can_be_made(asked.out))
+    found = by_main(lambda: find_images([asked.photos]))
+    possible = by_main(lambda: possible_methods(model, settings, everything=asked.methods.strip() == "all"))
+    chosen, lacking = possible
+    folders = {method: (asked.codes or asked.out / CODES) / method for method in chosen}
+    failed_here = _inverted(model, found, folders, settings, asked.batch)
+    results.failures += len(failed_here)
+    named = [line for lines in gather_objects(failed_here) for line in lines]
     if not is_main():
         return
 
     def real() -> "Reference":
         from wrangan_cli.engine.metrics.samples import model_reference
 
-        if reference is None:
+        if asked.reference is None:
             return model_reference(model)
-        return reference_of(results, model, reference, inception(), batch, alone=True)
+        return reference_of(results, model, asked.reference, inception(), asked.batch, alone=True)
 
     @cache
     def inception() -> Callable[..., Any]:
@@ -89,54 +161,29 @@ def make_report(
 
         return load_inception(model.device, wanted_by="fid, kid")
 
-    kept = [job.photo for job in plan(found, out)[0]]
+    kept = [job.photo for job in plan(found, asked.out)[0]]
     subject = Subject(
         model=model,
         photos=kept,
         codes=folders,
         wanted=settings,
-        out=out,
-        settings=own,
+        out=asked.out,
+        settings=of_report,
         reference=real,
         inception=inception,
-        batch=batch,
+        batch=asked.batch,
         track=_watched,
         remarks=list(lacking),
         named=named,
     )
-    report = write_report(subject)
+    written = write_report(subject)
     for error in subject.failures:
         if str(error) not in named:
             results.failed(error)
     for line in subject.remarks:
         say(f"wrangan: {line}")
-    for path in report.files:
+    for path in written.files:
         results.wrote(path)
-
-
-def _possible(
-    model: "Model", settings: "dict[str, InversionSettings]", everything: bool
-) -> tuple[list[str], list[str]]:
-    """Methods that the model has what is needed for, and a line about each of the others.
-
-    Raises the reason where a method was asked for by name, or where none is left.
-    """
-    from wrangan_cli.engine.inversion.inverter import Inverter
-
-    chosen: list[str] = []
-    lacking: list[str] = []
-    for method, wanted in settings.items():
-        try:
-            Inverter.load(model, wanted)
-        except (UsageError, FileError) as error:
-            if not everything:
-                raise
-            lacking.append(f"method {method}: left out ({error})")
-        else:
-            chosen.append(method)
-    if not chosen:
-        raise UsageError("; ".join(lacking))
-    return chosen, lacking
 
 
 def _inverted(
@@ -146,7 +193,7 @@ def _inverted(
     settings: "dict[str, InversionSettings]",
     batch: int,
 ) -> list[str]:
-    """Make the codes that are not there; a line about each failure of this process, said already."""
+    """Make the codes that are not there; a line about each failure of this process, already printed."""
     lines: list[str] = []
     for method, folder in folders.items():
         quiet = _Quiet()

@@ -35,7 +35,7 @@ from wrangan_cli.engine.base.errors import (
 
 T = TypeVar("T")
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
 Null = Annotated[
     bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
 ]
@@ -44,6 +44,9 @@ OTHER_FILES = frozenset(
     {".mp4", ".mov", ".avi", ".webm", ".svg", ".pdf", ".psd", ".tga", ".ico", ".st", ".pt"}
 )
 """Suffixes that mean a file, but none that is written as an image."""
+
+CONTEXT = "context"
+"""Parameter that commands get which look at what stands on the command line."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
@@ -59,16 +62,16 @@ def complain(error: Exception | str) -> None:
     say("wrangan: " + shown(" ".join(str(error).splitlines())))
 
 
-class _Said(logging.Handler):
-    """What the engine remarks goes to the person at the terminal, a line each."""
+class _RemarksHandler(logging.Handler):
+    """Prints what the engine logs on stderr, one line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         complain(record.getMessage())
 
 
 @contextlib.contextmanager
-def _remarks_said() -> Iterator[None]:
-    log, handler = logging.getLogger("wrangan"), _Said()
+def _remarks_printed() -> Iterator[None]:
+    log, handler = logging.getLogger("wrangan"), _RemarksHandler()
     log.addHandler(handler)
     try:
         yield
@@ -90,7 +93,7 @@ class Shell(TyperGroup):
             if not whole and not end.code:
                 raise SystemExit(1) from None
             raise
-        except OSError as error:  # of a help page; `invoke` has the commands' own
+        except OSError as error:  # of a help page; `invoke` has those of the commands
             sys.stdout = None  # type: ignore[assignment]
             complain(f"standard output: {error.strerror or error}")
             raise SystemExit(1) from None
@@ -98,7 +101,7 @@ class Shell(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         words = [*getattr(ctx, "_protected_args", ()), *ctx.args]
         try:
-            with _remarks_said():
+            with _remarks_printed():
                 return super().invoke(ctx)
         except UsageError as error:
             complain(error)
@@ -190,7 +193,7 @@ def _cause(error: Exception | str) -> str:
 def by_main(work: Callable[[], T]) -> T:
     """Do `work` in the main process; every process of a torchrun gets the result.
 
-    An error is raised, and so said, in the main process; the others exit with its code.
+    An error is raised, and so reported, in the main process; the others exit with its code.
     """
     from wrangan_cli.engine.base.distributed import from_main, is_main
 
@@ -243,8 +246,8 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
             if before is None:
                 started, before = now, done
             rate = (done - before) / max(now - started, 1e-9)
-            said = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
-            bar.update(bar.task_ids[0], completed=done, rate=said)
+            shown_rate = f"{rate:.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+            bar.update(bar.task_ids[0], completed=done, rate=shown_rate)
 
         yield advance
 
@@ -277,14 +280,18 @@ def one_image(out: Path) -> bool:
 
 
 def settings_options(
-    settings: type, parameter: str = "settings", panels: Mapping[str, Sequence[str]] | None = None
+    settings: type,
+    parameter: str = "settings",
+    panels: Mapping[str, Sequence[str]] | None = None,
+    check_given: Callable[[Any, set[str]], None] | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: the fields of a frozen dataclass become options of the command.
 
     Names, types, defaults and help (the docstring under each field) come from the
     dataclass; the command gets one instance of it as `parameter`. A ValueError from the
     dataclass's own checks becomes a usage error. panels: heading of the help → names of options, which may
-    be the command's own; the others stand in the first one.
+    be the command's own; the others stand in the first one. check_given: called with the settings and the
+    names of those that are on the command line; its ValueErrors are usage errors, too.
     """
     fields = {f.name: f for f in dataclasses.fields(settings) if f.init}
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
@@ -297,12 +304,16 @@ def settings_options(
             values = {name: kwargs.pop(name) for name in fields}
             try:
                 instance = settings(**values)
+                if check_given is not None:
+                    check_given(instance, _on_command_line(kwargs.pop(CONTEXT), fields))
             except ValueError as error:
                 raise UsageError(str(error)) from error
             return command(**kwargs, **{parameter: instance})
 
         signature = inspect.signature(command)
-        own = [p for p in signature.parameters.values() if p.name != parameter]
+        # Typer hands the context to the parameter of that type.
+        context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        others = [p for p in signature.parameters.values() if p.name != parameter]
         made = [
             inspect.Parameter(
                 name,
@@ -314,12 +325,35 @@ def settings_options(
             )
             for name, field in fields.items()
         ]
-        own = [in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        others = [
+            in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in others
+        ]
         # Headings come in the order of their first options.
-        both = sorted([*own, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
+        needed = [] if check_given is None else [context]
+        both = sorted([*needed, *others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in both}
         return wrapper
+
+    return decorate
+
+
+def _on_command_line(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Those of the parameters `names` of the running command that were given, and are not defaults."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorator: options of the command stand under headings of its help: heading → names of parameters."""
+    panel_of = {name: panel for panel, names in panels.items() for name in names}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command)
+        moved = [in_panel(p, panel_of.get(p.name)) for p in signature.parameters.values()]
+        command.__signature__ = signature.replace(parameters=moved)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in moved}
+        return command
 
     return decorate
 

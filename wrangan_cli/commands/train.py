@@ -2,9 +2,8 @@
 
 import dataclasses
 import shutil
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -29,17 +28,11 @@ from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
 from wrangan_cli.engine.training.settings import (
-    AdversarialSettings,
     EncoderSettings,
     GeneratorSettings,
     RandomizeSettings,
     SensitivitySettings,
 )
-
-if TYPE_CHECKING:
-    from wrangan_cli.engine.models.config import StyleGAN2Config
-    from wrangan_cli.engine.models.discriminator import Discriminator
-    from wrangan_cli.engine.models.folder import Model
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
 
@@ -67,89 +60,17 @@ def generator(
     dry_run: DryRun = False,
 ) -> None:
     """Train a StyleGAN2, from scratch or from another; the finished model is RUN/model."""
-    import torch
-
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.models.architectures import build_generator
     from wrangan_cli.engine.models.perceptual import check_perceptual
-    from wrangan_cli.engine.models.randomized import randomize as make_random
-    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+    from wrangan_cli.engine.training.start import generator_trainer
 
     device_used = resolve_device(device)
-    torch.manual_seed(settings.seed)
-    if model:
-        start = load_model(model, device_used)
-        _check_sizes(settings, start)
-        network = make_random(start.generator, 0)
-        discriminator = _discriminator(start, settings)
-        perceptual = perceptual or start.perceptual
-    else:
-        network = build_generator(_network(settings))
-        discriminator = network.config.discriminator()
-    perceptual = perceptual or "lpips-vgg"
+    start = load_model(model, device_used) if model else None
+    perceptual = perceptual or ("lpips-vgg" if start is None else start.perceptual)
     check_perceptual(perceptual)
-    trainer = AdversarialTrainer(network, discriminator, settings, device_used)
+    trainer = generator_trainer(settings, device_used, start)
     run_adversarial(trainer, data, out, settings, perceptual, dry_run)
-
-
-def _discriminator(start: "Model", settings: AdversarialSettings) -> "Discriminator | None":
-    """D of the model to start from; where only the projected one is trained, which begins anew, a new
-    one, or none of an architecture that has none."""
-    from wrangan_cli.engine.models.folder import DISCRIMINATOR, load_discriminator
-
-    config = start.generator.config
-    if settings.discriminator != "projected":
-        path = start.companion(DISCRIMINATOR)
-        return load_discriminator(path.parent if path else start.path, config)
-    with suppress(UsageError):
-        return config.discriminator()
-    return None
-
-
-def _network(settings: GeneratorSettings) -> "StyleGAN2Config":
-    """The network that the settings describe; UsageError where there is no such one."""
-    from wrangan_cli.engine.models.config import StyleGAN2Config, rosinality_channels
-    from wrangan_cli.engine.models.precision import FP16_CLAMP
-    from wrangan_cli.engine.training.encoder import numbers
-
-    sizes = [2**i for i in range(2, settings.resolution.bit_length())]
-    channels = rosinality_channels(settings.resolution)
-    if settings.channels:
-        widths = numbers(settings.channels, "channels")
-        if len(widths) != len(sizes):
-            raise UsageError(f"channels: {len(widths)} widths for the sizes {sizes}")
-        channels = dict(zip(sizes, widths, strict=True))
-    try:
-        return StyleGAN2Config(
-            resolution=settings.resolution,
-            channels=channels,
-            style_dim=settings.style_dim,
-            mapping_layers=settings.mapping_layers,
-            conv_clamp=FP16_CLAMP if settings.precision == "fp16" else None,
-        )
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def _check_sizes(settings: GeneratorSettings, start: "Model") -> None:
-    """UsageError where the model to start from is no StyleGAN2, or a size that was asked for not its own."""
-    from wrangan_cli.engine.models.config import StyleGAN2Config
-
-    config = start.generator.config
-    if not isinstance(config, StyleGAN2Config):
-        raise UsageError(f"train generator makes a StyleGAN2: model {start.name} is {config.architecture}")
-    widths = ",".join(str(width) for width in config.channels.values())
-    found = {
-        "resolution": config.resolution,
-        "channels": widths,
-        "style_dim": config.style_dim,
-        "mapping_layers": config.mapping_layers,
-    }
-    for field in dataclasses.fields(settings):
-        asked = getattr(settings, field.name)
-        if field.name in found and asked not in (field.default, found[field.name]):
-            raise UsageError(f"{field.name} {asked}: the model to start from has {found[field.name]}")
 
 
 @app.command("randomize")
@@ -184,13 +105,10 @@ def randomize(
     --discriminator projected, the model's own (discriminator.safetensors); --from
     sensitivity needs neither.
     """
-    import torch
-
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.models.generator import parse_random_layers, random_names
-    from wrangan_cli.engine.models.randomized import randomize as make_random
-    from wrangan_cli.engine.training.adversarial import AdversarialTrainer
+    from wrangan_cli.engine.models.generator import parse_random_layers
+    from wrangan_cli.engine.training.start import randomize_trainer
 
     if origin not in ("adversarial", "sensitivity"):
         raise UsageError(f"--from {origin}: expected adversarial or sensitivity")
@@ -203,18 +121,7 @@ def randomize(
         return
     if not data:
         raise UsageError("--from adversarial needs --data")
-    own = start.generator.random_weights()
-    wanted = random_names(layers, {name: weight.layer for name, weight in start.generator.weights().items()})
-    if keep_std and own.keys() != wanted:
-        found = ", ".join(own) or "none"
-        raise UsageError(f"--keep-std: --layers {settings.layers}, but random in {start.name} are: {found}")
-    torch.manual_seed(settings.seed)
-    discriminator = _discriminator(start, settings)
-    random = start.generator
-    if not keep_std:
-        random = make_random(start.generator, layers, settings.initial_std)
-    random.requires_grad_(True)
-    trainer = AdversarialTrainer(random, discriminator, settings, resolve_device(device))
+    trainer = randomize_trainer(settings, resolve_device(device), start, layers, keep_std)
     run_adversarial(trainer, data, out, settings, start.perceptual, dry_run)
 
 

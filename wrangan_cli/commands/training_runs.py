@@ -47,7 +47,7 @@ def join_processes(context: typer.Context) -> None:
 
     context.with_resource(process_group())
     if world_size() > 1 and context.invoked_subcommand == "attributes":
-        raise UsageError("train attributes is the work of one process: start it without torchrun")
+        raise UsageError("train attributes does not support torchrun: start it as one process")
 
 
 def remark(message: str) -> None:
@@ -79,7 +79,7 @@ def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int
 
 
 def no_images(side: int) -> "Callable[[int], Iterator[Tensor]]":
-    """`stream` of a training without images of its own: batches of none."""
+    """`stream` of a training without images: batches of none."""
     import itertools
 
     import torch
@@ -97,10 +97,9 @@ def run_adversarial(
 ) -> None:
     """Train G and D into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.base.distributed import is_main
-    from wrangan_cli.engine.models.folder import save_model
-    from wrangan_cli.engine.models.randomized import with_plain_std
+    from wrangan_cli.engine.training.finished import NEWEST_MODEL, keep_best, save_trained
     from wrangan_cli.engine.training.memory import adversarial_memory
-    from wrangan_cli.engine.training.quality import BEST_MODEL, best_kid, kid_monitor, save_best
+    from wrangan_cli.engine.training.quality import kid_monitor
     from wrangan_cli.engine.training.record import RunRecord, fixed_samples
     from wrangan_cli.engine.training.run import Report, train
 
@@ -119,20 +118,13 @@ def run_adversarial(
     record = RunRecord(out, {"settings": dataclasses.asdict(settings), **about})
     bar = progress("training", settings.images)
 
-    def save(folder: str, **measured: float) -> None:
-        about = {"trained_by": "wrangan train", "images": trainer.images, **measured}
-        source = about | {"settings": dataclasses.asdict(settings)}
-        judge = trainer.discriminator if trainer.native else None
-        save_model(out / folder, with_plain_std(trainer.ema), judge, perceptual=perceptual, source=source)
-
     def measure(monitor: "KidMonitor") -> None:
         found = monitor.measure(trainer.ema)
         error = found.standard_error or 0.0
         record.note(trainer.images, {"kid": found.value, "kid/standard_error": error})
         remark(f"image {trainer.images}: KID {found.value:.5f} ± {error:.5f} ({monitor.samples} samples)")
-        if is_main() and found.value < best_kid(out):
-            save_best(out, trainer.state())
-            save(BEST_MODEL, kid=found.value, kid_standard_error=error)
+        if is_main():
+            keep_best(out, trainer, perceptual, found)
 
     def on_step(trainer: "AdversarialTrainer", report: Report) -> None:
         record.step(trainer.images, report)
@@ -143,13 +135,13 @@ def run_adversarial(
     def on_snapshot(trainer: "AdversarialTrainer") -> None:
         if is_main():
             record.grid(trainer.images, fixed_samples(trainer), columns=8)
-            save("model")
+            save_trained(out, trainer, perceptual)
 
     with bar, record:
         train(trainer, stream(images, settings, trainer.shards.rows.tolist()), out, on_step, on_snapshot, say)
     if is_main():
         print_small_std(trainer.ema)
-        Results().wrote(out / "model")
+        Results().wrote(out / NEWEST_MODEL)
 
 
 def run_sensitivity(
@@ -161,12 +153,12 @@ def run_sensitivity(
 ) -> None:
     """σ of `layers` from sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.base.distributed import world_size
-    from wrangan_cli.engine.models.folder import carry_companions, find_discriminator, save_model
     from wrangan_cli.engine.models.perceptual import load_perceptual
+    from wrangan_cli.engine.training.finished import NEWEST_MODEL, save_sensitivity_model
     from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 
     if world_size() > 1:
-        raise UsageError("--from sensitivity is the work of one process: start it without torchrun")
+        raise UsageError("--from sensitivity does not support torchrun: start it as one process")
     perceptual = load_perceptual(start.perceptual, start.device)
     bar = progress("sensitivity", sensitivity.probes)
     with bar:
@@ -179,35 +171,18 @@ def run_sensitivity(
             settings.seed,
             lambda done: bar.update(bar.task_ids[0], completed=done),
         )
-    source = {
-        "trained_by": "wrangan train randomize --from sensitivity",
-        "of": start.sha256,
-        "layers": layers,
-        "batch": settings.batch,
-        "seed": settings.seed,
-        "settings": dataclasses.asdict(sensitivity),
-    }
-    save_model(
-        out / "model",
-        random,
-        find_discriminator(start),
-        start.w_mean,
-        start.perceptual,
-        source,
-        inversion={"epsilon_lr": sensitivity.epsilon_lr},
-    )
-    for path in carry_companions(start, out / "model"):
+    for path in save_sensitivity_model(out, start, random, layers, settings, sensitivity):
         say(f"{path.name}: as it was, the images of w are the same")
     print_small_std(random)
-    Results().wrote(out / "model")
+    Results().wrote(out / NEWEST_MODEL)
 
 
 def print_small_std(generator: "Generator") -> None:
-    """Share of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
+    """Fraction of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
     from wrangan_cli.engine.models.randomized import small_std_share
 
-    for name, share in small_std_share(generator).items():
-        say(f"{name}: {share:.2%} of |σ| below 0.001")
+    for name, fraction in small_std_share(generator).items():
+        say(f"{name}: {fraction:.2%} of |σ| below 0.001")
 
 
 def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:

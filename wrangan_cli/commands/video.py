@@ -109,7 +109,7 @@ def edit(
     results = Results(as_json, null)
     clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
     with _progress() as tell:
-        figures = clip_codes.save_aligned(out, moves, lambda done, total: tell("drawing", done, total))
+        figures = clip_codes.save_aligned(out, moves, lambda done, total: tell("rendering", done, total))
     say(f"wrangan: {_said(figures)}")
     results.wrote(out, codes=str(codes), edits=_record(moves), flicker=figures)
     results.finish()

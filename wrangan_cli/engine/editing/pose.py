@@ -18,7 +18,7 @@ def yaw(landmarks: NDArray[np.float64]) -> float:
     """How far a face is turned to the viewer's right (its own left): 0 straight ahead.
 
     landmarks: (5, 2) as of `Face`. The nose's distance from the line between the middles of eyes
-    and mouth, along the line of the eyes, as a share of the distance of the eyes. It grows as the
+    and mouth, along the line of the eyes, as a fraction of the distance of the eyes. It grows as the
     angle's tangent; size, place and a tilt of the head change nothing.
     """
     left, right, nose, mouth_left, mouth_right = landmarks

@@ -67,7 +67,7 @@ def scored(
 ) -> tuple[Tensor, list[Tensor]]:
     """Random w and what each scorer says of their images.
 
-    pairs: take the first `settings.samples` of these instead of drawing; fewer where there are
+    pairs: take the first `settings.samples` of these instead of rendering; fewer where there are
     fewer. Returns w: float32 (N, style_dim), and of each scorer (N, K), on the CPU. on_images gets
     the number of images done so far.
     """
@@ -75,20 +75,22 @@ def scored(
         raise UsageError("pairs are drawn with the mean weights: give no epsilon with them")
     w = sample_w(model.generator, settings.samples, seed=settings.seed) if pairs is None else pairs.w
     w = w[: settings.samples]
-    batches = _drawn(model, w, scorers, settings) if pairs is None else _stored(pairs, len(w), settings.batch)
+    batches = (
+        _rendered(model, w, scorers, settings) if pairs is None else _stored(pairs, len(w), settings.batch)
+    )
     scores: list[list[Tensor]] = [[] for _ in scorers]
     done = 0
     for images in batches:
-        for own, scorer in zip(scores, scorers, strict=True):
-            own.append(scorer(images))
+        for some, scorer in zip(scores, scorers, strict=True):
+            some.append(scorer(images))
         done += len(images)
         if on_images:
             on_images(done)
-    return w.cpu(), [torch.cat(own) for own in scores]
+    return w.cpu(), [torch.cat(some) for some in scores]
 
 
-def drawing_side(resolution: int, sides: Sequence[int]) -> int | None:
-    """The side to draw at for scorers that look at `sides`; None: the model's own.
+def rendering_side(resolution: int, sides: Sequence[int]) -> int | None:
+    """The side to render at for scorers that look at `sides`; None: the model's own.
 
     An area reduction in two steps is the one in a single step only where each divides the side
     before by a whole number. (Values beyond [-1, 1] are clipped after the first: all the
@@ -99,8 +101,10 @@ def drawing_side(resolution: int, sides: Sequence[int]) -> int | None:
     return largest if largest < resolution and all(a % b == 0 for a, b in steps) else None
 
 
-def _drawn(model: Model, w: Tensor, scorers: Sequence[Scorer], settings: LearnSettings) -> Iterator[Tensor]:
-    side = drawing_side(model.resolution, [scorer.side for scorer in scorers])
+def _rendered(
+    model: Model, w: Tensor, scorers: Sequence[Scorer], settings: LearnSettings
+) -> Iterator[Tensor]:
+    side = rendering_side(model.resolution, [scorer.side for scorer in scorers])
     rng = random_generator(settings.seed)
     for part in w.split(settings.batch):
         epsilon = draw_epsilon(model.generator, scale=settings.epsilon, rng=rng) if settings.epsilon else None

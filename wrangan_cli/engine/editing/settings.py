@@ -24,13 +24,13 @@ class LearnSettings:
     """How directions are learnt from scored samples."""
 
     samples: int = 20_000
-    """Random w that are drawn as images and scored; of --pairs at most so many."""
+    """Random w that are rendered and scored; of --pairs at most so many."""
     batch: int = 64
-    """Images drawn at a time."""
+    """Images rendered at a time."""
     share: float = 0.1
     """Share of the samples with the highest scores, and with the lowest, that the SVM separates."""
     epsilon: float = 0.0
-    """Scale of random ε while drawing, one draw a batch; 0 draws with the mean weights."""
+    """Scale of random ε, drawn once for each batch; 0: the mean weights."""
     svm_c: float = 0.01
     """C of the SVM: smaller values prefer a wide margin to few errors."""
     ridge: float = 3.0

@@ -33,7 +33,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Strip:
-    """What is to be drawn: a row for each code and each range of strengths."""
+    """What is to be rendered: a row for each code and each range of strengths."""
 
     model: Model
     subjects: Sequence[Subject]
@@ -58,8 +58,8 @@ class Strip:
     @property
     def cell(self) -> int:
         """Side of a picture in px."""
-        own = self.model.resolution
-        return own if self.side is None else min(self.side, own)
+        whole = self.model.resolution
+        return whole if self.side is None else min(self.side, whole)
 
     def title(self, row: int) -> str:
         """What tells a row from the others: the code, the direction, or both."""
@@ -87,7 +87,7 @@ class Strip:
 
 
 def images_in(strip: Strip) -> int:
-    """How many images are drawn for it, in a strip and in a film alike."""
+    """How many images are rendered for it, in a strip and in a film alike."""
     inverted = sum(strip.beside and subject.photo is None for subject, _ in strip.rows)
     return inverted + len(strip.rows) * strip.steps
 
@@ -107,10 +107,10 @@ def strip_layout(strip: Strip) -> Layout:
     return replace(plain, cell_titles=titles)
 
 
-def draw_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None = None) -> Image.Image:
+def render_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None = None) -> Image.Image:
     """The picture of `strip_layout`, 8-bit RGB.
 
-    out: the file that it is for, named in errors. on_image is told how many images were drawn.
+    out: the file that it is for, named in errors. on_image is told how many images were rendered.
     Raises WranganError for an image that is not finite, UsageError for an edit that does not fit.
     """
     layout = strip_layout(strip)
@@ -121,12 +121,12 @@ def draw_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None =
                 yield subject.code
             yield from strip.codes(row)
 
-    drawn = _drawn(strip, wanted(), out, on_image)
+    pictures = _rendered(strip, wanted(), out, on_image)
     sheet = layout.blank()
     for row, (subject, _) in enumerate(strip.rows):
         for column in range(layout.columns):
             photo = subject.photo if strip.beside and column == 0 else None
-            layout.paste(sheet, row, column, photo or next(drawn))
+            layout.paste(sheet, row, column, photo or next(pictures))
     return sheet
 
 
@@ -142,12 +142,12 @@ def film_layout(strip: Strip) -> Layout:
     return _at(replace(plain, room_for=room), strip, 0)
 
 
-def draw_film(
+def render_film(
     strip: Strip, out: Path, on_image: Callable[[int], None] | None = None
 ) -> Iterator[Image.Image]:
     """The frames of `film_layout`, one for each strength: 8-bit RGB of one size, a few held at a time.
 
-    Arguments and errors are those of `draw_strip`.
+    Arguments and errors are those of `render_strip`.
     """
     layout = film_layout(strip)
     inverted = [subject.code for subject, _ in strip.rows if strip.beside and subject.photo is None]
@@ -158,13 +158,13 @@ def draw_film(
             code for step in zip(*map(strip.codes, range(len(strip.rows))), strict=True) for code in step
         )
 
-    drawn = _drawn(strip, wanted(), out, on_image)
-    still = [(subject.photo or next(drawn)) if strip.beside else None for subject, _ in strip.rows]
+    pictures = _rendered(strip, wanted(), out, on_image)
+    still = [(subject.photo or next(pictures)) if strip.beside else None for subject, _ in strip.rows]
     for step in range(strip.steps):
         frame = (_at(layout, strip, step) if strip.labels else layout).blank()
         places = iter(range(layout.rows * layout.columns))
         for fixed in still:
-            for picture in (fixed, next(drawn)):
+            for picture in (fixed, next(pictures)):
                 if picture is not None:
                     layout.paste(frame, *divmod(next(places), layout.columns), picture)
         yield frame
@@ -190,7 +190,7 @@ def _layout(strip: Strip, rows: int, columns: int) -> Layout:
     return Layout(rows, columns, (side, side), gap=gap, font_size=max(12, side // 16))
 
 
-def _drawn(
+def _rendered(
     strip: Strip, codes: Iterator[Code], out: Path, on_image: Callable[[int], None] | None
 ) -> Iterator[Image.Image]:
     for image in render_each(strip.model, codes, strip.side, on_image):

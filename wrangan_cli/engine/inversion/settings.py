@@ -1,6 +1,6 @@
 """Settings of an inversion; the options of `wrangan invert` are made from them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -78,6 +78,15 @@ def methods_using(name: str) -> tuple[str, ...]:
         return ("pti",)
     some = _USED_BY.get(name, METHODS)
     return tuple(method for method in METHODS if method in some)
+
+
+def check_given(method: str, names: Iterable[str]) -> None:
+    """ValueError for a setting that was given, by name, and that the method does not have."""
+    for name in names:
+        some = methods_using(name)
+        if method in METHODS and method not in some:
+            verb = "has" if len(some) == 1 else "have"
+            raise ValueError(f"method {method} has no setting {name}, which only {', '.join(some)} {verb}")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class RecordMetric:
     higher_is_better: bool
     protocol: str
     key: str
-    """Of the record; codes of before it existed lack it."""
+    """Of the record; older codes lack it."""
 
     @property
     def column(self) -> str:

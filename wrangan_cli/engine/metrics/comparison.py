@@ -1,9 +1,9 @@
 """Two methods on the same photographs: who is better how often, and by how much.
 
-Protocol: photographs that both have a value for are compared one by one. `share` is the share
+Protocol: photographs that both have a value for are compared one by one. `fraction_won` is the fraction
 won by the first method, a tie counting half, with the 95 % Wilson score interval of a
-binomial share. `difference` is the mean of first minus second, with its paired 95 %
-percentile bootstrap interval (as in metrics/base.py). A share whose interval holds 0.5, or a
+binomial proportion. `difference` is the mean of first minus second, with its paired 95 %
+percentile bootstrap interval (as in metrics/base.py). A fraction whose interval holds 0.5, or a
 difference whose interval holds 0, decides nothing.
 """
 
@@ -25,7 +25,7 @@ class Comparison:
     count: int
     wins: int
     ties: int
-    share: float
+    fraction_won: float
     """(wins + ties / 2) / count."""
     interval: tuple[float, float]
     """Wilson, 95 %."""
@@ -46,13 +46,13 @@ def compare_paired(
     sign = 1 if higher_is_better else -1
     wins = sum(sign * value > 0 for value in differences)
     ties = sum(value == 0 for value in differences)
-    share = (wins + ties / 2) / len(names)
+    fraction = (wins + ties / 2) / len(names)
     mean, interval = mean_interval(differences)
-    return Comparison(len(names), wins, ties, share, wilson(share, len(names)), mean, interval)
+    return Comparison(len(names), wins, ties, fraction, wilson(fraction, len(names)), mean, interval)
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a share of `count` trials."""
-    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+def wilson(fraction: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a fraction of `count` trials."""
+    middle = (fraction + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(fraction * (1 - fraction) / count + _Z**2 / (4 * count**2))
     return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,13 +1,13 @@
 """Latent editing consistency: invert, edit, invert again, undo (Tov et al. 2021, e4e, section 5).
 
-Protocol: a code is moved along a direction by ± `strength` standard deviations and drawn; this
+Protocol: a code is moved along a direction by ± `strength` standard deviations and rendered; this
 image is clipped and inverted as the code itself was (the settings in its record); the new code
 is moved back. If inversion keeps to the editable part of the latent space, one is back where
 one was:
 
 - `lec`: the distance of the two codes in w, ‖·‖ of each row of W+ (a code in W: of its one row), root
   mean square over the rows, in units of the size of W (root of the summed variance of w);
-- `lec-image`: mean squared error on [-1, 1] between the images of the two codes, each drawn with its own
+- `lec-image`: mean squared error on [-1, 1] between the images of the two codes, each rendered with its
   offsets of the weights (for methods that tune weights w alone says too little).
 
 Both are means over the two signs. Published code measures ‖·‖ over all of W+ in plain units, of one
@@ -128,11 +128,11 @@ def _there_and_back(
             continue
         undone = edit_code(other, [back], rows)
         gap = (as_w_plus(code.w, rows) - as_w_plus(undone.w, rows)).double()
-        drawn = torch.cat([render(model, [one], side) for one in (code, undone)]).clamp(-1, 1).double()
+        images = torch.cat([render(model, [one], side) for one in (code, undone)]).clamp(-1, 1).double()
         ends.append(
             {
                 "lec": (gap.square().sum(dim=1).mean().sqrt() / model.w_std).item(),
-                "lec-image": (drawn[0] - drawn[1]).square().mean().item(),
+                "lec-image": (images[0] - images[1]).square().mean().item(),
             }
         )
     return ends

@@ -1,11 +1,11 @@
 """Corruption: what fitting one image has done to the rest of the latent space.
 
 The paper's Table 4 and Figure 2: each code's generator, with the code's offsets of the
-weights in place, draws images at w moved in random directions, and these are compared with
-real images by FID or KID. A fit that holds everywhere draws faces there too; one that has bent
-the weights for one w draws debris.
+weights in place, renders images at w moved in random directions, and these are compared with
+real images by FID or KID. A fit that holds everywhere renders faces there too; one that has bent
+the weights for one w renders debris.
 
-Images: image i is drawn with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
+Images: image i is rendered with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
 function of the seed and i alone and so the same for every method; s the characteristic
 size of W, the root of the summed variance of w over 10,000 samples. Of a code in W+ every row is
 moved alike. Reference and features are those of `fid` and `kid`.
@@ -15,7 +15,7 @@ Protocols of the numbers:
   (there 1000 images of one code); the mean over the codes. The standard error is that of the mean over the
   codes, the reference as given; of one code, that of KID. KID is unbiased: few images a code cost certainty
   and no more. FID is not.
-- `corruption-face`: the share of the images in which the detector finds a face. For faces only.
+- `corruption-face`: the fraction of the images in which the detector finds a face. For faces only.
 - `corruption-pooled-kid`, `corruption-pooled-fid`: of the images of all codes together. Those of several
   codes differ, and are so more like the many images of the reference: smaller numbers.
 """
@@ -29,12 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.base.distributed import own_shard
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.faces.detection import FaceDetector
 from wrangan_cli.engine.metrics import fid, kid
 from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
+from wrangan_cli.engine.metrics.samples import shared_features
 from wrangan_cli.engine.models.codes import Code, render
 from wrangan_cli.engine.models.folder import Model
 
@@ -82,10 +84,10 @@ def mean_of(values: Sequence[float]) -> Estimate:
 def _metrics() -> tuple[CodeMetric, ...]:
     made = []
     for metric in (kid.METRIC, fid.METRIC):
-        own, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
+        each_code, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
         each = f"{MOVED}; of each code's own images, mean over the codes; {metric.protocol}"
         together = f"{MOVED}; of the images of all codes together; {metric.protocol}"
-        made.append(CodeMetric(own, False, each, partial(mean_over_codes, metric)))
+        made.append(CodeMetric(each_code, False, each, partial(mean_over_codes, metric)))
         made.append(CodeMetric(pooled, False, together, partial(_pooled, metric)))
     return tuple(made)
 
@@ -110,16 +112,34 @@ def moved_images(
         yield render(model, part, model.sample_side)
 
 
+def moved_features(
+    model: Model,
+    network: Callable[[Tensor], Tensor],
+    codes: Sequence[Code],
+    count: int,
+    seed: int = 0,
+    batch: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Features (count, F) by `network` of the protocol's first `count` images, in order, in every process.
+
+    Of several processes each renders a part; all of them must call this. progress: called with the number of
+    images that this process has done.
+    """
+    images = moved_images(model, codes, own_shard(range(count)), seed, batch)
+    return shared_features(network, images, progress)
+
+
 @torch.no_grad()
-def face_share(
+def face_fraction(
     model: Model,
     codes: Sequence[Code],
     count: int,
     seed: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> float:
-    """The share of the protocol's first `count` images in which the detector finds a face (enlarged to 256 px
-    where they are smaller). Raises WranganError if the detector's package is missing."""
+    """The fraction of the protocol's first `count` images in which the detector finds a face (enlarged to
+    256 px where they are smaller). Raises WranganError if the detector's package is missing."""
     detector = FaceDetector()
     found = 0
     for done, image in enumerate(moved_images(model, codes, range(count), seed, batch=1), 1):

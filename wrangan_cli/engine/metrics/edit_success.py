@@ -12,14 +12,15 @@ the attribute has changed as asked, or by one strength that is given. At that st
 
 Images and photographs are seen at 256 px (reduced by area, or enlarged bilinearly). A fit that is close and
 cannot be edited fails by the first or the second, an encoder's code of somebody else by the third. The
-share of successes is a mean over photographs of each one's share over the directions, so that its bootstrap
-interval is over photographs. Judges are the attribute net, the detector and dlib's recogniser: their
-mistakes are in it. Higher is better.
+success rate is a mean over photographs of each one's fraction of directions that succeed, so that its
+bootstrap interval is over photographs. Judges are the attribute net, the detector and dlib's recogniser:
+their mistakes are in it. Higher is better.
 """
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ from wrangan_cli.engine.models.folder import Model
 NAME = "edit-success"
 STEPS = 5
 YAW = 0.25
-"""Change of yaw that counts, as a share of the distance of the eyes (editing/pose.py)."""
+"""Change of yaw that counts, as a fraction of the distance of the eyes (editing/pose.py)."""
 SAME_PERSON = 0.6
 """Identity distance below which dlib calls two pictures one person."""
 POSE = "pose"
@@ -47,9 +48,6 @@ PROTOCOL = (
 )
 BY_STEPS = f"moved in {STEPS} steps to the end of the direction's range, until the attribute has changed"
 BY_STRENGTH = "moved by {strength:g} standard deviations"
-
-Scorer = Callable[[Tensor], Tensor]
-"""Images (B, 3, S, S) → (B,), what the direction raises; NaN where it cannot be told."""
 
 
 @dataclass(frozen=True)
@@ -91,35 +89,73 @@ class Trial:
 class Judge:
     """What the edits are scored by; made once for many codes."""
 
-    directions: Mapping[str, tuple[Direction, Scorer]]
+    directions: Mapping[str, Direction]
     """By name, in the order asked for."""
-    face: Callable[[Tensor], list[bool]]
+    columns: Mapping[str, tuple[int, float]]
+    """Of each direction but pose: column of the logits, and the sign with which it raises them."""
+    logits: Callable[[Tensor], Tensor]
+    """Images (B, 3, S, S) → logits of the attributes (B, A)."""
+    yaw: Callable[[Tensor], Tensor]
+    """Images → yaw (B,); NaN where no face is found."""
     describe: Callable[[Tensor], Tensor]
     """Images → identity descriptors (B, D)."""
 
 
-def load_judge(model: Model, directions: Sequence[Direction]) -> Judge:
-    """The judge of `directions`.
+class Look:
+    """What a judge says of one image (1, 3, S, S): each thing computed once, when it is asked for."""
 
-    Raises UsageError for a direction that no score belongs to, and where the model has no attribute net;
-    WranganError naming the extra where the detector or the recogniser is missing.
+    def __init__(self, judge: Judge, image: Tensor) -> None:
+        self._judge, self._image = judge, image
+
+    def score(self, direction: str) -> float:
+        """What the direction raises; NaN where it cannot be told."""
+        if direction == POSE:
+            return self.yaw
+        column, sign = self._judge.columns[direction]
+        return sign * float(self.logits[column])
+
+    @cached_property
+    def yaw(self) -> float:
+        """NaN where no face is found."""
+        return float(self._judge.yaw(self._image)[0])
+
+    @property
+    def face(self) -> bool:
+        """Whether the detector finds one."""
+        return not math.isnan(self.yaw)
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """Of the attributes: (A,)."""
+        return self._judge.logits(self._image)[0].cpu()
+
+    @cached_property
+    def identity(self) -> Tensor:
+        """The descriptor (D,)."""
+        return self._judge.describe(self._image)[0]
+
+
+def load_judge(model: Model, directions: Iterable[Direction], only_scored: bool = False) -> Judge:
+    """The judge of `directions`. only_scored: those that no score belongs to are left out.
+
+    Raises UsageError for a direction that no score belongs to (with `only_scored`: where none is left), and
+    where the model has no attribute net; WranganError naming the extra where the detector or the
+    recogniser is missing.
     """
-    yaw = YawScorer()
-    net = load_attributes(model)
+    net, yaw = load_attributes(model), YawScorer()
     columns = judged(net)
-
-    def scorer(direction: Direction) -> Scorer:
-        if direction.name == POSE:
-            return lambda images: yaw(images)[:, 0]
-        if direction.name not in columns:
-            known = ", ".join([*columns, POSE])
-            raise UsageError(f"direction {direction.name}: no score belongs to it; there are {known}")
-        column, sign = columns[direction.name]
-        return lambda images: sign * attribute_logits(net, images)[:, column].cpu()
-
+    known = [*columns, POSE]
+    asked = {direction.name: direction for direction in directions}
+    chosen = {name: direction for name, direction in asked.items() if name in known}
+    if only_scored and not chosen:
+        raise UsageError(f"{NAME}: {model.name} has none of the directions {', '.join(sorted(known))}")
+    for name in [] if only_scored else asked.keys() - chosen.keys():
+        raise UsageError(f"direction {name}: no score belongs to it; there are {', '.join(known)}")
     return Judge(
-        {direction.name: (direction, scorer(direction)) for direction in directions},
-        lambda images: (~yaw(images)[:, 0].isnan()).tolist(),
+        chosen,
+        columns,
+        lambda images: attribute_logits(net, images),
+        lambda images: yaw(images)[:, 0],
         load_descriptors(),
     )
 
@@ -133,32 +169,26 @@ def trials(
     photo: (3, S, S) in [-1, 1]. strength: the size of the one edit; None: STEPS up to the end of the
     direction's range. A photograph whose yaw cannot be told has no trial of pose.
     """
-    target = seen(photo[None])
-    start = _drawn(model, code)
-    described = judge.describe(target)
-
-    def distance(image: Tensor) -> float:
-        return float((judge.describe(image) - described).norm())
-
-    unedited = distance(start), judge.face(start)[0]
-    for name, (direction, score) in judge.directions.items():
-        before = float(score(target)[0])
+    target = Look(judge, seen(photo[None]))
+    start = Look(judge, _rendered(model, code))
+    for name, direction in judge.directions.items():
+        before = target.score(name)
         if math.isnan(before):
             continue
         sign = -1.0 if before > 0 else 1.0
-
-        def point(size: float, image: Tensor, identity: float, face: bool) -> Point:
-            after = sign * float(score(image)[0])  # noqa: B023 (called before the next round)
-            change = after - sign * before  # noqa: B023
-            reached = change >= YAW if name == POSE else after > 0  # noqa: B023
-            return Point(sign * size, change, reached, face, identity)  # noqa: B023
-
-        points = [point(0.0, start, *unedited)]
+        points = [_point(name, 0.0, sign, target, start)]
         for size in sizes(direction, sign, strength):
             moved = edit_code(code, [Move(direction, sign * size)], model.generator.config.num_latents)
-            image = _drawn(model, moved)
-            points.append(point(size, image, distance(image), judge.face(image)[0]))
+            points.append(_point(name, sign * size, sign, target, Look(judge, _rendered(model, moved))))
         yield Trial(name, points)
+
+
+def _point(direction: str, strength: float, sign: float, target: Look, edited: Look) -> Point:
+    after = sign * edited.score(direction)
+    change = after - sign * target.score(direction)
+    reached = change >= YAW if direction == POSE else after > 0
+    distance = float((edited.identity - target.identity).norm())
+    return Point(strength, change, reached, edited.face, distance)
 
 
 def sizes(direction: Direction, sign: float, strength: float | None) -> list[float]:
@@ -179,38 +209,29 @@ def seen(images: Tensor) -> Tensor:
     return F.interpolate(images, size=(LANDMARK_SIDE, LANDMARK_SIDE), mode=mode)
 
 
-def _drawn(model: Model, code: Code) -> Tensor:
+def _rendered(model: Model, code: Code) -> Tensor:
     """(1, 3, 256, 256) in [-1, 1], on the CPU."""
     return seen(render(model, [code], min(LANDMARK_SIDE, model.resolution)).clamp(-1, 1).float().cpu())
 
 
-def share(values: Sequence[bool]) -> float:
-    """Of what is true; NaN of none."""
+def fraction(values: Sequence[bool]) -> float:
+    """Of the values that are true, 0…1; NaN of none."""
     return sum(values) / len(values) if values else math.nan
 
 
 def by_photograph(found: Mapping[str, Sequence[Trial]]) -> list[float]:
-    """The share of successes of each photograph that has a trial."""
-    return [share([trial.outcome().success for trial in some]) for some in found.values() if some]
+    """The fraction of successes of each photograph that has a trial."""
+    return [fraction([trial.outcome().success for trial in some]) for some in found.values() if some]
 
 
 def parts(some: Sequence[Trial]) -> dict[str, float]:
-    """Of many trials: the share that reached the attribute, of these the share with a face and that of the
-    same person; and, of all, the share whose unedited image is of the same person."""
+    """Of many trials: the fraction that reached the attribute, of these the fraction with a face and that of
+    the same person; and, of all, the fraction whose unedited image is of the same person."""
     ends = [trial.outcome() for trial in some]
     there = [end for end in ends if end.reached]
     return {
-        "reached": share([end.reached for end in ends]),
-        "face": share([end.face for end in there]),
-        "same person": share([end.identity < SAME_PERSON for end in there]),
-        "unedited same person": share([trial.points[0].identity < SAME_PERSON for trial in some]),
+        "reached": fraction([end.reached for end in ends]),
+        "face": fraction([end.face for end in there]),
+        "same person": fraction([end.identity < SAME_PERSON for end in there]),
+        "unedited same person": fraction([trial.points[0].identity < SAME_PERSON for trial in some]),
     }
-
-
-def scored(model: Model, directions: Iterable[Direction]) -> list[Direction]:
-    """Those of `directions` that a score belongs to; UsageError where there are none."""
-    names = {*judged(load_attributes(model)), POSE}
-    found = [direction for direction in directions if direction.name in names]
-    if not found:
-        raise UsageError(f"{NAME}: {model.name} has none of the directions {', '.join(sorted(names))}")
-    return found

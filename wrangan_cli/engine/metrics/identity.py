@@ -26,7 +26,7 @@ from wrangan_cli.engine.metrics.base import PairMetric
 from wrangan_cli.engine.models.perceptual import for_metric
 
 BOX = (46 / 256, 81 / 256, 201 / 256, 219 / 256)
-"""Left, top, right, bottom of the face in an aligned image, as shares of its side."""
+"""Left, top, right, bottom of the face in an aligned image, as fractions of its side."""
 
 
 class FaceDescriptors:
@@ -40,7 +40,7 @@ class FaceDescriptors:
         for image in to_uint8(for_metric(images.detach().float().cpu().clamp(-1, 1))):
             side = image.shape[-1]
             pixels = image.permute(1, 2, 0).contiguous().numpy()
-            box = self._dlib.rectangle(*(round(share * side) for share in BOX))
+            box = self._dlib.rectangle(*(round(fraction * side) for fraction in BOX))
             found = self._network.compute_face_descriptor(pixels, self._landmarks(pixels, box))
             rows.append(torch.tensor(list(found)))
         return torch.stack(rows)

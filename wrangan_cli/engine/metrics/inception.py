@@ -1,7 +1,7 @@
 """Inception features of images, as FID, KID, precision and recall take them.
 
 Network: Inception-v3 of 2015-12-05 as TorchScript, 2048 values after the last pooling.
-It does no resizing of its own. Protocol, in this order:
+It does no other resizing. Protocol, in this order:
 
 1. values in [-1, 1] are rounded to 8 bits, as a saved image has them;
 2. images with a side below 161 px are enlarged bilinearly to 256;
@@ -104,6 +104,6 @@ def _interpolation(n: int, side: int) -> Tensor:
     position = torch.arange(side, dtype=torch.float64) * (n / side)
     low = position.floor().long().clamp(max=n - 1)
     high = (low + 1).clamp(max=n - 1)
-    share = (position - low).unsqueeze(1)
+    fraction = (position - low).unsqueeze(1)
     eye = torch.eye(n, dtype=torch.float64)
-    return (1 - share) * eye[low] + share * eye[high]
+    return (1 - fraction) * eye[low] + fraction * eye[high]

@@ -23,6 +23,6 @@ def manifold_share(name: str, generated: Tensor, reference: Tensor) -> Estimate:
     result = metric_prc.prc_features_to_metric(
         generated.float().cpu(), reference.float().cpu(), prc_neighborhood=NEIGHBOURHOOD, verbose=False
     )
-    share = float(result[name])
+    fraction = float(result[name])
     counted = len(generated if name == "precision" else reference)
-    return Estimate(share, math.sqrt(share * (1 - share) / counted))
+    return Estimate(fraction, math.sqrt(fraction * (1 - fraction) / counted))

@@ -89,10 +89,10 @@ def _across(matrix: Matrix) -> tuple[float, float, float]:
     )
 
 
-def _covariance(own: Matrix, across: Matrix) -> float:
-    """Of the means of k(x, x′) over x′ and of k(x, y) over y. own: (n, n), diagonal 0; across: (n, m)."""
+def _covariance(within: Matrix, across: Matrix) -> float:
+    """Of the means of k(x, x′) over x′ and of k(x, y) over y. within: (n, n), diagonal 0; across: (n, m)."""
     n, m = across.shape
-    inside, outside = own.sum(axis=1), across.sum(axis=1)
+    inside, outside = within.sum(axis=1), across.sum(axis=1)
     together = inside @ outside
     apart = inside.sum() * outside.sum() - 2 * together
     return float(together / (n * (n - 1) * m) - apart / (n * (n - 1) * (n - 2) * m))

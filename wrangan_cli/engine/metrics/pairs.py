@@ -113,7 +113,7 @@ def compare_pairs(
     The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
     loaded as for inversion (central square, box filter), and the image reduced by area to its side.
     From there both are reduced to `metric_side` by area.
-    A pair that cannot be read or drawn has an error and no values.
+    A pair that cannot be read or rendered has an error and no values.
     """
     for start in range(0, len(pairs), batch):
         part = pairs[start : start + batch]
@@ -170,11 +170,11 @@ def measured(
     rows: list[dict[str, float]] = [{} for _ in codes]
     for chosen in by_side(photos):
         side = photos[chosen[0]].shape[-1]
-        drawn = render(model, [codes[index] for index in chosen], side).clamp(-1, 1)
+        rendered = render(model, [codes[index] for index in chosen], side).clamp(-1, 1)
         targets = torch.stack([photos[index] for index in chosen]).to(model.device)
-        drawn, targets = (reduced(images, metric_side or None) for images in (drawn, targets))
+        rendered, targets = (reduced(images, metric_side or None) for images in (rendered, targets))
         for name, measure in measures.items():
-            for index, value in zip(chosen, measure(drawn, targets).tolist(), strict=True):
+            for index, value in zip(chosen, measure(rendered, targets).tolist(), strict=True):
                 rows[index][name] = value
     return rows
 

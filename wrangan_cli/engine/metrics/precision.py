@@ -1,6 +1,6 @@
 """Precision (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
-Protocol: the share of generated images whose feature vector lies within a sphere around some
+Protocol: the fraction of generated images whose feature vector lies within a sphere around some
 reference image's, the sphere reaching to its 3rd nearest neighbour among the reference ones.
 Range 0…1, higher is better. `precision` is on the Inception features of metrics/inception.py (pool3),
 `precision-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.

@@ -1,6 +1,6 @@
 """Recall (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
-Protocol: the share of reference images whose feature vector lies within a sphere around some
+Protocol: the fraction of reference images whose feature vector lies within a sphere around some
 generated image's, the sphere reaching to its 3rd nearest neighbour among the generated ones.
 Range 0…1, higher is better. `recall` is on the Inception features of metrics/inception.py (pool3),
 `recall-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.

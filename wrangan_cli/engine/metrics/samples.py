@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import from_main, gather_shares, is_main, own_share
+from wrangan_cli.engine.base.distributed import from_main, gather_shards, is_main, own_shard
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
@@ -88,11 +88,11 @@ def generated_features(
 ) -> Tensor:
     """Features (count, F) of `generated_images`, in their order, in every process.
 
-    Of several processes each generates its share; all of them must call this. progress:
+    Of several processes each generates a shard; all of them must call this. progress:
     called with the number of images that this process has done.
     """
-    share = own_share(range(count))
-    return shared_features(inception, generated_images(model, count, seed, batch, epsilon, share), progress)
+    shard = own_shard(range(count))
+    return shared_features(inception, generated_images(model, count, seed, batch, epsilon, shard), progress)
 
 
 def shared_features(
@@ -100,7 +100,7 @@ def shared_features(
     images: Iterator[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (N, F) of the images of all processes, in order, from the batches of this one's share."""
+    """Features (N, F) of the images of all processes, in order, from the batches of this one's shard."""
     first = next(images, None)
     if first is None:
         return _gathered(torch.empty(0))
@@ -119,7 +119,7 @@ def image_set_features(
     """Features (N, F) of an image set; kept in `cache_dir` under a digest of its pixels and of `network`, the
     file of the network that `inception` is.
 
-    shared: of several processes each does its share, and all of them must call this.
+    shared: of several processes each does a shard, and all of them must call this.
     """
     cached = None
     if cache_dir is not None and (is_main() or not shared):
@@ -134,21 +134,21 @@ def image_set_features(
     whole = range(len(images))
     if features is not None:
         if progress:
-            progress(len(own_share(whole) if shared else whole))
+            progress(len(own_shard(whole) if shared else whole))
         return features
-    share = own_share(whole) if shared else whole
-    batches = (images.batch(share[start : start + batch]) for start in range(0, len(share), batch))
-    own = extract_features(inception, batches, progress) if share else torch.empty(0)
-    features = _gathered(own) if shared else own
+    shard = own_shard(whole) if shared else whole
+    batches = (images.batch(shard[start : start + batch]) for start in range(0, len(shard), batch))
+    here = extract_features(inception, batches, progress) if shard else torch.empty(0)
+    features = _gathered(here) if shared else here
     if cached is not None:
         write_tensors(cached, {"features": features}, {"kind": "features"})
     return features
 
 
-def _gathered(own: Tensor) -> Tensor:
-    """The features of all images from those of this process's share, which may be empty."""
-    # Shares travel whole: a row alone would be pickled with everything that it is a view of.
-    return torch.stack(gather_shares(cast(Sequence[Tensor], own)))
+def _gathered(here: Tensor) -> Tensor:
+    """The features of all images from those of this process's shard, which may be empty."""
+    # Shards travel whole: a row alone would be pickled with everything that it is a view of.
+    return torch.stack(gather_shards(cast(Sequence[Tensor], here)))
 
 
 def _read_features(path: Path | None) -> Tensor | None:

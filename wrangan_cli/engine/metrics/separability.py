@@ -8,10 +8,10 @@ linear SVM (editing/svm.py), 30 % are held out. Given are, in 0…1:
 - `rest`: accuracy on the eight tenths in between, whose scores are less clear (label: probability at
   least halfway between those of the extreme scores);
 - `moved`: every held-out w is moved by 3 standard deviations along the normal towards the other side,
-  drawn and scored anew: the share whose label is now that of the other side. It says whether the
+  rendered and scored again: the fraction whose label is now that of the other side. It says whether the
   hyperplane is of use, and not of the sampling alone.
 
-The judge is the attribute net: its own mistakes are in all three figures. Higher is better.
+The judge is the attribute net: its mistakes are in all three figures. Higher is better.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ def separability(
     settings.epsilon: scale of the ε with which all images are drawn; 0 is the mean weights.
     Raises WranganError without scikit-learn, or when scores are not finite.
     """
-    require_sklearn()  # said now, and not after the samples
+    require_sklearn()  # reported now, and not after the samples
     w, logits = score_samples(model, net, settings, on_images)
     found: dict[str, Separability | WranganError] = {}
     for name, (column, sign) in judged(net).items():

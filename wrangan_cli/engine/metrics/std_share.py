@@ -6,7 +6,7 @@ from wrangan_cli.engine.models.randomized import SMALL_STD, small_std_share
 
 
 def std_share(model: Model, samples: int = 0, seed: int = 0, batch: int = 16) -> dict[str, float]:  # noqa: ARG001
-    """Name of the weight → share in 0…1; it is read off the weights, so nothing is drawn."""
+    """Name of the weight → fraction in 0…1, read off the weights: no image is rendered."""
     return small_std_share(model.generator)
 
 

@@ -79,6 +79,15 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     return code
 
 
+def holds_code(path: Path, code: Code) -> bool:
+    """Whether the file is a code with the same w and the same record; a file that is no code is not."""
+    try:
+        there = load_code(path)
+    except FileError:
+        return False
+    return there.info == {"kind": "code", **code.info} and torch.equal(there.w, code.w)
+
+
 def find_codes(path: Path) -> list[Path]:
     """The codes of a folder, by name, or the one file; FileError if there are none."""
     if not path.is_dir():

@@ -1,6 +1,6 @@
 """Edit success by method: its table, and the curve of persons kept against attributes changed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,31 +21,29 @@ ALL = "all"
 
 
 def measure_edits(subject: Subject) -> tuple[Table, Found]:
-    """The table, and the trials behind it for the figure; what cannot be had is said in the table."""
+    """The table, and the trials behind it for the figure; what cannot be had is named in the table."""
     missing: list[str] = []
     found: Found = {}
-    chosen: list[Direction] = []
+    names: list[str] = []
     count = min(subject.settings.edit_success, len(subject.shared_stems))
     try:
         if not count:
             raise WranganError("edit_success=0, or no photograph has a code of every method")
-        chosen = _directions(subject)
-        judge = edit_success.load_judge(subject.model, chosen)
+        judge = edit_success.load_judge(subject.model, _directions(subject), only_scored=True)
     except WranganError as error:
         # Where a file was looked for is of no interest to the report's readers.
         why = error.cause if isinstance(error, FileError) else str(error)
         missing.append(subject.leave_out("edit success", why))
     else:
+        names = list(judge.directions)
         stems = subject.shared_stems[:count]
         for method, jobs in subject.jobs.items():
             found[method] = _of_method(subject, judge, method, [j for j in jobs if j.photo.stem in stems])
-    names = [direction.name for direction in chosen]
     return _table(found, names, missing), found
 
 
-def _directions(subject: Subject) -> list[Direction]:
-    named = subject.directions if subject.settings.directions else load_directions(subject.model).values()
-    return edit_success.scored(subject.model, named)
+def _directions(subject: Subject) -> Iterable[Direction]:
+    return subject.directions if subject.settings.directions else load_directions(subject.model).values()
 
 
 def _of_method(subject: Subject, judge: Judge, method: str, jobs: Sequence[Job]) -> dict[str, list[Trial]]:
@@ -61,7 +59,7 @@ def _of_method(subject: Subject, judge: Judge, method: str, jobs: Sequence[Job])
             "protocol": edit_success.PROTOCOL,
         }
         for job in jobs
-        for name, (direction, _) in judge.directions.items()
+        for name, direction in judge.directions.items()
     }
     known = {at: subject.cache.get("edits", key) for at, key in keys.items()}
     todo = [job for job in jobs if any(known[job, name] is None for name in judge.directions)]
@@ -99,11 +97,11 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
     for method, of_stem in found.items():
         row: dict[str, Cell] = {"method": method, "count": sum(bool(some) for some in of_stem.values())}
         for name in [ALL, *names]:
-            some = {s: [t for t in own if name in (ALL, t.direction)] for s, own in of_stem.items()}
+            some = {s: [t for t in tried if name in (ALL, t.direction)] for s, tried in of_stem.items()}
             values = edit_success.by_photograph(some)
             if values:
                 row[name] = mean_value(values)
-        trials = [trial for own in of_stem.values() for trial in own]
+        trials = [trial for tried in of_stem.values() for trial in tried]
         rows.append(row | (dict(edit_success.parts(trials)) if trials else {}))
     parts = {
         "reached": "reached %",
@@ -129,16 +127,16 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
 
 
 def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[float, float]]]:
-    """Method → for each step (attribute changed, same person with a face), shares of the trials of a
+    """Method → for each step (attribute changed, same person with a face), fractions of the trials of a
     direction, or of all of them."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for method, of_stem in found.items():
-        some = [t for own in of_stem.values() for t in own if direction in (ALL, t.direction)]
+        some = [t for tried in of_stem.values() for t in tried if direction in (ALL, t.direction)]
         points: list[tuple[float, float]] = []
         for step in range(STEPS + 1 if some else 0):
             here = [trial.points[step] for trial in some]
             same = [point.face and point.identity < SAME_PERSON for point in here]
-            points.append((edit_success.share([p.reached for p in here]), edit_success.share(same)))
+            points.append((edit_success.fraction([p.reached for p in here]), edit_success.fraction(same)))
         if points:
             lines[method] = points
     return lines
@@ -146,5 +144,7 @@ def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[fl
 
 def panels(found: Found) -> dict[str, Any]:
     """What the figure shows: title → lines of `kept_and_changed`."""
-    names = dict.fromkeys(t.direction for of_stem in found.values() for own in of_stem.values() for t in own)
+    names = dict.fromkeys(
+        t.direction for of_stem in found.values() for tried in of_stem.values() for t in tried
+    )
     return {name: kept_and_changed(found, name) for name in [ALL, *names]}

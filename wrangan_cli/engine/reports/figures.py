@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wrangan_cli.engine.data.images import labelled_grid, load_image
-from wrangan_cli.engine.editing.interpolation import draw_way
+from wrangan_cli.engine.editing.interpolation import render_way
 from wrangan_cli.engine.inversion.folder import Job
-from wrangan_cli.engine.reports.drawings import Drawings, stacked
 from wrangan_cli.engine.reports.edits import panels
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.plots import DASHED, SOLID, Curve, bars, coloured, curves, histograms
+from wrangan_cli.engine.reports.renderings import Renderings, stacked
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Table, Value
 
@@ -31,7 +31,7 @@ Figure = tuple[Path, str]
 """File and caption."""
 
 
-def draw_figures(subject: Subject, drawings: Drawings, measured: Measured) -> list[Figure]:
+def draw_figures(subject: Subject, renderings: Renderings, measured: Measured) -> list[Figure]:
     """Draw all figures that the codes allow, and return them with their captions."""
     stems = subject.shared_stems[: subject.settings.shown]
     figures: list[Figure] = []
@@ -39,26 +39,26 @@ def draw_figures(subject: Subject, drawings: Drawings, measured: Measured) -> li
         chosen = {
             method: [job for job in jobs if job.photo.stem in stems] for method, jobs in subject.jobs.items()
         }
-        figures += _reconstructions(subject, drawings, chosen)
-        figures += _edits(subject, drawings, chosen)
-        figures += _strategies(subject, drawings, chosen, measured)
-        figures += _interpolations(subject, drawings, chosen)
-    figures += _std(subject, drawings)
+        figures += _reconstructions(subject, renderings, chosen)
+        figures += _edits(subject, renderings, chosen)
+        figures += _strategies(subject, renderings, chosen, measured)
+        figures += _interpolations(subject, renderings, chosen)
+    figures += _std(subject, renderings)
     for method, jobs in subject.jobs.items():
-        figures += _epsilon(subject, drawings, method, jobs)
-    figures += _corruption(drawings, measured.corruption)
-    figures += _edit_success(drawings, measured)
-    figures += _sweep(drawings, measured.sweep)
+        figures += _epsilon(subject, renderings, method, jobs)
+    figures += _corruption(renderings, measured.corruption)
+    figures += _edit_success(renderings, measured)
+    figures += _sweep(renderings, measured.sweep)
     return figures
 
 
 def _reconstructions(
-    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]
+    subject: Subject, renderings: Renderings, chosen: Mapping[str, Sequence[Job]]
 ) -> list[Figure]:
     methods = list(chosen)
     jobs = next(iter(chosen.values()))
-    files = [[drawings.photo(job.photo) for job in jobs]]
-    files += [[drawings.reconstruction(method, job) for job in chosen[method]] for method in methods]
+    files = [[renderings.photo(job.photo) for job in jobs]]
+    files += [[renderings.reconstruction(method, job) for job in chosen[method]] for method in methods]
     columns = [[path for path in column if path is not None] for column in files]
     key = {"columns": methods, "images": [[subject.sha(path) for path in column] for column in columns]}
 
@@ -83,27 +83,27 @@ def _reconstructions(
     titles = ["photograph", *methods]
     return [
         (
-            drawings.figure("reconstructions", key, lambda: grid(rows(), titles)),
+            renderings.figure("reconstructions", key, lambda: grid(rows(), titles)),
             "Photographs and their reconstructions (Figures 4, 5, 10, 11).",
         ),
         (
-            drawings.figure("zooms", key, lambda: grid(rows(crop=True), titles)),
+            renderings.figure("zooms", key, lambda: grid(rows(crop=True), titles)),
             "The middle of the same images.",
         ),
         (
-            drawings.figure("differences", key, maps),
+            renderings.figure("differences", key, maps),
             "Differences to the photograph, mean over the colours (Figures 12, 13): purple none, yellow the "
             "99th percentile of all and more.",
         ),
     ]
 
 
-def _edits(subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]) -> list[Figure]:
+def _edits(subject: Subject, renderings: Renderings, chosen: Mapping[str, Sequence[Job]]) -> list[Figure]:
     figures = []
     strength = subject.settings.strength
     for direction in subject.directions:
         files = [
-            [drawings.edit(method, job, direction, strength) for job in jobs]
+            [renderings.edit(method, job, direction, strength) for job in jobs]
             for method, jobs in chosen.items()
         ]
         names = [job.photo.stem for job in next(iter(chosen.values()))]
@@ -113,13 +113,13 @@ def _edits(subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[J
             images = torch.stack([stacked(column, subject.model.resolution) for column in files], dim=1)
             return labelled_grid([sized(row) for row in images], names, list(chosen))
 
-        path = drawings.figure(f"edits-{direction.name}", key, draw)
+        path = renderings.figure(f"edits-{direction.name}", key, draw)
         figures.append((path, f"{direction.name} {strength:+g} std, by method (Figures 6, 24–28)."))
     return figures
 
 
 def _strategies(
-    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]], measured: Measured
+    subject: Subject, renderings: Renderings, chosen: Mapping[str, Sequence[Job]], measured: Measured
 ) -> list[Figure]:
     there = [method for method in STRATEGIES if method in chosen]
     if not there:
@@ -130,9 +130,9 @@ def _strategies(
     titles = []
     for method in there:
         job = chosen[method][0]
-        photo = drawings.photo(job.photo)
-        moved = [drawings.edit(method, job, direction, strength) for direction in directions]
-        files.append([*([photo] if photo else []), drawings.reconstruction(method, job), *moved])
+        photo = renderings.photo(job.photo)
+        moved = [renderings.edit(method, job, direction, strength) for direction in directions]
+        files.append([*([photo] if photo else []), renderings.reconstruction(method, job), *moved])
         numbers = {
             "MSE": measured.photos.get(method, {}).get(job.photo.stem, {}).get("mse"),
             "KID": measured.corruption.get(method, {}).get(job.photo.stem),
@@ -150,11 +150,11 @@ def _strategies(
         "Three strategies of regularisation, one photograph, and edits (Figure 1). "
         "KID: of its own moved images, as in Table 4."
     )
-    return [(drawings.figure("strategies", key, draw), caption)]
+    return [(renderings.figure("strategies", key, draw), caption)]
 
 
 def _interpolations(
-    subject: Subject, drawings: Drawings, chosen: Mapping[str, Sequence[Job]]
+    subject: Subject, renderings: Renderings, chosen: Mapping[str, Sequence[Job]]
 ) -> list[Figure]:
     count = min(subject.settings.interpolations, len(next(iter(chosen.values()))) - 1)
     if count < 1:
@@ -167,15 +167,15 @@ def _interpolations(
     key = {"titles": titles, "codes": [[subject.sha(job.code) for job in both] for both in ends]}
 
     def draw() -> Tensor:
-        ways = [draw_way(subject.model, [subject.code(job) for job in both], WAY_STEPS) for both in ends]
+        ways = [render_way(subject.model, [subject.code(job) for job in both], WAY_STEPS) for both in ends]
         rows = [torch.stack(list(way)).clamp(-1, 1) for way in ways]
         return labelled_grid([sized(row) for row in rows], titles)
 
     caption = "Straight ways from one code to the next (Figure 7)."
-    return [(drawings.figure("interpolations", key, draw), caption)]
+    return [(renderings.figure("interpolations", key, draw), caption)]
 
 
-def _std(subject: Subject, drawings: Drawings) -> list[Figure]:
+def _std(subject: Subject, renderings: Renderings) -> list[Figure]:
     weights = subject.model.generator.random_weights()
     if not weights:
         return []
@@ -184,11 +184,11 @@ def _std(subject: Subject, drawings: Drawings) -> list[Figure]:
         values = {n: w.std.detach().flatten() for n, w in weights.items() if w.std is not None}
         histograms(path, values, "σ")
 
-    path = drawings.plot("std", {"model": subject.model.sha256}, draw)
+    path = renderings.plot("std", {"model": subject.model.sha256}, draw)
     return [(path, "Distribution of σ in each random layer (Figures 8, 9).")]
 
 
-def _epsilon(subject: Subject, drawings: Drawings, method: str, jobs: Sequence[Job]) -> list[Figure]:
+def _epsilon(subject: Subject, renderings: Renderings, method: str, jobs: Sequence[Job]) -> list[Figure]:
     some = [job for job in jobs if job.photo.stem in subject.shared_stems[: subject.settings.shown]]
     if not some or not subject.code(some[0]).epsilon:
         return []
@@ -203,12 +203,12 @@ def _epsilon(subject: Subject, drawings: Drawings, method: str, jobs: Sequence[J
         histograms(path, values, "ε")
 
     key = {"codes": [subject.sha(job.code) for job in some]}
-    path = drawings.plot(f"epsilon-{method}", key, draw)
+    path = renderings.plot(f"epsilon-{method}", key, draw)
     caption = f"Distribution of ε in each layer after {method}, {len(some)} photographs (Figures 14–23)."
     return [(path, caption)]
 
 
-def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]]) -> list[Figure]:
+def _corruption(renderings: Renderings, corruption: Mapping[str, Mapping[str, float]]) -> list[Figure]:
     found = {method: values for method, values in corruption.items() if values}
     if not found:
         return []
@@ -224,7 +224,7 @@ def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]
     def draw(path: Path) -> None:
         bars(path, rows, "photograph", "KID")
 
-    path = drawings.plot("corruption", {"rows": rows}, draw)
+    path = renderings.plot("corruption", {"rows": rows}, draw)
     return [
         (
             path,
@@ -234,7 +234,7 @@ def _corruption(drawings: Drawings, corruption: Mapping[str, Mapping[str, float]
     ]
 
 
-def _edit_success(drawings: Drawings, measured: Measured) -> list[Figure]:
+def _edit_success(renderings: Renderings, measured: Measured) -> list[Figure]:
     found = {title: lines for title, lines in panels(measured.edits).items() if lines}
     if not found:
         return []
@@ -242,18 +242,18 @@ def _edit_success(drawings: Drawings, measured: Measured) -> list[Figure]:
         title: [(method, SOLID, points) for method, points in lines.items()] for title, lines in found.items()
     }
     across, up = "attribute changed", "a face, of the same person"
-    path = drawings.plot(
-        "edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up, shares=True)
+    path = renderings.plot(
+        "edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up, fractions=True)
     )
     caption = (
-        "The same person, edited: the share of edits that have changed the attribute as asked against the "
-        "share that are still of the same person, unedited at the left and then in equal steps to the end of "
-        "each direction's range. Up and to the right is better."
+        "The same person, edited: the fraction of edits that have changed the attribute as asked against the "
+        "fraction that are still of the same person, unedited at the left and then in equal steps to the end "
+        "of each direction's range. Up and to the right is better."
     )
     return [(path, caption)]
 
 
-def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
+def _sweep(renderings: Renderings, sweep: Table) -> list[Figure]:
     """A panel for each measure, a curve for each method and N."""
     alphas: dict[str, list[Curve]] = {}
     lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
@@ -272,7 +272,7 @@ def _sweep(drawings: Drawings, sweep: Table) -> list[Figure]:
                 alphas.setdefault(column.title, []).append((f"{method}, N = {layers}", style, sorted(points)))
     if not alphas:
         return []
-    path = drawings.plot("sweep", {"panels": alphas}, lambda path: curves(path, alphas, "α", log=True))
+    path = renderings.plot("sweep", {"panels": alphas}, lambda path: curves(path, alphas, "α", log=True))
     return [(path, "Distortion over the weight α of the penalty, by method and N (Figure 3).")]
 
 

@@ -13,7 +13,7 @@ from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
 from wrangan_cli.engine.metrics.base import Estimate
-from wrangan_cli.engine.metrics.corruption import FACE, face_share, mean_of, moved_images, one_code
+from wrangan_cli.engine.metrics.corruption import FACE, face_fraction, mean_of, moved_images, one_code
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
 from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
@@ -31,7 +31,7 @@ FACES = 256
 LAYER_COUNTS = (4, 6, 8)
 """N of the paper's Table 1."""
 OF_ONE_CODE = replace(
-    kid.METRIC, compute=lambda own, reference: Estimate(one_code(kid.METRIC, own, reference))
+    kid.METRIC, compute=lambda moved, reference: Estimate(one_code(kid.METRIC, moved, reference))
 )
 
 
@@ -40,9 +40,9 @@ def cost_table(subject: Subject) -> Table:
     generator = subject.model.generator
     layers, random = generator.layer_names(), generator.random_weights()
     total = sum(p.numel() for p in generator.parameters()) - num_randomized(generator)
-    own = len({weight.layer for weight in random.values()})
+    present = len({weight.layer for weight in random.values()})
     rows: list[dict[str, Cell]] = []
-    for count in sorted({n for n in (*LAYER_COUNTS, own) if 0 < n <= len(layers)}):
+    for count in sorted({n for n in (*LAYER_COUNTS, present) if 0 < n <= len(layers)}):
         some = {name: w for name, w in generator.weights().items() if w.layer in layers[-count:]}
         weights = sum(weight.shape.numel() for weight in some.values())
         rows.append(
@@ -175,8 +175,8 @@ def _corruption(
     each = {}
     if len(features) >= kid.LEAST * len(jobs):
         for number, job in enumerate(jobs):
-            own = features[number :: len(jobs)]  # image i is of code i mod n
-            each[job.photo.stem] = samples.estimates("moved-one", own, (OF_ONE_CODE,))["kid"].value
+            moved = features[number :: len(jobs)]  # image i is of code i mod n
+            each[job.photo.stem] = samples.estimates("moved-one", moved, (OF_ONE_CODE,))["kid"].value
         mean = mean_of(list(each.values())) if len(jobs) > 1 else None
         # Of one code all images are its own.
         alone = pooled["kid"]
@@ -190,7 +190,7 @@ def _corruption(
 
 
 def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
-    """The share of the first moved images with a face; nothing where the model's edits are not of faces."""
+    """The fraction of the first moved images with a face; nothing where the edits are not of faces."""
     if not subject.of_faces:
         return {}
     count = min(FACES, subject.settings.samples)
@@ -204,14 +204,14 @@ def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
     def make() -> float:
         with subject.track("looking for faces", count) as advance:
             codes = [subject.code(job) for job in jobs]
-            return face_share(subject.model, codes, count, subject.settings.seed, advance)
+            return face_fraction(subject.model, codes, count, subject.settings.seed, advance)
 
     try:
-        share = float(subject.cache.made("faces", key, make))
+        fraction = float(subject.cache.made("faces", key, make))
     except WranganError as error:
         subject.leave_out(FACE, error)
         return {}
-    return {"face": Value(share, standard_error=(share * (1 - share) / count) ** 0.5)}
+    return {"face": Value(fraction, standard_error=(fraction * (1 - fraction) / count) ** 0.5)}
 
 
 def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Tensor]:
@@ -270,9 +270,10 @@ def _separability(subject: Subject, settings: LearnSettings) -> dict[str, dict[s
 
 
 def std_table(subject: Subject) -> Table:
-    """Table 6: share of the random weights that each layer has given up."""
+    """Table 6: fraction of the random weights that each layer has given up."""
     rows: list[dict[str, Cell]] = [
-        {"layer": name, "share": share} for name, share in STD_SHARE.compute(subject.model, 0, 0, 1).items()
+        {"layer": name, "share": fraction}
+        for name, fraction in STD_SHARE.compute(subject.model, 0, 0, 1).items()
     ]
     missing = [] if rows else [subject.leave_out("Table 6", "the model has no random layers")]
     columns = [Column("layer", "layer"), Column("share", "share %", None, percent=True)]

@@ -11,10 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
-from wrangan_cli.engine.reports.drawings import Drawings
 from wrangan_cli.engine.reports.figures import Figure
 from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.reconstruction import PerPhoto
+from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import shown_rows
 
@@ -23,12 +23,12 @@ NAME = "index.html"
 
 def write_page(
     subject: Subject,
-    drawings: Drawings,
+    renderings: Renderings,
     measured: Measured,
     figures: Sequence[Figure],
 ) -> Path:
     """Draw the images that the page shows, and write it; its path."""
-    data = gallery(subject, drawings, measured.photos)
+    data = gallery(subject, renderings, measured.photos)
     model, count = subject.model, len(data["photos"])
     failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
     text = _template().render(
@@ -58,7 +58,7 @@ def _template() -> Template:
     return environment.get_template("page.html")
 
 
-def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str, Any]:
+def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[str, Any]:
     """What the page's script shows: photographs with the images and numbers of each method.
 
     Addresses are relative to the page.
@@ -69,7 +69,7 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
     jobs = {method: {job.photo.stem: job for job in some} for method, some in subject.jobs.items()}
     entries = []
     for photo in subject.photos:
-        target = drawings.photo(photo)
+        target = renderings.photo(photo)
         if target is None:
             continue
         methods: dict[str, Any] = {}
@@ -79,10 +79,10 @@ def gallery(subject: Subject, drawings: Drawings, photos: PerPhoto) -> dict[str,
                 continue
             edits = {}
             for direction, step in moves if photo.stem in edited else ():
-                drawn = drawings.edit(method, job, direction, step)
+                drawn = renderings.edit(method, job, direction, step)
                 edits[f"{direction.name} {step:+g}"] = address(drawn, subject.out)
             methods[method] = {
-                "image": address(drawings.reconstruction(method, job), subject.out),
+                "image": address(renderings.reconstruction(method, job), subject.out),
                 "values": photos.get(method, {}).get(photo.stem, {}),
                 "edits": edits,
             }

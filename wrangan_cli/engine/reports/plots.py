@@ -76,10 +76,10 @@ def curves(
     across: str,
     up: str = "",
     log: bool = False,
-    shares: bool = False,
+    fractions: bool = False,
 ) -> None:
     """A panel for each title, four in a row, with its curves through their points in order; log: of the axis
-    across; shares: both axes go from 0 to 1."""
+    across; fractions: both axes go from 0 to 1."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(4, len(panels))
@@ -93,7 +93,7 @@ def curves(
             axis.plot(*zip(*points, strict=True), style, label=label, markersize=4)
         if log:
             axis.set_xscale("log")
-        if shares:
+        if fractions:
             axis.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         axis.set_xlabel(across)
         axis.set_ylabel(up)

@@ -119,7 +119,7 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
         for metric in present:
             column = [one[metric.name] for one in values.values() if metric.name in one]
             if column:
-                # The photographs of a batch share their cost, so an interval over them means nothing.
+                # The photographs of a batch have one cost, so an interval over them means nothing.
                 shared = isinstance(metric, RecordMetric)
                 row[metric.name] = Value(sum(column) / len(column)) if shared else mean_value(column)
         rows.append(row)
@@ -178,7 +178,7 @@ def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
             if other == first or not mine.keys() & theirs.keys():
                 continue
             found = compare_paired(mine, theirs, metric.higher_is_better)
-            row[metric.name] = Value(found.share, *found.interval)
+            row[metric.name] = Value(found.fraction_won, *found.interval)
             row["count"] = found.count
         if len(row) > 1:
             rows.append(row)

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wrangan_cli.engine.base.files import replaced_atomically
-from wrangan_cli.engine.reports.drawings import Drawings
 from wrangan_cli.engine.reports.figures import draw_figures
 from wrangan_cli.engine.reports.measured import measure
 from wrangan_cli.engine.reports.page import write_page
 from wrangan_cli.engine.reports.plots import require_matplotlib
 from wrangan_cli.engine.reports.reconstruction import photographs_table
+from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Table, markdown, write_table
 
@@ -25,7 +25,7 @@ class Report:
     files: list[Path]
     """Tables (CSV, Markdown, JSON), `tables.md`, figures, the page last."""
     computed: list[str]
-    """Kinds of measures and drawings that were not there yet, one entry each."""
+    """Kinds of measures and renderings that were not there yet, one entry each."""
 
 
 def write_report(subject: Subject) -> Report:
@@ -51,8 +51,8 @@ def _written(subject: Subject) -> Report:
     with replaced_atomically(subject.out / ALL_TABLES) as temporary:
         temporary.write_text("\n".join(map(markdown, tables)), encoding="utf-8", errors="surrogateescape")
     files.append(subject.out / ALL_TABLES)
-    drawings = Drawings(subject)
-    figures = draw_figures(subject, drawings, measured)
+    renderings = Renderings(subject)
+    figures = draw_figures(subject, renderings, measured)
     files += [path for path, _ in figures]
-    files.append(write_page(subject, drawings, measured, figures))
+    files.append(write_page(subject, renderings, measured, figures))
     return Report(tables, files, subject.cache.computed)

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from wrangan_cli.engine.base.errors import UsageError
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.base.errors import FileError, UsageError
+from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings, check_given
+from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 N = TypeVar("N", int, float)
@@ -19,7 +21,7 @@ LEAST_KID = 4
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report measures and draws, beyond the inversions."""
+    """What a report measures and shows, beyond the inversions."""
 
     metrics: str = ""
     """Metrics of reconstruction, names with commas between; empty: all (identity on face models only)."""
@@ -31,7 +33,7 @@ class ReportSettings:
     strength: float = 3.0
     """Standard deviations of the edits, both ways."""
     edited: int = 12
-    """Photographs whose edits are drawn, from the first on."""
+    """Photographs whose edits are shown, from the first on."""
     shown: int = 8
     """Photographs in the figures, from the first on."""
     interpolations: int = 2
@@ -114,6 +116,29 @@ def chosen_methods(text: str) -> tuple[str, ...]:
     return tuple(name for name in METHODS if name in names)
 
 
+def possible_methods(
+    model: Model, settings: Mapping[str, InversionSettings], everything: bool
+) -> tuple[list[str], list[str]]:
+    """Methods that the model has what is needed for, and a line about each of the others.
+
+    Raises the reason where a method was asked for by name (not `everything`), UsageError where none is left.
+    """
+    chosen: list[str] = []
+    lacking: list[str] = []
+    for method, wanted in settings.items():
+        try:
+            Inverter.load(model, wanted)
+        except (UsageError, FileError) as error:
+            if not everything:
+                raise
+            lacking.append(f"method {method}: left out ({error})")
+        else:
+            chosen.append(method)
+    if not chosen:
+        raise UsageError("; ".join(lacking))
+    return chosen, lacking
+
+
 def _numbers(text: str, kind: type[N]) -> tuple[N, ...]:
     return tuple(sorted({kind(part) for part in split_names(text)}))
 
@@ -149,15 +174,17 @@ def parse_settings(
         else:
             report[name] = _value(text, name, value, of_report)
     try:
+        for method, values in single.items():
+            check_given(method, values)
         settings = {
             method: InversionSettings(method=method, **{**common, **single[method]}) for method in methods
         }
-        own = ReportSettings(**report)
+        of_report_settings = ReportSettings(**report)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if len({one.size for one in settings.values()}) > 1:
         raise UsageError("size: methods are compared at one side: give --set size=… for all of them")
-    return settings, own
+    return settings, of_report_settings
 
 
 def _fields(settings: type) -> dict[str, Any]:

@@ -60,7 +60,7 @@ class Subject:
     remarks: list[str] = field(default_factory=list)
     """What was left out on purpose, or because the model lacks it."""
     named: list[str] = field(default_factory=list)
-    """Failures of the inversions, a line each, which were said when they happened."""
+    """Failures of the inversions, a line each, printed when they happened."""
 
     @cached_property
     def cache(self) -> Cache:
@@ -69,7 +69,7 @@ class Subject:
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
-        """Method → photographs with their codes, those that can be read and drawn; the others fail."""
+        """Method → photographs with their codes, those that can be read and rendered; the others fail."""
         return {method: self._jobs_of(method, folder) for method, folder in self.codes.items()}
 
     def _jobs_of(self, method: str, folder: Path) -> list[Job]:

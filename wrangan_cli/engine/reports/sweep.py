@@ -48,7 +48,7 @@ class Point:
     method: str
     layers: int
     """N."""
-    own: bool
+    models_own: bool
     """Whether the model itself has this N."""
     settings: InversionSettings
 
@@ -68,16 +68,16 @@ class Sweep:
 
     def points(self) -> Iterator[Point]:
         """Method by method, N by N, α from small to large."""
-        own = len({weight.layer for weight in tunable_weights(self.subject.model.generator).values()})
+        present = len({weight.layer for weight in tunable_weights(self.subject.model.generator).values()})
         for method in METHODS:
             if method not in self.subject.jobs:
                 continue
-            for layers in self.subject.settings.layer_counts or (own,):
+            for layers in self.subject.settings.layer_counts or (present,):
                 for alpha in self.subject.settings.alpha_values:
                     settings = dataclasses.replace(self.subject.wanted[method], alpha=alpha)
-                    if layers != own and method == "wrangan" and settings.epsilon_lr is None:
+                    if layers != present and method == "wrangan" and settings.epsilon_lr is None:
                         settings = dataclasses.replace(settings, epsilon_lr=self.sensitivity.epsilon_lr)
-                    yield Point(method, layers, layers == own, resolved(settings, self.subject.model))
+                    yield Point(method, layers, layers == present, resolved(settings, self.subject.model))
 
     def row(self, point: Point) -> dict[str, Cell]:
         """A row of the table; photographs that cannot be fitted are failures of the report."""
@@ -106,7 +106,7 @@ class Sweep:
             "photos": [self.subject.sha(job.photo) for job in self.jobs],
             "settings": asdict(point.settings),
             "side": "the photographs' own",  # earlier versions enlarged them to the model's
-            "layers": None if point.own else {"count": point.layers, **asdict(self.sensitivity)},
+            "layers": None if point.models_own else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
             "corruption": CODE_METRICS[CORRUPTION].protocol,
@@ -117,7 +117,7 @@ class Sweep:
 
     def _measured(self, point: Point) -> dict[str, Any]:
         """Distortion of each photograph that could be fitted, and their corruption."""
-        model = self.subject.model if point.own else self.randomized(point.layers)
+        model = self.subject.model if point.models_own else self.randomized(point.layers)
         values: list[dict[str, float]] = []
         codes: list[Code] = []
         for jobs, images, fitted in self._fitted(point, model):
@@ -138,7 +138,7 @@ class Sweep:
         self, point: Point, model: Model
     ) -> Iterator[tuple[Sequence[Job], list[Tensor], Sequence[Code | WranganError]]]:
         subject = self.subject
-        same = point.own and point.settings == resolved(subject.wanted[point.method], subject.model)
+        same = point.models_own and point.settings == resolved(subject.wanted[point.method], subject.model)
         inverter = None if same else Inverter.load(model, point.settings)
         of = {job.photo: job for job in subject.jobs[point.method]}
         what = f"{point.method}, N = {point.layers}, α = {point.settings.alpha:g}"

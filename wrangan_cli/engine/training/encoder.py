@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.base import weights
-from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks, own_share, world_size
+from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks, own_shard, world_size
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.models.efficientnet import load_pretrained
@@ -76,7 +76,7 @@ class ImageTrainer(ABC, Generic[N]):
         self.per_step = settings.batch or settings.pair_batch
         # As in draws.py: every process samples for the whole batch and keeps the rows of its shard.
         self.rng = torch.Generator().manual_seed(settings.seed)
-        self.rows = list(own_share(range(settings.batch)))
+        self.rows = list(own_shard(range(settings.batch)))
         self.pairs = self._batches_of(pairs) if pairs else None
         self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
 
@@ -86,7 +86,7 @@ class ImageTrainer(ABC, Generic[N]):
             raise UsageError(
                 f"pair_batch {settings.pair_batch}: expected a multiple of the {world_size()} processes"
             )
-        rows, side = list(own_share(range(settings.pair_batch))), self.encoder.config.input_side
+        rows, side = list(own_shard(range(settings.pair_batch))), self.encoder.config.input_side
         return PairBatches(pairs, settings.pair_batch, side, settings.seed, rows, settings.pair_augment)
 
     @abstractmethod

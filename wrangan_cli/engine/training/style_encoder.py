@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from wrangan_cli.engine.base.distributed import gather_shares
+from wrangan_cli.engine.base.distributed import gather_shards
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.efficientnet import load_pretrained
 from wrangan_cli.engine.models.encoders import (
@@ -121,7 +121,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         """One step of the latent discriminator, with the codes of all processes."""
         if self.adversary is None:
             return {"stage": float(self.stage)}
-        encoded = torch.stack(gather_shares(list(self._codes)))
+        encoded = torch.stack(gather_shards(list(self._codes)))
         with torch.no_grad():
             real_w = self.model.generator.mapping(z.to(self.model.device)).cpu()
         return self.adversary.step(real_w, encoded) | {"stage": float(self.stage)}

@@ -19,7 +19,7 @@ LOSSY_SIDE = 256
 """From this resolution on edits, of which there are many, are .jpg."""
 
 
-class Drawings:
+class Renderings:
     """Draws what is not there yet; a file whose content is not what was drawn is drawn again."""
 
     def __init__(self, subject: Subject) -> None:

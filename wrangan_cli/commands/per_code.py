@@ -1,0 +1,41 @@
+"""The loop over codes that commands share: each code in turn, a failure named, the others done."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from wrangan_cli.commands.asked_edits import BadDirections
+from wrangan_cli.commands.shell import Results
+from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
+
+
+class Targets:
+    """The files that codes have been written to, so that no code replaces another's."""
+
+    def __init__(self) -> None:
+        self._written: dict[Path, Path] = {}
+
+    def check(self, target: Path, code: Path) -> None:
+        """FileError if the file holds the edit of another code."""
+        if target in self._written:
+            raise FileError(code, f"not edited: {target} is already the edit of {self._written[target]}")
+
+    def wrote(self, target: Path, code: Path) -> None:
+        """The file is that code's."""
+        self._written[target] = code
+
+
+def for_each_code(files: Iterable[Path | FileError], results: Results, work: Callable[[Path], None]) -> None:
+    """Do `work` with each file; what cannot be read or made is reported, and the rest goes on.
+
+    Wrong usage, and a file of directions that suits no code, end the loop.
+    """
+    for path in files:
+        if isinstance(path, FileError):
+            results.failed(path)
+            continue
+        try:
+            work(path)
+        except (UsageError, BadDirections):
+            raise
+        except (WranganError, OSError) as error:
+            results.failed(error, path)

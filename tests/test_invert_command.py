@@ -285,8 +285,8 @@ def test_out_of_memory_halves_the_batch(
     lines = result.stderr.splitlines()
     assert len(lines) == 3
     assert "aa.png" in lines[0]
-    assert lines[1] == "wrangan: out of memory with 4 photographs at a time: going on with 2"
-    assert lines[2] == "wrangan: out of memory with 2 photographs at a time: going on with 1"
+    assert lines[1] == "wrangan: out of memory with 4 photographs at a time: retrying with 2"
+    assert lines[2] == "wrangan: out of memory with 2 photographs at a time: retrying with 1"
 
 
 def test_out_of_memory_with_one_photograph(

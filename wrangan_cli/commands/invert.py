@@ -1,25 +1,21 @@
 """`wrangan invert`: photographs → codes."""
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wrangan_cli.commands.panels import inversion_panels
 from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
-from wrangan_cli.engine.base.errors import UsageError, WranganError, is_out_of_memory
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion.settings import InversionSettings
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from wrangan_cli.engine.inversion.folder import Job
     from wrangan_cli.engine.inversion.loop import Inverter
-    from wrangan_cli.engine.models.codes import Code
     from wrangan_cli.engine.models.folder import Model
 
 
@@ -42,7 +38,7 @@ def invert(
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Invert again what is done already.")
+        bool, typer.Option("--overwrite", help="Re-invert photographs that already have a code.")
     ] = False,
     as_json: AsJson = False,
     null: Null = False,
@@ -136,108 +132,35 @@ def _todo(
 
 def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results) -> None:
     from wrangan_cli.engine.inversion.folder import described
+    from wrangan_cli.engine.inversion.many import Progress, invert_many
     from wrangan_cli.engine.models.codes import save_code
 
-    for job, code, seconds, cost in _inverted(inverter, todo, batch, results):
-        try:
-            if isinstance(code, WranganError):
-                raise code
-            code = described(code, job, seconds, cost)
-            save_code(job.code, code)
+    bar = progress("inverting", None)
+
+    def advance(at: Progress) -> None:
+        rate = {} if at.per_minute is None else {"rate": f"{at.per_minute:.1f} photos/min"}
+        bar.update(bar.task_ids[0], completed=at.done, total=at.total, **rate)
+
+    with bar:
+        for found in invert_many(inverter, [job.photo for job in todo], batch, advance):
+            job = todo[found.index]
+            try:
+                if isinstance(found.code, Exception):
+                    raise found.code
+                code = described(found.code, job, found.seconds, found.cost)
+                save_code(job.code, code)
+            except (WranganError, OSError) as error:
+                results.failed(error, job.photo)
+                continue
             if inverter.settings.seconds is not None:
                 after = code.info["distortion"]["after"]
                 reached = ", ".join(f"{name} {value:.4f}" for name, value in after.items())
-                say(f"wrangan: {job.photo.name}: {code.info['steps']} steps in {seconds:.0f} s: {reached}")
-        except (WranganError, OSError) as error:
-            results.failed(error, job.photo)
-            continue
-        results.wrote(
-            job.code,
-            photo=str(job.photo),
-            skipped=False,
-            seconds=seconds,
-            distortion=code.info["distortion"],
-        )
-
-
-def _inverted(
-    inverter: "Inverter", todo: "Sequence[Job]", batch: int, results: Results
-) -> "Iterator[tuple[Job, Code | WranganError, float, dict[str, Any]]]":
-    """Each job with its code, the seconds it took, and what else it cost (batch, peak memory).
-
-    Where the memory does not suffice, half as many go on.
-    """
-    import time
-
-    import torch
-
-    from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
-
-    steps = max(1, inverter.settings.total_steps)
-    waiting = deque(todo)
-    bar = progress("inverting", len(todo) * steps)
-    task, done_steps = bar.task_ids[0], 0
-    with bar:
-        while waiting:
-            jobs, images = _read(waiting, batch, inverter, results)
-            if not jobs:
-                continue
-            fresh = reset_peak(inverter.model.device)
-            started = time.perf_counter()
-            try:
-                photographs = torch.stack(images)
-                planned = inverter.within(photographs)
-                steps = max(1, planned.settings.total_steps)
-                bar.update(task, total=done_steps + (len(waiting) + len(jobs)) * steps)
-
-                def on_step(
-                    step: int,
-                    count: int = len(jobs),
-                    base: int = done_steps,
-                    began: float = started,
-                    whole: int = steps,
-                ) -> None:
-                    rate = step * count / (time.perf_counter() - began) / whole
-                    bar.update(task, completed=base + step * count, rate=f"{rate * 60:.1f} photos/min")
-
-                codes = planned.invert(photographs, on_step)
-            except (RuntimeError, MemoryError) as error:
-                if len(jobs) == 1 or not is_out_of_memory(error):
-                    raise
-                codes = None
-            if codes is None:
-                # Outside of `except`: the error held on to what the attempt had in memory.
-                batch = len(jobs) // 2
-                waiting.extendleft(reversed(jobs))
-                say(f"wrangan: out of memory with {len(jobs)} photographs at a time: going on with {batch}")
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                continue
-            seconds = (time.perf_counter() - started) / len(jobs)
-            cost = {"batch": len(jobs), **peak_memory(inverter.model.device, fresh)}
-            done_steps += steps * len(jobs)
-            bar.update(task, completed=done_steps)
-            for job, code in zip(jobs, codes, strict=True):
-                yield job, code, seconds, cost
-
-
-def _read(
-    waiting: "deque[Job]", batch: int, inverter: "Inverter", results: Results
-) -> "tuple[list[Job], list[Tensor]]":
-    """The next photographs of one size, `batch` at most; what cannot be read is said."""
-
-    jobs: list[Job] = []
-    images: list[Tensor] = []
-    for _ in range(min(batch, len(waiting))):
-        job = waiting.popleft()
-        try:
-            image = inverter.load_photo(job.photo)
-        except (WranganError, OSError) as error:
-            results.failed(error, job.photo)
-            continue
-        if images and image.shape != images[0].shape:
-            waiting.appendleft(job)
-            break
-        images.append(image)
-        jobs.append(job)
-    return jobs, images
+                steps = f"{code.info['steps']} steps in {found.seconds:.0f} s"
+                say(f"wrangan: {job.photo.name}: {steps}: {reached}")
+            results.wrote(
+                job.code,
+                photo=str(job.photo),
+                skipped=False,
+                seconds=found.seconds,
+                distortion=code.info["distortion"],
+            )

@@ -1,0 +1,140 @@
+"""Any number of photographs through one inverter: in batches of one side, halved when memory runs out."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.base.errors import WranganError, is_out_of_memory
+from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
+from wrangan_cli.engine.inversion.loop import Inverter
+from wrangan_cli.engine.models.codes import Code
+
+_log = logging.getLogger("wrangan")
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Inverted:
+    """What became of one photograph."""
+
+    index: int
+    """Its place among the photographs that were given."""
+    code: Code | WranganError | OSError
+    """On the CPU; or why there is none: the file cannot be read, or values stopped being finite."""
+    seconds: float = 0.0
+    """That it took: those of its batch, divided by the photographs in it."""
+    cost: dict[str, Any] = field(default_factory=dict)
+    """`batch` and, where the system tells, `peak_memory_mib` and `peak_memory_of`."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an inversion of many photographs is."""
+
+    done: int
+    """Steps, one for each photograph that takes it."""
+    total: int
+    """Likewise, an estimate where `settings.seconds` decide on the steps of each batch."""
+    per_minute: float | None = None
+    """Photographs a minute in the present batch; None before its first step."""
+
+
+def invert_many(
+    inverter: Inverter,
+    photos: Iterable[Path | Tensor],
+    batch: int = BATCH,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Iterator[Inverted]:
+    """Invert photographs, `batch` at a time, and yield each result as soon as its batch is done.
+
+    photos: files, read as `Inverter.load_photo` reads them, or images (3, S, S) in [-1, 1]; one batch holds
+    neighbours of the same side. A photograph that cannot be read or fitted has its error as its result, and
+    the others go on. Results come in the order of the photographs, but for files that cannot be read, which
+    come before the batch that they would have been in.
+
+    A batch that does not fit into memory is tried again with half as many photographs, with a warning in
+    the log `wrangan`, and so are the batches after it; with one photograph the error is raised.
+    """
+    waiting: deque[tuple[int, Path | Tensor]] = deque(enumerate(photos))
+    report = on_progress or (lambda _: None)
+    device, done = inverter.model.device, 0
+    report(Progress(0, len(waiting) * _steps(inverter)))
+    while waiting:
+        taken, images, unread = _next_batch(inverter, waiting, batch)
+        yield from unread
+        if not taken:
+            continue
+        fresh = reset_peak(device)
+        started = time.perf_counter()
+        try:
+            photographs = torch.stack(images)
+            planned = inverter.within(photographs)
+            steps, count = _steps(planned), len(taken)
+            total = done + (len(waiting) + count) * steps
+            codes = planned.invert(photographs, _reporter(report, done, total, count, steps, started))
+        except (RuntimeError, MemoryError) as error:
+            if len(taken) == 1 or not is_out_of_memory(error):
+                raise
+            codes = None
+        if codes is None:
+            # Outside of `except`: the error held on to what the attempt had in memory.
+            batch = len(taken) // 2
+            waiting.extendleft(reversed(taken))
+            _log.warning(
+                "out of memory with %d photographs at a time: retrying with %d", len(taken), batch
+            )
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        seconds = (time.perf_counter() - started) / count
+        cost = {"batch": count, **peak_memory(device, fresh)}
+        done += steps * count
+        report(Progress(done, total))
+        for (index, _), code in zip(taken, codes, strict=True):
+            yield Inverted(index, code, seconds, cost)
+
+
+def _steps(inverter: Inverter) -> int:
+    """Steps of a photograph; a method that takes none counts as one."""
+    return max(1, inverter.settings.total_steps)
+
+
+def _reporter(
+    report: Callable[[Progress], None], done: int, total: int, count: int, steps: int, started: float
+) -> Callable[[int], None]:
+    """What a batch of `count` photographs calls after each step; `done`: the steps before it."""
+
+    def on_step(step: int) -> None:
+        rate = step * count / steps / (time.perf_counter() - started)
+        report(Progress(done + step * count, total, 60 * rate))
+
+    return on_step
+
+
+def _next_batch(
+    inverter: Inverter, waiting: "deque[tuple[int, Path | Tensor]]", batch: int
+) -> tuple[list[tuple[int, Path | Tensor]], list[Tensor], list[Inverted]]:
+    """The next photographs of one side, `batch` at most, their images, and those that cannot be read."""
+    taken: list[tuple[int, Path | Tensor]] = []
+    images: list[Tensor] = []
+    unread: list[Inverted] = []
+    for _ in range(min(batch, len(waiting))):
+        index, photo = waiting.popleft()
+        try:
+            image = photo if isinstance(photo, Tensor) else inverter.load_photo(photo)
+        except (WranganError, OSError) as error:
+            unread.append(Inverted(index, error))
+            continue
+        if images and image.shape != images[0].shape:
+            waiting.appendleft((index, photo))
+            break
+        images.append(image)
+        taken.append((index, photo))
+    return taken, images, unread

@@ -120,7 +120,12 @@ def evaluate(
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.metrics import edit_success
     from wrangan_cli.engine.metrics.consistency import STRENGTH
-    from wrangan_cli.engine.metrics.registry import code_metrics, pair_metrics, sample_metrics
+    from wrangan_cli.engine.metrics.registry import (
+        code_metrics,
+        default_pair_metrics,
+        pair_metrics,
+        sample_metrics,
+    )
     from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
     names = metric or []
@@ -183,7 +188,7 @@ def evaluate(
         if codes is not None and photos is not None and people:
             evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
         elif codes is not None and photos is not None:
-            names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
+            names = names or default_pair_metrics(loaded)
             side = METRIC_SIDE if metric_side is None else metric_side
             evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch, side))
         else:

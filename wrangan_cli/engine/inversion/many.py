@@ -87,9 +87,7 @@ def invert_many(
             # Outside of `except`: the error held on to what the attempt had in memory.
             batch = len(taken) // 2
             waiting.extendleft(reversed(taken))
-            _log.warning(
-                "out of memory with %d photographs at a time: retrying with %d", len(taken), batch
-            )
+            _log.warning("out of memory with %d photographs at a time: retrying with %d", len(taken), batch)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue

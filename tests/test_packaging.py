@@ -15,10 +15,10 @@ SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setup
 def test_every_package_is_named() -> None:
     folders = {path.parent for path in (ROOT / "wrangan_cli").rglob("*.py")}
     found = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
-    assert found | {"wrangan_kernels"} == set(SETUPTOOLS["packages"])
+    assert found | {"wrangan", "wrangan_kernels"} == set(SETUPTOOLS["packages"])
 
 
-@pytest.mark.parametrize("package", ["wrangan_cli", "wrangan_kernels"])
+@pytest.mark.parametrize("package", ["wrangan", "wrangan_cli", "wrangan_kernels"])
 def test_every_data_file_matches_a_pattern(package: str) -> None:
     folder = ROOT / SETUPTOOLS["package-dir"][package]
     matched = {path for pattern in SETUPTOOLS["package-data"][package] for path in folder.glob(pattern)}
@@ -33,14 +33,18 @@ def test_wheel_holds_code_models_and_kernels(tmp_path: Path) -> None:
     # setuptools leaves build/ and *.egg-info in the folder that it builds from: build a copy.
     copy = tmp_path / "copy"
     copy.mkdir()
-    for name in ("wrangan_cli", "kernels", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("wrangan", "wrangan_cli", "kernels", "pyproject.toml", "README.md", "LICENSE"):
         (copy / name).symlink_to(ROOT / name)
     command[command.index(str(ROOT))] = str(copy)
     subprocess.run([*command, "--wheel-dir", str(tmp_path)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("wrangan-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    for folder, package in (("wrangan_cli", "wrangan_cli"), ("kernels", "wrangan_kernels")):
+    for folder, package in (
+        ("wrangan", "wrangan"),
+        ("wrangan_cli", "wrangan_cli"),
+        ("kernels", "wrangan_kernels"),
+    ):
         for path in (ROOT / folder).rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
                 assert f"{package}/{path.relative_to(ROOT / folder)}" in names

@@ -13,11 +13,13 @@ if TYPE_CHECKING:
 __all__ = wrangan_cli.__all__
 
 
-def __getattr__(name: str) -> Any:
-    """As wrangan_cli does: imported on first use."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(wrangan_cli, name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """As wrangan_cli does: imported on first use."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(wrangan_cli, name)
 
 
 def __dir__() -> list[str]:

@@ -55,13 +55,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Names of the Python interface, imported on first use (PEP 562)."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker takes it for leave to ask for any name
 
-    return getattr(import_module("wrangan_cli.api"), name)
+    def __getattr__(name: str) -> Any:
+        """Names of the Python interface, imported on first use (PEP 562)."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module("wrangan_cli.api"), name)
 
 
 def __dir__() -> list[str]:

@@ -138,8 +138,9 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
     bar = progress("inverting", None)
 
     def advance(at: Progress) -> None:
-        rate = {} if at.per_minute is None else {"rate": f"{at.per_minute:.1f} photos/min"}
-        bar.update(bar.task_ids[0], completed=at.done, total=at.total, **rate)
+        bar.update(bar.task_ids[0], completed=at.done, total=at.total)
+        if at.per_minute is not None:
+            bar.update(bar.task_ids[0], rate=f"{at.per_minute:.1f} photos/min")
 
     with bar:
         for found in invert_many(inverter, [job.photo for job in todo], batch, advance):

@@ -24,7 +24,7 @@ def stored(model: Model, folder: Path, **settings: Any) -> tuple[Job, InversionS
     inverter = make_inverter(model, **{"steps": 1, **settings})
     (code,) = inverter.invert(load_image(job.photo, model.resolution)[None])
     assert isinstance(code, Code)
-    save_code(job.code, described(code, job, 1.0, {}))
+    save_code(job.code, described(code, job.photo, 1.0, {}))
     return job, inverter.settings
 
 

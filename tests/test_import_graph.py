@@ -58,7 +58,16 @@ def test_no_room_imports_a_higher_one(room: str) -> None:
             if imported.startswith("wrangan_cli.engine."):
                 assert ROOMS.index(_room(imported)) <= ROOMS.index(room), f"{module} imports {imported}"
             else:
-                assert not imported.startswith("wrangan_cli.commands"), f"{module} imports {imported}"
+                above = ("wrangan_cli.commands", "wrangan_cli.api")
+                assert not imported.startswith(above), f"{module} imports {imported}"
+
+
+def test_the_python_interface_needs_no_command() -> None:
+    inside = [name for name in MODULES if name.startswith("wrangan_cli.api")]
+    assert inside
+    for module in inside:
+        for imported in _imports(MODULES[module], lazy=True):
+            assert not imported.startswith("wrangan_cli.commands"), f"{module} imports {imported}"
 
 
 def test_every_module_of_the_engine_is_in_a_room() -> None:

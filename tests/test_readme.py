@@ -16,7 +16,8 @@ def command_lines() -> list[str]:
     """Every `wrangan …` of the code blocks, a pipeline cut into its commands."""
     lines = []
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for block in re.findall(r"```(?:sh|bash)?\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        for block in (text for language, text in fenced if language in ("", "sh", "bash")):
             joined = block.replace("\\\n", " ")
             for line in joined.splitlines():
                 parts = line.split("#")[0].split("|")

@@ -48,20 +48,17 @@ class CodeModels:
         return load_code(path, model), model
 
     def _named_by(self, path: Path) -> "Model":
-        from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+        from wrangan_cli.engine.library import bundled_model_of
         from wrangan_cli.engine.models.codes import read_info
-        from wrangan_cli.engine.models.folder import bundled_models, recorded_sha256
 
         info = read_info(path)
-        name, bundled = str(info.get("model", "unknown")), bundled_models()
-        if name in bundled:
-            return self._bundled(name)
-        # By what its folder says: a model that is not the code's is not fetched for it.
-        if DEFAULT_MODEL in bundled and recorded_sha256(bundled[DEFAULT_MODEL]) == info.get("model_sha256"):
-            return self._bundled(DEFAULT_MODEL)
-        raise FileError(
-            path, f"made with the model {name!r}, which is not bundled: give its folder as --model"
-        )
+        name = bundled_model_of(info)
+        if name is None:
+            made_with = str(info.get("model", "unknown"))
+            raise FileError(
+                path, f"made with the model {made_with!r}, which is not bundled: give its folder as --model"
+            )
+        return self._bundled(name)
 
     def _bundled(self, name: str) -> "Model":
         from wrangan_cli.engine.library import load_model

@@ -116,6 +116,7 @@ def evaluate(
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.metrics.consistency import STRENGTH
+    from wrangan_cli.engine.metrics.registry import default_pair_metrics
     from wrangan_cli.engine.metrics.sampling import Samples
     from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
@@ -151,7 +152,7 @@ def evaluate(
         if codes is not None and photos is not None and mode == "edit-success":
             evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
         elif codes is not None and photos is not None:
-            names = names or ["mse", "psnr", "ms-ssim", loaded.perceptual]
+            names = names or default_pair_metrics(loaded)
             side = METRIC_SIDE if metric_side is None else metric_side
             evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch, side))
         else:

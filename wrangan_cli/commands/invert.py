@@ -152,7 +152,7 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
             try:
                 if isinstance(found.code, Exception):
                     raise found.code
-                code = described(found.code, job, found.seconds, found.cost)
+                code = described(found.code, job.photo, found.seconds, found.cost)
                 save_code(job.code, code)
             except (WranganError, OSError) as error:
                 results.failed(error, job.photo)

@@ -1,6 +1,8 @@
 """What `--model` names: a folder, or a bundled model, whose weights are fetched where they do not ship."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,6 +46,19 @@ def find_model(name_or_path: str) -> Path:
         raise FileError(path, "a folder without config.json: not a model")
     names = ", ".join(bundled) or "none"
     raise UsageError(f"model {name_or_path!r}: neither a folder nor a bundled model ({names})")
+
+
+def bundled_model_of(info: Mapping[str, Any]) -> str | None:
+    """Name of the bundled model that a code was made with, by its record: the one that it names, or the
+    default model under another name. None for any other model."""
+    bundled = folders.bundled_models()
+    if (name := str(info.get("model", "unknown"))) in bundled:
+        return name
+    # By what its folder says: a model that is not the code's is not fetched for it.
+    shipped = bundled.get(DEFAULT_MODEL)
+    if shipped is not None and folders.recorded_sha256(shipped) == info.get("model_sha256"):
+        return DEFAULT_MODEL
+    return None
 
 
 def _with_weights(folder: Path) -> Path:

@@ -176,10 +176,27 @@ def _decoded(
             least = math.ceil(2 * (target if resolution else shorter))
             image.draft(None, (least, least))
         image.load()
-        # Behind the pixels: of a PNG this reads them, and broken ones are no broken record.
-        turn = _ORIENTATIONS.get(_orientation(image))
-        picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
-    return (picture if turn is None else picture.transpose(turn)), size
+        return standard(path, image, resolution, max_side, resize_filter, enlarge), size
+
+
+def standard(
+    path: Path,
+    image: Image.Image,
+    resolution: int | None = None,
+    max_side: int | None = None,
+    resize_filter: str = "box",
+    enlarge: bool = True,
+) -> Image.Image:
+    """`open_image` for a picture of any mode that Pillow holds already; `path` names it in errors.
+
+    Its Exif record and colour profile count as those of a file do. Raises FileError for a size or for
+    values that `load_image` refuses.
+    """
+    _check_size(path, image)
+    # Behind the pixels: of a PNG this reads them, and broken ones are no broken record.
+    turn = _ORIENTATIONS.get(_orientation(image))
+    picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

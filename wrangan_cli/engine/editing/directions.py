@@ -29,7 +29,7 @@ class Direction:
 
     name: str
     """Letters, digits, `-`, `_`, `.`: it becomes part of file names."""
-    vector: Tensor
+    vector: Tensor = field(repr=False)
     """float32 on the CPU: a unit vector in W (style_dim,); or, of a direction whose rows differ, one of
     W+ (num_latents, style_dim): zero outside `layers`, the root mean square of the norms in them 1."""
     std: float
@@ -172,7 +172,7 @@ def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise FileError(path, f"broken record of directions ({cause_of(error)})") from error
     for entry in entries:
-        _check_fit(path, entry, model)
+        check_fit(path, entry, model)
     return {entry.name: entry for entry in entries}
 
 
@@ -238,7 +238,8 @@ def _from_json(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Direc
     )
 
 
-def _check_fit(path: Path, direction: Direction, model: Model) -> None:
+def check_fit(path: Path, direction: Direction, model: Model) -> None:
+    """FileError, which names `path`, for a direction that cannot be one of the model's."""
     config = model.generator.config
     rows, length = config.num_latents, config.style_dim
     if direction.vector.shape not in ((length,), (rows, length)):

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.base.names import one_file
@@ -48,6 +50,25 @@ class AlignedFace:
         }
 
 
+def check_alignment(size: int | None, max_faces: int | None, min_confidence: float) -> None:
+    """UsageError for settings of an alignment that are out of range (see PhotoAligner)."""
+    if size is not None and not 16 <= size <= 4096:
+        raise UsageError(f"size {size}: expected 16 to 4096 px")
+    if max_faces is not None and max_faces < 1:
+        raise UsageError(f"max-faces {max_faces}: expected 1 or more")
+    if not 0 <= min_confidence <= 1:
+        raise UsageError(f"min-confidence {min_confidence}: expected 0 to 1")
+
+
+def face_side(quad: Points, size: int | None = None) -> int:
+    """Side in px of the aligned image of a face with this frame: `size`, or the frame's own side in the
+    photograph within OWN_SIDES."""
+    if size is not None:
+        return size
+    least, most = OWN_SIDES
+    return min(max(round(quad_side(quad)), least), most)
+
+
 class PhotoAligner:
     """Aligns the faces of one photograph after another into one folder.
 
@@ -67,12 +88,7 @@ class PhotoAligner:
         min_confidence: float = MIN_CONFIDENCE,
         overwrite: bool = False,
     ) -> None:
-        if size is not None and not 16 <= size <= 4096:
-            raise UsageError(f"size {size}: expected 16 to 4096 px")
-        if max_faces is not None and max_faces < 1:
-            raise UsageError(f"max-faces {max_faces}: expected 1 or more")
-        if not 0 <= min_confidence <= 1:
-            raise UsageError(f"min-confidence {min_confidence}: expected 0 to 1")
+        check_alignment(size, max_faces, min_confidence)
         self.out = out
         self.size = size
         self.max_faces = max_faces
@@ -168,11 +184,7 @@ class PhotoAligner:
         return transform.photo_sha256 == digest and settings == wanted
 
     def _side(self, quad: Points) -> int:
-        """Side in px of the aligned image of a face with this frame."""
-        if self.size is not None:
-            return self.size
-        least, most = OWN_SIDES
-        return min(max(round(quad_side(quad)), least), most)
+        return face_side(quad, self.size)
 
     def _refuse_existing(self, photo: Path, image: Path, digest: str) -> None:
         if self.overwrite or not image.exists():
@@ -198,17 +210,27 @@ def paste(
     transform, an edited image that is not square, an output that is one of the inputs.
     UsageError: feather not in 0…0.5.
     """
-    if not 0 <= feather <= 0.5:
-        raise UsageError(f"feather {feather}: expected 0 to 0.5 of the frame's side")
+    check_feather(feather)
     transform = load_transform(transform_file)
     if out.resolve() in {edited.resolve(), photo.resolve()}:
         raise FileError(out, "is an input: it would be overwritten")
     picture, face = open_image(photo), open_image(edited)
     if sha256(photo) != transform.photo_sha256:
         raise FileError(photo, f"not the photograph of {transform_file} ({transform.photo}, by sha256)")
-    if face.width != face.height:
-        raise FileError(edited, f"not an aligned face: {face.width} × {face.height} px is not square")
+    check_square(edited, face)
     save_pillow(out, paste_back(picture, face, transform.quad, feather, keep_detail))
+
+
+def check_feather(feather: float) -> None:
+    """UsageError unless it is 0 to 0.5."""
+    if not 0 <= feather <= 0.5:
+        raise UsageError(f"feather {feather}: expected 0 to 0.5 of the frame's side")
+
+
+def check_square(path: Path, face: Image.Image) -> None:
+    """FileError, which names `path`, for a picture that can be no aligned face."""
+    if face.width != face.height:
+        raise FileError(path, f"not an aligned face: {face.width} × {face.height} px is not square")
 
 
 def _transform_file(image: Path) -> Path:

@@ -80,12 +80,8 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     return code
 
 
-def described(code: Code, job: Job, seconds: float, cost: Mapping[str, Any]) -> Code:
-    """The code with its photograph, its seconds and what else it cost in the record."""
-    about = {
-        "source": job.photo.name,
-        "source_sha256": sha256(job.photo),
-        "seconds": round(seconds, 3),
-        **cost,
-    }
+def described(code: Code, photo: Path | None, seconds: float, cost: Mapping[str, Any]) -> Code:
+    """The code with its photograph, if that is a file, its seconds and what else it cost in the record."""
+    source = {} if photo is None else {"source": photo.name, "source_sha256": sha256(photo)}
+    about = {**source, "seconds": round(seconds, 3), **cost}
     return dataclasses.replace(code, info={**code.info, **about})

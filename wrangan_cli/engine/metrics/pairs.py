@@ -123,7 +123,7 @@ def compare_pairs(
         for pair in part:
             try:
                 code = load_code(pair.code, model)
-                photo = load_photograph(pair.photo, model.resolution, _size(code))
+                photo = load_photograph(pair.photo, model.resolution, size_of(code))
                 check_source(pair.photo, pair.code, code.info)
             except (WranganError, OSError) as error:
                 outcome.append(Compared(pair, error=error))
@@ -132,13 +132,13 @@ def compare_pairs(
                 photos.append(photo)
                 outcome.append(None)
         rows = iter(measured(model, photos, codes, measures, metric_side))
-        told = iter([_recorded(code, records) for code in codes])
+        told = iter([recorded(code, records) for code in codes])
         sides = iter([photo.shape[-1] for photo in photos])
         for pair, failed in zip(part, outcome, strict=True):
             yield failed or _checked(pair, next(rows), *next(told), next(sides))
 
 
-def _size(code: Code) -> int:
+def size_of(code: Code) -> int:
     """The setting `size` of its inversion; 0 where the record has none."""
     settings = code.info.get("settings")
     size = settings.get("size") if isinstance(settings, dict) else None
@@ -179,7 +179,8 @@ def measured(
     return rows
 
 
-def _recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, float], dict[str, str]]:
+def recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, float], dict[str, str]]:
+    """What the code's record tells of `records`: metric → value, and metric → why there is none."""
     values, missing = {}, {}
     for metric in records:
         value = code.info.get(metric.key)

@@ -22,6 +22,7 @@ from wrangan_cli.engine.metrics import (
     std_share,
 )
 from wrangan_cli.engine.metrics.base import CodeMetric, LayerMetric, PairMetric, RecordMetric, SampleMetric
+from wrangan_cli.engine.models.folder import Model
 
 PAIR_METRICS: dict[str, PairMetric] = {
     metric.name: metric
@@ -59,6 +60,11 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
 _OF_PAIRS = ("pairs", "records", "people")
 _OF_CODES = ("codes", "edited", "faces")
 _ALONE = ("samples", "layers", "attributes")
+
+
+def default_pair_metrics(model: Model) -> list[str]:
+    """What pairs are measured by where nothing is named."""
+    return ["mse", "psnr", "ms-ssim", model.perceptual]
 
 
 def pair_metrics(names: Sequence[str]) -> list[PairMetric]:

@@ -44,6 +44,12 @@ class Code:
     parameters: dict[str, Tensor] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """In short: whole tensors would fill the screen."""
+        made = f"{self.info.get('model', 'unknown')}, {self.info.get('method', 'unknown')}"
+        offsets = sum(len(getattr(self, group)) for group in PREFIXES.values())
+        return f"Code({made}, w {tuple(self.w.shape)}, {offsets} offsets)"
+
 
 def save_code(path: Path, code: Code) -> None:
     """Write a `.st` file atomically: w in float32, all offsets in float16."""
@@ -75,7 +81,7 @@ def load_code(path: Path, model: Model | None = None) -> Code:
     groups = {group: _group(tensors, f"{prefix}.") for prefix, group in PREFIXES.items()}
     code = Code(w=tensors["w"].float(), info=info, **groups)
     if model is not None:
-        _check_fit(path, code, model)
+        check_fit(path, code, model)
     return code
 
 
@@ -166,7 +172,8 @@ def _stack(offsets: Sequence[Mapping[str, Tensor]], device: torch.device) -> dic
     }
 
 
-def _check_fit(path: Path, code: Code, model: Model) -> None:
+def check_fit(path: Path, code: Code, model: Model) -> None:
+    """FileError, which names `path`, unless the code was made for the model and fits it."""
     made_for, config = code.info.get("model_sha256"), model.generator.config
     if made_for != model.sha256:
         name = code.info.get("model", "unknown")

@@ -67,6 +67,11 @@ class Model:
     lender: Lender | None = None
     """The model that `config.json` names as `companions_of`; None for a model that stands alone."""
 
+    def __repr__(self) -> str:
+        """In short: the whole network would fill the screen."""
+        kind = self.generator.config.architecture
+        return f"Model({self.name}, {kind}, {self.resolution} px, {self.device})"
+
     def companions(self, name: str) -> list[Path]:
         """The files of this name that go with the model: its own folder's first, then what ships with it,
         then, of LENT, what ships with its lender."""

@@ -1,0 +1,316 @@
+"""Codes in files, and the images that are drawn from them."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wrangan_cli.api.models import ModelLike, model_of
+from wrangan_cli.api.pictures import Progress
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.data.images import check_side, to_pillow
+from wrangan_cli.engine.editing.directions import (
+    Direction,
+    Move,
+    check_fit,
+    edit_code,
+    find_direction,
+    load_directions,
+)
+from wrangan_cli.engine.editing.interpolation import count_images, interpolate_codes, render_way
+from wrangan_cli.engine.models import codes as engine
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
+
+CodeLike = Code | str | Path
+"""A code, or its `.st` file."""
+C = TypeVar("C", bound=CodeLike)
+Output = Literal["image", "tensor", "code"]
+_OUTPUTS = ("image", "tensor", "code")
+
+_log = logging.getLogger("wrangan")
+
+
+def load_code(path: str | Path, model: Model | None = None) -> Code:
+    """Read a `.st` file; with `model`, check that the code was made for it.
+
+    Of use to know: `code.w`, float32 (512,) in W or (rows, 512) in W+, `code.epsilon`, the offsets of the
+    weights in units of σ, by the weight's name, and `code.info`, how it was made. Nothing in the file is
+    executed. Raises WranganError: not readable, not a code, not finite, of another model.
+    """
+    return engine.load_code(Path(path), model)
+
+
+def save_code(code: Code, path: str | Path) -> None:
+    """Write a code as a `.st` file (safetensors), atomically: w in float32, all offsets in float16.
+
+    Raises WranganError for values that are not finite and where the file cannot be written.
+    """
+    engine.save_code(Path(path), code)
+
+
+@overload
+def render(
+    codes: CodeLike,
+    model: ModelLike | None = None,
+    *,
+    side: int | None = None,
+    output: Literal["image"] = "image",
+    progress: Progress | None = None,
+) -> Image.Image: ...
+@overload
+def render(
+    codes: list[C] | tuple[C, ...],
+    model: ModelLike | None = None,
+    *,
+    side: int | None = None,
+    output: Literal["image"] = "image",
+    progress: Progress | None = None,
+) -> list[Image.Image]: ...
+@overload
+def render(
+    codes: CodeLike | list[C] | tuple[C, ...],
+    model: ModelLike | None = None,
+    *,
+    side: int | None = None,
+    output: Literal["tensor"],
+    progress: Progress | None = None,
+) -> Tensor: ...
+def render(
+    codes: Any,
+    model: ModelLike | None = None,
+    *,
+    side: int | None = None,
+    output: Literal["image", "tensor"] = "image",
+    progress: Progress | None = None,
+) -> Image.Image | list[Image.Image] | Tensor:
+    """Draw the image of a code, or the images of a list of codes (or of `.st` files).
+
+    model: None: the one that the codes were made with. side: images are reduced by area to this side in px;
+    None: the model's. output: `"image"`, 8-bit RGB Pillow images; `"tensor"`, float32 on the CPU in [-1, 1],
+    (3, R, R) of one code and (B, 3, R, R) of a list. progress: is called with the images that are drawn,
+    and with all there are.
+
+    Raises WranganError for codes that cannot be read or are of another model.
+    """
+    if output not in _OUTPUTS[:2]:
+        raise UsageError(f"output {output!r}: expected image or tensor")
+    loaded, several = loaded_codes(codes)
+    return _given(_drawn(model_of(model, loaded), loaded, side, progress), several, output)
+
+
+@overload
+def edit(
+    codes: CodeLike,
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["image"] = "image",
+) -> Image.Image: ...
+@overload
+def edit(
+    codes: list[C] | tuple[C, ...],
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["image"] = "image",
+) -> list[Image.Image]: ...
+@overload
+def edit(
+    codes: CodeLike | list[C] | tuple[C, ...],
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["tensor"],
+) -> Tensor: ...
+@overload
+def edit(
+    codes: CodeLike,
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["code"],
+) -> Code: ...
+@overload
+def edit(
+    codes: list[C] | tuple[C, ...],
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["code"],
+) -> list[Code]: ...
+def edit(
+    codes: Any,
+    direction: str | Direction | Mapping[str, float],
+    strength: float | None = None,
+    *,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Output = "image",
+) -> Image.Image | list[Image.Image] | Tensor | Code | list[Code]:
+    """Draw the image of a code (or of each code of a list) moved along directions.
+
+    `edit(code, "smile", 3)`, or several at once: `edit(code, {"smile": 3, "age": -2})`. Strengths are in
+    standard deviations of w along the direction, so that 3 means the same on every model; beyond the
+    direction's range the log `wrangan` warns. direction: a name of `directions(model)`, or a `Direction`.
+
+    model, side, and output as of `render`; also `"code"`: the moved codes, to be saved, edited further or
+    interpolated. The offsets of the weights are kept. Raises WranganError for names that the model does
+    not have, strengths that are not finite, and as `render` does.
+    """
+    _check_output(output)
+    loaded, several = loaded_codes(codes)
+    of = model_of(model, loaded)
+    moves = _moves(of, direction, strength)
+    moved = [edit_code(code, moves, of.generator.config.num_latents) for code in loaded]
+    if output == "code":
+        return moved if several else moved[0]
+    return _given(_drawn(of, moved, side, None), several, output)
+
+
+@overload
+def interpolate(
+    codes: Sequence[CodeLike],
+    steps: int = 8,
+    *,
+    smooth: bool = False,
+    loop: bool = False,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["image"] = "image",
+    progress: Progress | None = None,
+) -> list[Image.Image]: ...
+@overload
+def interpolate(
+    codes: Sequence[CodeLike],
+    steps: int = 8,
+    *,
+    smooth: bool = False,
+    loop: bool = False,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["tensor"],
+    progress: Progress | None = None,
+) -> Tensor: ...
+@overload
+def interpolate(
+    codes: Sequence[CodeLike],
+    steps: int = 8,
+    *,
+    smooth: bool = False,
+    loop: bool = False,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Literal["code"],
+    progress: Progress | None = None,
+) -> list[Code]: ...
+def interpolate(
+    codes: Sequence[CodeLike],
+    steps: int = 8,
+    *,
+    smooth: bool = False,
+    loop: bool = False,
+    model: ModelLike | None = None,
+    side: int | None = None,
+    output: Output = "image",
+    progress: Progress | None = None,
+) -> list[Image.Image] | Tensor | list[Code]:
+    """Draw the images from one code to the next: w and the offsets of the weights change at an even pace.
+
+    codes: two or more. steps: images from a code to the next, both included; a code where one stretch ends
+    and the next begins is drawn once. smooth: along a spline through all codes, not in straight lines.
+    loop: on from the last code to the first, which is not drawn again.
+    model, side, output and progress as of `edit` and `render`; a tensor is (N, 3, R, R).
+
+    Raises WranganError: fewer than two codes or steps, and as `render` does.
+    """
+    _check_output(output)
+    loaded, _ = loaded_codes(list(codes))
+    of = model_of(model, loaded)
+    if output == "code":
+        return list(interpolate_codes(loaded, steps, of.generator.config.num_latents, smooth, loop))
+    check_side(side)
+    count = count_images(len(loaded), steps, loop)
+    images = render_way(of, loaded, steps, smooth, loop, side, _on_image(progress, count))
+    return _stacked(images) if output == "tensor" else [to_pillow(image) for image in images]
+
+
+def loaded_codes(codes: CodeLike | Sequence[CodeLike]) -> tuple[list[Code], bool]:
+    """The codes, and whether they were several."""
+    several = not isinstance(codes, Code | str | Path)
+    given: list[Any] = list(codes) if isinstance(codes, list | tuple) else [codes]
+    if not given:
+        raise UsageError("no codes given")
+    for code in given:
+        if not isinstance(code, Code | str | Path):
+            raise UsageError(f"{type(code).__name__}: expected a code or the path of one")
+    return [code if isinstance(code, Code) else load_code(code) for code in given], several
+
+
+def _moves(
+    model: Model, direction: str | Direction | Mapping[str, float], strength: float | None
+) -> list[Move]:
+    """What to do, with a warning for what is beyond a direction's range."""
+    if isinstance(direction, Mapping):
+        if strength is not None or not direction:
+            raise UsageError("several directions: give a dict of strengths by name, and no strength beside")
+        asked: list[tuple[str | Direction, float]] = list(direction.items())
+    elif strength is None:
+        raise UsageError("no strength: give one in standard deviations, such as edit(code, 'smile', 3)")
+    else:
+        asked = [(direction, strength)]
+    known = load_directions(model)
+    moves = []
+    for which, how_far in asked:
+        if isinstance(which, Direction):
+            check_fit(Path("direction"), which, model)
+            move = Move(which, how_far)
+        else:
+            move = Move(find_direction(known, which, model.name), how_far)
+        if move.outside_range:
+            low, high = move.direction.range
+            _log.warning("%s is outside the sensible range %g…%g", move.label, low, high)
+        moves.append(move)
+    return moves
+
+
+def _check_output(output: str) -> None:
+    if output not in _OUTPUTS:
+        raise UsageError(f"output {output!r}: expected one of {', '.join(_OUTPUTS)}")
+
+
+def _drawn(
+    model: Model, codes: Sequence[Code], side: int | None, progress: Progress | None
+) -> Iterator[Tensor]:
+    check_side(side)
+    return engine.render_each(model, codes, side, _on_image(progress, len(codes)))
+
+
+def _on_image(progress: Progress | None, count: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(done, count)
+
+
+def _given(images: Iterator[Tensor], several: bool, output: str) -> Image.Image | list[Image.Image] | Tensor:
+    """Images (3, R, R) as they were asked for."""
+    if output == "tensor":
+        return _stacked(images) if several else _stacked(images)[0]
+    pictures = [to_pillow(image) for image in images]
+    return pictures if several else pictures[0]
+
+
+def _stacked(images: Iterator[Tensor]) -> Tensor:
+    return torch.stack([image.clamp(-1, 1) for image in images])

@@ -1,0 +1,67 @@
+"""Faces cut out of photographs, and put back."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from wrangan_cli.api.pictures import Face, Picture, whole
+from wrangan_cli.engine.faces.align_photos import check_alignment, check_feather, check_square, face_side
+from wrangan_cli.engine.faces.alignment import crop_quad, paste_back
+from wrangan_cli.engine.faces.detection import MIN_CONFIDENCE, FaceDetector
+
+
+def align(
+    photo: Picture,
+    *,
+    size: int | None = None,
+    max_faces: int | None = None,
+    min_confidence: float = MIN_CONFIDENCE,
+) -> list[Face]:
+    """Cut the faces out of a photograph, framed as FFHQ's are: what the bundled models of faces expect.
+
+    photo: a file, a Pillow image, an array (H, W, 3) of uint8 in RGB, or a tensor (3, S, S) in [-1, 1].
+    size: side of the aligned images, 16 to 4096 px; None: of each its frame's own side in the photograph,
+    within 256 to 1024 px. max_faces: maximum number of faces, largest first; None: all. min_confidence:
+    faces that are less certain than this, 0 to 1, are left out.
+
+    Returns the faces, largest first, and an empty list where there is none. `face.image` is the aligned
+    picture; the face itself can be given to `invert` and to `paste`.
+
+    Raises WranganError for a photograph that cannot be used, settings that are out of range, and without
+    the extra `align`, which brings the detector.
+    """
+    check_alignment(size, max_faces, min_confidence)
+    picture = whole(photo)
+    found = _detector(min_confidence).detect(picture)[:max_faces]
+    return [
+        Face(
+            image=crop_quad(picture, face.quad, face_side(face.quad, size)),
+            photo=picture,
+            quad=face.quad,
+            confidence=face.confidence,
+        )
+        for face in found
+    ]
+
+
+def paste(edited: Picture, face: Face, *, feather: float = 0.1, keep_detail: bool = False) -> Image.Image:
+    """Put an edited face back into its photograph, with a soft border.
+
+    edited: the aligned face after editing, of any size, as `edit` and `render` give it. face: the one that
+    was aligned. feather: fraction of the frame's side, 0 to 0.5, over which the edit fades in from the
+    border. keep_detail: add only the difference between the edited and the aligned face, so that the
+    photograph's finer structure stays.
+
+    Returns the whole photograph, 8-bit RGB; pixels outside the frame are unchanged. Raises WranganError for
+    a picture that is not square and a feather that is out of range.
+    """
+    check_feather(feather)
+    picture = whole(edited, "edited face")
+    check_square(Path(edited) if isinstance(edited, str | Path) else Path("edited face"), picture)
+    return paste_back(face.photo, picture, face.quad, feather, keep_detail)
+
+
+@lru_cache(maxsize=1)
+def _detector(min_confidence: float) -> FaceDetector:
+    return FaceDetector(min_confidence)

@@ -1,0 +1,185 @@
+"""Photographs → codes."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from wrangan_cli.api.models import ModelLike, model_of
+from wrangan_cli.api.pictures import Face, P, Picture, Progress, listed, prepared
+from wrangan_cli.engine.base.errors import UsageError, WranganError
+from wrangan_cli.engine.base.freed_memory import keep_freed_memory
+from wrangan_cli.engine.inversion.folder import described
+from wrangan_cli.engine.inversion.inverter import Inverter as Engine
+from wrangan_cli.engine.inversion.many import BATCH, invert_many
+from wrangan_cli.engine.inversion.many import Progress as Steps
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.models.codes import Code
+from wrangan_cli.engine.models.folder import Model
+
+
+class Inverter:
+    """Model, encoder and loss, loaded once to invert many photographs.
+
+    model: see `load_model`; None: the default. settings, and options over them: fields of
+    `InversionSettings`, which are those of `wrangan invert`, such as `method="pti"`, `steps=100` or
+    `seconds=30` (for each batch). batch: photographs that are inverted together.
+
+    Raises WranganError: options that do not exist or do not go together, networks that the model lacks,
+    weights of the perceptual distance that are not there. From then on the process keeps the memory that it
+    frees for its next use (glibc; `base/freed_memory.py`).
+    """
+
+    def __init__(
+        self,
+        model: ModelLike | None = None,
+        settings: InversionSettings | None = None,
+        *,
+        batch: int = BATCH,
+        **options: Any,
+    ) -> None:
+        if batch < 1:
+            raise UsageError(f"batch {batch}: expected 1 or more")
+        keep_freed_memory()  # as the command does: without it a step takes several times as long
+        self.batch = batch
+        chosen = _settings(settings or InversionSettings(), options)
+        self._engine = Engine.load(model_of(model), chosen)
+
+    @property
+    def model(self) -> Model:
+        """The model into which it inverts."""
+        return self._engine.model
+
+    @property
+    def settings(self) -> InversionSettings:
+        """All settings, those that the model names among them."""
+        return self._engine.settings
+
+    @overload
+    def invert(
+        self, images: str | Path | Image.Image | NDArray[np.uint8] | Face, progress: Progress | None = None
+    ) -> Code: ...
+    @overload
+    def invert(self, images: list[P] | tuple[P, ...], progress: Progress | None = None) -> list[Code]: ...
+    @overload
+    def invert(self, images: Tensor, progress: Progress | None = None) -> Code | list[Code]: ...
+    def invert(self, images: Any, progress: Progress | None = None) -> Code | list[Code]:
+        """The code of one picture, or a list of codes of several: see `wrangan.invert`."""
+        pictures, several = listed(images)
+        codes: list[Code] = []
+        for result in self.each(pictures, progress):
+            if not isinstance(result, Code):
+                raise result
+            codes.append(result)
+        return codes if several else codes[0]
+
+    def each(
+        self, images: Iterable[Picture], progress: Progress | None = None
+    ) -> Iterator[Code | WranganError | OSError]:
+        """The code of each picture in turn, as soon as its batch is done.
+
+        A picture that cannot be read, or whose values stop being finite, has its error in the code's place;
+        the others are not affected. Files are read when it is their turn. Neighbours of one side are
+        inverted together; a batch that does not fit into memory is tried again at half its size.
+        progress: is called with the steps that are done, and with all there are.
+        """
+        given, _ = listed(images)
+        sources = [_source(picture) for picture in given]
+        photos = prepared(given, self.model.resolution, self.settings.size)
+        early: dict[int, Code | WranganError | OSError] = {}
+        expected = 0
+
+        def on_progress(steps: Steps) -> None:
+            if progress is not None:
+                progress(steps.done, steps.total)
+
+        for found in invert_many(self._engine, photos, self.batch, on_progress):
+            code = found.code
+            if isinstance(code, Code):
+                try:
+                    code = described(code, sources[found.index], found.seconds, found.cost)
+                except OSError as error:  # its file is gone since it was read
+                    code = error
+            early[found.index] = code
+            while expected in early:  # a file that cannot be read comes before the batch that it was to be in
+                yield early.pop(expected)
+                expected += 1
+
+
+@overload
+def invert(
+    images: str | Path | Image.Image | NDArray[np.uint8] | Face,
+    model: ModelLike | None = None,
+    settings: InversionSettings | None = None,
+    *,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Code: ...
+@overload
+def invert(
+    images: list[P] | tuple[P, ...],
+    model: ModelLike | None = None,
+    settings: InversionSettings | None = None,
+    *,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+    **options: Any,
+) -> list[Code]: ...
+@overload
+def invert(
+    images: Tensor,
+    model: ModelLike | None = None,
+    settings: InversionSettings | None = None,
+    *,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Code | list[Code]: ...
+def invert(
+    images: Any,
+    model: ModelLike | None = None,
+    settings: InversionSettings | None = None,
+    *,
+    batch: int = BATCH,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Code | list[Code]:
+    """Invert photographs: find the codes from which the model draws them again.
+
+    images: one of these, or a list of them (then a list of codes comes back):
+    a file (str or Path), a Pillow image of any mode, an array (H, W, 3) of uint8 in RGB, a floating-point
+    tensor (3, S, S) in [-1, 1], or a face that `align` gave. A tensor (B, 3, S, S) is a list of B.
+    The central square is taken; faces should be aligned as the model's data was (`align`).
+
+    model: see `load_model`; None: the default, loaded on first use and kept. settings, and options over them:
+    fields of `InversionSettings`, such as `method="pti"`, `steps=100`, `seconds=30`. batch: how many are
+    inverted together. progress: is called with the steps that are done, and with all there are.
+
+    Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
+    before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;
+    `Inverter.each` goes on to the other pictures instead.
+    """
+    inverter = Inverter(model, settings, batch=batch, **options)
+    result: Code | list[Code] = inverter.invert(images, progress)
+    return result
+
+
+def _settings(settings: InversionSettings, options: dict[str, Any]) -> InversionSettings:
+    known = [each.name for each in dataclasses.fields(InversionSettings) if each.init]
+    for name in options:
+        if name not in known:
+            raise UsageError(f"option {name!r} of an inversion: expected one of {', '.join(known)}")
+    try:
+        return dataclasses.replace(settings, **options)
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _source(picture: Picture) -> Path | None:
+    return Path(picture) if isinstance(picture, str | Path) else None

@@ -1,0 +1,92 @@
+"""Models by name, by path, or by the codes that were made with them."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import torch
+
+from wrangan_cli.engine import library
+from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.runtime import resolve_device
+from wrangan_cli.engine.editing.directions import Direction, load_directions
+from wrangan_cli.engine.models import folder as folders
+from wrangan_cli.engine.models.codes import Code, check_fit
+from wrangan_cli.engine.models.folder import Model
+
+ModelLike = Model | str | Path
+"""A model that is loaded, the name of a bundled one, or a model's folder."""
+
+_LOADED: WeakValueDictionary[str, Model] = WeakValueDictionary()
+"""Models that are in memory, by the sha256 that their codes name."""
+
+
+def load_model(name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.device = "auto") -> Model:
+    """Load a model, once for many calls of the other functions.
+
+    name_or_path: a bundled model (`ffhq`, the default; `ffhq-256`, `faces-64`, `churches-64`) or a
+    model's folder. The weights of the `ffhq` models are fetched on first use. device: `auto` (CUDA,
+    else MPS, else CPU) or a device of torch's.
+
+    Of use to know: `model.name`, `model.resolution` (side of its images in px), `model.device`. While
+    the model is kept, codes that were made with it find it by themselves.
+
+    Raises WranganError: an unknown name, a device that is not there, files that are missing or broken,
+    weights that cannot be fetched.
+    """
+    model = library.load_model(str(name_or_path), resolve_device(str(device)))
+    _LOADED[model.sha256] = model
+    return model
+
+
+def directions(model: ModelLike = DEFAULT_MODEL, path: str | Path | None = None) -> dict[str, Direction]:
+    """The directions in which a model's codes can be edited, by name.
+
+    Of each: `range`, the lowest and highest sensible strength, and `layers`, the rows of W+ that it moves
+    (None: all); strengths are in standard deviations of w along it. path: a file of directions, such as
+    `wrangan directions` writes, in place of the model's own. An empty dict: the model has none.
+
+    Raises WranganError for a file that is broken or belongs to another model.
+    """
+    return load_directions(model_of(model), None if path is None else Path(path))
+
+
+def model_of(given: ModelLike | None, codes: Sequence[Code] = ()) -> Model:
+    """The model that was given; else the one that `codes` were made with; else the default.
+
+    Raises WranganError for codes of another model than that, or of one that has to be given.
+    """
+    if isinstance(given, Model):
+        model = given
+    elif given is not None:
+        model = _by_name(str(given))
+    else:
+        model = _made_with(codes[0]) if codes else _by_name(DEFAULT_MODEL)
+    for number, code in enumerate(codes, 1):
+        check_fit(Path("code" if len(codes) == 1 else f"code {number}"), code, model)
+    return model
+
+
+def _made_with(code: Code) -> Model:
+    loaded = _LOADED.get(str(code.info.get("model_sha256")))
+    if loaded is not None:
+        return loaded
+    name = library.bundled_model_of(code.info)
+    if name is None:
+        made_with = str(code.info.get("model", "unknown"))
+        raise UsageError(
+            f"code made with the model {made_with!r}, which is not bundled: load it, or give model="
+        )
+    return _by_name(name)
+
+
+def _by_name(name: str) -> Model:
+    # A folder may change while the program runs; a bundled model does not.
+    return _bundled(name) if name in folders.bundled_models() else load_model(name)
+
+
+@lru_cache(maxsize=2)
+def _bundled(name: str) -> Model:
+    return load_model(name)

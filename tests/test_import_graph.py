@@ -58,7 +58,7 @@ def test_no_room_imports_a_higher_one(room: str) -> None:
             if imported.startswith("wrangan_cli.engine."):
                 assert ROOMS.index(_room(imported)) <= ROOMS.index(room), f"{module} imports {imported}"
             else:
-                above = ("wrangan_cli.commands", "wrangan_cli.api")
+                above = ("wrangan_cli.commands", "wrangan_cli.api", "wrangan_cli.studio")
                 assert not imported.startswith(above), f"{module} imports {imported}"
 
 
@@ -68,6 +68,18 @@ def test_the_python_interface_needs_no_command() -> None:
     for module in inside:
         for imported in _imports(MODULES[module], lazy=True):
             assert not imported.startswith("wrangan_cli.commands"), f"{module} imports {imported}"
+
+
+def test_the_studio_stands_between_commands_and_engine() -> None:
+    studio = [name for name in MODULES if name.startswith("wrangan_cli.studio.")]
+    assert studio
+    for module in studio:
+        for imported in _imports(MODULES[module], lazy=True):
+            assert not imported.startswith("wrangan_cli.commands"), f"{module} imports {imported}"
+    with_gradio = {"layout", "events", "downloads", "page"}
+    for module in studio:
+        knows = "import gradio" in MODULES[module].read_text(encoding="utf-8")
+        assert knows == (module.rpartition(".")[2] in with_gradio), module
 
 
 def test_every_module_of_the_engine_is_in_a_room() -> None:

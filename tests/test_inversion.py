@@ -1,10 +1,12 @@
 """The inversion loop against its formulas, and its independence of the batch."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.conftest import random_generator_network
 from tests.fakes import codes_of, fake_perceptual, images_of, in_float64, make_inverter
@@ -270,3 +272,25 @@ def test_code_file_is_small_and_complete(tiny_model: Model, tmp_path: Path) -> N
     assert torch.equal(render(tiny_model, [loaded]), render(tiny_model, [code]))
     assert loaded.info["model_sha256"] == tiny_model.sha256
     assert loaded.info["distortion"]["before"]["mse"] > 0
+
+
+STOPPED: dict[str, dict[str, object]] = {
+    "wrangan": {"steps": 9},
+    "sg2-w": {"steps": 9, "noise_weight": 0.0},
+}
+
+
+@pytest.mark.parametrize("method", STOPPED)
+def test_who_looks_on_sees_the_images_and_can_end_the_steps(tiny_model: Model, method: str) -> None:
+    inverter = make_inverter(tiny_model, method=method, **STOPPED[method])
+    seen: list[Tensor] = []
+
+    def watch(draw: Callable[[int], Tensor]) -> bool:
+        seen.append(draw(8))
+        return len(seen) < 3
+
+    codes = codes_of(inverter.watched(watch).invert(images_of()))
+    assert [code.info["steps"] for code in codes] == [3, 3]
+    assert not torch.equal(seen[0], seen[2])
+    # What was seen last is what is kept, but for the file's rounding.
+    assert torch.allclose(seen[2], render(tiny_model, codes, 8), atol=2e-2)

@@ -23,6 +23,7 @@ from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.fetch import fetch
 from wrangan_cli.commands.latents import export_latents, import_latents
 from wrangan_cli.commands.shell import Shell
+from wrangan_cli.commands.studio import studio
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ app.command("report")(report.report)
 app.command("align")(align)
 app.command("paste")(paste)
 app.add_typer(video.app, name="video")
+app.command("studio")(studio)
 app.command("fetch")(fetch)
 app.command("doctor")(doctor)
 

@@ -116,7 +116,7 @@ def edit(
         if save_code:
             _spare_originals(code_file)
         edited = edit_code(code, moves, loaded.generator.config.num_latents)
-        save_image(target, render(loaded, [edited], side)[0])
+        save_image(target, render(loaded, [edited], side)[0], edited=True)
         if save_code:
             write_code(code_file, edited)
         targets.wrote(target, path)

@@ -131,7 +131,7 @@ def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fp
         if moving:
             animation.save_animation(target, render_film(strip, target, advance), fps, and_back=True)
         else:
-            save_pillow(target, render_strip(strip, target, advance))
+            save_pillow(target, render_strip(strip, target, advance), edited=True)
     edits = [
         [edit.direction.name, [edit.span.first, edit.span.last] if isinstance(edit, Sweep) else edit.strength]
         for edit in strip.edits

@@ -109,7 +109,7 @@ def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, ste
         for place in places:
             if place[0] >= 0 or loop:
                 layout.paste(sheet, place[0] % rows, place[1], checked_pillow(out, image))
-    save_pillow(out, sheet)
+    save_pillow(out, sheet, edited=True)
 
 
 def _save_each(
@@ -120,5 +120,5 @@ def _save_each(
     digits = len(str(count - 1))
     for index, image in enumerate(images):
         path = folder / f"step-{index:0{digits}d}.png"
-        save_image(path, image)
+        save_image(path, image, edited=True)
         results.wrote(path, **record, index=index)

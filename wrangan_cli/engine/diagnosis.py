@@ -64,6 +64,7 @@ EXTRAS = (
     ),
     Extra("train", "TensorBoard logs of training, LMDB data", ("tensorboard", "lmdb")),
     Extra("report", "figures of `wrangan report`", ("matplotlib",)),
+    Extra("studio", "the page of `wrangan studio`", ("gradio",)),
     Extra("identity", "identity distance of faces", ("dlib", "face_recognition_models")),
 )
 

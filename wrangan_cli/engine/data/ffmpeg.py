@@ -144,12 +144,13 @@ def _reader(path: Path, parameters: list[str]) -> Any:
 
 @contextlib.contextmanager
 def film(
-    path: Path, fps: float | Fraction, matrix: str = "bt709", crf: int = CRF
+    path: Path, fps: float | Fraction, matrix: str = "bt709", crf: int = CRF, comment: str = ""
 ) -> Iterator[Callable[[Frame], None]]:
     """Write an .mp4 (H.264, yuv420p) at `path`, atomically; yields what takes the frames, one by one.
 
     All frames have the first one's size; an odd side is made even by repeating its last pixels, since
-    yuv420p has none. matrix: as in ClipFacts. Raises FileError where it cannot be written, there is no
+    yuv420p has none. matrix: as in ClipFacts. comment: what the file says of itself.
+    Raises FileError where it cannot be written, there is no
     H.264, or no frame came; WranganError without ffmpeg.
     """
     program = ffmpeg()
@@ -163,7 +164,7 @@ def film(
                 frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
             if process is None:
                 size = f"{frame.shape[1]}x{frame.shape[0]}"
-                command = _encoding(program, temporary, size, fps, matrix, crf)
+                command = _encoding(program, temporary, size, fps, matrix, crf, comment)
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=said
                 )
@@ -214,13 +215,16 @@ def check_film(path: Path) -> None:
         raise UsageError(f"{path}: clips are written as .mp4")
 
 
-def _encoding(program: str, path: Path, size: str, fps: float | Fraction, matrix: str, crf: int) -> list[str]:
+def _encoding(
+    program: str, path: Path, size: str, fps: float | Fraction, matrix: str, crf: int, comment: str
+) -> list[str]:
     rate = str(Fraction(fps).limit_denominator(100_000))
     tags = ":".join(f"{name}={matrix}" for name in ("colorspace", "color_primaries", "color_trc"))
     colours = f"scale=out_color_matrix={matrix}:out_range=tv,format=yuv420p,setparams={tags}:range=tv"
     return [
         *[program, "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", rate],
         *["-i", "-", "-vf", colours, "-c:v", "libx264", "-crf", str(crf)],
+        *(["-metadata", f"comment={comment}"] if comment else []),
         *["-movflags", "+faststart", "-f", "mp4", str(path.absolute())],
     ]
 

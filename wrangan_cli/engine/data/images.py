@@ -18,6 +18,7 @@ from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError, 
 from wrangan_cli.engine.base.files import check_regular, replaced_atomically
 from wrangan_cli.engine.data.colour import to_srgb
 from wrangan_cli.engine.data.image_kinds import HEAD, RAW_SUFFIXES, kind_of, reads_heif, why_not_read
+from wrangan_cli.engine.data.marks import mark_for
 from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 from wrangan_cli.engine.data.sheets import Layout
 from wrangan_cli.engine.data.side_information import stripped
@@ -231,14 +232,16 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
-def save_image(path: Path, image: Tensor) -> None:
+def save_image(path: Path, image: Tensor, edited: bool = False) -> None:
     """Write (3, H, W) in [-1, 1] as 8-bit .png, .jpg (quality 95) or .webp (quality 95), atomically.
+
+    edited: the file says of itself that it was edited, and by what (`marks.py`).
 
     Raises UsageError for another suffix, WranganError for values that are not finite,
     FileError where the file cannot be written.
     """
     written_format(path)
-    save_pillow(path, checked_pillow(path, image))
+    save_pillow(path, checked_pillow(path, image), edited)
 
 
 def checked_pillow(path: Path, image: Tensor) -> Image.Image:
@@ -250,12 +253,13 @@ def checked_pillow(path: Path, image: Tensor) -> Image.Image:
     return to_pillow(image)
 
 
-def save_pillow(path: Path, image: Image.Image) -> None:
+def save_pillow(path: Path, image: Image.Image, edited: bool = False) -> None:
     """`save_image` for a Pillow image."""
     kind = written_format(path)
     try:
         with replaced_atomically(path) as temporary:
-            image.save(temporary, format=kind, **({} if kind == "PNG" else {"quality": 95}))
+            quality = {} if kind == "PNG" else {"quality": 95}
+            image.save(temporary, format=kind, **quality, **(mark_for(kind) if edited else {}))
     except (OSError, ValueError) as error:  # ValueError: WebP's of its largest size
         raise FileError(path, f"not written ({getattr(error, 'strerror', None) or error})") from error
 

@@ -14,6 +14,7 @@ from PIL.GifImagePlugin import getdata
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.data.ffmpeg import ffmpeg, film
+from wrangan_cli.engine.data.marks import MARK
 
 SUFFIXES = (".gif", ".mp4")
 LARGEST_SIDES = {".gif": 2**16 - 1, ".mp4": 2**14}
@@ -27,6 +28,7 @@ def save_animation(
 ) -> None:
     """Write 8-bit RGB pictures of one size as .gif (endless, 256 colours each) or .mp4 (H.264), atomically.
 
+    The file says that it was edited (marks.py).
     No more than one frame is held; what is raised while one is made leaves no file. fps: images a
     second, above 0. and_back: after the last come those before it, down to the second, so that a film that
     begins again does not jump; until then they stand in a file beside `path`. In .mp4 an odd side
@@ -42,7 +44,7 @@ def save_animation(
     try:
         if path.suffix.lower() == ".mp4":
             check_mp4()
-            with film(path, fps, crf=_CRF) as write:
+            with film(path, fps, crf=_CRF, comment=MARK) as write:
                 for frame in shown:
                     write(np.asarray(frame))
         else:
@@ -78,6 +80,7 @@ def _write_gif(stream: IO[bytes], frames: Iterator[Image.Image], fps: float) -> 
             # Eight bits a colour, and no colour table for all frames: each has its own.
             stream.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
             stream.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
+            stream.write(b"!\xfe" + bytes([len(MARK)]) + MARK.encode("ascii") + b"\x00")
         for part in getdata(frame.quantize(256), duration=1000 / fps, include_color_table=True):
             stream.write(part)
     stream.write(b";")

@@ -28,12 +28,18 @@ def interpolate_codes(
     """
     check_steps(steps)
     check_codes(len(codes))
-    points = [code.w for code in codes]
-    if len({w.ndim for w in points}) > 1:
-        points = [as_w_plus(w, num_latents) for w in points]
-    groups = {field: [getattr(code, field) for code in codes] for field in PREFIXES.values()}
-    info: dict[str, Any] = {k: codes[0].info[k] for k in ("model", "model_sha256") if k in codes[0].info}
-    return _along(points, groups, info, steps, smooth, loop)
+    return _along(_Way(codes, num_latents), steps, smooth, loop)
+
+
+def code_between(codes: Sequence[Code], position: float, num_latents: int) -> Code:
+    """One code of the straight way through `codes`: that of `interpolate_codes` at `position`, from 0, the
+    first code, to len(codes) - 1, the last. UsageError for fewer than 2 codes or a position beyond them."""
+    check_codes(len(codes))
+    if not 0 <= position <= len(codes) - 1:
+        raise UsageError(f"position {position}: expected 0 to {len(codes) - 1}")
+    stretch = int(position)
+    way = _Way(codes, num_latents)
+    return way.code(position, weights_at(stretch, position - stretch, len(codes), smooth=False, loop=False))
 
 
 def count_images(codes: int, steps: int, loop: bool = False) -> int:
@@ -67,21 +73,29 @@ def render_way(
     return render_each(model, way, side, on_image)
 
 
-def _along(
-    points: Sequence[Tensor],
-    groups: Mapping[str, Sequence[Mapping[str, Tensor]]],
-    info: Mapping[str, Any],
-    steps: int,
-    smooth: bool,
-    loop: bool,
-) -> Iterator[Code]:
-    for index in range(count_images(len(points), steps, loop)):
+class _Way:
+    """What codes on the way through others are mixed of."""
+
+    def __init__(self, codes: Sequence[Code], num_latents: int) -> None:
+        self.points = [code.w for code in codes]
+        if len({w.ndim for w in self.points}) > 1:
+            self.points = [as_w_plus(w, num_latents) for w in self.points]
+        self._groups = {field: [getattr(code, field) for code in codes] for field in PREFIXES.values()}
+        first = codes[0].info
+        self._info: dict[str, Any] = {k: first[k] for k in ("model", "model_sha256") if k in first}
+
+    def code(self, position: float, weights: Mapping[int, float]) -> Code:
+        offsets = {field: _mixed(maps, weights) for field, maps in self._groups.items()}
+        w = _sum([(weight, self.points[key]) for key, weight in weights.items()])
+        return Code(w=w, **offsets, info={**self._info, "interpolation": position})
+
+
+def _along(way: _Way, steps: int, smooth: bool, loop: bool) -> Iterator[Code]:
+    count = len(way.points)
+    for index in range(count_images(count, steps, loop)):
         stretch, step = divmod(index, steps - 1)
-        position = stretch + step / (steps - 1)
-        weights = weights_at(stretch, step / (steps - 1), len(points), smooth, loop)
-        offsets = {field: _mixed(maps, weights) for field, maps in groups.items()}
-        w = _sum([(weight, points[key]) for key, weight in weights.items()])
-        yield Code(w=w, **offsets, info={**info, "interpolation": position})
+        t = step / (steps - 1)
+        yield way.code(stretch + t, weights_at(stretch, t, count, smooth, loop))
 
 
 def weights_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> dict[int, float]:

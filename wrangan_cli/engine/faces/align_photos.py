@@ -218,7 +218,7 @@ def paste(
     if sha256(photo) != transform.photo_sha256:
         raise FileError(photo, f"not the photograph of {transform_file} ({transform.photo}, by sha256)")
     check_square(edited, face)
-    save_pillow(out, paste_back(picture, face, transform.quad, feather, keep_detail))
+    save_pillow(out, paste_back(picture, face, transform.quad, feather, keep_detail), edited=True)
 
 
 def check_feather(feather: float) -> None:

@@ -19,6 +19,9 @@ from wrangan_cli.engine.models.rendering import synthesize
 
 Prediction = Callable[[Tensor, Tensor], Variables]
 """(images (B, 3, S, S), w where they start (B, style_dim)) → what a trained network makes of them."""
+Watch = Callable[[Callable[[int], Tensor]], bool]
+"""Called after each step with what draws the images that still take steps, reduced by area to a side:
+(b, 3, side, side). False ends the steps: what is there is kept."""
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
@@ -45,6 +48,8 @@ class Fit:
     """Called after each step of the method's loop with its number."""
     cuda_graph: bool = False
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
+    watch: Watch | None = None
+    """Who looks on, and may end the steps."""
 
     def with_target(self, at_once: int | None = None) -> "Fit":
         """With the features of all images, of so many at a time (None: all together)."""
@@ -86,6 +91,11 @@ class Fit:
     def synthesized(self, variables: Variables) -> Tensor:
         """The images of `variables` at the photographs' side: (B, 3, S, S)."""
         side = self.images.shape[-1]
+        return synthesize(self.model.generator, variables.w, **self.offsets(variables), side=side)
+
+    @torch.no_grad()
+    def seen(self, variables: Variables, side: int) -> Tensor:
+        """The images of `variables`, reduced by area to `side` px: (b, 3, side, side)."""
         return synthesize(self.model.generator, variables.w, **self.offsets(variables), side=side)
 
     def data_loss(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:

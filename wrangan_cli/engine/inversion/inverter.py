@@ -15,7 +15,7 @@ from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.photographs import by_side, load_photograph
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.budget import planned
-from wrangan_cli.engine.inversion.fit import Fit, Prediction
+from wrangan_cli.engine.inversion.fit import Fit, Prediction, Watch
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.offsets import random_weights
 from wrangan_cli.engine.inversion.pti import tuning_distance
@@ -46,6 +46,8 @@ class Inverter:
     """Whether the settings' steps are already those that its seconds allow."""
     cuda_graph: bool = False
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
+    watch: Watch | None = None
+    """Who looks on at every step, and may end them."""
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
@@ -79,6 +81,11 @@ class Inverter:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
         or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
         return load_photograph(path, self.model.resolution, self.settings.size)
+
+    def watched(self, watch: Watch) -> "Inverter":
+        """The inverter, and that of its pivot, with somebody who looks on at every step."""
+        pivot = None if self.pivot is None else self.pivot.watched(watch)
+        return replace(self, pivot=pivot, watch=watch)
 
     def initial_w(self, images: Tensor) -> Tensor:
         """w from the encoder, or the mean of W: (B, style_dim)."""
@@ -167,6 +174,7 @@ class Inverter:
             predict=self.predict,
             on_step=on_step,
             cuda_graph=self.cuda_graph,
+            watch=self.watch,
         ).with_target(features_at_once)
 
     def _start(

@@ -64,10 +64,21 @@ class Loop:
                 if len(self.batch.rows) == 0:
                     return
                 self.fit.on_step(step + 1)
+                if self._ended_by_watch(step + 1):
+                    break
             if self.total and not self.fit.cuda_graph:
                 self.optimizer.settle()
         finally:
             self._close()
+
+    def _ended_by_watch(self, done: int) -> bool:
+        """Whether who looks on ends the steps here; the images that still take steps have done so many."""
+        watch, batch = self.fit.watch, self.batch
+        if watch is None or watch(lambda side: self.fit.seen(batch.variables, side)):
+            return False
+        for row in batch.rows.tolist():
+            batch.steps[row] = done
+        return True
 
     def minimise(self, loss: Loss) -> None:
         """One step of the optimizer down `loss`, which must be the same at every step; removes the images

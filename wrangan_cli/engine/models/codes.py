@@ -13,6 +13,7 @@ from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.rendering import synthesize
+from wrangan_cli.engine.models.seeds import w_of_seed
 from wrangan_cli.engine.models.shared_offsets import with_shared
 
 SUFFIX = ".st"
@@ -92,6 +93,13 @@ def holds_code(path: Path, code: Code) -> bool:
     except FileError:
         return False
     return there.info == {"kind": "code", **code.info} and torch.equal(there.w, code.w)
+
+
+def random_code(model: Model, seed: int, truncation: float = 1.0) -> Code:
+    """The code of the image that `wrangan generate` draws of a seed, with w as `w_of_seed` gives it."""
+    about = {"method": "random", "seed": seed, "truncation": truncation}
+    info = {"model": model.name, "model_sha256": model.sha256, **about}
+    return Code(w_of_seed(model, seed, truncation).cpu(), info=info)
 
 
 def find_codes(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Images of random latents, one a seed."""
+"""Random latents and their images, one a seed."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,13 @@ from torch import Tensor
 from wrangan_cli.engine.base.runtime import random_generator, seeded_latents
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.randomized import draw_epsilon
+
+
+@torch.no_grad()
+def w_of_seed(model: Model, seed: int, truncation: float = 1.0) -> Tensor:
+    """w of the latent of `seed`, (style_dim,), on the model's device; truncation as in `image_of_seed`."""
+    z = seeded_latents([seed], model.generator.config.style_dim).to(model.device)
+    return torch.lerp(model.w_mean, model.generator.mapping(z), truncation)[0]
 
 
 @torch.no_grad()
@@ -17,7 +24,6 @@ def image_of_seed(model: Model, seed: int, truncation: float = 1.0, epsilon: flo
     without random weights.
     """
     generator = model.generator
-    z = seeded_latents([seed], generator.config.style_dim).to(model.device)
-    w = torch.lerp(model.w_mean, generator.mapping(z), truncation)
+    w = w_of_seed(model, seed, truncation)[None]
     offsets = draw_epsilon(generator, scale=epsilon, rng=random_generator(seed)) if epsilon else None
     return generator.synthesis(w, epsilon=offsets)[0]

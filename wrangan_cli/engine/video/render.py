@@ -13,6 +13,7 @@ from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.data.ffmpeg import add_sound, check_film, film, logger, probe, read_frames
 from wrangan_cli.engine.data.images import to_pillow, to_uint8
+from wrangan_cli.engine.data.marks import MARK
 from wrangan_cli.engine.editing.directions import Move, edit_code
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
 from wrangan_cli.engine.faces.alignment import Points, paste_back
@@ -55,7 +56,7 @@ class ClipCodes:
         check_film(out)
         record, changes, before = self.record, [], None
         every = record.numbers[1] - record.numbers[0] if len(record.numbers) > 1 else 1
-        with film(out, record.facts.fps / every) as write:
+        with film(out, record.facts.fps / every, comment=MARK) as write:
             for index, number in enumerate(record.numbers):
                 image = self.image(self.code(number, moves))
                 write(to_uint8(image).permute(1, 2, 0).contiguous().numpy())
@@ -118,7 +119,7 @@ class ClipCodes:
         # Beside the result: a clip may be larger than what the system has for temporary files.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".wrangan-") as folder:
             silent = Path(folder) / "silent.mp4"
-            with film(silent, facts.fps, facts.matrix) as write:
+            with film(silent, facts.fps, facts.matrix, comment=MARK) as write:
                 for number, pixels in read_frames(clip, facts):
                     if following is not None and following[0] == number:
                         _, code, quad = following

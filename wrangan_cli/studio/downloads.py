@@ -1,0 +1,149 @@
+"""What a tab's files, films, strips and comparisons are asked by: the events beside those of the way."""
+
+import html
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.data.images import open_image
+from wrangan_cli.engine.editing.sweeps import Span
+from wrangan_cli.studio import pictures
+from wrangan_cli.studio.events import Events, Updates, answers, said
+from wrangan_cli.studio.session import Session
+
+
+class AllEvents(Events):
+    """The page's functions, with those that make files."""
+
+    # Files.
+
+    def _link(self, path: Path) -> str:
+        return f"gradio_api/file={quote(str(path))}"
+
+    @said
+    def save_image(self, request: gr.Request) -> Updates:
+        """The edited image."""
+        return {
+            self.parts.link: self._link(self.work.save_edit(self.session(request))),
+            self.parts.message: "",
+        }
+
+    @said
+    def save_code(self, request: gr.Request) -> Updates:
+        """The code."""
+        return {
+            self.parts.link: self._link(self.work.save_code(self.session(request))),
+            self.parts.message: "",
+        }
+
+    @said
+    def save_edited(self, request: gr.Request) -> Updates:
+        """The code with the edits in it."""
+        path = self.work.save_code(self.session(request), edited=True)
+        return {self.parts.link: self._link(path), self.parts.message: ""}
+
+    @said
+    def save_paste(self, feather: float, detail: bool, request: gr.Request) -> Updates:
+        """The snapshot with the edited face."""
+        path = self.work.save_paste(self.session(request), feather, detail)
+        return {self.parts.link: self._link(path), self.parts.message: ""}
+
+    @said
+    def paste(self, feather: float, detail: bool, request: gr.Request) -> Updates:
+        """Show the snapshot with the edited face."""
+        session = self.session(request)
+        path = self.work.save_paste(session, feather, detail)
+        assert session.current is not None
+        assert session.current.crop is not None
+        after = open_image(path, max_side=pictures.PHOTO_SIDE)
+        before = open_image(session.current.crop.photo, max_side=pictures.PHOTO_SIDE)
+        lines = self.work.lines_of_edit(session, feather, detail)
+        return {
+            self.parts.stage: pictures.stage(
+                pictures.url(after), pictures.url(before), ("snapshot", "with the edit")
+            ),
+            self.parts.commands: pictures.commands(lines, session.current),
+            self.parts.message: "",
+        }
+
+    # More.
+
+    @said
+    def between(self, first: str | None, second: str | None, share: float, request: gr.Request) -> Updates:
+        """The image between two codes."""
+        session = self.session(request)
+        one, other = self._pair(session, first, second)
+        image = self.work.between(one, other, share)
+        session.in_full = -1  # the stage shows something else than the edit
+        label = f"{one.name} → {other.name}, {share:.0%}"
+        return {
+            self.parts.stage: pictures.stage(pictures.url(image), names=("", label)),
+            self.parts.message: pictures.note(label),
+        }
+
+    @staticmethod
+    def _pair(session: Session, first: str | None, second: str | None) -> Any:
+        if not first or not second or first == second:
+            raise UsageError("pick two different faces: invert or open another one")
+        return session.subjects[first], session.subjects[second]
+
+    @said
+    def film(
+        self, suffix: str, first: str, second: str, frames: float, fps: float, request: gr.Request
+    ) -> Updates:
+        """The way between two codes as a film."""
+        session = self.session(request)
+        self._pair(session, first, second)
+        path = self.work.save_way(session, [first, second], int(frames), fps, suffix)
+        line = self.work.line_of_way([first, second], int(frames), fps, path.name)
+        return {self.parts.film: self._made(path, line), self.parts.message: ""}
+
+    @said
+    def strip(self, direction: str, low: float, high: float, count: float, request: gr.Request) -> Updates:
+        """The code over a range of strengths."""
+        session, span = self.session(request), Span(low, high)
+        path = self.work.save_strip(session, direction, span, int(count))
+        line = self.work.line_of_strip(session, direction, span, int(count), path.name)
+        return {self.parts.strip_shown: self._made(path, line), self.parts.message: ""}
+
+    def _made(self, path: Path, line: str) -> str:
+        where = f"{self._link(path)}?{secrets.token_hex(4)}"  # another one of that name is another picture
+        picture = (
+            f'<video src="{where}" controls loop autoplay muted></video>'
+            if path.suffix == ".mp4"
+            else f'<img src="{where}" alt="{html.escape(path.name)}">'
+        )
+        made = f"<code>{html.escape(line)}</code>" if line else ""
+        return (
+            f'<div class="ws-made">{picture}<a href="{where}" download="{path.name}">Download</a>{made}</div>'
+        )
+
+    def side_by_side(self, methods: list[str], seconds: float, request: gr.Request) -> Iterator[Updates]:
+        """Invert the chosen picture by several methods."""
+        parts, session = self.parts, self.session(request)
+        crop = session.chosen
+        try:
+            if crop is None:
+                raise UsageError("pick a face first")
+            photograph = open_image(crop.picture, self.work.model.resolution)
+            shown = [("photograph", pictures.url(photograph), "")]
+            for method in methods:
+                settings = self.work.settings(method, seconds=seconds)
+                for updates in self._forming(session, crop, settings):
+                    yield {**updates, parts.stop: gr.update(visible=True)}
+                assert session.current is not None
+                image = pictures.url(self.work.draw(session.current.code))
+                shown.append((session.current.name, image, pictures.code_note(session.current)))
+                yield {parts.methods_shown: pictures.row(shown)}
+        except Exception as error:
+            if not answers(error):
+                raise
+            yield {parts.message: pictures.problem(error), parts.progress: ""}
+            return
+        shown_last = self._subject_shown(session) if session.current else {}
+        yield {**shown_last, parts.progress: "", parts.stop: gr.update(visible=False)}

@@ -78,6 +78,22 @@ def test_std_follows_the_formula(tiny_generator: StyleGAN2Generator) -> None:
         set_std(random, {name: torch.zeros_like(value) for name, value in given.items()}, floor=0.1)
 
 
+@pytest.mark.parametrize("exponent", [0.25, 1.0])
+def test_exponent_changes_the_proportions_and_not_the_size(
+    tiny_generator: StyleGAN2Generator, exponent: float
+) -> None:
+    random = randomize(tiny_generator, 2).requires_grad_(False)
+    given = {name: torch.rand(weight.shape).double() for name, weight in random.random_weights().items()}
+    set_std(random, given, floor=0.5)
+    even = {name: weight.std.double().clone() for name, weight in random.random_weights().items()}
+    set_std(random, given, floor=0.5, exponent=exponent)
+    found = {name: weight.std.double() for name, weight in random.random_weights().items()}
+    ratios = torch.cat([(found[name] / even[name].pow(2 * exponent)).flatten() for name in given])
+    torch.testing.assert_close(ratios, ratios[0].expand_as(ratios), rtol=1e-4, atol=0)
+    sizes = [torch.cat([v.flatten() for v in std.values()]).square().mean() for std in (even, found)]
+    torch.testing.assert_close(*sizes, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize(
     ("tie", "shape"), [("weight", (4, 3, 3, 3)), ("filter", (4, 1, 1, 1)), ("layer", (1, 1, 1, 1))]
 )

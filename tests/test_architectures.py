@@ -348,7 +348,7 @@ PACKAGE = Path(wrangan_cli.__file__).parent
 MODELS = PACKAGE / "engine" / "models"
 CONCRETE = ("stylegan2", "mobile_stylegan", "config")
 """Modules of one architecture."""
-ALLOWED = ("engine/checkpoints/", "engine/diagnosis.py", "commands/train.py")
+ALLOWED = ("engine/checkpoints/", "engine/diagnosis.py", "engine/training/start.py")
 """Who may name StyleGAN2: its files of other projects, the self-test, and `train generator`."""
 OWN = {*(f"{name}.py" for name in CONCRETE), "architectures.py", "discriminator.py", "precision.py"}
 

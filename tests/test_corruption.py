@@ -118,7 +118,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path, small_fea
         (["--metric", "corruption-kid", "--codes", "x", "--photos", "x"], "and no --photos"),
         (["--metric", "kid", "--codes", "x"], "leave out --codes"),
         (["--metric", "mse", "--codes", "x"], "give --codes and --photos"),
-        (["--metric", "corruption-kid", "--codes", "x", "--epsilon", "1"], "codes have an ε of their own"),
+        (["--metric", "corruption-kid", "--codes", "x", "--epsilon", "1"], "codes have their ε"),
     ],
 )
 def test_usage(arguments: list[str], message: str) -> None:

@@ -161,7 +161,7 @@ def test_missing_carrier_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(weights.ENVIRONMENT, raising=False)
     missing = dataclasses.replace(weights.ST_LPIPS_ALEX, package="no_such_package")
     monkeypatch.setattr(weights, "ST_LPIPS_ALEX", missing)
-    with pytest.raises(WranganError, match=r"alex_shift_tolerant.pth.*not set.*not installed.*wrangan fetch st-lpips"):
+    with pytest.raises(WranganError, match=r"alex_shift_tolerant.pth.*not set.*not installed.*wrangan fetch"):
         load_perceptual("st-lpips-alex")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import all_settings, applicable, inversion_settings
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance
@@ -28,8 +28,13 @@ def in_float64(model: Model) -> Model:
 
 
 def make_inverter(model: Model, **settings: object) -> Inverter:
-    """An Inverter that starts from the mean of W and uses `fake_perceptual`, in the model's precision."""
-    asked = InversionSettings(**{"init": "mean", "steps": 5, **settings})  # type: ignore[arg-type]
+    """An Inverter that starts from the mean of W and uses `fake_perceptual`, in the model's precision.
+
+    A setting that only other methods have is left out, so that one line serves several methods."""
+    method = str(settings.get("method", "wrangan"))
+    given = {"init": "mean", "steps": 5, **settings}
+    unknown = {name: value for name, value in given.items() if name not in all_settings()}
+    asked = inversion_settings(**{"method": method, **applicable(method, given), **unknown})
     chosen = asked.with_defaults(model.inversion)
     perceptual = fake_perceptual().to(model.w_mean.dtype) if chosen.perceptual_weight else None
     return Inverter(model, chosen, None, perceptual)

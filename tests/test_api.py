@@ -27,7 +27,7 @@ from wrangan_cli.engine.editing.directions import Direction, save_directions, un
 from wrangan_cli.engine.faces.alignment import crop_quad, ffhq_quad, quad_side
 from wrangan_cli.engine.faces.detection import Face as Found
 from wrangan_cli.engine.inversion.inverter import Inverter as Engine
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.library import load_model as read
 from wrangan_cli.engine.metrics.pairs import compare_pairs, load_metrics, pair_by_stem
 from wrangan_cli.engine.metrics.registry import pair_metrics
@@ -149,7 +149,7 @@ def test_what_is_no_picture(picture: Any, cause: str, tiny_model: Model) -> None
 
 def test_invert_is_the_engines(tiny_model: Model, photos: Path) -> None:
     image = load_image(photos / "a.png", 16)
-    (expected,) = Engine.load(tiny_model, InversionSettings(**FEW)).invert(image[None])
+    (expected,) = Engine.load(tiny_model, inversion_settings(**FEW)).invert(image[None])
     assert isinstance(expected, wrangan.Code)
     seen: list[tuple[int, int]] = []
     code = wrangan.invert(photos / "a.png", tiny_model, **FEW, progress=lambda *at: seen.append(at))
@@ -159,7 +159,7 @@ def test_invert_is_the_engines(tiny_model: Model, photos: Path) -> None:
     assert code.info["seconds"] > 0
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert seen[-1] == (3, 3)
-    in_memory = wrangan.invert(image, tiny_model, InversionSettings(**FEW))
+    in_memory = wrangan.invert(image, tiny_model, inversion_settings(**FEW))
     torch.testing.assert_close(in_memory.w, expected.w, rtol=0, atol=0)  # type: ignore[union-attr]
     assert "source" not in in_memory.info  # type: ignore[union-attr]
 
@@ -192,7 +192,7 @@ def test_each_goes_on_after_a_broken_file_and_keeps_the_order(tiny_model: Model,
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"step": 3}, "option 'step' of an inversion: expected one of method"),
+        ({"step": 3}, "setting 'step' of an inversion: expected one of method"),
         ({"steps": -1}, "steps"),
         ({"method": "magic"}, "magic"),
         ({"batch": 0}, "batch 0: expected 1 or more"),

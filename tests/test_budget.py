@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 from tests.fakes import codes_of, make_inverter
 from tests.test_early_stop import images_of
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import budget, wrangan
 from wrangan_cli.engine.inversion.batch import WINDOW, Batch
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
@@ -45,7 +47,7 @@ def test_steps_are_what_the_time_allows(
             clock.now += 3.0 if step == 0 else 0.5  # the first is slow
             on_step(step + 1)
 
-    settings = budget.planned(InversionSettings(seconds=seconds), invert, count)
+    settings = budget.planned(inversion_settings(seconds=seconds), invert, count)
     # Spent: 1 + 3 + 3 · 0.5 = 5.5 s, of which 4 · 0.5 are steps; beside them the run itself takes 3.5 s.
     assert settings.steps == expected
 
@@ -59,7 +61,7 @@ def test_pti_keeps_the_proportion_of_its_steps(monkeypatch: pytest.MonkeyPatch) 
             clock.now += 1.0 if step < budget.TRIAL else 2.0
             on_step(step + 1)
 
-    settings = budget.planned(InversionSettings(method="pti", seconds=500), invert, 1)
+    settings = budget.planned(inversion_settings(method="pti", seconds=500), invert, 1)
     # 450 · 1 + 350 · 2 = 1150 s for all; 488 s are left.
     assert settings.pti_pivot_steps == pytest.approx(450 * 488 / 1150, abs=2)
     assert settings.pti_steps == pytest.approx(350 * 488 / 1150, abs=2)
@@ -77,10 +79,10 @@ def test_the_code_is_that_of_so_many_steps(tiny_model: Model, monkeypatch: pytes
 
 
 def test_steps_do_not_count_where_seconds_do() -> None:
-    assert {"steps", "seconds"} & set(InversionSettings(seconds=3).relevant) == {"seconds"}
-    assert {"steps", "seconds"} <= set(InversionSettings().relevant)
-    with pytest.raises(ValueError, match="seconds 0"):
-        InversionSettings(seconds=0)
+    assert {"steps", "seconds"} & set(inversion_settings(seconds=3).relevant) == {"seconds"}
+    assert {"steps", "seconds"} <= set(inversion_settings().relevant)
+    with pytest.raises(UsageError, match="seconds 0"):
+        inversion_settings(seconds=0)
 
 
 def test_an_image_on_a_plateau_leaves() -> None:

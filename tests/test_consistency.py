@@ -20,6 +20,7 @@ from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.base.peak_memory import peak_memory, reset_peak
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
 from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import identity
 from wrangan_cli.engine.metrics.comparison import compare_paired, wilson
@@ -38,7 +39,7 @@ class Exact:
 
     def __init__(self, model: Model, shift: Tensor) -> None:
         self.model, self.shift, self.seen = model, shift, []
-        self.settings = InversionSettings()
+        self.settings = inversion_settings()
 
     def invert(self, images: Tensor) -> list[Code | WranganError]:
         self.seen.append(images)
@@ -103,7 +104,7 @@ def test_codes_are_inverted_with_the_settings_in_their_records(tiny_model: Model
 
 
 def settled(model: Model) -> dict[str, object]:
-    settings = InversionSettings(method="sg2-w", init="mean", steps=2, perceptual_weight=0)
+    settings = inversion_settings(method="sg2-w", init="mean", steps=2, perceptual_weight=0)
     return {
         "model": model.name,
         "model_sha256": model.sha256,

@@ -1,6 +1,7 @@
 """Which codes count as done when the same photographs are inverted again."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,15 @@ import pytest
 import torch
 
 from tests.conftest import TINY, write_photo
-from tests.fakes import images_of, make_inverter
+from tests.fakes import make_inverter
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.inversion.folder import Job, described, stored_code
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.method_settings import SETTINGS, all_settings, inversion_settings
+from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.metrics.consistency import stored_settings
 from wrangan_cli.engine.models.codes import Code, load_code, save_code
-from wrangan_cli.engine.models.encoders import KINDS, Encoder, EncoderConfig, save_encoder
+from wrangan_cli.engine.models.encoders import Encoder, EncoderConfig, save_encoder
 from wrangan_cli.engine.models.folder import Model
 
 
@@ -51,7 +54,7 @@ def test_a_setting_that_is_newer_than_the_code_had_its_default(
     assert isinstance(stored_code(job, tiny_model, settings), Code)
     name, value = ("beta2", 0.95) if method == "wrangan" else ("w_noise", 0.2)
     other = dataclasses.replace(settings, **{name: value})
-    default = getattr(InversionSettings(), name)
+    default = getattr(inversion_settings(method), name)
     assert f"made with {name} {default}, not {value}; give --overwrite" in refusal(
         stored_code(job, tiny_model, other)
     )
@@ -67,42 +70,22 @@ def test_what_the_method_does_not_use_makes_no_difference(tiny_model: Model, tmp
         rewrite(job, **{name: getattr(settings, name)})
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in KINDS])
-def test_settings_without_effect_leave_the_code_as_it_is(method: str, tiny_model: Model) -> None:
-    """What a method does not use changes nothing; the methods of trained networks use least."""
-    images = images_of(1)
-    short: dict[str, Any] = {
-        "method": method,
-        "steps": 3,
-        "pti_pivot_steps": 2,
-        "pti_steps": 3,
-        "stop_at": 0.0,
-    }
-    if method in ("encoder", "pti"):
-        short |= {"init": "encoder", "pti_pivot": "encoder"}  # of which the stand-in gives the mean of W
-    (code,) = make_inverter(tiny_model, **short).invert(images)
-    assert isinstance(code, Code)
-    settings = InversionSettings(method=method)
-    changed = {
-        "penalty": "sum",
-        "pti_pivot": "sg2-w",
-        "pti_perceptual": "lpips-vgg",
-        "optimizer": "lbfgs",
-        "history": 5,
-    }
-    for field in dataclasses.fields(settings):
-        if (
-            field.name in settings.relevant or field.name == "protocol"
-        ):  # which others than its methods refuse
-            continue
-        value = changed.get(field.name) or (getattr(settings, field.name) or 0.0) * 0.5 + 0.25
-        value = int(value) + 1 if field.name.endswith("steps") else value
-        (other,) = make_inverter(tiny_model, **{**short, field.name: value}).invert(images)
-        assert isinstance(other, Code)
-        assert torch.equal(other.w, code.w), field.name
-        for group in ("epsilon", "delta", "noise", "parameters"):
-            for name, offset in getattr(code, group).items():
-                assert torch.equal(getattr(other, group)[name], offset), field.name
+@pytest.mark.parametrize("method", ["wrangan", "weight-tuning", "sg2-w", "sg2-w-plus", "pti", "encoder"])
+def test_a_record_with_the_settings_of_all_methods_counts(
+    method: str, tiny_model: Model, tmp_path: Path
+) -> None:
+    """As earlier versions wrote it; what is recorded now are the method's own, by the same names."""
+    job, settings = stored(tiny_model, tmp_path, method=method, pti_steps=1, pti_pivot_steps=1)
+    recorded = load_code(job.code).info["settings"]
+    assert recorded == json.loads(json.dumps(dataclasses.asdict(settings)))
+    others = {name: None for name in all_settings() if name not in recorded}
+    defaults = {field.name: field.default for kind in SETTINGS.values() for field in dataclasses.fields(kind)}
+    rewrite(job, **{name: defaults[name] for name in others if defaults[name] is not None})
+    assert set(load_code(job.code).info["settings"]) > set(recorded)
+    assert isinstance(stored_code(job, tiny_model, settings), Code)
+    assert stored_settings(load_code(job.code)) == dataclasses.replace(settings, size=16)
+    rewrite(job, seed=5)
+    assert "made with seed 5, not 0" in refusal(stored_code(job, tiny_model, settings))
 
 
 def test_a_code_of_another_encoder_is_not_taken_for_done(tiny_model: Model, tmp_path: Path) -> None:

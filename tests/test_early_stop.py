@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.fakes import codes_of, in_float64, make_inverter
-from wrangan_cli.engine.base.errors import WranganError
+from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.variables import Variables, joined
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
@@ -96,7 +96,7 @@ def test_joined_puts_images_back_in_order() -> None:
 
 
 def test_threshold_needs_the_distance() -> None:
-    with pytest.raises(ValueError, match="stop_at is a perceptual distance"):
-        InversionSettings(perceptual_weight=0.0, stop_at=0.1)
-    with pytest.raises(ValueError, match="stop_at"):
-        InversionSettings(stop_at=-1.0)
+    with pytest.raises(UsageError, match="stop_at is a perceptual distance"):
+        inversion_settings(perceptual_weight=0.0, stop_at=0.1)
+    with pytest.raises(UsageError, match="stop_at"):
+        inversion_settings(stop_at=-1.0)

@@ -13,7 +13,7 @@ from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.encoders import (
@@ -216,7 +216,7 @@ def test_inversion_gives_the_networks_codes(
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     config = small() if kind == "e4e" else again()
     save_encoder(tiny_model.path, trained(config), tiny_model, {}, torch.float32)
-    inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
+    inverter = Inverter.load(tiny_model, inversion_settings(method=kind))
     images = images_of(3)
     codes = inverter.invert(images)
     encoder = load_style_encoder(tiny_model, kind)
@@ -232,7 +232,7 @@ def test_inversion_gives_the_networks_codes(
         error = float((drawn[0] - images[index]).square().mean())
         assert code.info["distortion"]["after"]["mse"] == pytest.approx(error, rel=1e-4)
     # Its first row is what another method may start from.
-    start = Inverter.load(tiny_model, InversionSettings(method="wrangan", init=kind, steps=0))
+    start = Inverter.load(tiny_model, inversion_settings(method="wrangan", init=kind, steps=0))
     torch.testing.assert_close(start.initial_w(images), expected[:, 0])
 
 
@@ -249,7 +249,7 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", load)
     for kind, network in (("e4e", trained(small())), ("restyle", trained(again()))):
         save_encoder(tiny_model.path, network, tiny_model, {}, torch.float32)
-        inverter = Inverter.load(tiny_model, InversionSettings(method=kind))
+        inverter = Inverter.load(tiny_model, inversion_settings(method=kind))
         (code,) = inverter.invert(images_of(1))
         assert isinstance(code, Code)
         assert list(code.info["distortion"]["after"]) == ["mse"]
@@ -257,18 +257,18 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
         assert f"{kind} needs no perceptual distance" in caplog.messages[-1]
         assert str(missing) in caplog.messages[-1]
     with pytest.raises(WranganError, match=str(missing)):
-        Inverter.load(tiny_model, InversionSettings(init="mean"))
+        Inverter.load(tiny_model, inversion_settings(init="mean"))
     monkeypatch.undo()
     with pytest.raises(UsageError, match="perceptual distance 'none'"):
-        Inverter.load(tiny_model, InversionSettings(method="e4e", perceptual="none"))
+        Inverter.load(tiny_model, inversion_settings(method="e4e", perceptual="none"))
 
 
 def test_a_start_needs_a_common_w(tiny_model: Model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     save_encoder(tiny_model.path, trained(small(deltas=False)), tiny_model, {})
     with pytest.raises(UsageError, match="init e4e: the model's has latents of their own"):
-        Inverter.load(tiny_model, InversionSettings(init="e4e"))
-    assert Inverter.load(tiny_model, InversionSettings(method="e4e")).predict is not None
+        Inverter.load(tiny_model, inversion_settings(init="e4e"))
+    assert Inverter.load(tiny_model, inversion_settings(method="e4e")).predict is not None
 
 
 def test_the_encoder_into_w_keeps_its_file(tiny_model: Model) -> None:

@@ -25,7 +25,7 @@ from wrangan_cli.engine.checkpoints.convert import convert_to_model
 from wrangan_cli.engine.checkpoints.encoder_names import styled_conv_name
 from wrangan_cli.engine.checkpoints.encoders import install_published
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.encoders import (
@@ -102,7 +102,7 @@ def test_restyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path) -
     install_published(path, tiny_model)
     for side in (TINY.resolution, TINY.resolution // 2):
         images = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(5)) - 0.5
-        inverter = Inverter.load(tiny_model, InversionSettings(method="restyle", perceptual_weight=0))
+        inverter = Inverter.load(tiny_model, inversion_settings(method="restyle", perceptual_weight=0))
         codes = [code.w for code in inverter.invert(images) if isinstance(code, Code)]
         w = MEAN.expand(2, LATENTS, -1)
         for _ in range(2):
@@ -179,7 +179,7 @@ def test_hyperstyle_starts_where_its_file_says(tiny_model: Model, tmp_path: Path
     network, generator = "SharedWeightsHyperNetResNetSeparable", random_generator_network()
     write_published(tmp_path / "h.pt", "hypernet", of_hypernet, network, generator, latent_avg=own)
     assert install_published(tmp_path / "h.pt", tiny_model).round_trip
-    inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle", perceptual_weight=0))
+    inverter = Inverter.load(tiny_model, inversion_settings(method="hyperstyle", perceptual_weight=0))
     images = photographs()
     small = F.interpolate(images, size=TINY.resolution, mode="area")
     codes = [code for code in inverter.invert(small) if isinstance(code, Code)]

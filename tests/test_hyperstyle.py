@@ -11,7 +11,7 @@ from tests.conftest import TINY, random_generator_network
 from tests.fakes import fake_perceptual, images_of
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.config import StyleGAN2Config
@@ -138,7 +138,7 @@ def test_inversion_stores_what_it_draws(
 ) -> None:
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     network, images = with_networks(tiny_model), images_of(3)
-    inverter = Inverter.load(tiny_model, InversionSettings(method="hyperstyle"))
+    inverter = Inverter.load(tiny_model, inversion_settings(method="hyperstyle"))
     w = inverter.initial_w(images)
     codes = inverter.invert(images)
     expected = drawn_by_changed_weights(refined(network, tiny_model.generator, images, w), w)
@@ -185,10 +185,10 @@ def test_networks_go_along_with_a_model_that_draws_the_same(tiny_model: Model, t
 def test_what_does_not_belong_together(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     with pytest.raises(UsageError, match=r"has no encoder\.safetensors"):
-        Inverter.load(tiny_model, InversionSettings(method="hyperstyle"))
+        Inverter.load(tiny_model, inversion_settings(method="hyperstyle"))
     with_networks(tiny_model)
     with pytest.raises(UsageError, match="needs init encoder"):
-        Inverter.load(tiny_model, InversionSettings(method="hyperstyle", init="mean"))
+        Inverter.load(tiny_model, inversion_settings(method="hyperstyle", init="mean"))
     encoder = Encoder(EncoderConfig(TINY.style_dim, (4, 8), (1, 1), 16))
     save_encoder(tiny_model.path, encoder, tiny_model, {})
     with pytest.raises(FileError, match=r"was trained with another encoder\.safetensors than tiny has now"):

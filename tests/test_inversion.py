@@ -14,9 +14,9 @@ from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 from wrangan_cli.engine.inversion import wrangan
 from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
+from wrangan_cli.engine.inversion.method_settings import METHODS, inversion_settings
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets, squared_norm
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
@@ -27,7 +27,7 @@ from wrangan_cli.engine.models.stylegan2 import ModulatedConv2d
 
 
 def test_defaults_are_the_papers_but_for_alpha(tiny_model: Model) -> None:
-    settings = resolved(InversionSettings(), tiny_model)
+    settings = resolved(inversion_settings(), tiny_model)
     assert (settings.method, settings.steps, settings.lr) == ("wrangan", 500, 1e-3)
     assert (settings.l2_weight, settings.perceptual_weight) == (2.0, 1.0)
     assert (settings.alpha, settings.penalty, settings.epsilon_init) == (0.1, "mean", 1e-4)
@@ -93,8 +93,8 @@ def test_epsilon_may_have_a_learning_rate_of_its_own(tiny_model: Model, method: 
     assert (code.w - tiny_model.w_mean).abs().median().item() == pytest.approx(1e-3, rel=1e-2)
     for value in (code.epsilon or code.delta).values():
         assert value.abs().median().item() == pytest.approx(2e-2, rel=1e-2)
-    with pytest.raises(ValueError, match="epsilon_lr"):
-        InversionSettings(epsilon_lr=float("nan"))
+    with pytest.raises(UsageError, match="epsilon_lr"):
+        inversion_settings(epsilon_lr=float("nan"))
 
 
 def test_a_model_names_the_settings_that_suit_its_std(tmp_path: Path) -> None:
@@ -102,13 +102,13 @@ def test_a_model_names_the_settings_that_suit_its_std(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "m", random_generator_network(), inversion=named)
     model = load_model(str(folder))
     assert model.inversion == named
-    own = resolved(InversionSettings(), model)
+    own = resolved(inversion_settings(), model)
     assert {name: getattr(own, name) for name in named} == named
     assert (own.optimizer, own.decay) == ("adam", 0.0)
-    assert resolved(InversionSettings(epsilon_lr=0.1, alpha=0.0), model).alpha == 0.0
-    tuning = resolved(InversionSettings(method="weight-tuning"), model)
+    assert resolved(inversion_settings(epsilon_lr=0.1, alpha=0.0), model).alpha == 0.0
+    tuning = resolved(inversion_settings(method="weight-tuning"), model)
     assert (tuning.steps, tuning.epsilon_lr, tuning.lr, tuning.alpha) == (77, None, 1e-3, 0.1)
-    assert resolved(InversionSettings(method="sg2-w"), model).steps == 500
+    assert resolved(inversion_settings(method="sg2-w"), model).steps == 500
 
 
 @pytest.mark.parametrize("bad", ['"fast"', "-1", "true", "null"])
@@ -129,16 +129,16 @@ def test_a_setting_that_no_model_may_name(tmp_path: Path) -> None:
 def test_what_the_user_asks_for_does_not_go_with_what_the_model_names(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "m", random_generator_network(), inversion={"optimizer": "lbfgs"})
     with pytest.raises(UsageError, match=r"m, by its config\.json: optimizer lbfgs"):
-        resolved(InversionSettings(decay=0.5), load_model(str(folder)))
+        resolved(inversion_settings(decay=0.5), load_model(str(folder)))
 
 
 def test_a_schedule_is_of_the_optimizer_that_the_model_names(tmp_path: Path) -> None:
     named = {"lr": 0.05, "epsilon_warmup": 0.5, "decay": 0.5, "steps": 7}
     folder = save_model(tmp_path / "m", random_generator_network(), inversion=named)
     model = load_model(str(folder))
-    adam = resolved(InversionSettings(), model)
+    adam = resolved(inversion_settings(), model)
     assert (adam.lr, adam.epsilon_warmup, adam.decay, adam.steps) == (0.05, 0.5, 0.5, 7)
-    other = resolved(InversionSettings(optimizer="lbfgs"), model)
+    other = resolved(inversion_settings(optimizer="lbfgs"), model)
     assert (other.lr, other.epsilon_warmup, other.decay, other.steps) == (0.05, 0, 0, 7)
 
 
@@ -218,7 +218,7 @@ def test_model_without_random_layers(tmp_path: Path, plain_config) -> None:
     plain = load_model(str(save_model(tmp_path / "plain", random_generator_network(plain_config))))
     for fails in (
         lambda: make_inverter(plain).invert(images_of(1)),
-        lambda: Inverter.load(plain, InversionSettings()),
+        lambda: Inverter.load(plain, inversion_settings()),
     ):
         with pytest.raises(UsageError, match="no random layers"):
             fails()
@@ -239,7 +239,7 @@ def test_weights_of_the_model_stay(tiny_model: Model) -> None:
 )
 def test_bad_settings(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
-        dataclasses.replace(InversionSettings(), **{field: value})
+        dataclasses.replace(inversion_settings(), **{field: value})
 
 
 def test_every_method_is_in_the_table() -> None:
@@ -253,7 +253,7 @@ def test_encoder_of_another_model_is_refused(tiny_folder: Path, other_folder: Pa
     with pytest.raises(WranganError, match="trained for another model"):
         load_encoder(model)
     save_encoder(tiny_folder, Encoder(config), model, {})
-    inverter = Inverter.load(model, InversionSettings(method="encoder", perceptual_weight=0))
+    inverter = Inverter.load(model, inversion_settings(method="encoder", perceptual_weight=0))
     (code,) = codes_of(inverter.invert(images_of(1)))
     assert code.w.shape == (16,)
 

@@ -20,7 +20,7 @@ from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
 from wrangan_cli.engine.inversion.folder import Job, stored_code
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.models.codes import as_w_plus, load_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 
@@ -222,7 +222,7 @@ def test_nothing_is_overwritten_unasked(
     # With a photograph it is another code, and `invert` takes none of them for its own.
     assert call("import-latents", file, "--photo", photos / "a.png", *to_tiny).exit_code == 1
     assert call("import-latents", file, "--photo", photos / "a.png", *to_tiny, "--overwrite").exit_code == 0
-    found = stored_code(Job(photos / "a.png", target), tiny_model, InversionSettings())
+    found = stored_code(Job(photos / "a.png", target), tiny_model, inversion_settings())
     assert isinstance(found, FileError)
     assert "another tool's latent, imported" in str(found)
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.fakes import codes_of, make_inverter
-from wrangan_cli.engine.inversion.optimizers import FIRST_STEP, LBFGS, Adam, Optimizer
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
+from wrangan_cli.engine.inversion.optimizers import FIRST_STEP, LBFGS, Adam, Optimizer, make_optimizer
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
 
@@ -192,10 +193,12 @@ def test_lbfgs_gets_further_in_as_many_steps(tiny_model: Model, method: str) -> 
 
 
 def test_settings_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="warmup and decay are Adam's"):
-        InversionSettings(optimizer="lbfgs", warmup=0.1)
-    with pytest.raises(ValueError, match="optimizer 'sgd'"):
-        InversionSettings(optimizer="sgd")
+    with pytest.raises(UsageError, match="warmup and decay are Adam's"):
+        inversion_settings(optimizer="lbfgs", warmup=0.1)
+    with pytest.raises(UsageError, match="optimizer 'sgd'"):
+        inversion_settings(optimizer="sgd")
     # The projector has a schedule of its own, and keeps Adam.
-    assert InversionSettings("sg2-w", optimizer="lbfgs").optimizer_used == "adam"
-    assert "optimizer" not in InversionSettings("sg2-w").relevant
+    with pytest.raises(UsageError, match="method sg2-w has no setting optimizer"):
+        inversion_settings("sg2-w", optimizer="lbfgs")
+    w = torch.zeros(1, 2)
+    assert isinstance(make_optimizer(inversion_settings("sg2-w"), [{"params": [w], "lr": 0.1}], w.sum), Adam)

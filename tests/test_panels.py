@@ -21,9 +21,9 @@ from wrangan_cli.commands.panels import (
     Panels,
     inversion_panels,
 )
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import METHODS, all_settings, methods_having
 
-INVERT = inversion_panels(list(InversionSettings.__dataclass_fields__))
+INVERT = inversion_panels()
 COMMANDS: list[tuple[Panels, list[Callable[..., Any]]]] = [
     (INVERT, [invert]),
     (ADVERSARIAL, [train.generator, train.randomize]),
@@ -58,6 +58,20 @@ def test_a_setting_of_few_methods_says_so_in_its_heading() -> None:
             assert (heading == "pti alone") == name.startswith("pti_"), name
     assert "beta2" in INVERT["wrangan, weight-tuning alone"]
     assert INVERT["sg2-w, sg2-w-plus alone"] == ["projection_lr"]
+
+
+def test_every_setting_is_an_option_that_says_which_methods_have_it() -> None:
+    command = typer.main.get_command(app)
+    assert isinstance(command, typer.core.TyperGroup)
+    helps = {p.name: getattr(p, "help", "") for p in command.commands["invert"].params}
+    assert set(all_settings()) <= set(helps)
+    heading_of = {name: heading for heading, names in INVERT.items() for name in names}
+    for name in all_settings():
+        methods = methods_having(name)
+        told = f"{helps[name]} {heading_of[name]}"
+        if methods != METHODS and name != "steps":
+            assert ", ".join(methods) in told, name
+    assert re.match(r"wrangan, weight-tuning: .* 500\. sg2-w, sg2-w-plus: .*1000", helps["steps"])
 
 
 def test_the_page_shows_the_headings_in_order() -> None:

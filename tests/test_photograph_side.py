@@ -20,6 +20,7 @@ from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.editing.directions import Direction
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import lpips
 from wrangan_cli.engine.metrics.consistency import codes_consistency, stored_settings
@@ -178,15 +179,15 @@ def test_rows_of_a_figure_have_the_largest_side() -> None:
 
 
 def test_size_is_a_setting_of_every_method() -> None:
-    assert "size" in InversionSettings(method="pti").relevant
-    with pytest.raises(ValueError, match="size 8"):
-        InversionSettings(size=8)
+    assert "size" in inversion_settings(method="pti").relevant
+    with pytest.raises(UsageError, match="size 8"):
+        inversion_settings(size=8)
 
 
 def test_unset_settings_of_another_method_stay_the_papers(model: Model) -> None:
     named = dataclasses.replace(model, inversion={"steps": 7, "perceptual_weight": 3.0})
-    assert resolved(InversionSettings(), named).perceptual_weight == 3.0
-    assert resolved(InversionSettings(method="pti"), named).perceptual_weight == 1.0
+    assert resolved(inversion_settings(), named).perceptual_weight == 3.0
+    assert resolved(inversion_settings(method="pti"), named).perceptual_weight == 1.0
 
 
 def test_consistency_is_measured_at_the_codes_own_side(model: Model) -> None:

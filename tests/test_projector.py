@@ -12,11 +12,13 @@ from typer.testing import CliRunner
 from tests.conftest import TINY, random_generator_network, write_photo
 from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.inversion import projector
 from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.inverter import resolved
 from wrangan_cli.engine.inversion.learning_rates import projector_ramp, warm_and_decay
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.projector import (
     autocorrelation,
     noise_penalty,
@@ -25,7 +27,6 @@ from wrangan_cli.engine.inversion.projector import (
     w_noise_size,
     zero_noise,
 )
-from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import load_code, render, save_code
@@ -61,10 +62,10 @@ def test_autocorrelation_is_that_of_loops_over_pixels(side: int) -> None:
 def test_the_published_protocol(tiny_model: Model) -> None:
     """Perceptual distance alone, 1000 steps, in the loss and in the record; the name fixes them."""
     for method in ("sg2-w", "sg2-w-plus"):
-        settings = resolved(InversionSettings(method=method, protocol="published"), tiny_model)
+        settings = resolved(inversion_settings(method=method, protocol="published"), tiny_model)
         assert (settings.steps, settings.l2_weight, settings.total_steps) == (1000, 0.0, 1000)
-        assert InversionSettings(**dataclasses.asdict(settings)) == settings
-        plain = resolved(InversionSettings(method=method), tiny_model)
+        assert inversion_settings(**dataclasses.asdict(settings)) == settings
+        plain = resolved(inversion_settings(method=method), tiny_model)
         assert (plain.steps, plain.l2_weight) == (500, 2.0)
         assert "protocol" in settings.relevant
     images = images_of(1)
@@ -76,10 +77,10 @@ def test_the_published_protocol(tiny_model: Model) -> None:
     assert distance is not None
     penalty = inverter.settings.noise_weight * noise_penalty(tiny_model, variables)
     torch.testing.assert_close(loss, distance + penalty)
-    pivot = resolved(InversionSettings(method="pti", protocol="published"), tiny_model).pivot
+    pivot = resolved(inversion_settings(method="pti", protocol="published"), tiny_model).pivot
     assert pivot is not None
     assert (pivot.method, pivot.steps, pivot.l2_weight) == ("sg2-w", 450, 0.0)
-    ours = resolved(InversionSettings(method="pti"), tiny_model).pivot
+    ours = resolved(inversion_settings(method="pti"), tiny_model).pivot
     assert ours is not None
     assert ours.l2_weight == 2.0
 
@@ -87,7 +88,7 @@ def test_the_published_protocol(tiny_model: Model) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "wrangan"}, "is that of sg2-w"),
+        ({"method": "wrangan"}, "no setting protocol, which only sg2-w, sg2-w-plus, pti have"),
         ({"steps": 500}, "steps 500: protocol published has 1000"),
         ({"l2_weight": 1.0}, "l2_weight 1.0"),
         ({"seconds": 5.0}, "seconds"),
@@ -96,19 +97,19 @@ def test_the_published_protocol(tiny_model: Model) -> None:
     ],
 )
 def test_what_the_published_protocol_does_not_take(given: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        InversionSettings(**{"method": "sg2-w", "protocol": "published", **given})
+    with pytest.raises(UsageError, match=message):
+        inversion_settings(**{"method": "sg2-w", "protocol": "published", **given})
 
 
 def test_w_noise_fades_out_by_three_quarters() -> None:
-    settings = InversionSettings(method="sg2-w")
+    settings = inversion_settings(method="sg2-w")
     fractions = [0.0, 0.25, 0.5, 0.75, 0.9]
     expected = [0.05 * 8.0 * factor for factor in (1.0, (2 / 3) ** 2, (1 / 3) ** 2, 0.0, 0.0)]
     assert [w_noise_size(settings, fraction, 8.0) for fraction in fractions] == pytest.approx(expected)
 
 
 def test_w_noise_is_one_draw_for_all_images(tiny_model: Model) -> None:
-    settings = InversionSettings(method="sg2-w", w_noise=0.5)
+    settings = inversion_settings(method="sg2-w", w_noise=0.5)
     w = torch.randn(4, TINY.style_dim)
     moved = noisy_w(tiny_model, settings, w, 0.25, random_generator(3)) - w
     drawn = torch.randn(TINY.style_dim, generator=random_generator(3))
@@ -122,7 +123,7 @@ def test_projector_ramp() -> None:
 
 
 def test_warmup_and_decay() -> None:
-    plain = InversionSettings(steps=100)
+    plain = inversion_settings(steps=100)
     assert all(warm_and_decay(plain, step / 100) == 1 for step in range(100))
     shaped = dataclasses.replace(plain, warmup=0.1, decay=0.5)
     factors = [warm_and_decay(shaped, step / 100) for step in range(100)]
@@ -130,8 +131,8 @@ def test_warmup_and_decay() -> None:
     assert factors[10:51] == pytest.approx([1] * 41)
     assert factors[75] == pytest.approx(0.5)
     assert 0 < factors[99] < 1e-2
-    with pytest.raises(ValueError, match="warmup"):
-        InversionSettings(warmup=1.5)
+    with pytest.raises(UsageError, match="warmup"):
+        inversion_settings(warmup=1.5)
 
 
 def test_offsets_rise_after_w(tiny_model: Model) -> None:
@@ -174,8 +175,8 @@ def test_schedule_scales_both_rates(tiny_model: Model) -> None:
         half.invert(images_of(1))
     assert rates == [pytest.approx([5e-4, 1e-2]), pytest.approx([1e-3, 2e-2])]
     assert betas == {(0.9, 0.95)}
-    with pytest.raises(ValueError, match="beta2"):
-        InversionSettings(beta2=1.0)
+    with pytest.raises(UsageError, match="beta2"):
+        inversion_settings(beta2=1.0)
 
 
 def test_noise_penalty_and_normalisation_are_of_each_image(tiny_model: Model) -> None:
@@ -271,11 +272,11 @@ def test_maps_of_layers_without_noise_stay(tiny_model: Model) -> None:
 
 def test_projectors_start_at_the_mean_unless_told_otherwise() -> None:
     for method in ("sg2-w", "sg2-w-plus", "pti"):
-        assert InversionSettings(method=method).start == "mean"
-    assert InversionSettings().start == InversionSettings(method="weight-tuning").start == "encoder"
-    assert InversionSettings(method="sg2-w", init="encoder").start == "encoder"
-    assert InversionSettings(init="mean").start == "mean"
-    assert InversionSettings(method="sg2-w").projection_lr == 0.1
+        assert inversion_settings(method=method).start == "mean"
+    assert inversion_settings().start == inversion_settings(method="weight-tuning").start == "encoder"
+    assert inversion_settings(method="sg2-w", init="encoder").start == "encoder"
+    assert inversion_settings(init="mean").start == "mean"
+    assert inversion_settings(method="sg2-w").projection_lr == 0.1
 
 
 def test_command(tiny_folder: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from tests.conftest import TINY, write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from tests.test_editing import SMILE
 from wrangan_cli.app import app
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.editing.interpolation import interpolate_codes
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.pti import locality, nearby_w, tuning_distance, zero_differences
-from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.corruption import moved_images
@@ -147,27 +148,27 @@ def test_stops_before_the_step_at_the_threshold(tiny_model: Model) -> None:
 
 
 def test_settings_of_its_own(tiny_model: Model) -> None:
-    settings = resolved(InversionSettings(method="pti"), tiny_model)
+    settings = resolved(inversion_settings(method="pti"), tiny_model)
     assert (settings.stop_at, settings.init, settings.total_steps) == (0.0, "mean", 800)
     plain = replace(tiny_model, perceptual="lpips-vgg")
-    assert resolved(InversionSettings(method="pti"), plain).stop_at == 0.06
-    assert resolved(InversionSettings(method="pti", perceptual_weight=0.0), plain).stop_at == 0
-    named = InversionSettings(method="pti", pti_perceptual="lpips-vgg")
+    assert resolved(inversion_settings(method="pti"), plain).stop_at == 0.06
+    assert resolved(inversion_settings(method="pti", perceptual_weight=0.0), plain).stop_at == 0
+    named = inversion_settings(method="pti", pti_perceptual="lpips-vgg")
     assert resolved(named, tiny_model).stop_at == 0.06
     assert (settings.pti_lr, settings.data_l2_weight, settings.perceptual_weight) == (3e-4, 1.0, 1.0)
-    assert resolved(InversionSettings(method="pti", stop_at=0.0), tiny_model).stop_at == 0
-    assert resolved(InversionSettings(), tiny_model).stop_at is None
-    assert InversionSettings(method="pti", pti_pivot="encoder").start == "encoder"
-    assert InversionSettings(method="pti", pti_pivot="encoder").total_steps == 350
-    with pytest.raises(ValueError, match="pti_pivot encoder and init mean"):
-        InversionSettings(method="pti", pti_pivot="encoder", init="mean")
-    with pytest.raises(ValueError, match="pti_l2_weight"):
-        InversionSettings(method="pti", perceptual_weight=0.0, pti_l2_weight=0.0)
+    assert resolved(inversion_settings(method="pti", stop_at=0.0), tiny_model).stop_at == 0
+    assert resolved(inversion_settings(), tiny_model).stop_at is None
+    assert inversion_settings(method="pti", pti_pivot="encoder").start == "encoder"
+    assert inversion_settings(method="pti", pti_pivot="encoder").total_steps == 350
+    with pytest.raises(UsageError, match="pti_pivot encoder and init mean"):
+        inversion_settings(method="pti", pti_pivot="encoder", init="mean")
+    with pytest.raises(UsageError, match="pti_l2_weight"):
+        inversion_settings(method="pti", perceptual_weight=0.0, pti_l2_weight=0.0)
 
 
 def test_the_threshold_is_of_images_at_the_generators_own_side(tiny_model: Model) -> None:
     """Where the perceptual distance of a loss sees 8 px, the pivot's sees 8 and that of the tuning all 16."""
-    settings = resolved(InversionSettings(method="pti", loss_side=8), tiny_model)
+    settings = resolved(inversion_settings(method="pti", loss_side=8), tiny_model)
     assert settings.pivot is not None
     assert (settings.pivot.distance_side, replace(settings, pti_loss_side=12).distance_side) == (8, 12)
     inverter = make_inverter(tiny_model, method="pti", loss_side=8, stop_at=0.0)
@@ -180,12 +181,12 @@ def test_the_threshold_is_of_images_at_the_generators_own_side(tiny_model: Model
         make_inverter(tiny_model, method="sg2-w", loss_side=8).fit(images, tiny_model.w_mean[None]).target
     )
     assert not torch.equal(smaller[0], seen[0])
-    with pytest.raises(ValueError, match="pti_loss_side -1"):
-        InversionSettings(method="pti", pti_loss_side=-1)
+    with pytest.raises(UsageError, match="pti_loss_side -1"):
+        inversion_settings(method="pti", pti_loss_side=-1)
 
 
 def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings, shifted = InversionSettings(method="pti"), replace(tiny_model, perceptual="st-lpips-vgg")
+    settings, shifted = inversion_settings(method="pti"), replace(tiny_model, perceptual="st-lpips-vgg")
     assert tuning_distance(settings, shifted) == "st-lpips-alex"
     assert tuning_distance(replace(settings, perceptual="lpips-vgg"), shifted) == "lpips-alex"
     assert tuning_distance(replace(settings, pti_perceptual="st-lpips-vgg"), tiny_model) == "st-lpips-vgg"
@@ -198,21 +199,21 @@ def test_perceptual_is_alex_of_the_family(tiny_model: Model, monkeypatch: pytest
         return net
 
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", fake)
-    inverter = Inverter.load(replace(tiny_model, perceptual="lpips-vgg"), InversionSettings(method="pti"))
+    inverter = Inverter.load(replace(tiny_model, perceptual="lpips-vgg"), inversion_settings(method="pti"))
     assert asked == ["lpips-alex", "lpips-vgg"]
     assert inverter.pivot is not None
     assert inverter.pivot.perceptual is not None
     assert inverter.pivot.perceptual.name == "lpips-vgg"
     assert inverter.pivot.settings.projection_lr == 0.01
     asked.clear()
-    inverter = Inverter.load(tiny_model, InversionSettings(method="pti"))
+    inverter = Inverter.load(tiny_model, inversion_settings(method="pti"))
     assert asked == ["st-lpips-alex"]
     assert inverter.pivot is not None
     assert inverter.pivot.perceptual is inverter.perceptual
 
 
 def test_locality_is_the_authors_formula(tiny_model: Model) -> None:
-    settings = InversionSettings(method="pti", pti_locality=0.1, pti_locality_distance=7.0)
+    settings = inversion_settings(method="pti", pti_locality=0.1, pti_locality_distance=7.0)
     w = torch.randn(2, TINY.style_dim)
     variables = Variables(w, parameters=zero_differences(tiny_model, 2))
     rng = torch.Generator().manual_seed(0)

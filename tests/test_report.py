@@ -27,7 +27,7 @@ from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
 from wrangan_cli.engine.inversion import inverter as inverting
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import METHODS
+from wrangan_cli.engine.inversion.method_settings import METHODS
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import corruption, edit_success, lpips
 from wrangan_cli.engine.metrics.corruption import moved_images

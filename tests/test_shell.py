@@ -22,7 +22,8 @@ from wrangan_cli import __version__
 from wrangan_cli.app import app, wait_briefly
 from wrangan_cli.commands import shell
 from wrangan_cli.commands.generate import parse_seeds
-from wrangan_cli.commands.shell import Results, Shell, field_docstrings, settings_options
+from wrangan_cli.commands.option_help import field_docstrings
+from wrangan_cli.commands.shell import Results, Shell, settings_options
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError, cause_of, is_out_of_memory
 from wrangan_cli.engine.editing.directions import parse_layers
 

@@ -20,6 +20,7 @@ from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.data.marks import MARK, SOFTWARE
 from wrangan_cli.engine.editing.interpolation import code_between, interpolate_codes
 from wrangan_cli.engine.editing.sweeps import Span
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import Code, load_code, save_code
 from wrangan_cli.studio import lines, pictures
@@ -262,9 +263,9 @@ def test_directions_of_a_file(work: Work, session: Session, tmp_path: Path) -> N
 
 
 def test_lines_say_settings_that_are_not_the_defaults() -> None:
-    assert lines.of_settings(InversionSettings()) == []
-    chosen = InversionSettings(method="pti", seconds=2.5, unseen=True)
-    assert lines.of_settings(chosen) == ["--method", "pti", "--seconds", "2.5", "--unseen"]
+    assert lines.of_settings(inversion_settings()) == []
+    chosen = inversion_settings("weight-tuning", seconds=2.5, unseen=True)
+    assert lines.of_settings(chosen) == ["--method", "weight-tuning", "--seconds", "2.5", "--unseen"]
     assert lines.command("edit", "my face.st") == "wrangan edit 'my face.st'"
 
 

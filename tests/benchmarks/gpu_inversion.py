@@ -30,8 +30,8 @@ from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.learning_rates import rates_of_w_and_offsets
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
-from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.folder import Model
@@ -125,7 +125,7 @@ def random_inverter(options: argparse.Namespace, device: torch.device) -> Invert
     generator.to(device)
     mean, std = w.mean(dim=0).to(device), w.var(dim=0).sum().sqrt().item()
     model = Model("random", Path("random"), "0" * 64, generator, mean, std, "lpips-alex")
-    settings = InversionSettings(steps=options.steps, init="mean", epsilon_lr=0.01)
+    settings = inversion_settings(steps=options.steps, init="mean", epsilon_lr=0.01)
     return Inverter(model, settings, None, suited(random_alexnet().to(device)))
 
 

@@ -36,7 +36,8 @@ from tests.benchmarks.study import (
     write_rows,
 )
 from wrangan_cli.engine.base.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.method_settings import METHODS
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model

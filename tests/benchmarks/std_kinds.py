@@ -11,7 +11,7 @@ settings, and distortion, corruption and the time to make σ are written, a row 
 import time
 
 from tests.benchmarks.study import Study, read_rows, say, study_arguments, write_rows
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 from wrangan_cli.engine.training.settings import SensitivitySettings
@@ -32,8 +32,8 @@ def main() -> None:
     study = Study(model, arguments.photos, arguments.limit, arguments.batch, arguments.corruption)
     rows: list[dict] = list(read_rows(arguments.out))
     others = dict(text.split("=", 1) for text in arguments.also)
-    fitted = InversionSettings(steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
-    tuned = InversionSettings("weight-tuning", steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
+    fitted = inversion_settings(steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
+    tuned = inversion_settings("weight-tuning", steps=arguments.steps, epsilon_lr=arguments.epsilon_lr)
     for kind in ("untuned", "weight", "filter", "layer", "all", *others, "weight-tuning"):
         if any(row["kind"] == kind for row in rows):
             continue

@@ -23,6 +23,7 @@ from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.data.photo_files import find_images
 from wrangan_cli.engine.inversion.inverter import Inverter
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
 from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images, random_direction
@@ -113,7 +114,7 @@ class Study:
 
     def untuned(self) -> Row:
         """Corruption of the same starts without offsets: what moving w alone costs."""
-        inverter = Inverter.load(self.model, InversionSettings("encoder", perceptual_weight=0.0))
+        inverter = Inverter.load(self.model, inversion_settings("encoder", perceptual_weight=0.0))
         codes = inverter.invert_each([inverter.load_photo(path) for path in self.paths])
         return self.corruption(self.model, [code for code in codes if isinstance(code, Code)])
 

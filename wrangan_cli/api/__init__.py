@@ -12,7 +12,7 @@ from wrangan_cli.api.models import directions, load_model
 from wrangan_cli.api.pictures import Face
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.editing.directions import Direction
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
 
@@ -20,7 +20,6 @@ __all__ = [
     "Code",
     "Direction",
     "Face",
-    "InversionSettings",
     "Inverter",
     "Model",
     "Scores",
@@ -30,6 +29,7 @@ __all__ = [
     "edit",
     "evaluate",
     "interpolate",
+    "inversion_settings",
     "invert",
     "load_code",
     "load_model",

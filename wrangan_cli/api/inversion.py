@@ -18,6 +18,7 @@ from wrangan_cli.engine.inversion.folder import described
 from wrangan_cli.engine.inversion.inverter import Inverter as Engine
 from wrangan_cli.engine.inversion.many import BATCH, invert_many
 from wrangan_cli.engine.inversion.many import Progress as Steps
+from wrangan_cli.engine.inversion.method_settings import applicable, inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
@@ -26,9 +27,10 @@ from wrangan_cli.engine.models.folder import Model
 class Inverter:
     """Model, encoder and loss, loaded once to invert many photographs.
 
-    model: see `load_model`; None: the default. settings, and options over them: fields of
-    `InversionSettings`, which are those of `wrangan invert`, such as `method="pti"`, `steps=100` or
-    `seconds=30` (for each batch). batch: photographs that are inverted together.
+    model: see `load_model`; None: the default. options: those of `wrangan invert`, such as
+    `method="weight-tuning"`, `steps=100` or `seconds=30` (for each photograph). settings: what
+    `inversion_settings` makes of such options, over which `options` go. batch: photographs that are inverted
+    together.
 
     Raises WranganError: options that do not exist or do not go together, networks that the model lacks,
     weights of the perceptual distance that are not there. From then on the process keeps the memory that it
@@ -47,8 +49,7 @@ class Inverter:
             raise UsageError(f"batch {batch}: expected 1 or more")
         keep_freed_memory()  # as the command does: without it a step takes several times as long
         self.batch = batch
-        chosen = _settings(settings or InversionSettings(), options)
-        self._engine = Engine.load(model_of(model), chosen)
+        self._engine = Engine.load(model_of(model), _settings(settings, options))
 
     @property
     def model(self) -> Model:
@@ -157,9 +158,10 @@ def invert(
     tensor (3, S, S) in [-1, 1], or a face that `align` gave. A tensor (B, 3, S, S) is a list of B.
     The central square is taken; faces should be aligned as the model's data was (`align`).
 
-    model: see `load_model`; None: the default, loaded on first use and kept. settings, and options over them:
-    fields of `InversionSettings`, such as `method="pti"`, `steps=100`, `seconds=30`. batch: how many are
-    inverted together. progress: is called with the steps that are done, and with all there are.
+    model: see `load_model`; None: the default, loaded on first use and kept. options: those of
+    `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`; settings: what `inversion_settings`
+    makes of such options, over which `options` go. batch: how many are inverted together. progress: is
+    called with the steps that are done, and with all there are.
 
     Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
     before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;
@@ -170,15 +172,12 @@ def invert(
     return result
 
 
-def _settings(settings: InversionSettings, options: dict[str, Any]) -> InversionSettings:
-    known = [each.name for each in dataclasses.fields(InversionSettings) if each.init]
-    for name in options:
-        if name not in known:
-            raise UsageError(f"option {name!r} of an inversion: expected one of {', '.join(known)}")
-    try:
-        return dataclasses.replace(settings, **options)
-    except (ValueError, TypeError) as error:
-        raise UsageError(str(error)) from error
+def _settings(settings: InversionSettings | None, options: dict[str, Any]) -> InversionSettings:
+    if settings is None:
+        return inversion_settings(**options)
+    known = dataclasses.asdict(settings)
+    kept = applicable(options.get("method", settings.method), known)  # of another method: what both have
+    return inversion_settings(**{**kept, **options})
 
 
 def _source(picture: Picture) -> Path | None:

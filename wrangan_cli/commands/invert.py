@@ -11,7 +11,8 @@ from wrangan_cli.commands.panels import inversion_panels
 from wrangan_cli.commands.shell import AsJson, Null, Results, by_main, inputs, progress, say, settings_options
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError, WranganError
-from wrangan_cli.engine.inversion.settings import InversionSettings, check_given
+from wrangan_cli.engine.inversion.method_settings import SETTINGS, inversion_settings
+from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings
 
 if TYPE_CHECKING:
     from wrangan_cli.engine.inversion.folder import Job
@@ -19,11 +20,7 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.models.folder import Model
 
 
-@settings_options(
-    InversionSettings,
-    panels=inversion_panels(list(InversionSettings.__dataclass_fields__)),
-    check_given=lambda settings, names: check_given(settings.method, sorted(names)),
-)
+@settings_options(SETTINGS, panels=inversion_panels(), make=inversion_settings)
 def invert(
     settings: InversionSettings,
     photos: Annotated[
@@ -140,6 +137,8 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
     from wrangan_cli.engine.models.codes import save_code
 
     bar = progress("inverting", None)
+    settings = inverter.settings
+    timed = isinstance(settings, OptimisingSettings) and settings.seconds is not None
 
     def advance(at: Progress) -> None:
         bar.update(bar.task_ids[0], completed=at.done, total=at.total)
@@ -157,7 +156,7 @@ def _invert_all(inverter: "Inverter", todo: "Sequence[Job]", batch: int, results
             except (WranganError, OSError) as error:
                 results.failed(error, job.photo)
                 continue
-            if inverter.settings.seconds is not None:
+            if timed:
                 after = code.info["distortion"]["after"]
                 reached = ", ".join(f"{name} {value:.4f}" for name, value in after.items())
                 steps = f"{code.info['steps']} steps in {found.seconds:.0f} s"

@@ -5,7 +5,7 @@ No imports of the engine's networks: help pages are to come at once.
 
 from collections.abc import Mapping, Sequence
 
-from wrangan_cli.engine.inversion.settings import METHODS, methods_using
+from wrangan_cli.engine.inversion.method_settings import METHODS, all_settings, methods_having
 
 Panels = Mapping[str, Sequence[str]]
 """Heading → names of parameters; in the order in which the help shows the headings."""
@@ -14,14 +14,13 @@ _METHOD = ("method", "seconds", "steps", "size", "init", "alpha", "epsilon_lr", 
 _COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "stop_at", "plateau", "coarse")
 
 
-def inversion_panels(names: Sequence[str]) -> dict[str, list[str]]:
+def inversion_panels() -> dict[str, list[str]]:
     """Of an inversion: what matters most, what is compared, and what only some methods have."""
     panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss, and when to stop": list(_COMPARISON)}
-    for name in names:
-        if name in _METHOD or name in _COMPARISON:
-            continue
-        methods = methods_using(name)
-        some = "All methods" if set(methods) == set(METHODS) else f"{', '.join(methods)} alone"
+    others = [name for name in all_settings() if name not in (*_METHOD, *_COMPARISON)]
+    for name in sorted(others, key=lambda name: -len(methods_having(name))):
+        methods = methods_having(name)
+        some = "All methods" if methods == METHODS else f"{', '.join(methods)} alone"
         panels.setdefault(some, []).append(name)
     panels[MACHINE] = ["batch", "device", "cuda_graph", "as_json", "null"]
     return panels

@@ -1,6 +1,5 @@
 """How every command speaks: results on stdout, the rest on stderr, exit codes 0, 1, 2."""
 
-import ast
 import contextlib
 import copy
 import dataclasses
@@ -10,7 +9,6 @@ import json
 import logging
 import os
 import sys
-import textwrap
 import time
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
+from wrangan_cli.commands.option_help import option_helps
 from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
 from wrangan_cli.engine.base.errors import (
     FileError,
@@ -280,32 +279,41 @@ def one_image(out: Path) -> bool:
 
 
 def settings_options(
-    settings: type,
+    settings: type | Mapping[str, type],
     parameter: str = "settings",
     panels: Mapping[str, Sequence[str]] | None = None,
-    check_given: Callable[[Any, set[str]], None] | None = None,
+    make: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: the fields of a frozen dataclass become options of the command.
 
     Names, types, defaults and help (the docstring under each field) come from the
     dataclass; the command gets one instance of it as `parameter`. A ValueError from the
     dataclass's own checks becomes a usage error. panels: heading of the help → names of options, which may
-    be the command's own; the others stand in the first one. check_given: called with the settings and the
-    names of those that are on the command line; its ValueErrors are usage errors, too.
+    be the command's own; the others stand in the first one.
+
+    Several dataclasses, by the name of what has each: the fields of all become options, whose help names
+    what has them where not all do. make: gives the command its instance, from those of the options that are
+    on the command line; the others have the defaults of its class.
     """
-    fields = {f.name: f for f in dataclasses.fields(settings) if f.init}
+    kinds = settings if isinstance(settings, Mapping) else {parameter: settings}
+    fields: dict[str, dataclasses.Field[Any]] = {}
+    for kind in kinds.values():
+        for field in dataclasses.fields(kind):
+            if field.init:
+                fields.setdefault(field.name, field)
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
     order = list(panel_of)
-    helps = field_docstrings(settings)
+    helps = option_helps(kinds, panel_of)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapper(**kwargs: Any) -> Any:
             values = {name: kwargs.pop(name) for name in fields}
             try:
-                instance = settings(**values)
-                if check_given is not None:
-                    check_given(instance, _on_command_line(kwargs.pop(CONTEXT), fields))
+                if make is not None:
+                    given = _on_command_line(kwargs.pop(CONTEXT), fields)
+                    values = {name: value for name, value in values.items() if name in given}
+                instance = (make or kinds[parameter])(**values)
             except ValueError as error:
                 raise UsageError(str(error)) from error
             return command(**kwargs, **{parameter: instance})
@@ -329,7 +337,7 @@ def settings_options(
             in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in others
         ]
         # Headings come in the order of their first options.
-        needed = [] if check_given is None else [context]
+        needed = [] if make is None else [context]
         both = sorted([*needed, *others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in both}
@@ -372,23 +380,3 @@ def in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Paramet
             option.rich_help_panel = panel
         moved.append(option)
     return parameter.replace(annotation=Annotated[kind, *moved])
-
-
-def field_docstrings(cls: type) -> dict[str, str]:
-    """The string under each annotated field, over the class and its bases."""
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        assert isinstance(tree, ast.ClassDef)
-        for node, after in zip(tree.body, tree.body[1:], strict=False):
-            if (
-                isinstance(node, ast.AnnAssign)
-                and isinstance(node.target, ast.Name)
-                and isinstance(after, ast.Expr)
-                and isinstance(after.value, ast.Constant)
-                and isinstance(after.value.value, str)
-            ):
-                found[node.target.id] = " ".join(after.value.value.split())
-    return found

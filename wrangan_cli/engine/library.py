@@ -10,7 +10,7 @@ from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.base.fetching import FetchError
 from wrangan_cli.engine.checkpoints.fetched_models import joined_model
-from wrangan_cli.engine.inversion.settings import check_named
+from wrangan_cli.engine.inversion.method_settings import check_named
 from wrangan_cli.engine.models import folder as folders
 from wrangan_cli.engine.models.folder import CONFIG, Model, read_config, read_model
 

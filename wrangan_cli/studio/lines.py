@@ -2,11 +2,12 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
+from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.studio.session import Crop, Session, Subject
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ def of_model(name: str) -> list[str]:
 
 def of_settings(settings: "InversionSettings") -> list[str]:
     """The options of settings that are not their defaults."""
-    words: list[str] = []
+    words = [] if settings.method == inversion_settings().method else ["--method", settings.method]
     for one in fields(settings):
         value = getattr(settings, one.name)
-        if one.default is not MISSING and value != one.default:
+        if one.name != "method" and value != one.default:
             option = "--" + one.name.replace("_", "-")
             words += (
                 [option]

@@ -26,7 +26,8 @@ from wrangan_cli.engine.editing.sweeps import Span, Sweep
 from wrangan_cli.engine.faces import align_photos
 from wrangan_cli.engine.inversion.folder import described
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings
+from wrangan_cli.engine.inversion.method_settings import METHODS, applicable, inversion_settings
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import SUFFIX, Code, load_code, random_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.studio import lines
@@ -92,7 +93,7 @@ class Work:
         self, method: str, steps: int | None = None, seconds: float | None = None
     ) -> InversionSettings:
         """Those of `wrangan invert` for a method; of a model without an encoder w starts at the mean."""
-        asked = InversionSettings(method=method, steps=steps, seconds=seconds)
+        asked = inversion_settings(method, **applicable(method, {"steps": steps, "seconds": seconds}))
         if (
             asked.start == "encoder"
             and method not in _NEEDS

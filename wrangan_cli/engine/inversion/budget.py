@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import PtiSettings
+from wrangan_cli.engine.inversion.settings import OptimisingSettings
 
 TRIAL = 4
 """Steps of each kind that are tried; the first ones are slower, and do not count."""
@@ -21,7 +22,7 @@ MOST_STEPS = 2000
 
 
 def shared_out(
-    settings: InversionSettings, passed: Sequence[float], spent: float, beside: float, count: int
+    settings: OptimisingSettings, passed: Sequence[float], spent: float, beside: float, count: int
 ) -> list[int]:
     """Steps of each kind that fit into settings.seconds for each of `count` images, in the proportions that
     there are.
@@ -37,22 +38,24 @@ def shared_out(
     return [max(1, math.floor(min(steps * left / whole, steps * most))) for steps in kinds.values()]
 
 
-def kinds_of_steps(settings: InversionSettings) -> dict[str, int]:
+def kinds_of_steps(settings: OptimisingSettings) -> dict[str, int]:
     """Steps of the pivot, where there is one, and of the method's own loop, by the setting's name."""
-    if settings.method != "pti":
+    if not isinstance(settings, PtiSettings):
         return {"steps": settings.loop_steps}
     pivot = {} if settings.pivot is None else {"pti_pivot_steps": settings.pti_pivot_steps}
     return {**pivot, "pti_steps": settings.pti_steps}
 
 
 def planned(
-    settings: InversionSettings, invert: Callable[[InversionSettings, Callable[[int], None]], Any], count: int
-) -> InversionSettings:
+    settings: OptimisingSettings,
+    invert: Callable[[OptimisingSettings, Callable[[int], None]], Any],
+    count: int,
+) -> OptimisingSettings:
     """`settings` with the steps that its seconds allow for `count` images at a time.
 
     invert: makes codes by other settings, telling of each step.
     """
-    if "seconds" not in settings.relevant or settings.seconds is None or settings.total_steps == 0:
+    if settings.seconds is None or settings.total_steps == 0:
         return settings
     kinds = kinds_of_steps(settings)
     trial: dict[str, Any] = dict.fromkeys(kinds, TRIAL)

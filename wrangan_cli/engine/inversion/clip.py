@@ -19,6 +19,7 @@ from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.learning_rates import LearningRates, rates_of_w_and_offsets
+from wrangan_cli.engine.inversion.method_settings import WranganSettings
 from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
 from wrangan_cli.engine.inversion.variables import Variables
@@ -46,13 +47,16 @@ class ClipInverter:
     """
 
     def __init__(self, inverter: Inverter, rank: int, steps: int, lr: float, alpha: float) -> None:
+        settings = inverter.settings
+        assert isinstance(settings, WranganSettings)
         self.inverter, self.rank, self.alpha = inverter, rank, alpha
-        self.frame_settings = replace(inverter.settings, steps=steps, lr=lr, decay=1.0, epsilon_warmup=0.0)
+        self.key_settings = settings
+        self.frame_settings = replace(settings, steps=steps, lr=lr, decay=1.0, epsilon_warmup=0.0)
 
     def fit_key_frames(self, images: Sequence[Tensor], on_step: OnStep) -> tuple[Tensor, dict[str, Tensor]]:
         """One ε for images (3, S, S) in [-1, 1]: w (K, style_dim) in float32, and ε by the weight's name,
         (O, I, k, k), rounded to float16; both on the CPU. WranganError where they are not finite."""
-        model, settings = self.inverter.model, self.inverter.settings
+        model, settings = self.inverter.model, self.key_settings
         stacked = torch.stack(list(images)).to(model.device)
         with model.generator.cached_weights():
             fit = self.inverter.fit(stacked, self.inverter.initial_w(stacked), on_step, features_at_once=1)
@@ -142,12 +146,14 @@ class ClipInverter:
         return Variables(w=w, epsilon={name: value[None].to(w.dtype) for name, value in whole.items()})
 
     @staticmethod
-    def _batch(fit: Fit, variables: Variables, rows: Tensor, progress: float) -> Batch:
+    def _batch(fit: Fit[WranganSettings], variables: Variables, rows: Tensor, progress: float) -> Batch:
         target = None if fit.target is None else [features[rows] for features in fit.target]
         return Batch(variables, fit.images[rows], target, rows, [], progress)
 
     @staticmethod
-    def _optimise(fit: Fit, rates: LearningRates, losses: Callable[[float], Iterable[Tensor]]) -> None:
+    def _optimise(
+        fit: Fit[WranganSettings], rates: LearningRates, losses: Callable[[float], Iterable[Tensor]]
+    ) -> None:
         """Steps of the optimizer by the summed losses, whose gradients are computed one after the other."""
         total = fit.settings.loop_steps
         optimizer = make_optimizer(fit.settings, rates.groups, lambda: rates.free[0])

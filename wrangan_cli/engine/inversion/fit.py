@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from wrangan_cli.engine.inversion.batch import Batch, Target
 from wrangan_cli.engine.inversion.offsets import shown_offsets
-from wrangan_cli.engine.inversion.settings import TUNING, InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings, TuningSettings
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import Offsets, reduced
@@ -22,17 +22,18 @@ Prediction = Callable[[Tensor, Tensor], Variables]
 Watch = Callable[[Callable[[int], Tensor]], bool]
 """Called after each step with what draws the images that still take steps, reduced by area to a side:
 (b, 3, side, side). False ends the steps: what is there is kept."""
+S = TypeVar("S", bound=InversionSettings, covariant=True)
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """One batch of photographs to invert, with the model and the loss. Methods read it and change nothing
-    in it but the state of `rng`."""
+class Fit(Generic[S]):
+    """One batch of photographs to invert, with the model, the loss and the settings S of the method. Methods
+    read it and change nothing in it but the state of `rng`."""
 
     model: Model
-    settings: InversionSettings
+    settings: S
     perceptual: PerceptualDistance | None
     images: Tensor
     """(B, 3, S, S) in [-1, 1], on the model's device."""
@@ -51,7 +52,7 @@ class Fit:
     watch: Watch | None = None
     """Who looks on, and may end the steps."""
 
-    def with_target(self, at_once: int | None = None) -> "Fit":
+    def with_target(self, at_once: int | None = None) -> "Fit[S]":
         """With the features of all images, of so many at a time (None: all together)."""
         parts = [self.features(part) for part in self.images.split(at_once or max(1, len(self.images)))]
         known = [part for part in parts if part is not None]
@@ -72,14 +73,14 @@ class Fit:
             return sys.maxsize
         return max(1, HELD_PIXELS // self.model.resolution**2)
 
-    def side(self, batch: Batch) -> int:
+    def side(self: "Fit[OptimisingSettings]", batch: Batch) -> int:
         """At which side in px photographs and generated images are compared in the step in hand."""
         side = self.images.shape[-1]
         return min(side, self.settings.loss_side) if batch.progress < self.settings.coarse else side
 
     def shown(self, offsets: Offsets) -> Offsets:
         """ε or δ with 0 for what photographs of this size do not show (settings.unseen: as they are)."""
-        if self.settings.unseen or self.settings.method not in TUNING:
+        if not isinstance(self.settings, TuningSettings) or self.settings.unseen:
             return offsets
         return shown_offsets(offsets, self.model.generator.weights(), self.images.shape[-1])
 
@@ -98,7 +99,9 @@ class Fit:
         """The images of `variables`, reduced by area to `side` px: (b, 3, side, side)."""
         return synthesize(self.model.generator, variables.w, **self.offsets(variables), side=side)
 
-    def data_loss(self, image: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def data_loss(
+        self: "Fit[OptimisingSettings]", image: Tensor, batch: Batch
+    ) -> tuple[Tensor, Tensor | None]:
         """𝓛 of the paper (section 3.2), 2·L2 + LPIPS, or what the settings weigh so, and the LPIPS in it.
 
         image: generated (B, 3, s, s), s being `side`. Returns one value per image: (B,).

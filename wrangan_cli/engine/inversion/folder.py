@@ -9,7 +9,7 @@ from typing import Any
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.base.names import existing_form, one_file, same_name
-from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.trained import network_files
 from wrangan_cli.engine.models.codes import IMPORTED, SUFFIX, Code, load_code
 from wrangan_cli.engine.models.folder import Model
@@ -46,9 +46,9 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     """The finished code of a job, None if there is none, or why the file there is not it.
 
     settings: as `resolved` gives them. A readable code of another model, encoder, photograph or
-    other settings is not overwritten silently: that is an error that says so. A setting that the
-    method does not use makes no difference; one that the record lacks is newer than the code,
-    which was made as its default says.
+    other settings is not overwritten silently: that is an error that says so. A recorded setting that
+    the method does not have makes no difference (earlier versions recorded those of all methods); one that
+    the record lacks is newer than the code, which was made as its default says.
     """
     if not job.code.exists():
         return None
@@ -60,7 +60,7 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         cause = "another tool's latent, imported; give --overwrite to invert instead"
         return FileError(job.code, cause)
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
-    recorded = {**defaults, **UNSET, **code.info.get("settings", {})}
+    recorded = {**defaults, **settings.FALLBACK, **code.info.get("settings", {})}
     if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:
         recorded["pti_loss_side"] = recorded["loss_side"]  # what was one setting
     for name in settings.relevant:

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import cause_of
 from wrangan_cli.engine.base.runtime import adam
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
 WARM_UP = 4
 """Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
 them, Adam makes its moments. They count like the others."""
-CAPTURED_METHODS = ("wrangan", "weight-tuning")
 SAME_STEP = 0.05
 """A first replay counts as the step if each tensor ends within this fraction of what the step changes in it.
 (Adam turns rounding into whole steps where a gradient is all rounding: the two are never quite the same.)"""
@@ -35,10 +34,10 @@ def why_not_captured(settings: InversionSettings, device: torch.device) -> str |
     """
     if device.type != "cuda":
         return f"the device is {device.type}"
-    if settings.method not in CAPTURED_METHODS:
-        return f"method {settings.method} is none of {', '.join(CAPTURED_METHODS)}"
-    if settings.optimizer_used != "adam":
-        return f"optimizer {settings.optimizer_used} decides on the host how far it goes"
+    if not isinstance(settings, TuningSettings):
+        return f"method {settings.method} is neither wrangan nor weight-tuning"
+    if settings.value("optimizer") != "adam":
+        return f"optimizer {settings.optimizer} decides on the host how far it goes"
     if settings.stop_at:
         return "stop_at asks after each step which photographs are done"
     return None

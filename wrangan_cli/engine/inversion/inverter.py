@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,10 +16,16 @@ from wrangan_cli.engine.data.photographs import by_side, load_photograph
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.budget import planned
 from wrangan_cli.engine.inversion.fit import Fit, Prediction, Watch
+from wrangan_cli.engine.inversion.method_settings import (
+    PTI_STOP,
+    PtiSettings,
+    TrainedSettings,
+    WranganSettings,
+)
 from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.offsets import random_weights
 from wrangan_cli.engine.inversion.pti import tuning_distance
-from wrangan_cli.engine.inversion.settings import PREDICTED, PTI_STOP, InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings
 from wrangan_cli.engine.inversion.trained import load_networks, network_files
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.codes import Code
@@ -27,6 +33,7 @@ from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, load_perceptual
 
 _log = logging.getLogger("wrangan")
+S = TypeVar("S", bound=InversionSettings)
 
 
 @dataclass(frozen=True)
@@ -54,16 +61,16 @@ class Inverter:
         """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
         for where steps cannot be captured."""
         settings = resolved(settings, model)
-        if settings.method == "wrangan":
+        if isinstance(settings, WranganSettings):
             random_weights(model)
         encoder, predict = load_networks(model, settings)
         perceptual, general = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
-            name = tuning_distance(settings, model) if settings.method == "pti" else general
+            name = tuning_distance(settings, model) if isinstance(settings, PtiSettings) else general
             try:
                 perceptual = load_perceptual(name, model.device)
             except WranganError as error:
-                if isinstance(error, UsageError) or settings.method not in PREDICTED:
+                if isinstance(error, UsageError) or not isinstance(settings, TrainedSettings):
                     raise
                 _log.warning(
                     "%s needs no perceptual distance; its codes do not state it (%s)", settings.method, error
@@ -97,13 +104,14 @@ class Inverter:
     def within(self, images: Tensor) -> "Inverter":
         """The inverter with the steps that `settings.seconds` allows for such a batch, by a trial; itself
         where no seconds are set."""
-        if self.on_plan or self.settings.seconds is None:
+        settings = self.settings
+        if self.on_plan or not isinstance(settings, OptimisingSettings) or settings.seconds is None:
             return self
 
         def trial(settings: InversionSettings, on_step: Callable[[int], None]) -> None:
             self._with(settings).invert(images, on_step)
 
-        return self._with(planned(self.settings, trial, len(images)))
+        return self._with(planned(settings, trial, len(images)))
 
     def _with(self, settings: InversionSettings) -> "Inverter":
         pivot = None if self.pivot is None or settings.pivot is None else self.pivot._with(settings.pivot)
@@ -159,12 +167,12 @@ class Inverter:
         initial_w: Tensor,
         on_step: Callable[[int], None] = lambda _: None,
         features_at_once: int | None = None,
-    ) -> Fit:
+    ) -> Fit[Any]:
         """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+.
 
         features_at_once: images whose perceptual features are computed at a time (None: all).
         """
-        return Fit(
+        return Fit[Any](
             self.model,
             self.settings,
             self.perceptual,
@@ -224,14 +232,14 @@ class Inverter:
         return codes
 
 
-def resolved(settings: InversionSettings, model: Model) -> InversionSettings:
+def resolved(settings: S, model: Model) -> S:
     """`settings` with what they leave to the model or the method: what suits the model's σ, where w
     starts, the threshold of pti. UsageError for settings that do not go with what the model names."""
     try:
         settings = replace(settings, init=settings.start).with_defaults(model.inversion)
     except ValueError as error:
         raise UsageError(f"{model.name}, by its config.json: {error}") from error
-    if settings.method == "pti" and settings.stop_at is None:
+    if isinstance(settings, PtiSettings) and settings.stop_at is None:
         # The authors' threshold is one of LPIPS; below 0.06 of the shift-tolerant distance is every pivot.
         lpips = settings.value("perceptual_weight") > 0 and tuning_distance(settings, model).startswith(
             "lpips"

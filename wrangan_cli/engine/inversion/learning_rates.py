@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from wrangan_cli.engine.inversion.settings import PROJECTORS, TUNING, InversionSettings
+from wrangan_cli.engine.inversion.method_settings import ProjectorSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
 Groups = list[dict[str, Any]]
 """Adam's parameter groups: `params`, tensors with a leading batch axis, `lr`, and more."""
@@ -34,7 +35,7 @@ class LearningRates:
 
 
 def rates_of_w_and_offsets(
-    w: Tensor, offsets: Mapping[str, Tensor] | Sequence[Tensor], settings: InversionSettings
+    w: Tensor, offsets: Mapping[str, Tensor] | Sequence[Tensor], settings: TuningSettings
 ) -> LearningRates:
     """w in the first group, ε or δ in the second (paper: both at 0.001), with `warmup`, `decay` and
     `epsilon_warmup` of the settings."""
@@ -60,7 +61,7 @@ def one_rate(
     return LearningRates([{"params": list(tensors), "lr": lr}], lambda progress: (factor(progress),) * 2)
 
 
-def warm_and_decay(settings: InversionSettings, progress: float) -> float:
+def warm_and_decay(settings: TuningSettings, progress: float) -> float:
     """Linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`: a factor.
 
     With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
@@ -71,7 +72,7 @@ def warm_and_decay(settings: InversionSettings, progress: float) -> float:
     return rise * _fall(progress, settings.value("decay"))
 
 
-def rise_of_offsets(settings: InversionSettings, progress: float) -> float:
+def rise_of_offsets(settings: TuningSettings, progress: float) -> float:
     """A further factor of ε's (or δ's) rate: it rises from 0 over the first `epsilon_warmup` of the steps, in
     which w goes most of its way. So ε holds what w cannot, and no more."""
     rise = settings.value("epsilon_warmup")
@@ -86,9 +87,9 @@ def projector_ramp(progress: float) -> float:
 def settled_from(settings: InversionSettings) -> float:
     """Progress from which on all move at full rate, and without noise: a plateau of the loss before it means
     nothing."""
-    if settings.method in PROJECTORS:
+    if isinstance(settings, ProjectorSettings):
         return QUIET
-    if settings.method in TUNING:
+    if isinstance(settings, TuningSettings):
         return max(settings.warmup, settings.value("epsilon_warmup"))
     return 0.0
 

@@ -8,7 +8,7 @@ random sample is the same for every image.
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from wrangan_cli.engine.inversion.batch import Batch, not_all, not_yet
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.learning_rates import LearningRates, settled_from
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
-from wrangan_cli.engine.inversion.settings import TUNING
+from wrangan_cli.engine.inversion.settings import OptimisingSettings, TuningSettings
 from wrangan_cli.engine.inversion.variables import Variables
 
-Loss = Callable[[Fit, Batch], tuple[Tensor, Tensor | None]]
+Loss = Callable[[Fit[Any], Batch], tuple[Tensor, Tensor | None]]
 """What a method minimises, and the perceptual distance in it (if there is one), per image: (b,)."""
 
 
@@ -41,7 +41,7 @@ class Loop:
     early when all images are done (settings.stop_at, settings.plateau).
     """
 
-    def __init__(self, fit: Fit, variables: Variables, rates: LearningRates) -> None:
+    def __init__(self, fit: Fit[OptimisingSettings], variables: Variables, rates: LearningRates) -> None:
         self.fit, self.rates = fit, rates
         variables.free = rates.free
         self.total = fit.settings.loop_steps if variables.free else 0
@@ -125,7 +125,7 @@ class Loop:
             return values.detach(), torch.ones_like(values, dtype=torch.bool) if stay is None else stay
 
         # Other methods sample numbers in a step, or change the network for each image.
-        each = on_cores if self.fit.settings.method in TUNING else map
+        each = on_cores if isinstance(self.fit.settings, TuningSettings) else map
         losses, stays = zip(*each(computed, range(0, count, at_once)), strict=True)
         return torch.cat(losses), not_all(torch.cat(stays))
 

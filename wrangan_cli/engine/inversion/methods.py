@@ -1,12 +1,13 @@
 """The methods of inversion by their names, each a function of its own small file."""
 
 from collections.abc import Callable
+from typing import Any
 
 from wrangan_cli.engine.inversion import projector, pti, trained, weight_tuning, wrangan
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.loop import Result
 
-METHOD_TABLE: dict[str, Callable[[Fit], Result]] = {
+METHOD_TABLE: dict[str, Callable[[Fit[Any]], Result]] = {
     "wrangan": wrangan.invert,
     "weight-tuning": weight_tuning.invert,
     "sg2-w": projector.invert_w,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import TuningSettings
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import Offsets, StyledWeight
 
@@ -25,7 +25,7 @@ def random_weights(model: Model) -> dict[str, StyledWeight]:
 
 
 def small_offsets(
-    weights: Mapping[str, StyledWeight], w: Tensor, settings: InversionSettings
+    weights: Mapping[str, StyledWeight], w: Tensor, settings: TuningSettings
 ) -> dict[str, Tensor]:
     """N(0, epsilon_init²) of the settings' seed for each image of w (B, …), the same for all, so that no
     image depends on its batch: (B, O, I, k, k) by the weight's name."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.inversion.curvature import Metric, Rates, measured
 from wrangan_cli.engine.inversion.learning_rates import Groups
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
 FIRST_STEP = 0.1
 """Length of the first step of L-BFGS, in units of the scaled variables; curvature is not known yet."""
@@ -203,8 +203,9 @@ class LBFGS:
 
 
 def make_optimizer(settings: InversionSettings, groups: Groups, render: Callable[[], Tensor]) -> Optimizer:
-    """What `settings` name, over `groups`; render: the images (B, 3, R, R) of the tensors as they are."""
-    if settings.optimizer_used == "adam":
+    """What `settings` name, or Adam where the method has no such setting, over `groups`. render: the images
+    (B, 3, R, R) of the tensors as they are."""
+    if not isinstance(settings, TuningSettings) or settings.value("optimizer") == "adam":
         return Adam(groups)
     if not settings.probes:
         return LBFGS(groups, settings.history)

@@ -14,7 +14,7 @@ from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.learning_rates import QUIET, one_rate, projector_ramp
 from wrangan_cli.engine.inversion.loop import Loop, Result
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import ProjectorSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.rendering import heard_noise, synthesize
@@ -25,7 +25,7 @@ SMALLEST_MAP = 8
 """Side in px at which the pyramid of a noise map ends."""
 
 
-def invert_w(fit: Fit) -> Result:
+def invert_w(fit: Fit[ProjectorSettings]) -> Result:
     """w (B, style_dim) and, unless noise_weight is 0, offsets to the model's own noise maps.
 
     A map that does not reach the image (heard_noise) is left out.
@@ -33,7 +33,7 @@ def invert_w(fit: Fit) -> Result:
     return _project(fit, fit.initial_w.clone())
 
 
-def invert_w_plus(fit: Fit) -> Result:
+def invert_w_plus(fit: Fit[ProjectorSettings]) -> Result:
     """As `invert_w`, with a row of w for each layer: (B, num_latents, style_dim)."""
     w = fit.initial_w
     if w.ndim == 2:
@@ -41,7 +41,7 @@ def invert_w_plus(fit: Fit) -> Result:
     return _project(fit, w.clone())
 
 
-def _project(fit: Fit, w: Tensor) -> Result:
+def _project(fit: Fit[ProjectorSettings], w: Tensor) -> Result:
     variables = Variables(w, noise=zero_noise(fit.model, len(w)) if fit.settings.noise_weight > 0 else {})
     rates = one_rate([w, *variables.noise.values()], fit.settings.projection_lr, projector_ramp)
     loop = Loop(fit, variables, rates)
@@ -51,7 +51,7 @@ def _project(fit: Fit, w: Tensor) -> Result:
     return loop.result()
 
 
-def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def loss(fit: Fit[ProjectorSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
     """The data term at w with noise plus noise_weight · `noise_penalty`, and the LPIPS in it: (B,)."""
     settings, variables = fit.settings, batch.variables
     w = noisy_w(fit.model, settings, variables.w, batch.progress, fit.rng)
@@ -68,7 +68,7 @@ def zero_noise(model: Model, batch: int) -> dict[str, Tensor]:
     }
 
 
-def w_noise_size(settings: InversionSettings, progress: float, w_std: float) -> float:
+def w_noise_size(settings: ProjectorSettings, progress: float, w_std: float) -> float:
     """Standard deviation of the noise on each number of w: w_noise · w_std · max(0, 1 − t/0.75)².
 
     progress: t, the fraction of the steps done, 0…1. w_std: the size of W (Model.w_std).
@@ -77,7 +77,7 @@ def w_noise_size(settings: InversionSettings, progress: float, w_std: float) -> 
 
 
 def noisy_w(
-    model: Model, settings: InversionSettings, w: Tensor, progress: float, rng: torch.Generator
+    model: Model, settings: ProjectorSettings, w: Tensor, progress: float, rng: torch.Generator
 ) -> Tensor:
     """w + noise for one step: one sample from `rng`, the same for every image of the batch."""
     noise = torch.randn(w.shape[1:], generator=rng)

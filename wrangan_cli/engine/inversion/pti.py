@@ -11,7 +11,7 @@ from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.learning_rates import one_rate
 from wrangan_cli.engine.inversion.loop import Loop, Result
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import PtiSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
@@ -21,7 +21,7 @@ TRUNCATION = 0.5
 """Of the random w towards which the locality regulariser moves."""
 
 
-def invert(fit: Fit) -> Result:
+def invert(fit: Fit[PtiSettings]) -> Result:
     """The pivot w, which stays, and a difference for each parameter of the synthesis network: (B, *shape)."""
     variables = Variables(fit.initial_w.clone(), parameters=zero_differences(fit.model, len(fit.images)))
     loop = Loop(fit, variables, one_rate(list(variables.parameters.values()), fit.settings.pti_lr))
@@ -30,7 +30,7 @@ def invert(fit: Fit) -> Result:
     return loop.result()
 
 
-def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def loss(fit: Fit[PtiSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
     """The data term of the tuning (and `locality`, where it has a weight), and the LPIPS in it: (B,)."""
     settings, variables = fit.settings, batch.variables
     generator, parameters = fit.model.generator, variables.parameters
@@ -57,7 +57,7 @@ def zero_differences(model: Model, batch: int) -> dict[str, Tensor]:
     }
 
 
-def tuning_distance(settings: InversionSettings, model: Model) -> str:
+def tuning_distance(settings: PtiSettings, model: Model) -> str:
     """Name of the perceptual distance of the tuning: the authors' LPIPS-Alex, or the shift-tolerant
     AlexNet where the model's (or the settings') distance is of that family."""
     if settings.pti_perceptual:
@@ -78,7 +78,7 @@ def nearby_w(pivot: Tensor, target: Tensor, distance: float) -> Tensor:
 
 def locality(
     model: Model,
-    settings: InversionSettings,
+    settings: PtiSettings,
     perceptual: PerceptualDistance | None,
     variables: Variables,
     rng: torch.Generator,

@@ -11,6 +11,7 @@ from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.inversion.fit import Fit, Prediction
 from wrangan_cli.engine.inversion.loop import Result
+from wrangan_cli.engine.inversion.method_settings import TrainedSettings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.encoders import (
@@ -31,7 +32,7 @@ from wrangan_cli.engine.models.folder import Model
 STYLE_KINDS = ("e4e", "restyle")
 
 
-def invert(fit: Fit) -> Result:
+def invert(fit: Fit[TrainedSettings]) -> Result:
     """What the method's network makes of the images, in no steps; of the encoder into W: its w."""
     w = fit.initial_w
     variables = Variables(w.clone()) if fit.predict is None else fit.predict(fit.images, w)

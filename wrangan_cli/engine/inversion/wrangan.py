@@ -10,12 +10,13 @@ from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.learning_rates import rates_of_w_and_offsets
 from wrangan_cli.engine.inversion.loop import Loop, Result
+from wrangan_cli.engine.inversion.method_settings import WranganSettings
 from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets, squared_norm
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.rendering import synthesize
 
 
-def invert(fit: Fit) -> Result:
+def invert(fit: Fit[WranganSettings]) -> Result:
     """Algorithm 1.
 
     Input: real images x̂ (`fit.images`), generator parameters μ_θ, σ_θ (`fit.model`).
@@ -36,7 +37,7 @@ def invert(fit: Fit) -> Result:
     return loop.result()
 
 
-def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def loss(fit: Fit[WranganSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
     """What Algorithm 1 minimises, and the LPIPS in it, for each image: (B,)."""
     settings, w, epsilon = fit.settings, batch.variables.w, batch.variables.epsilon
     # Line 4: set generator weights θ_G ← μ_θ + σ_θ ε, and generate G(w, θ_G).

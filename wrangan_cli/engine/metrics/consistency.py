@@ -21,10 +21,11 @@ from dataclasses import dataclass
 
 import torch
 
-from wrangan_cli.engine.base.errors import WranganError, cause_of
+from wrangan_cli.engine.base.errors import UsageError, WranganError, cause_of
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import UNSET, InversionSettings
+from wrangan_cli.engine.inversion.method_settings import SETTINGS, applicable, inversion_settings
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import Code, as_w_plus, render
 from wrangan_cli.engine.models.folder import Model
 
@@ -99,16 +100,15 @@ def codes_consistency(
 
 def stored_settings(code: Code) -> InversionSettings | WranganError:
     """The settings that a code was made with, its side too, or that its record does not say them all."""
-    known = {field.name for field in dataclasses.fields(InversionSettings)}
     there = code.info.get("settings", {})
     if not there or code.info.get("edits"):
         return WranganError("no code as `wrangan invert` makes it: cannot be inverted again as it was")
     side = {"size": code.info["side"]} if "side" in code.info else {}
     try:
-        return InversionSettings(
-            **{name: value for name, value in {**UNSET, **there, **side}.items() if name in known}
-        )
-    except (TypeError, ValueError) as error:
+        method = there.get("method", "wrangan")
+        values = applicable(method, {**there, **side})  # earlier versions recorded those of all methods
+        return inversion_settings(**{**SETTINGS[method].FALLBACK, "method": method, **values})
+    except UsageError as error:
         return WranganError(f"its record has bad settings ({cause_of(error)})")
 
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.settings import METHODS, InversionSettings, check_given
+from wrangan_cli.engine.inversion.method_settings import METHODS, SETTINGS, applicable, inversion_settings
+from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
@@ -153,10 +154,11 @@ def parse_settings(
 ) -> tuple[dict[str, InversionSettings], ReportSettings]:
     """NAME=VALUE and METHOD.NAME=VALUE → the settings of each method, and those of the report.
 
-    A name is a field of InversionSettings or of ReportSettings. given: fields of the report that
-    were set in another way. Raises UsageError for an unknown name or a bad value.
+    A name is a setting of a method, or a field of ReportSettings. NAME=VALUE is for all methods that have
+    it. given: fields of the report that were set in another way. Raises UsageError for an unknown name, a
+    bad value, and a METHOD that has no such setting.
     """
-    of_method, of_report = _fields(InversionSettings), _fields(ReportSettings)
+    of_report, of_method = _fields(ReportSettings), _fields(*SETTINGS.values())
     common: dict[str, Any] = {}
     single: dict[str, dict[str, Any]] = {method: {} for method in methods}
     report: dict[str, Any] = dict(given)
@@ -174,27 +176,30 @@ def parse_settings(
         else:
             report[name] = _value(text, name, value, of_report)
     try:
-        for method, values in single.items():
-            check_given(method, values)
-        settings = {
-            method: InversionSettings(method=method, **{**common, **single[method]}) for method in methods
-        }
         of_report_settings = ReportSettings(**report)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    settings = {
+        method: inversion_settings(method, **{**applicable(method, common), **single[method]})
+        for method in methods
+    }
     if len({one.size for one in settings.values()}) > 1:
         raise UsageError("size: methods are compared at one side: give --set size=… for all of them")
     return settings, of_report_settings
 
 
-def _fields(settings: type) -> dict[str, Any]:
-    types_of = typing.get_type_hints(settings)
-    return {field.name: types_of[field.name] for field in dataclasses.fields(settings)}
+def _fields(*kinds: type) -> dict[str, Any]:
+    """The types of the fields of all these dataclasses, by name."""
+    found: dict[str, Any] = {}
+    for kind in dict.fromkeys(kinds):
+        types_of = typing.get_type_hints(kind)
+        found |= {field.name: types_of[field.name] for field in dataclasses.fields(kind)}
+    return found
 
 
 def _value(text: str, name: str, value: str, fields: Mapping[str, Any]) -> Any:
     if name not in fields:
-        known = sorted({*_fields(InversionSettings), *_fields(ReportSettings)} - {"method"})
+        known = sorted({*_fields(*SETTINGS.values(), ReportSettings)} - {"method"})
         raise UsageError(f"--set {text!r}: no setting {name!r}; there are {', '.join(known)}")
     kinds = typing.get_args(fields[name]) if isinstance(fields[name], types.UnionType) else (fields[name],)
     if type(None) in kinds and value == "none":

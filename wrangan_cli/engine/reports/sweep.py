@@ -19,7 +19,7 @@ from torch import Tensor
 from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import TuningSettings
 from wrangan_cli.engine.metrics import kid
 from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
 from wrangan_cli.engine.metrics.inception import extract_features
@@ -50,7 +50,7 @@ class Point:
     """N."""
     models_own: bool
     """Whether the model itself has this N."""
-    settings: InversionSettings
+    settings: TuningSettings
 
 
 class Sweep:
@@ -72,9 +72,11 @@ class Sweep:
         for method in METHODS:
             if method not in self.subject.jobs:
                 continue
+            wanted = self.subject.wanted[method]
+            assert isinstance(wanted, TuningSettings)
             for layers in self.subject.settings.layer_counts or (present,):
                 for alpha in self.subject.settings.alpha_values:
-                    settings = dataclasses.replace(self.subject.wanted[method], alpha=alpha)
+                    settings = dataclasses.replace(wanted, alpha=alpha)
                     if layers != present and method == "wrangan" and settings.epsilon_lr is None:
                         settings = dataclasses.replace(settings, epsilon_lr=self.sensitivity.epsilon_lr)
                     yield Point(method, layers, layers == present, resolved(settings, self.subject.model))

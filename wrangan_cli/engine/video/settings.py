@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.method_settings import WranganSettings
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,9 @@ class ClipSettings:
         self.inversion  # noqa: B018 - its own checks
 
     @property
-    def inversion(self) -> InversionSettings:
+    def inversion(self) -> WranganSettings:
         """Those of the key frames, as `wrangan invert` would have them."""
-        return InversionSettings(
-            method="wrangan",
+        return WranganSettings(
             steps=self.steps,
             optimizer="adam",
             lr=self.lr,

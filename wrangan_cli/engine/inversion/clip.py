@@ -58,7 +58,7 @@ class ClipInverter:
         (O, I, k, k), rounded to float16; both on the CPU. WranganError where they are not finite."""
         model, settings = self.inverter.model, self.key_settings
         stacked = torch.stack(list(images)).to(model.device)
-        with model.generator.cached_weights():
+        with self.inverter.fitted_model.generator.cached_weights():
             fit = self.inverter.fit(stacked, self.inverter.initial_w(stacked), on_step, features_at_once=1)
             w = fit.initial_w.clone().requires_grad_(True)
             weights = random_weights(model)
@@ -76,6 +76,8 @@ class ClipInverter:
 
             self._optimise(fit, rates_of_w_and_offsets(w, epsilon, settings), losses)
             shown = fit.shown(epsilon)
+            if self.inverter.steep is not None:
+                shown = self.inverter.steep.to_original(shown)
         found = {name: value.detach()[0].half().float().cpu() for name, value in shown.items()}
         if not all(bool(value.isfinite().all()) for value in [w, *found.values()]):
             raise WranganError("the key frames gave values that are not finite")
@@ -105,7 +107,8 @@ class ClipInverter:
         factors = {name: (_leaf(left, free_w), _leaf(right, free_w)) for name, (left, right) in own.items()}
         count = sum(value.numel() for value in base.values())
         with model.generator.cached_weights():
-            fit = replace(self.inverter, settings=settings).fit(image[None].to(device), free_w, on_step)
+            # What a frame adds is small, and stands beside an ε of the model's σ: its power is 1.
+            fit = replace(self.inverter, settings=settings, steep=None).fit(image[None].to(device), free_w, on_step)
 
             def losses(progress: float) -> Iterable[Tensor]:
                 added = {name: product(*parts, base[name].shape) for name, parts in factors.items()}

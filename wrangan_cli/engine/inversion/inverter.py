@@ -26,6 +26,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.offsets import random_weights
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings
+from wrangan_cli.engine.inversion.steepness import Steepened, steepened
 from wrangan_cli.engine.inversion.trained import load_networks, network_files
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.codes import Code
@@ -55,14 +56,19 @@ class Inverter:
     """Whether the steps are replays of a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
     """Who looks on at every step, and may end them."""
+    steep: Steepened | None = None
+    """The model with another power of σ, in which the fit goes on (`std_power`); None: `model` itself."""
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
         """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
         for where steps cannot be captured."""
         settings = resolved(settings, model)
+        steep = None
         if isinstance(settings, WranganSettings):
             random_weights(model)
+            if (power := settings.value("std_power")) != 1:
+                steep = steepened(model, power)
         encoder, predict = load_networks(model, settings)
         perceptual, general = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
@@ -82,7 +88,12 @@ class Inverter:
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
             raise UsageError(f"a CUDA graph was asked for, but {cause}")
-        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph)
+        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph, steep=steep)
+
+    @property
+    def fitted_model(self) -> Model:
+        """The model whose σ the fit has; codes have the ε of `model`."""
+        return self.model if self.steep is None else self.steep.model
 
     def load_photo(self, path: Path) -> Tensor:
         """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
@@ -134,7 +145,7 @@ class Inverter:
         if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
         within = self.within(images)
-        with model.generator.cached_weights():
+        with self.fitted_model.generator.cached_weights():
             return within._inverted(images.to(model.device), on_step)
 
     def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
@@ -173,7 +184,7 @@ class Inverter:
         features_at_once: images whose perceptual features are computed at a time (None: all).
         """
         return Fit[Any](
-            self.model,
+            self.fitted_model,
             self.settings,
             self.perceptual,
             images,
@@ -202,13 +213,15 @@ class Inverter:
         return w, records
 
     def _codes(self, fit: Fit, variables: Variables) -> list[Code | WranganError]:
+        found = fit.offsets(variables)
+        if self.steep is not None:
+            found["epsilon"] = self.steep.to_original(found["epsilon"])
         # Rounded as the file stores them, so that the stated distortion is the file's.
         groups: dict[str, Any] = {
-            g: {k: v.detach().half() for k, v in values.items()}
-            for g, values in fit.offsets(variables).items()
+            g: {k: v.detach().half() for k, v in values.items()} for g, values in found.items()
         }
         stored = Variables(w=variables.w.detach(), **groups)
-        after = fit.distortion(stored)
+        after = replace(fit, model=self.model).distortion(stored)
         codes: list[Code | WranganError] = []
         for index in range(len(fit.images)):
             offsets = {g: {k: v[index].cpu() for k, v in values.items()} for g, values in groups.items()}

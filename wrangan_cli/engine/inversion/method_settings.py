@@ -27,9 +27,18 @@ class WranganSettings(TuningSettings):
     """wrangan: Algorithm 1 of the paper."""
 
     METHODS: ClassVar[tuple[str, ...]] = ("wrangan",)
-    NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = (*TuningSettings.FALLBACK, "epsilon_lr")
+    FALLBACK: ClassVar[Mapping[str, Any]] = {**TuningSettings.FALLBACK, "std_power": 1.0}
+    NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = (*FALLBACK, "epsilon_lr")
 
     method: str = "wrangan"
+    std_power: float | None = None
+    """Power of σ that distributes the movement over the weights, at the same root mean square: 1 is the paper's
+    σ, 0 moves all weights alike, 2 confines the movement to those that hardly change other images. Unset: what
+    the model names, or 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_not_negative(self, "std_power")
 
     def with_defaults(self, named: Mapping[str, Any]) -> Self:
         """As ever; but a schedule that was measured for one optimiser says nothing of the other."""

@@ -1,0 +1,58 @@
+"""σ raised to a power while a photograph is inverted: which weights move, made more or less uneven.
+
+Adam moves ε by its learning rate whatever σ is, so θ moves by that times σ: σ alone says how the movement is
+distributed over the weights. With σ to the power of p in its place, scaled so that the root mean square over all
+random weights stays, p = 0 moves all alike (plain tuning) and p = 2 confines the movement to the weights
+that hardly change other images. The code keeps the ε of the model's own σ, so it renders like any other.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from wrangan_cli.engine.models.folder import Model
+
+
+@dataclass(frozen=True)
+class Steepened:
+    """A model with σ raised to a power."""
+
+    model: Model
+    ratio: dict[str, Tensor]
+    """Its σ over that of the model it was made from, by the weight's name: (O, I, k, k)."""
+
+    def to_original(self, epsilon: dict[str, Tensor]) -> dict[str, Tensor]:
+        """ε (…, O, I, k, k) of this model → ε of the original with the same θ."""
+        return {name: value * self.ratio[name] for name, value in epsilon.items()}
+
+    def from_original(self, epsilon: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse; where σ is 0 so is ε."""
+        return {
+            name: torch.where(self.ratio[name] == 0, 0.0, value / self.ratio[name])
+            for name, value in epsilon.items()
+        }
+
+
+@torch.no_grad()
+def steepened(model: Model, power: float) -> Steepened:
+    """A copy of `model` with |σ|^power · sign σ for σ, of the same root mean square over all random weights."""
+    generator = copy.deepcopy(model.generator)
+    stds: dict[str, Tensor] = {}
+    for name, weight in model.generator.random_weights().items():
+        assert weight.std is not None
+        stds[name] = weight.std.detach()
+    raised = {name: std.sign() * std.abs().pow(power) for name, std in stds.items()}
+    scale = _root_mean_square(stds) / _root_mean_square(raised)
+    ratio = {}
+    for name, weight in generator.random_weights().items():
+        assert weight.std is not None
+        weight.std.copy_(raised[name] * scale)
+        ratio[name] = torch.where(stds[name] == 0, 0.0, weight.std / stds[name])
+    return Steepened(replace(model, generator=generator), ratio)
+
+
+def _root_mean_square(tensors: dict[str, Tensor]) -> Tensor:
+    # float64: powers of small numbers are smaller still.
+    return torch.cat([value.flatten().double() for value in tensors.values()]).square().mean().sqrt()

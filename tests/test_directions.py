@@ -367,7 +367,7 @@ def test_learnt_together_and_orthogonal_to_one_of_them(
         (["smile", "age", "--attribute", "Young"], 2, "goes with one name"),
         (["a/b", "--attribute", "Young"], 2, "direction name"),
         (["smile", "--orthogonal-to", "nothing"], 2, "there are: none"),
-        (["smile", "--others", "x.safetensors"], 2, "--others belongs to --orthogonal-to"),
+        (["smile", "--others", "x.safetensors"], 2, "--others needs --orthogonal-to"),
         (["smile", "--orthogonal-to", "age", "--others", "gone.st"], 1, "gone.st: no such file"),
         (["smile", "--layers", "7"], 2, "layers '7'"),
         (["smile", "--share", "0.9"], 2, "share"),

@@ -343,8 +343,8 @@ def test_one_picture_shows_codes_of_one_model(
     lines = result.stderr.splitlines()
     assert len(lines) == 2
     assert (
-        f"a0.st: of the model {other.name}; one picture shows codes of one, here {tiny_model.name}"
-        in lines[0]
+        f"a0.st: made with the model {other.name}; one picture shows codes of one model, "
+        f"here {tiny_model.name}" in lines[0]
     )
     assert "b.st: " in lines[1]
     assert Image.open(tmp_path / "x.png").size == (32, 32)  # a and c
@@ -374,9 +374,9 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
         (["--strength", "0:1", "--out", "x.gif", "--fps", "0"], "fps 0"),
         (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "at most 16383 a side"),
         (["--strength", "0:1", "--out", "x.png", "--steps", "10000000"], "400 million in all"),
-        (["--strength", "1", "--steps", "3"], "--steps is for a range"),
-        (["--strength", "1", "--originals", "."], "--originals is for a range"),
-        (["--strength", "1", "--out", "x.gif"], "x.gif: a moving picture shows a range"),
+        (["--strength", "1", "--steps", "3"], "--steps needs a range"),
+        (["--strength", "1", "--originals", "."], "--originals needs a range"),
+        (["--strength", "1", "--out", "x.gif"], "x.gif: an animation needs a range"),
         (["--strength", "0:1", "--direction", "frown", "--strength", "1"], "there are: smile, age"),
     ],
 )

@@ -305,7 +305,7 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
         (base, "exists already"),
         (["convert-checkpoint", str(path)], "either --out, or --model"),
         ([*base, "--out", str(tmp_path / "m")], "either --out, or --model"),
-        ([*base, "--weights", "raw"], "are for generators"),
+        ([*base, "--weights", "raw"], "apply to generators"),
     ):
         result = runner.invoke(app, arguments)
         assert (result.exit_code, result.stdout) == (2, "")

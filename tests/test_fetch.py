@@ -104,7 +104,7 @@ def test_from_a_wheel_that_is_here(place: Place, monkeypatch: pytest.MonkeyPatch
     assert (place.left(), place.calls) == (FILES, [])
     again = run("ffhq", "--from", "elsewhere.whl")
     assert again.exit_code == 0
-    assert "ffhq is here already, elsewhere.whl was not read (--overwrite reads it)" in again.stderr
+    assert "ffhq is here already; elsewhere.whl was not read (use --overwrite to read it)" in again.stderr
 
 
 def test_an_installed_package_is_read_where_it_lies(
@@ -232,7 +232,7 @@ def test_wheels_that_are_not_the_wheel(place: Place, tmp_path: Path) -> None:
     [
         (["nothing"], "'nothing'; there are ffhq, inception, st-lpips"),
         (["--from", "x.whl"], "--from needs the name"),
-        (["ffhq", "inception", "--from", "x.whl"], "--from goes with one name"),
+        (["ffhq", "inception", "--from", "x.whl"], "--from takes exactly one name"),
     ],
 )
 @pytest.mark.usefixtures("place")

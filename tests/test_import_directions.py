@@ -281,7 +281,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> None:
         ("their-rows", True),
     ]
     listed = run.invoke(app, ["directions", "list", *base]).stdout.splitlines()
-    assert "all layers\timport of d.npz (its own vector: strength" in listed[0]
+    assert "all layers\timport of d.npz (original vector: strength" in listed[0]
     assert "layers 0,2, a vector for each" in listed[1]
     for words in (["--name", "a/b"], ["--name", "a", "--key", "b"], ["--name", "a", "--layers", "x"]):
         refused = run.invoke(app, ["directions", "import", str(path), *words, *base])

@@ -96,7 +96,7 @@ def test_the_command_says_the_side(model: Model, pairs: list[Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--metric", "fid", "--metric-side", 128], "--metric-side is of pairs"),
+        (["--metric", "fid", "--metric-side", 128], "--metric-side applies to pairs"),
         (["--metric", "precision-vgg16"], "precision-vgg16: give --reference"),
         (["--report", "x", "--photos", ".", "--metric-side", 0], "leave out --metric-side"),
     ],

@@ -398,9 +398,9 @@ def test_figure_3_over_n_with_corruption(
         (["--report", "x", "--photos", ".", "--strength", "2"], "leave out --strength"),
         (["--report", "x", "--photos", ".", "--set", "alphas=1,much"], "alphas '1,much': expected numbers"),
         (["--report", "x", "--photos", ".", "--set", "sweep_layers=0"], "sweep_layers '0': expected numbers"),
-        (["--methods", "sg2-w"], "--methods belongs to --report"),
-        (["--strength", "2"], "--strength belongs to --metric lec"),
-        (["--metric", "separability", "--epsilon", "1"], "--epsilon belongs to fid"),
+        (["--methods", "sg2-w"], "--methods applies to --report"),
+        (["--strength", "2"], "--strength applies to --metric lec"),
+        (["--metric", "separability", "--epsilon", "1"], "--epsilon applies to fid"),
         (["--against", "x"], "give --codes and --photos"),
     ],
 )

@@ -192,7 +192,7 @@ def test_lbfgs_gets_further_in_as_many_steps(tiny_model: Model, method: str) -> 
 
 
 def test_settings_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="warmup and decay are Adam's"):
+    with pytest.raises(ValueError, match="and decay, which are Adam's"):
         InversionSettings(optimizer="lbfgs", warmup=0.1)
     with pytest.raises(ValueError, match="optimizer 'sgd'"):
         InversionSettings(optimizer="sgd")

@@ -87,8 +87,8 @@ def test_the_published_protocol(tiny_model: Model) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "wrangan"}, "is that of sg2-w"),
-        ({"steps": 500}, "steps 500: protocol published has 1000"),
+        ({"method": "wrangan"}, "applies to sg2-w"),
+        ({"steps": 500}, "steps 500: protocol published takes 1000"),
         ({"l2_weight": 1.0}, "l2_weight 1.0"),
         ({"seconds": 5.0}, "seconds"),
         ({"perceptual_weight": 0.0}, "perceptual_weight 0"),

@@ -305,7 +305,7 @@ def test_bad_seeds(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("0-20000000", "20000001 numbers, at most"), ("0-9", None), (f"0-{10**30}", "expected numbers")],
+    [("0-20000000", "20000001 numbers, at most"), ("0-9", None), (f"0-{10**30}", "expected 64-bit numbers")],
 )
 def test_ranges_are_compared_before_they_are_written_out(text: str, line: str | None) -> None:
     tracemalloc.start()

@@ -1,6 +1,6 @@
 """What an optimizer moves and how fast: full learning rates, and their factors over the steps.
 
-progress: the fraction of the steps done, 0…1, before the step in question.
+progress: the fraction of the steps done, 0…1, before the current step.
 """
 
 import math
@@ -16,16 +16,16 @@ Groups = list[dict[str, Any]]
 """Adam's parameter groups: `params`, tensors with a leading batch axis, `lr`, and more."""
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
 QUIET = 0.75
-"""Progress of the projector from which on w has no noise."""
+"""Progress of the projector from which w has no noise."""
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The tensors that are optimised, with their full rates, and how the rates change."""
+    """The tensors that are optimised, their full learning rates, and how these change."""
 
     groups: Groups
     factors: Callable[[float], tuple[float, float]]
-    """Progress → factor of the first group's rate, and of the rates of all other groups."""
+    """Progress → factors of the first group's rate and of all other groups' rates."""
 
     @property
     def free(self) -> list[Tensor]:
@@ -36,7 +36,7 @@ class LearningRates:
 def rates_of_w_and_offsets(
     w: Tensor, offsets: Mapping[str, Tensor] | Sequence[Tensor], settings: InversionSettings
 ) -> LearningRates:
-    """w in the first group, ε or δ in the second (paper: both at 0.001), with `warmup`, `decay` and
+    """w in the first group, ε or δ in the second (paper: both at 0.001), following `warmup`, `decay` and
     `epsilon_warmup` of the settings."""
     betas = (0.9, settings.beta2)
     lr = settings.value("lr")
@@ -61,31 +61,31 @@ def one_rate(
 
 
 def warm_and_decay(settings: InversionSettings, progress: float) -> float:
-    """Linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`: a factor.
+    """A factor: linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`.
 
     With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
     """
-    # One step ahead: a first step of rate 0 would be thrown away.
+    # One step ahead: a first step at rate 0 would be wasted.
     risen = progress + 1.0 / max(1, settings.value("steps"))
     rise = 1.0 if settings.warmup == 0 else min(1.0, risen / settings.warmup)
     return rise * _fall(progress, settings.value("decay"))
 
 
 def rise_of_offsets(settings: InversionSettings, progress: float) -> float:
-    """A further factor of ε's (or δ's) rate: it rises from 0 over the first `epsilon_warmup` of the steps, in
-    which w goes most of its way. So ε holds what w cannot, and no more."""
+    """A further factor of the rate of ε (or δ): it rises from 0 over the first `epsilon_warmup` of the steps,
+    in which w covers most of its way. So ε only has to express what w cannot."""
     rise = settings.value("epsilon_warmup")
     return 1.0 if rise == 0 else min(1.0, (progress + 1.0 / max(1, settings.value("steps"))) / rise)
 
 
 def projector_ramp(progress: float) -> float:
-    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D): a factor."""
+    """A factor: the schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
     return min(1.0, progress / RAMP_UP) * _fall(progress, RAMP_DOWN)
 
 
 def settled_from(settings: InversionSettings) -> float:
-    """Progress from which on all move at full rate, and without noise: a plateau of the loss before it means
-    nothing."""
+    """Progress from which everything moves at full rate and without noise; an earlier plateau of the loss
+    means nothing."""
     if settings.method in PROJECTORS:
         return QUIET
     if settings.method in TUNING:

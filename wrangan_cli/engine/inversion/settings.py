@@ -1,4 +1,4 @@
-"""Settings of an inversion; the options of `wrangan invert` are made from them."""
+"""Settings of an inversion, from which the options of `wrangan invert` are made."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -7,13 +7,13 @@ from typing import Any
 TUNING = ("wrangan", "weight-tuning")
 PROJECTORS = ("sg2-w", "sg2-w-plus")
 PREDICTED = ("encoder", "e4e", "restyle", "hyperstyle")
-"""Methods that optimise nothing."""
+"""Methods without optimisation."""
 METHODS = (*TUNING, *PROJECTORS, "pti", *PREDICTED)
 PROTOCOLS = ("equal-cost", "published")
 PUBLISHED_STEPS = 1000
-"""Of StyleGAN2's projector, in the code of NVIDIA and of rosinality."""
+"""Steps of StyleGAN2's projector in the code of NVIDIA and of rosinality."""
 WHOLE_SIDE = 1 << 16
-"""Above the side of any image: it is not reduced."""
+"""Larger than any image, so that none is reduced."""
 PENALTIES = ("sum", "mean")
 PTI_PIVOTS = ("sg2-w", "encoder")
 PTI_STOP = 0.06
@@ -28,12 +28,12 @@ UNSET = {
     "epsilon_warmup": 0.0,
     "perceptual_weight": 1.0,
 }
-"""What stands for a setting that is not set where the model does not name it either: the paper's values, and
-of α the one that a sweep chose (docs/inversion.md)."""
+"""Values of unset settings that the model does not name either: the paper's, except for α, which was chosen
+by a sweep (docs/inversion.md)."""
 NAMED_BY_MODEL = (*UNSET, "epsilon_lr")
 _OF_ADAM = ("decay", "epsilon_warmup")
-"""Settings of wrangan that a model's config.json may name, under `inversion`: those that were measured to
-suit its σ. Steps count for weight-tuning, too, so that the two are compared at equal cost."""
+"""Settings of wrangan that a model's config.json may name under `inversion`: those measured to suit its σ.
+The steps also apply to weight-tuning, so that the two are compared at equal cost."""
 _NOT_NEGATIVE = (
     "l2_weight",
     "perceptual_weight",
@@ -69,11 +69,11 @@ _USED_BY = {
     "noise_weight": (*PROJECTORS, "pti"),
     "protocol": (*PROJECTORS, "pti"),
 }
-"""Settings that only some methods use; those called pti_… are pti's, all others belong to every method."""
+"""Settings that only some methods use. Those named pti_… belong to pti; all others to every method."""
 
 
 def methods_using(name: str) -> tuple[str, ...]:
-    """The methods that use a setting, in their order."""
+    """The methods that use a setting, in the order of METHODS."""
     if name.startswith("pti_"):
         return ("pti",)
     some = _USED_BY.get(name, METHODS)
@@ -81,7 +81,7 @@ def methods_using(name: str) -> tuple[str, ...]:
 
 
 def check_given(method: str, names: Iterable[str]) -> None:
-    """ValueError for a setting that was given, by name, and that the method does not have."""
+    """ValueError if any of the given `names` is a setting that the method does not have."""
     for name in names:
         some = methods_using(name)
         if method in METHODS and method not in some:
@@ -92,113 +92,116 @@ def check_given(method: str, names: Iterable[str]) -> None:
 @dataclass(frozen=True)
 class InversionSettings:
     """Defaults are the paper's (section 4, technical details) unless a field says otherwise. `resolved`
-    (inverter.py) fills in what is unset, from the model's config.json or `UNSET`."""
+    (inverter.py) fills in unset fields from the model's config.json or `UNSET`."""
 
     method: str = "wrangan"
-    """wrangan: w and ε (Algorithm 1). weight-tuning: w and the same layers' weights under a
-    plain L2 penalty. sg2-w, sg2-w-plus: StyleGAN2's projector, w (or a w for each layer) and the
-    noise maps. pti: the whole generator, at a fixed w. encoder, e4e, restyle, hyperstyle: what the
-    model's network of that name predicts, without optimisation."""
+    """wrangan: optimise w and ε (Algorithm 1). weight-tuning: w and the weights of the same layers, under a
+    plain L2 penalty. sg2-w, sg2-w-plus: StyleGAN2's projector, w (or one w per layer) and the
+    noise maps. pti: the whole generator, at a fixed w. encoder, e4e, restyle, hyperstyle: the prediction
+    of the model's network of that name, without optimisation."""
     steps: int | None = None
-    """Steps (pti has pti_pivot_steps and pti_steps). Unset: in wrangan and weight-tuning what the model's
-    config.json names, otherwise 500 (protocol published: 1000)."""
+    """Number of steps (pti: see pti_pivot_steps and pti_steps). Unset: for wrangan and weight-tuning the
+    number in the model's config.json, otherwise 500 (protocol published: 1000)."""
     protocol: str = "equal-cost"
-    """Of sg2-w, sg2-w-plus and pti's pivot. equal-cost: the data term of all methods, and 500 steps.
-    published: the perceptual distance alone, and 1000 steps (the pivot's are pti_pivot_steps in both)."""
+    """Protocol of sg2-w, sg2-w-plus and pti's pivot. equal-cost: the same data term as all methods, and 500
+    steps. published: the perceptual distance alone, and 1000 steps (the pivot takes pti_pivot_steps in
+    both)."""
     seconds: float | None = None
-    """Seconds that a photograph may take: as many steps as there is time for, by a trial, in place of steps
-    (and pti's). Unset: the steps say."""
+    """Time per photograph in seconds. A short trial finds how many steps fit; replaces steps,
+    pti_pivot_steps and pti_steps. Unset: no time limit."""
     optimizer: str | None = None
     """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps (wrangan, weight-tuning).
-    Unset: what the model names, otherwise adam."""
+    Unset: the model's choice, otherwise adam."""
     history: int = 20
-    """Pairs of steps and gradients that lbfgs remembers; each takes twice the memory of the weights."""
+    """Number of pairs of step and gradient that lbfgs stores; each takes twice the memory of the weights."""
     probes: int = 8
-    """Backward passes through the generator by which lbfgs measures, at the start, how much each
-    direction changes the image; 0: the proportions of lr and epsilon_lr instead."""
+    """Number of backward passes through the generator with which lbfgs measures, at the start, how much each
+    direction changes the image; 0: scale by lr and epsilon_lr instead."""
     lr: float | None = None
-    """Adam's learning rate for w and, unless epsilon_lr says otherwise, for ε (or the weights). Unset: what
-    the model names, otherwise 0.001."""
+    """Adam's learning rate for w and, unless epsilon_lr is set, for ε (or the weights). Unset: the model's
+    choice, otherwise 0.001."""
     epsilon_lr: float | None = None
-    """Adam's learning rate for ε (or the weights). Unset: for ε what the model names (0.01 suits σ by
+    """Adam's learning rate for ε (or the weights). Unset: for ε the model's choice (0.01 suits σ by
     sensitivity), otherwise lr."""
     beta2: float = 0.999
-    """Adam's decay of squared gradients (wrangan, weight-tuning); 0.95 forgets the steep first steps
-    sooner, which a short run needs."""
+    """Adam's decay rate of squared gradients (wrangan, weight-tuning). A short run may gain from 0.95, which
+    forgets the steep first steps sooner."""
     warmup: float = 0.0
     """Fraction of the steps over which the learning rates rise from 0 (wrangan, weight-tuning)."""
     decay: float | None = None
-    """Fraction of the steps, the last ones, over which they fall to 0 by a cosine (wrangan, weight-tuning).
-    Unset: what the model names, otherwise 0."""
+    """Fraction of the steps, at the end, over which the learning rates fall to 0 along a cosine (wrangan,
+    weight-tuning). Unset: the model's choice, otherwise 0."""
     epsilon_warmup: float | None = None
-    """Fraction of the steps over which the learning rate of ε (or the weights) alone rises from 0: w goes
-    first. Unset: what the model names, otherwise 0."""
+    """Fraction of the steps over which only the learning rate of ε (or the weights) rises from 0, so that w
+    moves first. Unset: the model's choice, otherwise 0."""
     unseen: bool = False
-    """Also move weights that make what only larger images than the photograph show (wrangan, weight-tuning):
-    it says nothing of them, and detail that nobody asked for is what they make."""
+    """Also move weights that affect only detail finer than the photograph shows (wrangan, weight-tuning). The
+    photograph does not constrain them, so they may add spurious detail."""
     stop_at: float | None = None
-    """An image is done when its perceptual distance in the loss is no more than this. Unset: 0.06 in
-    pti where it tunes with LPIPS (and not its shift-tolerant kin), otherwise never; 0: never."""
+    """Stop an image when its perceptual distance in the loss falls to this value. Unset: 0.06 for pti if it
+    tunes with LPIPS (not with shift-tolerant LPIPS), otherwise never; 0: never."""
     plateau: float = 0.0
-    """An image is done when its loss over 20 steps is less than this fraction below that of the 20 steps
-    before (once what warms up has done so); 0: never."""
+    """Stop an image when its mean loss over 20 steps is less than this fraction below that of the previous 20
+    steps (after any warm-up); 0: never."""
     coarse: float = 0.0
-    """Fraction of the steps, the first ones, in which images that are larger than loss_side are compared at
-    that side: cheaper steps."""
+    """Fraction of the steps, at the start, in which images larger than loss_side are compared at that side,
+    which is faster."""
     projection_lr: float = 0.1
-    """Learning rate in sg2-w and sg2-w-plus, ramped up over the first 5 % and down over the last 25 %."""
+    """Learning rate of sg2-w and sg2-w-plus, ramped up over the first 5 % and down over the last 25 % of the
+    steps."""
     w_noise: float = 0.05
-    """Noise on w in sg2-w and sg2-w-plus at the start, in units of the size of W; fades out by 75 %."""
+    """Initial noise on w in sg2-w and sg2-w-plus, in units of the size of W; fades out over 75 % of the
+    steps."""
     noise_weight: float = 1e5
-    """Weight of the penalty that keeps the noise maps of sg2-w and sg2-w-plus noise; 0: they are the
-    model's, and not fitted."""
+    """Weight of the penalty that keeps the noise maps of sg2-w and sg2-w-plus like noise; 0: use the
+    model's noise maps, without fitting them."""
     l2_weight: float = 2.0
     """Weight of the mean squared error on [-1, 1]."""
     perceptual_weight: float | None = None
-    """Weight of the perceptual distance; 0 leaves it out. Unset: in wrangan what the model names,
+    """Weight of the perceptual distance; 0: leave it out. Unset: for wrangan the model's choice,
     otherwise 1."""
     size: int = 0
-    """Side in px at which image and photograph are compared; 0: the photograph's own, at most the
-    model's. The image is reduced to it by area, a smaller photograph enlarged."""
+    """Side in px at which image and photograph are compared; 0: that of the photograph, at most the
+    model's. The image is reduced to it by area averaging; a smaller photograph is enlarged."""
     perceptual: str = ""
-    """Perceptual distance of the loss; empty: the model's own (config.json)."""
+    """Perceptual distance of the loss; empty: the one in the model's config.json."""
     loss_side: int = 256
-    """The perceptual distance sees images reduced to this side, if they are larger (in pti's tuning:
+    """Side in px to which larger images are reduced for the perceptual distance (in pti's tuning:
     pti_loss_side)."""
     alpha: float | None = None
-    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Unset: in wrangan what the
-    model names, otherwise 0.1, by a sweep (docs/inversion.md); the paper has 1e-4, and does not say how it
-    reduces the norm."""
+    """Weight α of the penalty on ‖ε‖² (wrangan) or ‖θ − θ₀‖² (weight-tuning). Unset: for wrangan the model's
+    choice, otherwise 0.1, found by a sweep (docs/inversion.md). The paper has 1e-4, without saying how the
+    norm is reduced."""
     penalty: str = "mean"
-    """How ‖·‖² is reduced over the weights of an image: sum or mean (docs/inversion.md)."""
+    """Reduction of ‖·‖² over the weights of an image: sum or mean (docs/inversion.md)."""
     epsilon_init: float = 1e-4
-    """Standard deviation of ε (or of the weights' offset) at the start."""
+    """Standard deviation of the initial ε (or offset of the weights)."""
     init: str | None = None
-    """Where w starts: the model's encoder, the first row of what its e4e or restyle predicts, or mean
-    (the mean of W). Unset: mean in sg2-w, sg2-w-plus, pti, otherwise encoder."""
+    """Start of w: the model's encoder, the first row predicted by its e4e or restyle network, or mean
+    (the mean of W). Unset: mean for sg2-w, sg2-w-plus and pti, otherwise encoder."""
     seed: int = 0
-    """Seed of the starting ε and of the noise on w; the same samples for every image."""
+    """Seed of the initial ε and of the noise on w; every image gets the same samples."""
     pti_pivot: str = "sg2-w"
-    """The fixed w of pti: sg2-w (projected, starting at init), or the encoder's."""
+    """The fixed w of pti: sg2-w (found by the projector, starting at init), or the encoder's."""
     pti_pivot_steps: int = 450
-    """Steps of that projection."""
+    """Number of steps of the projector that finds pti's pivot."""
     pti_pivot_lr: float = 0.01
-    """Learning rate of that projection."""
+    """Learning rate of the projector that finds pti's pivot."""
     pti_steps: int = 350
-    """Steps of pti's tuning."""
+    """Number of steps of pti's tuning."""
     pti_lr: float = 3e-4
     """Learning rate of pti's tuning."""
     pti_l2_weight: float = 1.0
     """Weight of the mean squared error in pti's tuning."""
     pti_perceptual: str = ""
-    """Perceptual distance of pti's tuning; empty: AlexNet's of the family of the model's own."""
+    """Perceptual distance of pti's tuning; empty: the AlexNet variant of the model's distance."""
     pti_loss_side: int = 0
-    """Like loss_side, in pti's tuning, whose threshold depends on it; 0: the generator's own side, as the
-    authors have it."""
+    """Like loss_side, for pti's tuning, whose threshold depends on it; 0: the generator's side, as in the
+    authors' code."""
     pti_locality: float = 0.0
-    """Weight of pti's locality regulariser (the authors' where they use it: 0.1); 0 leaves it out."""
+    """Weight of pti's locality regulariser (the authors use 0.1); 0: leave it out."""
     pti_locality_distance: float = 30.0
-    """How far from the pivot it looks, in W+."""
+    """Distance from the pivot at which the locality regulariser samples, in W+."""
 
     def __post_init__(self) -> None:
         choices_of = {"method": METHODS, "penalty": PENALTIES, "pti_pivot": PTI_PIVOTS, "init": STARTS}
@@ -215,13 +218,13 @@ class InversionSettings:
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ValueError(f"{name} {getattr(self, name)}: expected a fraction, 0 to 1")
         if self.seconds == 0:
-            raise ValueError("seconds 0: expected more")
+            raise ValueError("seconds 0: expected a positive number")
         if self.optimizer == "lbfgs" and (
             self.warmup or self.decay or self.epsilon_warmup or self.history < 1 or self.probes < 0
         ):
             raise ValueError(
-                "optimizer lbfgs: warmup, epsilon_warmup and decay are Adam's, "
-                "history is 1 or more, probes 0 or more"
+                "optimizer lbfgs: leave out warmup, epsilon_warmup and decay, which are Adam's; "
+                "history must be 1 or more, probes 0 or more"
             )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
@@ -238,13 +241,13 @@ class InversionSettings:
         if self.method == "pti":
             self._check_pti()
         if self.stop_at and self.perceptual_weight == 0:
-            raise ValueError("stop_at is a perceptual distance, which perceptual_weight 0 leaves out")
+            raise ValueError("stop_at needs a perceptual distance, but perceptual_weight is 0")
 
     def with_defaults(self, named: Mapping[str, Any]) -> "InversionSettings":
-        """All that is unset and may not stay so, by `named` (a model's, of NAMED_BY_MODEL), or by UNSET."""
+        """The settings with unset fields filled in from `named` (a model's, of NAMED_BY_MODEL), or UNSET."""
         names = {"wrangan": NAMED_BY_MODEL, "weight-tuning": ("steps",)}.get(self.method, ())
         if self.optimizer not in (None, named.get("optimizer", UNSET["optimizer"])):
-            # A schedule that was measured for one optimiser says nothing of the other.
+            # A schedule that was measured for one optimiser does not apply to the other.
             names = tuple(name for name in names if name not in _OF_ADAM)
         values = {**UNSET, **{name: value for name, value in named.items() if name in names}}
         values["steps"] = self._published_steps or values["steps"]
@@ -254,7 +257,7 @@ class InversionSettings:
         return replace(self, **chosen)
 
     def value(self, name: str) -> Any:
-        """A setting of UNSET, or what stands for it where it is not set."""
+        """A setting of UNSET: its value, or the default if it is not set."""
         value = getattr(self, name)
         if value is None and name == "steps":
             value = self._published_steps
@@ -265,19 +268,19 @@ class InversionSettings:
         return PUBLISHED_STEPS if self.protocol == "published" and self.method in PROJECTORS else None
 
     def _check_published(self) -> None:
-        """What the protocol's name fixes may not be given otherwise."""
+        """ValueError for settings that contradict the protocol."""
         if self.method not in (*PROJECTORS, "pti"):
-            raise ValueError("protocol published is that of sg2-w, sg2-w-plus and pti's pivot")
+            raise ValueError("protocol published applies to sg2-w, sg2-w-plus and pti's pivot")
         if self.l2_weight not in (0.0, type(self).l2_weight):
             raise ValueError(
-                f"l2_weight {self.l2_weight}: protocol published has the perceptual distance alone"
+                f"l2_weight {self.l2_weight}: protocol published uses the perceptual distance alone"
             )
         if self.steps not in (None, PUBLISHED_STEPS) and self.method != "pti":
-            raise ValueError(f"steps {self.steps}: protocol published has {PUBLISHED_STEPS}")
+            raise ValueError(f"steps {self.steps}: protocol published takes {PUBLISHED_STEPS}")
         if self.seconds is not None:
-            raise ValueError("seconds: protocol published says how many steps there are")
+            raise ValueError("seconds: protocol published fixes the number of steps")
         if self.perceptual_weight == 0:
-            raise ValueError("perceptual_weight 0: protocol published has the perceptual distance alone")
+            raise ValueError("perceptual_weight 0: protocol published uses the perceptual distance alone")
 
     def _check_pti(self) -> None:
         if self.pti_l2_weight == self.perceptual_weight == 0:
@@ -287,7 +290,7 @@ class InversionSettings:
 
     @property
     def start(self) -> str:
-        """`init`, or what stands for it where it is not set."""
+        """`init`, or the method's default if it is not set."""
         if self.init is not None:
             return self.init
         from_mean = self.method in _FROM_MEAN and (self.method, self.pti_pivot) != ("pti", "encoder")
@@ -298,39 +301,39 @@ class InversionSettings:
         """Names of the settings on which the method's codes depend."""
         names = [field.name for field in fields(self)]
         names = [name for name in names if self.method == "pti" or not name.startswith("pti_")]
-        if self.seconds is not None:  # then that says how many
+        if self.seconds is not None:  # seconds determine the steps
             names = [name for name in names if name not in STEP_COUNTS]
         return [name for name in names if self.method in _USED_BY.get(name, METHODS)]
 
     @property
     def data_l2_weight(self) -> float:
-        """Weight of the mean squared error in the method's own loop."""
+        """Weight of the mean squared error in the method's loop."""
         return self.pti_l2_weight if self.method == "pti" else self.l2_weight
 
     @property
     def distance_side(self) -> int:
-        """Side to which the perceptual distance of the method's own loop reduces larger images."""
+        """Side in px to which the perceptual distance of the method's loop reduces larger images."""
         return (self.pti_loss_side or WHOLE_SIDE) if self.method == "pti" else self.loss_side
 
     @property
     def optimizer_used(self) -> str:
-        """`optimizer`, in the methods that use it; the others keep Adam."""
+        """`optimizer` for the methods that use it; Adam for the others."""
         return self.value("optimizer") if self.method in TUNING else "adam"
 
     @property
     def loop_steps(self) -> int:
-        """Steps of the method's own loop, at most."""
+        """Maximum number of steps of the method's loop."""
         return self.pti_steps if self.method == "pti" else self.value("steps")
 
     @property
     def pivot(self) -> "InversionSettings | None":
-        """The projection that comes before the loop, if there is one."""
+        """Settings of the projection before the loop, if there is one."""
         if self.method != "pti" or self.pti_pivot == "encoder":
             return None
         return replace(
             self,
             method="sg2-w",
-            protocol="equal-cost",  # what the other one fixes is set already, but for the steps
+            protocol="equal-cost",  # all that `published` fixes is set already, except the steps
             l2_weight=0.0 if self.protocol == "published" else self.l2_weight,
             steps=self.pti_pivot_steps,
             projection_lr=self.pti_pivot_lr,
@@ -340,12 +343,12 @@ class InversionSettings:
 
     @property
     def total_steps(self) -> int:
-        """Steps of an image, at most, with those of the pivot."""
+        """Maximum number of steps per image, including those of the pivot."""
         return self.loop_steps + (0 if self.pivot is None else self.pivot.value("steps"))
 
 
 def check_named(named: object) -> None:
-    """ValueError unless `named`, of a model's config.json, are settings of NAMED_BY_MODEL that can be."""
+    """ValueError unless `named`, from a model's config.json, holds valid settings of NAMED_BY_MODEL."""
     if not isinstance(named, dict) or not set(named) <= set(NAMED_BY_MODEL):
         raise ValueError(f"expected settings among {', '.join(NAMED_BY_MODEL)}")
     for name, value in named.items():

@@ -1,5 +1,5 @@
 """Simple Weight Tune of the paper (section 3.2): w and the weights themselves, θ = θ₀ + δ, under a plain L2
-penalty; what Algorithm 1 is without σ."""
+penalty; Algorithm 1 without σ."""
 
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from wrangan_cli.engine.models.rendering import synthesize
 
 
 def invert(fit: Fit) -> Result:
-    """w, (B, style_dim), and δ of the weights that wrangan moves, (B, O, I, k, k) for each."""
+    """w, (B, style_dim), and δ of the weights that wrangan would move, (B, O, I, k, k) each."""
     w = fit.initial_w.clone()
     delta = small_offsets(tunable_weights(fit.model.generator), w, fit.settings)
     loop = Loop(fit, Variables(w, delta=delta), rates_of_w_and_offsets(w, delta, fit.settings))
@@ -24,7 +24,7 @@ def invert(fit: Fit) -> Result:
 
 
 def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """𝓛(G(w, θ₀ + δ), x̂) + α‖δ‖², and the LPIPS in it, for each image: (B,)."""
+    """𝓛(G(w, θ₀ + δ), x̂) + α‖δ‖², and the LPIPS in it, per image: (B,)."""
     settings, w, delta = fit.settings, batch.variables.w, batch.variables.delta
     image = synthesize(fit.model.generator, w, delta=fit.shown(delta), side=fit.side(batch))
     data_loss, lpips = fit.data_loss(image, batch)

@@ -1,7 +1,7 @@
 """WRanGAN's inversion: Algorithm 1 of the paper (section 3.3), whole. "Line n" is line n of the algorithm.
 
-All photographs of a batch are inverted at once and none depends on another: each has a w and an ε of its own,
-and the loss of each is minimised by itself.
+All photographs of a batch are inverted at once and independently: each has its w and its ε, and its loss is
+minimised separately.
 """
 
 from torch import Tensor
@@ -37,7 +37,7 @@ def invert(fit: Fit) -> Result:
 
 
 def loss(fit: Fit, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """What Algorithm 1 minimises, and the LPIPS in it, for each image: (B,)."""
+    """The loss that Algorithm 1 minimises, and the LPIPS in it, per image: (B,)."""
     settings, w, epsilon = fit.settings, batch.variables.w, batch.variables.epsilon
     # Line 4: set generator weights θ_G ← μ_θ + σ_θ ε, and generate G(w, θ_G).
     image = synthesize(fit.model.generator, w, epsilon=fit.shown(epsilon), side=fit.side(batch))

@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
             styles(**wrong)
     with pytest.raises(ValueError, match="expected an encoder into W of efficientnet"):
         styles().begin_from(Encoder(EncoderConfig(16, (8, 8), (1, 1), 16)))
-    with pytest.raises(UsageError, match="looks at pairs only with --w-weight"):
+    with pytest.raises(UsageError, match="uses pairs only with --w-weight"):
         trainer_of(model, pairs)
     start = model.companion("encoder.safetensors")
     with pytest.raises(UsageError, match="the encoder into W to start from: expected an encoder"):

@@ -222,7 +222,7 @@ def test_a_run_folder_has_one_writer(tmp_path: Path) -> None:
     from wrangan_cli.engine.training.record import RunRecord
 
     with RunRecord(tmp_path / "run", {}):
-        with pytest.raises(FileError, match="another training writes there"):
+        with pytest.raises(FileError, match="another training is writing there"):
             RunRecord(tmp_path / "run", {"other": 1})
         RunRecord(tmp_path / "other", {}).close()
         assert (tmp_path / "run" / "settings.json").read_text() == "{}\n"

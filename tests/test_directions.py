@@ -362,9 +362,9 @@ def test_learnt_together_and_orthogonal_to_one_of_them(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["surprise"], 2, "say which --attribute"),
+        (["surprise"], 2, "give its --attribute"),
         (["smile", "--attribute", "Bald"], 2, "the net knows Smiling, Young"),
-        (["smile", "age", "--attribute", "Young"], 2, "goes with one name"),
+        (["smile", "age", "--attribute", "Young"], 2, "takes exactly one name"),
         (["a/b", "--attribute", "Young"], 2, "direction name"),
         (["smile", "--orthogonal-to", "nothing"], 2, "there are: none"),
         (["smile", "--others", "x.safetensors"], 2, "--others needs --orthogonal-to"),

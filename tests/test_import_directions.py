@@ -103,7 +103,7 @@ def test_zero_rows_are_not_moved(tiny_model: Model, tmp_path: Path) -> None:
     torch.testing.assert_close(found.vector, UNIT)
     (fewer,) = import_directions(tiny_model, path, "mine", layers="0-2")
     assert fewer.layers == (1,)
-    with pytest.raises(FileError, match="all zero in the layers"):
+    with pytest.raises(FileError, match="all zero in the requested layers"):
         import_directions(tiny_model, path, "mine", layers="0,2")
 
 
@@ -228,7 +228,7 @@ class Harm:
         ("d.npy", np.array([{"a": 1}]), "plain arrays"),
         ("d.npz", {}, "no array"),
         ("d.npz", {"a": VECTOR, "b": VECTOR[:2]}, "b: shape"),
-        ("d.npz", {"a b": VECTOR, "a+b": VECTOR}, "pick one with --key"),
+        ("d.npz", {"a b": VECTOR, "a+b": VECTOR}, "select one with --key"),
         ("d.npz", {"comp": VECTOR, "std": VECTOR}, "components of shape"),
         ("d.npz", {"comp": np.ones((3, 1, DIM)), "std": np.ones(2)}, "3 components and 2"),
         ("d.pt", [1, 2], "no array but list"),

@@ -97,7 +97,7 @@ def test_svm_orthogonal_to_others() -> None:
 def test_svm_orthogonal_to_itself_is_refused() -> None:
     w, _, scores = planted()
     found = learn_direction("a", w, scores, LearnSettings())
-    with pytest.raises(WranganError, match="nothing of it is left"):
+    with pytest.raises(WranganError, match="nothing is left of it"):
         learn_direction("b", w, scores, LearnSettings(), orthogonal_to=[found])
 
 

@@ -72,7 +72,7 @@ def test_parse_strength() -> None:
     for text in ("", "a", "1:", ":1", "1:2:3", "1-2"):
         with pytest.raises(UsageError, match="expected a number"):
             parse_strength(text)
-    with pytest.raises(UsageError, match="to itself"):
+    with pytest.raises(UsageError, match="with different ends"):
         parse_strength("1:1.0")
 
 
@@ -367,7 +367,7 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
         (["--strength", "nan:1"], "strength nan of smile"),
         (["--strength", "1:inf"], "strength inf of smile"),
         (["--strength", "low:high"], "strength 'low:high'"),
-        (["--strength", "2:2"], "to itself"),
+        (["--strength", "2:2"], "with different ends"),
         (["--strength", "0:1", "--steps", "1"], "steps 1"),
         (["--strength", "0:1", "--save-code"], "--save-code"),
         (["--strength", "0:1", "--out", "x.avi"], "images are written as"),

@@ -114,8 +114,8 @@ def test_begins_with_what_the_encoder_into_w_says(channels: int) -> None:
 def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
     for wrong, cause in (
         ({"heads": "pyramid"}, "expected pooled heads, not pyramid"),
-        ({"deltas": False}, "give offsets from one w"),
-        ({"widths": (8, 8, 8), "blocks": (1, 1, 1)}, "has its own widths"),
+        ({"deltas": False}, "predict offsets from one w"),
+        ({"widths": (8, 8, 8), "blocks": (1, 1, 1)}, "has fixed widths"),
     ):
         with pytest.raises(ValueError, match=cause):
             styles(**wrong)

@@ -142,7 +142,7 @@ def test_tables_name_side_and_network(tmp_path: Path) -> None:
         text = markdown(table)
         assert "| st-LPIPS-Alex |" in text
         assert "reduced to 256 by area" in table.note
-    assert "another scale than LPIPS" in reconstruction_table(subject, photos).note
+    assert "not comparable with LPIPS" in reconstruction_table(subject, photos).note
     own = report_subject(tmp_path, 0, 1024)
     assert "at the side of the photograph" in photographs_table(own, photos).note
 

@@ -393,7 +393,7 @@ def test_figure_3_over_n_with_corruption(
         (["--report", "x", "--photos", ".", "--set", "step=1"], "no setting 'step'"),
         (["--report", "x", "--photos", ".", "--set", "steps"], "expected NAME=VALUE"),
         (["--report", "x", "--photos", ".", "--set", "e4e.lr=1"], "method e4e has no setting lr"),
-        (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is no value of steps"),
+        (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is not a valid value of steps"),
         (["--report", "x", "--photos", ".", "--set", "steps=-1"], "steps"),
         (["--report", "x", "--photos", ".", "--strength", "2"], "leave out --strength"),
         (["--report", "x", "--photos", ".", "--set", "alphas=1,much"], "alphas '1,much': expected numbers"),

@@ -95,7 +95,7 @@ def test_a_frame_is_a_code(
     # Written as a whole, it stands alone.
     (tmp_path / "codes" / SHARED_FILE).rename(tmp_path / "away")
     assert load_code(tmp_path / "one.st", model).epsilon.keys() == code.epsilon.keys()
-    with pytest.raises(FileError, match="which the frames of the clip need"):
+    with pytest.raises(FileError, match="but the frames of the clip need it"):
         load_code(path, model)
 
 

@@ -348,7 +348,7 @@ def test_a_code_of_another_model_does_not_fetch_the_default(
 
 def test_only_bundled_models_are_fetched(place: Place, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "elsewhere" / "ffhq")
-    with pytest.raises(FileError, match="only those of bundled models"):
+    with pytest.raises(FileError, match="possible only for bundled models"):
         load_model(str(tmp_path / "elsewhere" / "ffhq"))
     assert place.left() == []
 

@@ -176,7 +176,7 @@ def test_a_hostile_folder(deep: bool, tmp_path: Path, caplog: pytest.LogCaptureF
     assert caplog.messages == [f"{folder}: 2 files that are no images passed over"]
     with pytest.raises(FileError, match="a link that leads nowhere"):
         load_image(found[1])
-    with pytest.raises(FileError, match="no regular file"):
+    with pytest.raises(FileError, match="not a regular file"):
         load_image(found[2])
     with pytest.raises(FileError, match="symbolic links"):
         load_image(found[3])
@@ -187,7 +187,7 @@ def test_a_hostile_folder_as_data(tmp_path: Path) -> None:
     read = load_image_set([hostile(tmp_path / "photos")], 16, tmp_path / "cache")
     assert (read.names, read.broken) == (["good.png"], ["dead.png", "pipe.png", "round.png"])
     assert len(read.causes) == 3
-    assert "no regular file" in read.causes[1]
+    assert "not a regular file" in read.causes[1]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are POSIX's")

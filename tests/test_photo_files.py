@@ -173,8 +173,8 @@ def test_a_hostile_folder(deep: bool, tmp_path: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING, "wrangan"):
         found = images_in(folder, deep)
     assert [path.name for path in found] == ["good.png", "dead.png", "pipe.png", "round.png"]
-    assert caplog.messages == [f"{folder}: 2 files that are no images passed over"]
-    with pytest.raises(FileError, match="a link that leads nowhere"):
+    assert caplog.messages == [f"{folder}: 2 files that are not images skipped"]
+    with pytest.raises(FileError, match="a dead link"):
         load_image(found[1])
     with pytest.raises(FileError, match="not a regular file"):
         load_image(found[2])
@@ -216,4 +216,4 @@ def test_entries_of_a_zip(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, "wrangan"):
         read = load_image_set([tmp_path / "data.zip"], 16, tmp_path / "cache")
     assert (read.names, read.broken) == (["set/a.png", "set/b"], ["set/c.heic"])
-    assert any("1 file that is no image passed over" in line for line in caplog.messages)
+    assert any("1 file that is not an image skipped" in line for line in caplog.messages)

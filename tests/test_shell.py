@@ -411,7 +411,7 @@ def test_one_image_or_a_folder(tmp_path: Path) -> None:
     for name in ("run-0.5", "v1.2.3", "with.dots", "codes.d"):
         assert not shell.one_image(tmp_path / name)
     for name in ("a.tiff", "a.heic", "a.mp4", "a.GIF"):
-        with pytest.raises(UsageError, match="images are written as"):
+        with pytest.raises(UsageError, match="images can be written as"):
             shell.one_image(tmp_path / name)
 
 

@@ -272,7 +272,7 @@ def test_errors_are_one_line(
     how = ("--model", tiny_folder, "--perceptual-weight", 0, "--init", "mean")
     photo = wrangan("invert", clip, "--out", tmp_path / "photos", *how)
     assert photo.exit_code == 1
-    assert "`wrangan video` takes clips" in photo.stderr
+    assert "use `wrangan video` for clips" in photo.stderr
 
 
 def test_spans() -> None:

@@ -236,7 +236,7 @@ def test_originals_stand_beside(codes: Path, photos: Path, tiny_model: Model, tm
     Image.new("RGB", (20, 20)).save(photos / "of-a.png")
     result = edit(tiny_model, codes / "a.st", *options, "--out", out)
     assert result.exit_code == 0
-    assert "of-a.png: not the file that" in result.stderr
+    assert "of-a.png: not the file from which" in result.stderr
     (photos / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = edit(tiny_model, codes / "b.st", *options, "--out", tmp_path / "none.png")
     assert result.exit_code == 1
@@ -372,7 +372,7 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
         (["--strength", "0:1", "--save-code"], "--save-code"),
         (["--strength", "0:1", "--out", "x.avi"], "images can be written as"),
         (["--strength", "0:1", "--out", "x.gif", "--fps", "0"], "fps 0"),
-        (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "at most 16383 a side"),
+        (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "the limit is 16383 per side"),
         (["--strength", "0:1", "--out", "x.png", "--steps", "10000000"], "400 million in all"),
         (["--strength", "1", "--steps", "3"], "--steps needs a range"),
         (["--strength", "1", "--originals", "."], "--originals needs a range"),

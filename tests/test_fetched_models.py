@@ -144,7 +144,7 @@ def test_the_command_lists_and_fetches_models(place: Place, folder: Path, fitted
         ("ffhq-small", "model"),
         ("inception", "weights"),
     ]
-    assert items[1]["purpose"] == "ffhq at 8 px, out of the same package"
+    assert items[1]["purpose"] == "ffhq at 8 px, from the same package"
     result = CliRunner().invoke(app, ["fetch", "ffhq", "ffhq-small"])
     assert result.stdout.split() == [str(cached_folder(folder.name)), str(cached_folder(plain.name))]
     # Both are made from the one download.

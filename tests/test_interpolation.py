@@ -241,7 +241,7 @@ def test_mp4_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["a.st", "b.st", "--steps", "1"], 2, "steps 1"),
         (["a.st"], 2, "1 code: expected 2 or more"),
         (["a.st", "b.st", "--side", "2"], 2, "side 2"),
-        (["a.st", "b.st", "--steps", "2000", "--out", "x.webp"], 2, "at most 16383 a side"),
+        (["a.st", "b.st", "--steps", "2000", "--out", "x.webp"], 2, "the limit is 16383 per side"),
         (["a.st", "b.st", "--out", "a.st/x"], 1, "a.st"),
         (["a.st", "b.st", "other.st", "c.st"], 1, "other.st: made for another model"),
         (["a.st", "b.st", "--out", "x.avi"], 2, "images can be written as"),

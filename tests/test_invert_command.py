@@ -302,7 +302,9 @@ def test_out_of_memory_with_one_photograph(
     result = invert(photos, "--out", tmp_path / "codes", "--batch", "1", model=tiny_folder)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("wrangan: out of memory (tried to allocate another 2.00 GiB): give a smaller --batch")
+    assert line.startswith(
+        "wrangan: out of memory (tried to allocate another 2.00 GiB): give a smaller --batch"
+    )
     assert not (tmp_path / "codes").exists()
 
 

@@ -151,7 +151,7 @@ def test_photographs_that_are_not_there_or_not_sure(
     assert [Path(line).name for line in result.stdout.splitlines()] == ["x.st", "b.st", "y.st"]
     lines = result.stderr.splitlines()
     assert len(lines) == 3
-    assert lines[0].endswith(f"{photos / 'a.jpg'}: shares its name with a.png: which one is a of?")
+    assert lines[0].endswith(f"{photos / 'a.jpg'}: shares its name with a.png: which one belongs to a?")
     assert str(photos / "c.webp") in lines[1]
     assert lines[2] == (
         f"wrangan: no photograph of that name in {photos}: x, y (their codes are written without one)"

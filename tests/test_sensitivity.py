@@ -148,7 +148,10 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     for wrong, line in (
         (["--from", "sensitivity", "--data", "x"], "accepts none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),
-        (["--keep-std", "--data", "x"], "--layers 2, but the random layers of tiny are: convs.1, convs.2, convs.3"),
+        (
+            ["--keep-std", "--data", "x"],
+            "--layers 2, but the random layers of tiny are: convs.1, convs.2, convs.3",
+        ),
         ([], "needs --data"),
     ):
         result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "no"), *wrong])

@@ -174,7 +174,7 @@ def test_too_little_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (place.left(), place.calls) == ([], [])
 
 
-@pytest.mark.parametrize(("number", "part"), [("ENOSPC", "the disk is full"), ("EROFS", "can be written")])
+@pytest.mark.parametrize(("number", "part"), [("ENOSPC", "the disk is full"), ("EROFS", "is writable")])
 def test_the_system_refuses(place: Place, monkeypatch: pytest.MonkeyPatch, number: str, part: str) -> None:
     import errno
 

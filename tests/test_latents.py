@@ -138,7 +138,7 @@ def test_noise_maps_that_do_not_fit_are_left_out_with_one_remark(
         remark_noise({path: latents, Path("other.pt"): latents[:1]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"noise maps of {path}, other.pt are left out: ")
-    why = "tiny draws without noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
+    why = "tiny does not use noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
     assert why in record.getMessage()
 
 
@@ -333,8 +333,8 @@ def test_remark_of_latents_that_are_far_from_w(
         remark_unlike({path: latents, Path("b.npy"): latents[2:]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "these do not look like latents of tiny, or were optimised far out of its W: "
-        f"{path} (a-1), {path} (a-2), b.npy; squared distance from the mean of W up to "
+        "these do not look like latents of tiny, or were optimised far away from its W: "
+        f"{path} (a-1), {path} (a-2), b.npy; their squared distance from the mean of W is up to "
         f"{4 * reach:.3g} times its variance, that of random w at most {reach:.3g} times"
     )
 

@@ -94,7 +94,7 @@ def test_photographs_of_every_suffix(suffix: str, tmp_path: Path) -> None:
         ("a.jpg", HEIC, r"\[heif\]"),
         ("a", HEIC, r"\[heif\]"),
         ("a.jxl", JXL, "JPEG XL"),
-        ("a.dng", b"II*\0" + bytes(60), "raw file"),
+        ("a.dng", b"II*\0" + bytes(60), "raw camera file"),
         ("a.jpg", b"<html>", "not an image of a known format"),
         ("a.heic", b"", "empty file"),
     ],

@@ -123,7 +123,7 @@ def test_docstrings_of_fields_over_base_classes() -> None:
         (
             type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 20.50 MiB. GPU 0 has …\nmore"),
             1,
-            "wrangan: out of memory (tried to get another 20.50 MiB): give a smaller --batch",
+            "wrangan: out of memory (tried to allocate another 20.50 MiB): give a smaller --batch",
         ),
         (RuntimeError("MPS backend out of memory"), 1, "wrangan: out of memory: give"),
     ],

@@ -70,7 +70,7 @@ def test_other_settings_are_not_taken_for_done(photos: Path, tiny_folder: Path, 
     before = (out / "a.st").read_bytes()
     result = invert(photos, "--out", out, "--alpha", "0.5", model=tiny_folder)
     assert result.exit_code == 1
-    assert "a.st: made with alpha 0.1, not 0.5; give --overwrite" in result.stderr
+    assert "a.st: made with alpha 0.1, not 0.5; use --overwrite" in result.stderr
     assert (out / "a.st").read_bytes() == before
     assert (out / "b.st").exists()
 

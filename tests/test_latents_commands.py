@@ -289,7 +289,7 @@ def test_export_of_one_file(codes: Path, tiny_model: Model, tmp_path: Path) -> N
     assert (tmp_path / "projected_w.npz").read_bytes() != before
     for words, message in (
         ([codes, *base], "is one file, but there are 3 codes"),
-        ([codes / "a.st", "--to", "pt", *base], "is no .pt file"),
+        ([codes / "a.st", "--to", "pt", *base], "is not a .pt file"),
     ):
         refused = call("export-latents", *words)
         assert refused.exit_code == 2

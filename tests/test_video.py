@@ -222,7 +222,7 @@ def test_an_interrupted_run_goes_on(
     assert load_record(folder).flicker == load_record(tmp_path / "whole").flicker
     other = invert(clip, "--frame-lr", 0.02)
     assert other.exit_code == 1
-    assert "frame_lr 0.01, not 0.02; give --overwrite" in other.stderr
+    assert "frame_lr 0.01, not 0.02; use --overwrite" in other.stderr
     assert invert(clip, "--frames", "0-3", "--overwrite").exit_code == 0
     assert len(find_codes(folder)) == 4
 

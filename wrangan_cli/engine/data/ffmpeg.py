@@ -147,10 +147,9 @@ def film(
 ) -> Iterator[Callable[[Frame], None]]:
     """Write an .mp4 (H.264, yuv420p) to `path`, atomically; yields a function to call with each frame.
 
-    All frames have the first one's size; an odd side is made even by repeating its last pixels, since
-    yuv420p has none. matrix: as in ClipFacts. comment: what the file says of itself.
-    Raises FileError where it cannot be written, there is no
-    H.264, or no frame came; WranganError without ffmpeg.
+    All frames must have the size of the first; an odd side is made even by repeating its last pixels, as
+    yuv420p requires. matrix: as in ClipFacts. comment: stored in the file's metadata. Raises FileError if it
+    cannot be written, without an H.264 encoder, or without frames; WranganError without ffmpeg.
     """
     program = ffmpeg()
     process: subprocess.Popen[bytes] | None = None

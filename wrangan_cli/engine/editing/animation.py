@@ -29,10 +29,10 @@ def save_animation(
     """Write 8-bit RGB pictures of one size as .gif (endless, 256 colours each) or .mp4 (H.264), atomically.
 
     The file says that it was edited (marks.py).
-    No more than one frame is held; what is raised while one is made leaves no file. fps: images a
-    second, above 0. and_back: after the last come those before it, down to the second, so that a film that
-    begins again does not jump; until then they stand in a file beside `path`. In .mp4 an odd side
-    gets one more px, like the one beside it, as the codec wants even ones.
+    Only one frame is in memory at a time; an error while frames are made leaves no file. fps: images per
+    second, above 0. and_back: after the last frame play backwards to the second, so that the loop does not
+    jump; frames are kept in a file beside `path` for this. In .mp4 an odd side is extended by one px, a copy
+    of its neighbour, since the codec requires even sides.
 
     Raises UsageError for another suffix or a bad fps, WranganError for .mp4 without
     imageio and its ffmpeg, FileError if the file cannot be written.

@@ -20,8 +20,8 @@ from wrangan_cli.engine.models.rendering import synthesize
 Prediction = Callable[[Tensor, Tensor], Variables]
 """(images (B, 3, S, S), initial w (B, style_dim)) → the variables that a trained network predicts."""
 Watch = Callable[[Callable[[int], Tensor]], bool]
-"""Called after each step with what draws the images that still take steps, reduced by area to a side:
-(b, 3, side, side). False ends the steps: what is there is kept."""
+"""Called after each step with a function that renders the images that still take steps, reduced by area
+averaging to a side: (b, 3, side, side). Return False to end the steps and keep the current result."""
 HELD_PIXELS = 512 * 512
 """Pixels of the model's images whose graph is in memory at once on the CPU: one image from 512 px on."""
 
@@ -49,7 +49,7 @@ class Fit:
     cuda_graph: bool = False
     """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
-    """Who looks on, and may end the steps."""
+    """Called after each step; may end the steps."""
 
     def with_target(self, at_once: int | None = None) -> "Fit":
         """The fit with the features of all images, computed for `at_once` images at a time (None: all)."""

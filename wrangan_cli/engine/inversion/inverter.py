@@ -47,7 +47,7 @@ class Inverter:
     cuda_graph: bool = False
     """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
-    """Who looks on at every step, and may end them."""
+    """Called after each step; may end the steps."""
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
@@ -86,7 +86,7 @@ class Inverter:
         return load_photograph(path, self.model.resolution, self.settings.size)
 
     def watched(self, watch: Watch) -> "Inverter":
-        """The inverter, and that of its pivot, with somebody who looks on at every step."""
+        """The inverter, and that of its pivot, with `watch` called after each step."""
         pivot = None if self.pivot is None else self.pivot.watched(watch)
         return replace(self, pivot=pivot, watch=watch)
 

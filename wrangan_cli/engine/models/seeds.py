@@ -1,4 +1,4 @@
-"""Random latents and their images, one a seed."""
+"""Random latents and their images, one per seed."""
 
 import torch
 from torch import Tensor

@@ -161,8 +161,8 @@ class SensitivitySettings:
     floor: float = 0.01
     """With --from sensitivity: λ as a fraction of the mean sensitivity; larger values make σ more uniform."""
     exponent: float = 0.5
-    """With --from sensitivity: σ is proportional to (F + λ) to the power of minus this. With 0.5 a redraw of
-    each weight costs the same; with 1 weights that change the images little move further."""
+    """With --from sensitivity: σ is proportional to (F + λ) to the power of minus this. With 0.5 every weight
+    contributes equally to the distortion; with 1 weights that change the images little move further."""
     tie: str = "weight"
     """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
     `layer`, or for `all` weights."""

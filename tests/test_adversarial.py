@@ -188,7 +188,7 @@ def test_positive_std_is_trained_saved_and_resumed(form: str, tmp_path: Path) ->
     for conv in whole.generator.random_weights().values():
         assert (conv.std > 0).all()
         assert (conv.std != 1).float().mean() > 0.9
-    with pytest.raises(UsageError, match=f"std_form raw: the run was begun with {form}"):
+    with pytest.raises(UsageError, match=f"std_form raw: the run was started with {form}"):
         run_to(dataclasses.replace(settings, std_form="raw"), tmp_path / "parts")
     with pytest.raises(ValueError, match="std_form 'exp'"):
         RandomizeSettings(std_form="exp")

@@ -109,7 +109,7 @@ def test_animation_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match=r"x\.gif: not written"):
         save_animation(tmp_path / "file" / "x.gif", pictures(2))
-    with pytest.raises(UsageError, match="moving pictures"):
+    with pytest.raises(UsageError, match="animations can be written"):
         save_animation(tmp_path / "x.avi", pictures(2))
     with pytest.raises(UsageError, match="fps 0"):
         save_animation(tmp_path / "x.gif", pictures(2), fps=0)

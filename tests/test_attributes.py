@@ -206,7 +206,7 @@ def test_interrupted_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
     other = dataclasses.replace(settings, widths="8,16")
-    with pytest.raises(UsageError, match="another net"):
+    with pytest.raises(UsageError, match="has another net"):
         train_attributes(other, images, labels, tmp_path / "parts", ignore)
 
 

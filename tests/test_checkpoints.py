@@ -125,7 +125,7 @@ class TestRosinality:
         save_model(tmp_path / "m", random_generator_network(config), Discriminator(config))
         report = export_rosinality(load_model(str(tmp_path / "m")), tmp_path / "out.pt")
         assert "d" not in torch.load(tmp_path / "out.pt", weights_only=True)
-        assert any("groups are of 8 images" in note for note in report.notes)
+        assert any("groups have 8 images" in note for note in report.notes)
 
     def test_repeated_and_absent_noise_and_mean(self, tmp_path):
         tensors = weights(CASES["rosinality"])["G_ema"]
@@ -134,7 +134,7 @@ class TestRosinality:
         torch.save({"g_ema": plain, "latent_avg": mean.repeat(6, 1)}, tmp_path / "old.pt")
         checkpoint = read_checkpoint(tmp_path / "old.pt")
         assert torch.equal(checkpoint.w_mean, mean)
-        assert "the file has no noise maps: they were drawn from seed 0" in checkpoint.notes
+        assert "the file has no noise maps: they were sampled with seed 0" in checkpoint.notes
         assert "the file has no discriminator" in checkpoint.notes
 
     def test_legacy_form_of_torch_files(self, tmp_path):

@@ -191,7 +191,7 @@ def test_shared_modules_end(tmp_path):
             state["_modules"]["one"] = state["_modules"]["two"] = inner
             state = inner.state
 
-    assert "stands in the network twice" in refusal(edited(tmp_path, edit))
+    assert "is in the network twice" in refusal(edited(tmp_path, edit))
 
 
 def test_attributes_of_other_types(tmp_path):

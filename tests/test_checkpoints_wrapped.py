@@ -142,9 +142,9 @@ def test_which_generator_is_which(drawn, plain, tmp_path):
     assert "holds several generators: one, two" in refusal(path)
     name = "conv1.conv.weight"
     torch.save(drawn["G_ema"] | {f"module.{name}": drawn["G_ema"][name]}, path)
-    assert f"{name} stands there twice" in refusal(path)
+    assert f"{name} is there twice" in refusal(path)
     torch.save({"g_ema": drawn["G_ema"] | {name: 3}}, path)
-    assert f"g_ema: {name} is no tensor but 3" in refusal(path)
+    assert f"g_ema: {name} is not a tensor but 3" in refusal(path)
 
 
 @pytest.mark.parametrize("missing", ["conv1.conv.weight", "input.input"])

@@ -114,7 +114,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path, small_fea
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--metric", "corruption-kid"], "looks at codes alone: give --codes"),
+        (["--metric", "corruption-kid"], "measures codes alone: give --codes"),
         (["--metric", "corruption-kid", "--codes", "x", "--photos", "x"], "and no --photos"),
         (["--metric", "kid", "--codes", "x"], "leave out --codes"),
         (["--metric", "mse", "--codes", "x"], "give --codes and --photos"),

@@ -97,7 +97,7 @@ def test_svm_orthogonal_to_others() -> None:
 def test_svm_orthogonal_to_itself_is_refused() -> None:
     w, _, scores = planted()
     found = learn_direction("a", w, scores, LearnSettings())
-    with pytest.raises(WranganError, match="nothing of it is left"):
+    with pytest.raises(WranganError, match="nothing is left of it"):
         learn_direction("b", w, scores, LearnSettings(), orthogonal_to=[found])
 
 
@@ -362,12 +362,12 @@ def test_learnt_together_and_orthogonal_to_one_of_them(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["surprise"], 2, "say which --attribute"),
+        (["surprise"], 2, "give its --attribute"),
         (["smile", "--attribute", "Bald"], 2, "the net knows Smiling, Young"),
-        (["smile", "age", "--attribute", "Young"], 2, "goes with one name"),
+        (["smile", "age", "--attribute", "Young"], 2, "takes exactly one name"),
         (["a/b", "--attribute", "Young"], 2, "direction name"),
         (["smile", "--orthogonal-to", "nothing"], 2, "there are: none"),
-        (["smile", "--others", "x.safetensors"], 2, "--others belongs to --orthogonal-to"),
+        (["smile", "--others", "x.safetensors"], 2, "--others needs --orthogonal-to"),
         (["smile", "--orthogonal-to", "age", "--others", "gone.st"], 1, "gone.st: no such file"),
         (["smile", "--layers", "7"], 2, "layers '7'"),
         (["smile", "--share", "0.9"], 2, "share"),

@@ -120,7 +120,7 @@ def test_parts_keep_the_groups_of_the_discriminator(monkeypatch: pytest.MonkeyPa
     ("batch", "group", "accumulate", "words"),
     [
         (6, 4, 1, "batch 6: expected a multiple of 4"),
-        (12, 4, 2, "multiple of 8, D looks at 4 images together in each of 2 parts"),
+        (12, 4, 2, "multiple of 8, since D judges 4 images together in each of 2 parts"),
         (8, None, 2, "compares all images"),
         (4, 1, 4, "multiple of 8"),
     ],

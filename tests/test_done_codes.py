@@ -100,7 +100,7 @@ def test_a_code_of_another_encoder_is_not_taken_for_done(tiny_model: Model, tmp_
     assert isinstance(stored_code(job, tiny_model, settings), Code)
     install(1)
     message = refusal(stored_code(job, tiny_model, settings))
-    assert "made with another encoder.safetensors than tiny has now; give --overwrite" in message
+    assert "made with another encoder.safetensors than tiny has now; use --overwrite" in message
     # Codes of before this was recorded pass.
     code = load_code(job.code)
     del code.info["networks"]

@@ -72,7 +72,7 @@ def test_parse_strength() -> None:
     for text in ("", "a", "1:", ":1", "1:2:3", "1-2"):
         with pytest.raises(UsageError, match="expected a number"):
             parse_strength(text)
-    with pytest.raises(UsageError, match="to itself"):
+    with pytest.raises(UsageError, match="with different ends"):
         parse_strength("1:1.0")
 
 
@@ -236,7 +236,7 @@ def test_originals_stand_beside(codes: Path, photos: Path, tiny_model: Model, tm
     Image.new("RGB", (20, 20)).save(photos / "of-a.png")
     result = edit(tiny_model, codes / "a.st", *options, "--out", out)
     assert result.exit_code == 0
-    assert "of-a.png: not the file that" in result.stderr
+    assert "of-a.png: not the file from which" in result.stderr
     (photos / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     result = edit(tiny_model, codes / "b.st", *options, "--out", tmp_path / "none.png")
     assert result.exit_code == 1
@@ -343,8 +343,8 @@ def test_one_picture_shows_codes_of_one_model(
     lines = result.stderr.splitlines()
     assert len(lines) == 2
     assert (
-        f"a0.st: of the model {other.name}; one picture shows codes of one, here {tiny_model.name}"
-        in lines[0]
+        f"a0.st: made with the model {other.name}; one picture shows codes of one model, "
+        f"here {tiny_model.name}" in lines[0]
     )
     assert "b.st: " in lines[1]
     assert Image.open(tmp_path / "x.png").size == (32, 32)  # a and c
@@ -367,16 +367,16 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
         (["--strength", "nan:1"], "strength nan of smile"),
         (["--strength", "1:inf"], "strength inf of smile"),
         (["--strength", "low:high"], "strength 'low:high'"),
-        (["--strength", "2:2"], "to itself"),
+        (["--strength", "2:2"], "with different ends"),
         (["--strength", "0:1", "--steps", "1"], "steps 1"),
         (["--strength", "0:1", "--save-code"], "--save-code"),
-        (["--strength", "0:1", "--out", "x.avi"], "images are written as"),
+        (["--strength", "0:1", "--out", "x.avi"], "images can be written as"),
         (["--strength", "0:1", "--out", "x.gif", "--fps", "0"], "fps 0"),
-        (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "at most 16383 a side"),
+        (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "the limit is 16383 per side"),
         (["--strength", "0:1", "--out", "x.png", "--steps", "10000000"], "400 million in all"),
-        (["--strength", "1", "--steps", "3"], "--steps is for a range"),
-        (["--strength", "1", "--originals", "."], "--originals is for a range"),
-        (["--strength", "1", "--out", "x.gif"], "x.gif: a moving picture shows a range"),
+        (["--strength", "1", "--steps", "3"], "--steps needs a range"),
+        (["--strength", "1", "--originals", "."], "--originals needs a range"),
+        (["--strength", "1", "--out", "x.gif"], "x.gif: an animation needs a range"),
         (["--strength", "0:1", "--direction", "frown", "--strength", "1"], "there are: smile, age"),
     ],
 )

@@ -201,7 +201,7 @@ def test_the_command(
     assert [row["reached"] for row in rows] == [*reached.values(), sum(reached.values()) / 2]
     for more, cause in (
         (["--direction", "own"], "no score belongs to it"),
-        (["--metric", "mse"], "measured by itself"),
+        (["--metric", "mse"], "give it alone"),
         (["--strength", "nan"], "expected a finite number"),
     ):
         refused = run(*arguments, *more)

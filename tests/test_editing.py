@@ -237,7 +237,7 @@ def test_code_of_a_model_that_is_not_bundled(
         (["--direction", "frown", "--strength", "1"], "there are: smile, age, fine"),
         (["--direction", "smile"], "one strength for each"),
         (["--strength", "1"], "no direction given"),
-        (["--direction", "smile", "--strength", "1", "--out", "x.tga"], "images are written as"),
+        (["--direction", "smile", "--strength", "1", "--out", "x.tga"], "images can be written as"),
         (["--direction", "smile", "--strength", "1", "--model", "nowhere"], "model 'nowhere'"),
         (["--direction", "smile", "--strength", "1", "--device", "toaster"], "device 'toaster'"),
     ],

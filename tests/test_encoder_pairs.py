@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
         trainer_of(model, None, batch=0)
     with pytest.raises(ValueError, match="batch 0: expected 1 or more"):
         EncoderSettings(kind="e4e", batch=0)
-    with pytest.raises(UsageError, match="hyperstyle has no use for pairs"):
+    with pytest.raises(UsageError, match="hyperstyle cannot use pairs"):
         encoder_trainer(model, EncoderSettings(kind="hyperstyle"), fake_perceptual(), None, pairs)
 
 

@@ -189,7 +189,7 @@ def test_files_read_back_and_belong_to_a_model(tiny_model: Model, tmp_path: Path
         load_style_encoder(dataclasses.replace(tiny_model, path=tmp_path), "e4e")
     wide = trained(small(num_latents=8))
     path = save_encoder(tiny_model.path, wide, tiny_model, {})
-    with pytest.raises(FileError, match="gives 8 latents, tiny wants 6"):
+    with pytest.raises(FileError, match="predicts 8 latents, tiny needs 6"):
         load_style_encoder(tiny_model, "e4e")
 
 

@@ -114,14 +114,14 @@ def test_begins_with_what_the_encoder_into_w_says(channels: int) -> None:
 def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
     for wrong, cause in (
         ({"heads": "pyramid"}, "expected pooled heads, not pyramid"),
-        ({"deltas": False}, "give offsets from one w"),
-        ({"widths": (8, 8, 8), "blocks": (1, 1, 1)}, "has its own widths"),
+        ({"deltas": False}, "predict offsets from one w"),
+        ({"widths": (8, 8, 8), "blocks": (1, 1, 1)}, "has fixed widths"),
     ):
         with pytest.raises(ValueError, match=cause):
             styles(**wrong)
     with pytest.raises(ValueError, match="expected an encoder into W of efficientnet"):
         styles().begin_from(Encoder(EncoderConfig(16, (8, 8), (1, 1), 16)))
-    with pytest.raises(UsageError, match="looks at pairs only with --w-weight"):
+    with pytest.raises(UsageError, match="uses pairs only with --w-weight"):
         trainer_of(model, pairs)
     start = model.companion("encoder.safetensors")
     with pytest.raises(UsageError, match="the encoder into W to start from: expected an encoder"):

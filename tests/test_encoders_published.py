@@ -305,7 +305,7 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
         (base, "exists already"),
         (["convert-checkpoint", str(path)], "either --out, or --model"),
         ([*base, "--out", str(tmp_path / "m")], "either --out, or --model"),
-        ([*base, "--weights", "raw"], "are for generators"),
+        ([*base, "--weights", "raw"], "apply to generators"),
     ):
         result = runner.invoke(app, arguments)
         assert (result.exit_code, result.stdout) == (2, "")
@@ -327,7 +327,7 @@ def test_the_command(tiny_folder: Path, tmp_path: Path) -> None:
     assert "Encoder4Editing as e4e" in result.stderr
     result = runner.invoke(app, [*whole, "--weights", "raw", "--overwrite"])
     assert result.exit_code == 1
-    assert "lacks a generator as trained (g, G); it has state_dict.decoder alone" in result.stderr
+    assert "lacks a generator as trained (g, G); it has only state_dict.decoder" in result.stderr
     path, _ = file_of(tmp_path / "alone.pt", "Encoder4Editing", generator=None)
     result = runner.invoke(app, ["convert-checkpoint", str(path), "--out", str(tmp_path / "n")])
     assert result.exit_code == 1

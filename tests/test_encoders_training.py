@@ -265,7 +265,7 @@ def test_resumes_exactly(kind: str, tiny_model: Model, tmp_path: Path) -> None:
     if kind != "hyperstyle":
         assert len(whole.state()["adversary"]["pools"]["real"]) == 6
     # A run of other sizes or of another kind is not gone on with.
-    with pytest.raises(UsageError, match="other sizes than the one asked for"):
+    with pytest.raises(UsageError, match="differs in size from the requested one"):
         trainer_of(model, kind, widths="8,8,8").restore(whole.state())
     with pytest.raises(UsageError, match="another kind of training"):
         trainer_of(model, "w").restore(whole.state())

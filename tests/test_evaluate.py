@@ -154,7 +154,7 @@ def test_a_metric_without_weights_fails_alone(
         (["--metric", "fid", "--codes", "x", "--photos", "x"], "leave out --codes"),
         (["--csv", "x.csv"], "give --codes and --photos"),
         (["--save-reference", "x"], "--save-reference needs --reference"),
-        (["--codes", "x", "--photos", "x", "--reference", "x"], "give one of them"),
+        (["--codes", "x", "--photos", "x", "--reference", "x"], "give one or the other"),
         (["--epsilon", "nan"], "not a finite number"),
         (["--samples", "0"], "greater than or equal to 1"),
     ],

@@ -104,7 +104,7 @@ def test_from_a_wheel_that_is_here(place: Place, monkeypatch: pytest.MonkeyPatch
     assert (place.left(), place.calls) == (FILES, [])
     again = run("ffhq", "--from", "elsewhere.whl")
     assert again.exit_code == 0
-    assert "ffhq is here already, elsewhere.whl was not read (--overwrite reads it)" in again.stderr
+    assert "ffhq is here already; elsewhere.whl was not read (use --overwrite to read it)" in again.stderr
 
 
 def test_an_installed_package_is_read_where_it_lies(
@@ -131,11 +131,11 @@ def test_an_installed_package_is_read_where_it_lies(
         ),
         (
             "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n  Expected: a",
-            ("other bytes than it should have", "--from"),
+            ("does not have the expected sha256", "--from"),
         ),
         ("ERROR: Could not install: [Errno 28] No space left on device", ("disk is full", "WRANGAN_CACHE")),
         ("ERROR: one\nERROR: no such option: --odd\n", ("pip failed (no such option: --odd)", "--from")),
-        ("", ("it said nothing",)),
+        ("", ("it printed nothing",)),
     ],
 )
 def test_what_pip_says_becomes_one_line(place: Place, said: str, parts: tuple[str, ...]) -> None:
@@ -152,7 +152,7 @@ def test_no_python_to_run_pip(place: Place, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.usefixtures("place")
 def test_pip_brings_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "pip_command", lambda: [sys.executable, "-c", "pass"])
-    fails(run("ffhq"), "brought no wheel of random-face==2021.7.21.1")
+    fails(run("ffhq"), "did not download a wheel of random-face==2021.7.21.1")
 
 
 def test_offline(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_too_little_room(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (place.left(), place.calls) == ([], [])
 
 
-@pytest.mark.parametrize(("number", "part"), [("ENOSPC", "the disk is full"), ("EROFS", "can be written")])
+@pytest.mark.parametrize(("number", "part"), [("ENOSPC", "the disk is full"), ("EROFS", "is writable")])
 def test_the_system_refuses(place: Place, monkeypatch: pytest.MonkeyPatch, number: str, part: str) -> None:
     import errno
 
@@ -192,7 +192,7 @@ def test_a_cache_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "file" / "cache"))
-    fails(run("ffhq"), str(tmp_path / "file" / "cache"), "set WRANGAN_CACHE to a folder that can be written")
+    fails(run("ffhq"), str(tmp_path / "file" / "cache"), "set WRANGAN_CACHE to a folder that is writable")
     monkeypatch.setenv("WRANGAN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "access", lambda *_: False)
     fails(run("ffhq"), "Permission denied", "set WRANGAN_CACHE")
@@ -232,7 +232,7 @@ def test_wheels_that_are_not_the_wheel(place: Place, tmp_path: Path) -> None:
     [
         (["nothing"], "'nothing'; there are ffhq, inception, st-lpips"),
         (["--from", "x.whl"], "--from needs the name"),
-        (["ffhq", "inception", "--from", "x.whl"], "--from goes with one name"),
+        (["ffhq", "inception", "--from", "x.whl"], "--from takes exactly one name"),
     ],
 )
 @pytest.mark.usefixtures("place")

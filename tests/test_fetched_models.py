@@ -144,7 +144,7 @@ def test_the_command_lists_and_fetches_models(place: Place, folder: Path, fitted
         ("ffhq-small", "model"),
         ("inception", "weights"),
     ]
-    assert items[1]["purpose"] == "ffhq at 8 px, out of the same package"
+    assert items[1]["purpose"] == "ffhq at 8 px, from the same package"
     result = CliRunner().invoke(app, ["fetch", "ffhq", "ffhq-small"])
     assert result.stdout.split() == [str(cached_folder(folder.name)), str(cached_folder(plain.name))]
     # Both are made from the one download.
@@ -348,7 +348,7 @@ def test_a_code_of_another_model_does_not_fetch_the_default(
 
 def test_only_bundled_models_are_fetched(place: Place, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "elsewhere" / "ffhq")
-    with pytest.raises(FileError, match="only those of bundled models"):
+    with pytest.raises(FileError, match="possible only for bundled models"):
         load_model(str(tmp_path / "elsewhere" / "ffhq"))
     assert place.left() == []
 

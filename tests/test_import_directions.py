@@ -103,7 +103,7 @@ def test_zero_rows_are_not_moved(tiny_model: Model, tmp_path: Path) -> None:
     torch.testing.assert_close(found.vector, UNIT)
     (fewer,) = import_directions(tiny_model, path, "mine", layers="0-2")
     assert fewer.layers == (1,)
-    with pytest.raises(FileError, match="all zero in the layers"):
+    with pytest.raises(FileError, match="all zero in the requested layers"):
         import_directions(tiny_model, path, "mine", layers="0,2")
 
 
@@ -222,17 +222,17 @@ class Harm:
         ("d.npy", np.float32(1), "shape"),
         ("d.npy", VECTOR * np.nan, "not finite"),
         ("d.npy", VECTOR * 0, "all zero"),
-        ("d.npy", VECTOR.astype(complex), "no real numbers"),
-        ("d.npy", VECTOR > 0, "no real numbers"),
+        ("d.npy", VECTOR.astype(complex), "real numbers"),
+        ("d.npy", VECTOR > 0, "real numbers"),
         ("d.npy", np.array(["a"] * DIM), "no numbers"),
         ("d.npy", np.array([{"a": 1}]), "plain arrays"),
         ("d.npz", {}, "no array"),
         ("d.npz", {"a": VECTOR, "b": VECTOR[:2]}, "b: shape"),
-        ("d.npz", {"a b": VECTOR, "a+b": VECTOR}, "pick one with --key"),
+        ("d.npz", {"a b": VECTOR, "a+b": VECTOR}, "select one with --key"),
         ("d.npz", {"comp": VECTOR, "std": VECTOR}, "components of shape"),
         ("d.npz", {"comp": np.ones((3, 1, DIM)), "std": np.ones(2)}, "3 components and 2"),
-        ("d.pt", [1, 2], "no array but list"),
-        ("d.pt", {"a": {"b": 1}}, "a is no array but dict"),
+        ("d.pt", [1, 2], "not an array but list"),
+        ("d.pt", {"a": {"b": 1}}, "a is not an array but dict"),
         ("d.pt", {"a": Harm()}, "could run code"),
         ("d.pkl", VECTOR, "expected .npy, .npz, .pt"),
     ],
@@ -281,7 +281,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> None:
         ("their-rows", True),
     ]
     listed = run.invoke(app, ["directions", "list", *base]).stdout.splitlines()
-    assert "all layers\timport of d.npz (its own vector: strength" in listed[0]
+    assert "all layers\timport of d.npz (original vector: strength" in listed[0]
     assert "layers 0,2, a vector for each" in listed[1]
     for words in (["--name", "a/b"], ["--name", "a", "--key", "b"], ["--name", "a", "--layers", "x"]):
         refused = run.invoke(app, ["directions", "import", str(path), *words, *base])

@@ -70,7 +70,7 @@ def test_other_settings_are_not_taken_for_done(photos: Path, tiny_folder: Path, 
     before = (out / "a.st").read_bytes()
     result = invert(photos, "--out", out, "--alpha", "0.5", model=tiny_folder)
     assert result.exit_code == 1
-    assert "a.st: made with alpha 0.1, not 0.5; give --overwrite" in result.stderr
+    assert "a.st: made with alpha 0.1, not 0.5; use --overwrite" in result.stderr
     assert (out / "a.st").read_bytes() == before
     assert (out / "b.st").exists()
 
@@ -302,7 +302,9 @@ def test_out_of_memory_with_one_photograph(
     result = invert(photos, "--out", tmp_path / "codes", "--batch", "1", model=tiny_folder)
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("wrangan: out of memory (tried to get another 2.00 GiB): give a smaller --batch")
+    assert line.startswith(
+        "wrangan: out of memory (tried to allocate another 2.00 GiB): give a smaller --batch"
+    )
     assert not (tmp_path / "codes").exists()
 
 

@@ -138,7 +138,7 @@ def test_noise_maps_that_do_not_fit_are_left_out_with_one_remark(
         remark_noise({path: latents, Path("other.pt"): latents[:1]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"noise maps of {path}, other.pt are left out: ")
-    why = "tiny draws without noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
+    why = "tiny does not use noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
     assert why in record.getMessage()
 
 
@@ -233,23 +233,23 @@ GOOD = torch.from_numpy(numbers(DIM))
         ("a.npy", numbers(DIM) * np.nan, "not finite"),
         ("a.npy", np.full(DIM, 1e300), "not finite"),
         ("a.npy", np.ones((ROWS, DIM), int), "whole numbers (torch.int64)"),
-        ("a.npy", numbers(DIM) > 0, "no real numbers but torch.bool"),
-        ("a.npy", numbers(DIM).astype(complex), "no real numbers but torch.complex128"),
-        ("a.npy", np.array(["a"] * DIM), "holds no numbers"),
+        ("a.npy", numbers(DIM) > 0, "holds torch.bool, not real numbers"),
+        ("a.npy", numbers(DIM).astype(complex), "holds torch.complex128, not real numbers"),
+        ("a.npy", np.array(["a"] * DIM), "does not hold numbers"),
         ("a.npy", {}, "holds no latents"),
-        ("a.npy", {"x": "text"}, "x is no array but str"),
-        ("a.npy", {1: numbers(DIM)}, "its names are no texts but int"),
-        ("a.npy", {"x": [[numbers(DIM)]]}, "x is no array but list"),
+        ("a.npy", {"x": "text"}, "x is not an array but str"),
+        ("a.npy", {1: numbers(DIM)}, "its names are not text but int"),
+        ("a.npy", {"x": [[numbers(DIM)]]}, "x is not an array but list"),
         ("a.npy", Harm(), "could run code"),
         ("a.npy", {"x": Harm()}, "could run code"),
         ("a.npz", {}, "holds no latents"),
         ("a.npz", {"w": np.array([Harm()])}, "plain arrays"),
         ("a.pt", {}, "holds no latents"),
-        ("a.pt", "text", "its content is no array but str"),
-        ("a.pt", {"a.jpg": {"latent": 3}}, "a.jpg is no array but int"),
+        ("a.pt", "text", "its content is not an array but str"),
+        ("a.pt", {"a.jpg": {"latent": 3}}, "a.jpg is not an array but int"),
         ("a.pt", {"a.jpg": {"latent": GOOD, "noise": [GOOD * torch.inf]}}, "noise of a.jpg has values"),
         ("a.pt", {"x": Harm()}, "could run code"),
-        ("a.pt", torch.nn.Linear(2, 2), "training is no array but bool"),
+        ("a.pt", torch.nn.Linear(2, 2), "training is not an array but bool"),
         ("a.pkl", GOOD, "expected .npz, .npy, .pt, .pth"),
     ],
 )
@@ -333,9 +333,9 @@ def test_remark_of_latents_that_are_far_from_w(
         remark_unlike({path: latents, Path("b.npy"): latents[2:]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "these do not look like latents of tiny, or were optimised far out of its W: "
-        f"{path} (a-1), {path} (a-2), b.npy; squared distance from the mean of W up to "
-        f"{4 * reach:.3g} times its variance, of random w at most {reach:.3g} times"
+        "these do not look like latents of tiny, or were optimised far away from its W: "
+        f"{path} (a-1), {path} (a-2), b.npy; their squared distance from the mean of W is up to "
+        f"{4 * reach:.3g} times its variance, that of random w at most {reach:.3g} times"
     )
 
 

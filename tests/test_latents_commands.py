@@ -151,10 +151,10 @@ def test_photographs_that_are_not_there_or_not_sure(
     assert [Path(line).name for line in result.stdout.splitlines()] == ["x.st", "b.st", "y.st"]
     lines = result.stderr.splitlines()
     assert len(lines) == 3
-    assert lines[0].endswith(f"{photos / 'a.jpg'}: shares its name with a.png: which one is a of?")
+    assert lines[0].endswith(f"{photos / 'a.jpg'}: shares its name with a.png: which one belongs to a?")
     assert str(photos / "c.webp") in lines[1]
     assert lines[2] == (
-        f"wrangan: no photograph of that name in {photos}: x, y (the codes are written without)"
+        f"wrangan: no photograph of that name in {photos}: x, y (their codes are written without one)"
     )
 
 
@@ -262,7 +262,7 @@ def test_round_trip(codes: Path, tiny_model: Model, tmp_path: Path, to_tiny: lis
     assert [record["path"] for record in records] == [str(out / f"{name}.{form}") for name in "abc"]
     assert [record["left_out"] for record in records] == [["ε"], [], ["ε"]]
     assert result.stderr.splitlines() == [
-        "wrangan: left out, so that the images that others draw will differ: ε of a.st, c.st"
+        "wrangan: left out, so images rendered by other tools will differ: ε of a.st, c.st"
     ]
     assert call("import-latents", out, *to_tiny).exit_code == 0
     for name in "abc":
@@ -289,7 +289,7 @@ def test_export_of_one_file(codes: Path, tiny_model: Model, tmp_path: Path) -> N
     assert (tmp_path / "projected_w.npz").read_bytes() != before
     for words, message in (
         ([codes, *base], "is one file, but there are 3 codes"),
-        ([codes / "a.st", "--to", "pt", *base], "is no .pt file"),
+        ([codes / "a.st", "--to", "pt", *base], "is not a .pt file"),
     ):
         refused = call("export-latents", *words)
         assert refused.exit_code == 2

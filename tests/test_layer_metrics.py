@@ -62,4 +62,4 @@ def test_command(tiny_folder: Path, tiny_model: Model) -> None:
     plain = run(*arguments, "--samples", 5).stdout.splitlines()
     assert plain[0].startswith(f"std-share  {layers[0]}  ")
     refused = run("--metric", "std-share", "--codes", "x")
-    assert (refused.exit_code, "looks at a model's layers" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "measures a model's layers" in refused.stderr) == (2, True)

@@ -96,7 +96,7 @@ def test_the_command_says_the_side(model: Model, pairs: list[Any], tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--metric", "fid", "--metric-side", 128], "--metric-side is of pairs"),
+        (["--metric", "fid", "--metric-side", 128], "--metric-side applies to pairs"),
         (["--metric", "precision-vgg16"], "precision-vgg16: give --reference"),
         (["--report", "x", "--photos", ".", "--metric-side", 0], "leave out --metric-side"),
     ],
@@ -142,9 +142,9 @@ def test_tables_name_side_and_network(tmp_path: Path) -> None:
         text = markdown(table)
         assert "| st-LPIPS-Alex |" in text
         assert "reduced to 256 by area" in table.note
-    assert "another scale than LPIPS" in reconstruction_table(subject, photos).note
+    assert "not comparable with LPIPS" in reconstruction_table(subject, photos).note
     own = report_subject(tmp_path, 0, 1024)
-    assert "at the photograph's own side" in photographs_table(own, photos).note
+    assert "at the side of the photograph" in photographs_table(own, photos).note
 
 
 def test_heads_name_the_network() -> None:

@@ -82,4 +82,4 @@ def test_a_photograph_that_changed_since_its_inversion(
     assert not caplog.messages
     write_photo(photo, seed=9)
     list(compare_pairs(tiny_model, pairs, {}))
-    assert caplog.messages == [f"{photo}: not the file that {tmp_path / 'codes' / 'a.st'} was made of"]
+    assert caplog.messages == [f"{photo}: not the file from which {tmp_path / 'codes' / 'a.st'} was made"]

@@ -149,7 +149,7 @@ def test_folders_that_are_not_whole(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="2 pairs, expected 4"):
         open_pairs(tmp_path, tiny_model.generator)
     write_tensors(pairs.shards[1], {"w": tensors["w"][0], "images": tensors["images"]}, record)
-    with pytest.raises(FileError, match="are no pairs"):
+    with pytest.raises(FileError, match="do not form pairs"):
         open_pairs(tmp_path, tiny_model.generator)
 
 

@@ -55,9 +55,9 @@ def test_few_stand_under_no_heading() -> None:
 def test_a_setting_of_few_methods_says_so_in_its_heading() -> None:
     for heading, names in INVERT.items():
         for name in names:
-            assert (heading == "pti alone") == name.startswith("pti_"), name
-    assert "beta2" in INVERT["wrangan, weight-tuning alone"]
-    assert INVERT["sg2-w, sg2-w-plus alone"] == ["projection_lr"]
+            assert (heading == "pti only") == name.startswith("pti_"), name
+    assert "beta2" in INVERT["wrangan, weight-tuning only"]
+    assert INVERT["sg2-w, sg2-w-plus only"] == ["projection_lr"]
 
 
 def test_every_setting_is_an_option_that_says_which_methods_have_it() -> None:

@@ -165,7 +165,7 @@ def test_a_report_takes_each_photograph_at_its_own_side(
 
 
 def test_a_reports_size_is_one_for_all_methods() -> None:
-    with pytest.raises(UsageError, match="size: methods are compared at one side"):
+    with pytest.raises(UsageError, match="size: methods are compared at the same side"):
         parse_settings(["pti.size=64"], ("wrangan", "pti"))
     settings, _ = parse_settings(["size=64"], ("wrangan", "pti"))
     assert {one.size for one in settings.values()} == {64}

@@ -86,7 +86,7 @@ def test_a_broken_snapshot_is_passed_over_and_said(tmp_path: Path) -> None:
     train(trainer, stream, tmp_path / "parts", lambda *_: None, lambda _: None, warnings.append)
     (warning,) = warnings
     assert str(newest) in warning
-    assert "kept as broken-snapshot-0000000020.pt, going on from snapshot-0000000016.pt" in warning
+    assert "kept as broken-snapshot-0000000020.pt, continuing from snapshot-0000000016.pt" in warning
     assert "\n" not in warning
     assert_same_state(whole.state(), trainer.state())
 
@@ -109,7 +109,7 @@ def test_the_command_says_what_it_passes_over(tmp_path: Path, monkeypatch: pytes
     list_snapshots(tmp_path / "g")[-1].write_bytes(b"")
     result = CliRunner().invoke(app, [*base, "--images", "8"])
     assert result.exit_code == 0, result.stderr
-    assert "going on from snapshot-0000000004.pt" in result.stderr
+    assert "continuing from snapshot-0000000004.pt" in result.stderr
 
 
 def test_an_encoder_resumes_exactly(tiny_model: Model, tmp_path: Path) -> None:

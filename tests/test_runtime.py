@@ -26,5 +26,5 @@ def test_a_latent_is_a_function_of_its_seed_alone() -> None:
 
 
 def test_a_seed_beyond_64_bits() -> None:
-    with pytest.raises(UsageError, match="expected a number of 64 bits"):
+    with pytest.raises(UsageError, match="expected a 64-bit number"):
         random_generator(2**70)

@@ -69,7 +69,7 @@ def test_words() -> None:
         ("steps", "expected NAME=VALUE"),
         ("method=odd,steps=1", "method 'odd'"),
         ("step=1", "no setting 'step'"),
-        ("steps=1.5", "'1.5' is no value of steps"),
+        ("steps=1.5", "'1.5' is not a valid value of steps"),
         ("steps=-1", "steps"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -146,9 +146,12 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert list(model.generator.random_weights()) == ["convs.2", "convs.3"]
     assert model.inversion == {"epsilon_lr": 0.01}
     for wrong, line in (
-        (["--from", "sensitivity", "--data", "x"], "takes none of --data"),
+        (["--from", "sensitivity", "--data", "x"], "accepts none of --data"),
         (["--from", "elsewhere"], "expected adversarial or sensitivity"),
-        (["--keep-std", "--data", "x"], "--layers 2, but random in tiny are: convs.1, convs.2, convs.3"),
+        (
+            ["--keep-std", "--data", "x"],
+            "--layers 2, but the random layers of tiny are: convs.1, convs.2, convs.3",
+        ),
         ([], "needs --data"),
     ):
         result = CliRunner().invoke(app, [*base, "--out", str(tmp_path / "no"), *wrong])

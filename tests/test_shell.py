@@ -124,7 +124,7 @@ def test_docstrings_of_fields_over_base_classes() -> None:
         (
             type("OutOfMemoryError", (RuntimeError,), {})("Tried to allocate 20.50 MiB. GPU 0 has …\nmore"),
             1,
-            "wrangan: out of memory (tried to get another 20.50 MiB): give a smaller --batch",
+            "wrangan: out of memory (tried to allocate another 20.50 MiB): give a smaller --batch",
         ),
         (RuntimeError("MPS backend out of memory"), 1, "wrangan: out of memory: give"),
     ],
@@ -306,7 +306,7 @@ def test_bad_seeds(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("0-20000000", "20000001 numbers, at most"), ("0-9", None), (f"0-{10**30}", "expected numbers")],
+    [("0-20000000", "20000001 numbers, at most"), ("0-9", None), (f"0-{10**30}", "expected 64-bit numbers")],
 )
 def test_ranges_are_compared_before_they_are_written_out(text: str, line: str | None) -> None:
     tracemalloc.start()
@@ -412,7 +412,7 @@ def test_one_image_or_a_folder(tmp_path: Path) -> None:
     for name in ("run-0.5", "v1.2.3", "with.dots", "codes.d"):
         assert not shell.one_image(tmp_path / name)
     for name in ("a.tiff", "a.heic", "a.mp4", "a.GIF"):
-        with pytest.raises(UsageError, match="images are written as"):
+        with pytest.raises(UsageError, match="images can be written as"):
             shell.one_image(tmp_path / name)
 
 

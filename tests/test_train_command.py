@@ -165,7 +165,7 @@ def test_attributes_take_the_labels_that_stand_beside_the_data(faces: Path, tmp_
     arguments = ["train", "attributes", "--data", str(faces), "--out", str(tmp_path / "a"), *options]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 2
-    assert f"there is no {tmp_path / 'faces.csv'}" in result.stderr
+    assert f"give --labels, or a file {tmp_path / 'faces.csv'}" in result.stderr
     rows = "".join(f"{seed}.png,{seed % 2}\n" for seed in range(8))
     (tmp_path / "faces.csv").write_text(f"file,Smiling\n{rows}")
     assert run(*arguments) == [str(tmp_path / "a" / "attributes.safetensors")]

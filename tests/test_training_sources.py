@@ -80,7 +80,7 @@ def test_else_the_next_larger_one_is_reduced(tmp_path: Path) -> None:
 def test_enlarging_is_said(tmp_path: Path) -> None:
     images = load(write_lmdb(tmp_path / "db", (32, 64)), 128)
     assert images.names[0] == "64-00000"
-    assert images.summary() == "3 images of 128 px (box filter), 3 smaller than that and enlarged"
+    assert images.summary() == "3 images of 128 px (box filter), 3 smaller ones enlarged"
     # The cache knows it too.
     assert load(tmp_path / "db", 128).enlarged == 3
 
@@ -109,7 +109,7 @@ def test_broken_and_missing_images_are_named_and_counted(tmp_path: Path) -> None
     assert images.names == ["32-00000", "32-00003"]
     assert images.broken == ["32-00001", "32-00002"]
     np.testing.assert_array_equal(images.pixels[1], noise(32, 3))
-    assert images.summary() == "2 images of 32 px (box filter), 2 broken left out (named above)"
+    assert images.summary() == "2 images of 32 px (box filter), 2 broken ones left out (listed above)"
 
 
 @pytest.mark.parametrize(

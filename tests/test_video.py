@@ -95,7 +95,7 @@ def test_a_frame_is_a_code(
     # Written as a whole, it stands alone.
     (tmp_path / "codes" / SHARED_FILE).rename(tmp_path / "away")
     assert load_code(tmp_path / "one.st", model).epsilon.keys() == code.epsilon.keys()
-    with pytest.raises(FileError, match="which the frames of the clip need"):
+    with pytest.raises(FileError, match="but the frames of the clip need it"):
         load_code(path, model)
 
 
@@ -222,7 +222,7 @@ def test_an_interrupted_run_goes_on(
     assert load_record(folder).flicker == load_record(tmp_path / "whole").flicker
     other = invert(clip, "--frame-lr", 0.02)
     assert other.exit_code == 1
-    assert "frame_lr 0.01, not 0.02; give --overwrite" in other.stderr
+    assert "frame_lr 0.01, not 0.02; use --overwrite" in other.stderr
     assert invert(clip, "--frames", "0-3", "--overwrite").exit_code == 0
     assert len(find_codes(folder)) == 4
 
@@ -272,7 +272,7 @@ def test_errors_are_one_line(
     how = ("--model", tiny_folder, "--perceptual-weight", 0, "--init", "mean")
     photo = wrangan("invert", clip, "--out", tmp_path / "photos", *how)
     assert photo.exit_code == 1
-    assert "`wrangan video` takes clips" in photo.stderr
+    assert "use `wrangan video` for clips" in photo.stderr
 
 
 def test_spans() -> None:

@@ -95,7 +95,7 @@ def test_sound_that_mp4_does_not_hold_is_encoded_anew(
     clip = with_tone(silent, tmp_path / "tone.mkv", "wmav2")
     add_sound(silent, clip, tmp_path / "out.mp4")
     assert probe(tmp_path / "out.mp4").sound
-    assert "encoded anew as AAC" in caplog.text
+    assert "re-encoding it as AAC" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_a_clip_that_ends_early_is_said_and_the_rest_is_there(
     clip = write_clip(tmp_path / "lost.mp4", pictures)
     result = invert(clip, "--json")
     assert result.exit_code == 1
-    assert "lost.mp4: the face is out of sight at frame 5 (0.20 s): inverted to there" in result.stderr
+    assert "lost.mp4: the face is out of sight at frame 5 (0.20 s): inverted up to there" in result.stderr
     assert json.loads(result.stdout)["frames"] == 5
     assert invert(clip).exit_code == 1
     assert invert(clip, "--frames", "0-4", out="asked").exit_code == 0

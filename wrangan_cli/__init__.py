@@ -1,7 +1,7 @@
 """wrangan: invert photographs into a randomised StyleGAN2 and keep them editable.
 
 The Python interface is here: `import wrangan`, which is the same as `import wrangan_cli as wrangan`
-(docs/python.md). Its functions are imported when they are first used: this import does not load torch.
+(docs/python.md). Its functions are imported on first use, so this import does not load torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker takes it for leave to ask for any name
+if not TYPE_CHECKING:  # with __getattr__ in sight, a type checker would accept any name
 
     def __getattr__(name: str) -> Any:
         """Names of the Python interface, imported on first use (PEP 562)."""

@@ -70,10 +70,10 @@ app.command("doctor")(doctor)
 
 
 def wait_briefly() -> None:
-    """Let OpenMP's threads spin for microseconds, not milliseconds, while they wait for each other.
+    """Make OpenMP's threads spin for microseconds, not milliseconds, while they wait for each other.
 
-    Beside other work they would keep it, and each other, from the cores. To be called before PyTorch is
-    imported; what the user has set stays.
+    Otherwise they take the cores from each other and from other programs. Call this before PyTorch is
+    imported; variables that the user has set are kept.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "10000"

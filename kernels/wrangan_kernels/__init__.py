@@ -1,5 +1,5 @@
-"""Kernels in C++ and CUDA, installed as `wrangan_kernels`: operators.py says what there is,
-build.py makes the libraries, loader.py tells whether they can be used.
+"""Kernels in C++ and CUDA, installed as `wrangan_kernels`: operators.py lists the operators,
+build.py builds the libraries, loader.py tells whether they can be used.
 
 Nothing is compiled or loaded at import.
 """

@@ -1,10 +1,10 @@
-"""Compiles the sources beside this file into one library a device, with the paths of
+"""Compile the sources beside this file into one library per device, with the paths of
 `torch.utils.cpp_extension`; never at import.
 
-A library lies in the cache folder under a key of everything that it depends on: torch's
+A library is cached under a key of everything that it depends on: torch's
 version, the device (the processor's features, or a GPU's compute capability), the flags and
-the sources. It appears whole or not at all, and processes that want it at once wait for the
-first. What failed is remembered with the state of the machine, and not tried again in it.
+the sources. It is written completely or not at all, and processes that need it at the same time wait for
+the first. A failure is recorded with the state of the machine, and not retried in the same state.
 """
 
 import contextlib
@@ -41,18 +41,18 @@ class BuildError(RuntimeError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the library of one device is made on this machine."""
+    """How the library for one device is built on this machine."""
 
     device: str
     """`cpu` or `cuda`."""
     sources: tuple[Path, ...]
     flags: tuple[str, ...]
     target: str
-    """What the code is for: the processor and its features, or sm_90."""
+    """Target of the code: the processor and its features, or sm_90."""
 
     @property
     def key(self) -> str:
-        """Name of the library: it changes with everything that it depends on."""
+        """Name of the library, which changes with everything that it depends on."""
         digest = hashlib.sha256()
         for part in (
             torch.__version__,
@@ -68,12 +68,12 @@ class Recipe:
 
     @property
     def library(self) -> Path:
-        """Where the library is, or will be."""
+        """Path of the library, whether or not it exists."""
         return cache_folder() / f"{self.key}.so"
 
     @property
     def record(self) -> Path:
-        """Where a failure is remembered."""
+        """File that records a failure."""
         return cache_folder() / f"{self.key}.failed.json"
 
 
@@ -84,7 +84,7 @@ def cache_folder() -> Path:
 
 
 def recipe(device: str) -> Recipe:
-    """For `cpu` or `cuda` (the current GPU, or sm_90 where there is none)."""
+    """The recipe for `cpu` or `cuda` (the current GPU, or sm_90 if there is none)."""
     if device == "cpu":
         native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
         flags = (*_CPU_FLAGS, native, *(("-fopenmp",) if platform.system() != "Darwin" else ()))
@@ -109,7 +109,7 @@ def _processor() -> str:
 
 
 def machine_state(device: str) -> str:
-    """What a failure depends on beside the key: the compilers, and when they were last changed."""
+    """What a failure depends on besides the key: the compilers, and when they were last changed."""
     parts = [os.environ.get("CXX", ""), os.environ.get("CUDA_HOME", "")]
     for program in [_compiler_name(), *([str(_nvcc())] if device == "cuda" else [])]:
         path = shutil.which(program) if program else None
@@ -122,7 +122,7 @@ def machine_state(device: str) -> str:
 
 
 def remembered_failure(wanted: Recipe) -> str | None:
-    """Why the library could not be made, if that was in this state of the machine."""
+    """Why the library could not be built, if that happened in this state of the machine."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads(wanted.record.read_text())
         if record["state"] == machine_state(wanted.device):
@@ -131,7 +131,7 @@ def remembered_failure(wanted: Recipe) -> str | None:
 
 
 def remember_failure(wanted: Recipe, reason: str) -> None:
-    """So that not every start tries again; without effect where the folder cannot be written."""
+    """Record a failure, so that it is not retried at every start; no effect if the folder is not writable."""
     with contextlib.suppress(OSError):
         wanted.record.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"state": machine_state(wanted.device), "reason": reason})
@@ -143,8 +143,8 @@ def remember_failure(wanted: Recipe, reason: str) -> None:
 
 @contextlib.contextmanager
 def building(wanted: Recipe) -> Iterator[None]:
-    """Only one process at a time is in this block for one library; the others wait. BuildError where the
-    cache cannot be written."""
+    """A block that only one process at a time enters for a library, while others wait. BuildError if the
+    cache is not writable."""
     folder = cache_folder()
     if cause := why_not_writable(folder):
         raise BuildError(cause)
@@ -157,7 +157,7 @@ def building(wanted: Recipe) -> Iterator[None]:
 
 
 def build(wanted: Recipe) -> Path:
-    """Compile and link, whatever is in the cache; raises BuildError. Returns the library."""
+    """Compile and link, regardless of the cache; raises BuildError. Returns the library."""
     target = wanted.library
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -173,9 +173,9 @@ def build(wanted: Recipe) -> Path:
 
 
 def commands(wanted: Recipe, library: Path) -> list[list[str]]:
-    """What is run to make `library`, in order; raises BuildError where a tool is missing."""
+    """The commands that build `library`, in order; raises BuildError if a tool is missing."""
     compiler = _compiler()
-    # It announces that there is no GPU.
+    # It prints a message that there is no GPU.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         from torch.utils import cpp_extension
@@ -195,12 +195,12 @@ def commands(wanted: Recipe, library: Path) -> list[list[str]]:
     if nvcc is None:
         raise BuildError("no nvcc was found")
     _check_version(nvcc)
-    # The toolkit's headers, with those that the wheels of NVIDIA's packages put aside.
+    # The headers of the toolkit, and those in the wheels of NVIDIA's packages.
     toolkit = nvcc.parent.parent / "include"
     include += [f"-I{path}" for path in (toolkit, toolkit / "cccl") if path.is_dir()]
     include = [part.replace("-isystem", "-I", 1) for part in include]
     host = ["-ccbin", compiler[0], "-Xcompiler", "-fPIC"]
-    # libcudart comes with libtorch_cuda, which has loaded it already: one runtime, not two.
+    # libtorch_cuda has already loaded libcudart: link to that, so that there is only one runtime.
     command = [str(nvcc), *wanted.flags, *defines, *include, *host, "-shared", "-cudart", "none"]
     return [
         [*command, *units, "-o", str(library), *linked, "-ltorch_cuda", "-lc10_cuda", "-ltorch_cpu", "-lc10"]
@@ -222,7 +222,8 @@ def _compiler() -> list[str]:
 
 
 def _nvcc() -> Path | None:
-    """Of $CUDA_HOME, of NVIDIA's wheels for torch's version of CUDA, on the PATH, or in the usual place."""
+    """nvcc in $CUDA_HOME, in NVIDIA's wheels for torch's version of CUDA, on the PATH, or in the usual
+    place."""
     major = (torch.version.cuda or "0").split(".")[0]
     site = Path(sysconfig.get_path("purelib"))
     beside = Path(torch.__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Where the whole suite keeps what it can make or get again; it goes on without where that cannot be."""
+"""The cache of the whole suite, for data that can be made or fetched again; it is optional."""
 
 import contextlib
 import errno
@@ -13,22 +13,22 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 ENVIRONMENT = "WRANGAN_CACHE"
-"""Environment variable: a folder in place of the user's cache."""
+"""Environment variable: a folder to use in place of the user's cache."""
 
 NOWHERE = Path(os.devnull) / "wrangan"
-"""In place of a cache that cannot be reached: nothing is found in it, and nothing can be made."""
+"""Stands for a cache that is not accessible: nothing is found in it, and nothing can be created."""
 
 
 def user_cache() -> Path:
-    """$WRANGAN_CACHE, else `wrangan` where the system keeps caches: on Linux in $XDG_CACHE_HOME or
-    ~/.cache. Nothing is made. NOWHERE where there is no home directory (a user without a line in
-    /etc/passwd, and no HOME), or no way into it."""
+    """$WRANGAN_CACHE, else `wrangan` in the system's place for caches: on Linux $XDG_CACHE_HOME or
+    ~/.cache. Nothing is created. NOWHERE if there is no home directory (a user without an entry in
+    /etc/passwd, and no HOME), or if it is not accessible."""
     folder = _named()
     return folder if folder is not None and _reachable(folder) else NOWHERE
 
 
 def why_not_writable(folder: Path) -> str | None:
-    """Why nothing can be kept in `folder`, and what to do; None where it can. Nothing is made."""
+    """Why `folder` is not writable, and what to do; None if it is. Nothing is created."""
     cause = None
     if folder.is_relative_to(NOWHERE):
         named = _named()
@@ -43,9 +43,8 @@ def why_not_writable(folder: Path) -> str | None:
 
 
 def folder_to_write(folder: Path) -> Path:
-    """`folder`, a part of the cache, or in its place one of this process alone, which goes with it.
-
-    The log `wrangan` says so, once.
+    """`folder`, a part of the cache; or if it is not writable, a temporary folder of this process, with a
+    warning in the log `wrangan`, once.
     """
     cause = why_not_writable(folder)
     return folder if cause is None else _own_folder(cause)
@@ -53,11 +52,11 @@ def folder_to_write(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Only one process (or thread) at a time is in this block; the others wait.
+    """A block that only one process (or thread) at a time enters; the others wait.
 
-    The lock is the operating system's, on the file `path`, which stays, and goes with the process that holds
-    it. Where the file system has no locks nobody waits: what is done in the block must then be harmless when
-    done twice. OSError where `path` cannot be made.
+    It uses a lock of the operating system on the file `path`, which is not removed; the lock ends with the
+    process that holds it. On file systems without locks nobody waits, so the block must be harmless when run
+    twice. OSError if `path` cannot be created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
@@ -71,7 +70,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_locks() -> Iterator[None]:
-    """In this block it is no error that the file system has no locks."""
+    """Within this block a file system without locks is not an error."""
     try:
         yield
     except NotImplementedError:
@@ -83,7 +82,7 @@ def without_locks() -> Iterator[None]:
 
 @cache
 def remark_without_cache(cause: str) -> None:
-    """Said once in a process: nothing is kept."""
+    """Warn once per process that nothing is cached."""
     logging.getLogger("wrangan").warning("no cache (%s): nothing is kept for the next time", cause)
 
 
@@ -99,10 +98,10 @@ def _own_folder(cause: str) -> Path:
 
 def _named() -> Path | None:
     if own := os.environ.get(ENVIRONMENT):
-        with contextlib.suppress(RuntimeError):  # `~name` of nobody
+        with contextlib.suppress(RuntimeError):  # `~name` of an unknown user
             return Path(own).expanduser().absolute()
         return Path(own).absolute()
-    # Without a home directory platformdirs raises, or (older) leaves the tilde, which would become a folder.
+    # Without a home directory platformdirs raises, or (older versions) keeps the tilde, as a folder name.
     with contextlib.suppress(RuntimeError):
         folder = user_cache_path("wrangan", appauthor=False)
         return folder if folder.is_absolute() else None
@@ -110,7 +109,7 @@ def _named() -> Path | None:
 
 
 def _reachable(folder: Path) -> bool:
-    """Whether what is in it can be seen, or it is not there and one can see that."""
+    """Whether its content can be listed, or it can be seen not to exist."""
     try:
         folder.stat()
     except FileNotFoundError:
@@ -123,7 +122,7 @@ def _reachable(folder: Path) -> bool:
 
 
 def _nearest(folder: Path) -> Path:
-    """The first of `folder` and its parents that is there."""
+    """The first of `folder` and its parents that exists."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return folder

@@ -1,8 +1,8 @@
-"""3×3 convolutions, which have kernels on the CPU: shapes and gradients.
+"""3×3 convolutions with CPU kernels: shapes and gradients.
 
-conv3x3: y = scale_out ⊙ conv(scale_in ⊙ x), scales (B, channels) or none; 3×3, stride 1, padding 1.
-`transposed`: the gradient of that in x, by the same weight (so channels change places).
-conv3x3_up: the same with a transposed convolution of stride 2, H → 2H + 1; weight (O, I, 3, 3) here too.
+conv3x3: y = scale_out ⊙ conv(scale_in ⊙ x), scales (B, channels) or None; 3×3, stride 1, padding 1.
+`transposed`: its gradient with respect to x, with the same weight (so channels are exchanged).
+conv3x3_up: the same with a transposed convolution of stride 2, H → 2H + 1; weight also (O, I, 3, 3).
 """
 
 from typing import Any
@@ -20,7 +20,8 @@ def _sides(x: Tensor, transposed: bool, up: bool) -> list[int]:
 
 
 def _convolution(name: str, up: bool) -> None:
-    """Registers the convolution `name` and its gradient in the weight; both know the other."""
+    """Register the convolution `name` and its gradient with respect to the weight, each of which uses the
+    other."""
 
     def convolve(*inputs: Any) -> Tensor:
         return getattr(ops, name)(*inputs)
@@ -96,7 +97,7 @@ def _convolution(name: str, up: bool) -> None:
 
 
 def _scaled(x: Tensor, scale: Tensor) -> Tensor:
-    """x times one number a plane; in place where no second derivative is wanted."""
+    """x times one number per plane; in place if no second derivative is needed."""
     factors = scale[:, :, None, None]
     return x * factors if torch.is_grad_enabled() else x.mul_(factors)
 

@@ -38,11 +38,11 @@ def _upfirdn2d_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 def _transposed(
     grad: Tensor, kernel: Tensor, up: int, down: int, before: int, after: int, sides: tuple[int, int]
 ) -> Tensor:
-    """The gradient in x of `upfirdn2d`, for an x of these sides: up and down change places."""
+    """The gradient of `upfirdn2d` with respect to an x of these sides: up and down are exchanged."""
     del after
     taps = kernel.shape[0]
     start = taps - 1 - before
-    # What makes each side exact; where they differ (a remainder of `down`), the rest is cut off.
+    # Padding that makes each side exact; if they differ (a remainder of `down`), the rest is cut off.
     ends = [(n - 1) * up + taps - m * down - start for n, m in zip(sides, grad.shape[2:], strict=True)]
     x = ops.upfirdn2d(
         grad.contiguous() if _strange(grad) else grad, kernel.flip(0, 1), down, up, start, max(ends)
@@ -51,7 +51,7 @@ def _transposed(
 
 
 def _strange(x: Tensor) -> bool:
-    """Neither of the two layouts that the kernels know."""
+    """Whether x is in neither of the two layouts that the kernels support."""
     return not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
 
 
@@ -72,7 +72,7 @@ def _fir_act_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, kernel, before, after, noise, strength, scale, bias, *ctx.numbers = inputs
     ctx.pad, ctx.sides = (before, after), x.shape[2:]
     ctx.bias_dtype = None if bias is None else bias.dtype
-    # x is wanted for the gradient of the demodulation alone.
+    # x is needed only for the gradient of the demodulation.
     ctx.save_for_backward(x if scale is not None and ctx.needs_input_grad[6] else None,
                           kernel, noise, strength, scale, output)  # fmt: skip
 
@@ -125,7 +125,7 @@ def _fir_act_backward_fake(
 ) -> tuple[Tensor, Tensor]:
     del before, after, slope, gain, clamp
     pre = like(y, tuple(grad.shape))
-    # Without filter and scale both would be the same, and one is enough.
+    # Without filter and scale both would be the same, so one suffices.
     back = y.new_empty(0) if kernel is None and scale is None else like(y, (*grad.shape[:2], height, width))
     return back, pre
 

@@ -1,10 +1,10 @@
-"""Whether the compiled kernels can be used: loads them, and makes them on first use.
+"""Load the compiled kernels, and build them on first use.
 
-WRANGAN_KERNELS=auto     on the CPU, make them if need be; where that fails, one line on stderr says
-                         why and what it costs, and the PyTorch reference runs (default). On a GPU
-                         the reference: no GPU has run the CUDA kernels yet
-WRANGAN_KERNELS=off      the reference, silently
-WRANGAN_KERNELS=require  on both; no kernels is an error
+WRANGAN_KERNELS=auto     (default) on the CPU, build them if necessary; if that fails, one line on stderr says
+                         why and what it costs, and the PyTorch reference is used. On a GPU use the
+                         reference: no GPU has run the CUDA kernels yet
+WRANGAN_KERNELS=off      use the reference, silently
+WRANGAN_KERNELS=require  use kernels on both; missing kernels are an error
 """
 
 import contextlib
@@ -22,32 +22,32 @@ from wrangan_kernels.caching import why_not_writable
 ENVIRONMENT = "WRANGAN_KERNELS"
 MODES = ("auto", "off", "require")
 COST = "images are drawn and inverted at half the speed or less, those of 64 px at two thirds of it"
-"""What it costs to have no kernels on the CPU."""
+"""The cost of having no kernels on the CPU."""
 
 
 class KernelError(RuntimeError):
-    """The kernels are required and not there, or the setting has no meaning; one line."""
+    """The kernels are required but missing, or the setting is invalid; one line."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What became of the kernels of one device in this process."""
+    """The state of the kernels for one device in this process."""
 
     ready: bool
     reason: str
-    """Where they are, or why they are not."""
+    """Where they are, or why there are none."""
 
 
 _states: dict[str, State] = {}
 _loaded: dict[str, str] = {}
-"""Libraries in this process, by device: they cannot be taken out again."""
+"""Libraries loaded in this process, by device; they cannot be unloaded."""
 _lock = threading.RLock()
 _set_aside = 0
 _may_build = True
 
 
 def mode() -> str:
-    """The setting; raises KernelError for one that has no meaning."""
+    """The setting; raises KernelError if it is invalid."""
     value = os.environ.get(ENVIRONMENT, "auto").strip().lower() or "auto"
     if value not in MODES:
         raise KernelError(f"{ENVIRONMENT}={value}: expected {', '.join(MODES)}")
@@ -55,16 +55,16 @@ def mode() -> str:
 
 
 def wanted(device: str) -> bool:
-    """Whether the setting asks for kernels on `device`: those of CUDA, which no GPU has run yet, only where
+    """Whether the setting enables kernels on `device`: those for CUDA, which no GPU has run yet, only if
     they are required."""
     return mode() == "require" or (mode() == "auto" and device != "cuda")
 
 
 @torch.compiler.assume_constant_result
 def ready(device: str) -> bool:
-    """Whether the operators work on `device` (`cpu`, `cuda`); the first call loads or makes them.
+    """Whether the operators work on `device` (`cpu`, `cuda`); the first call loads or builds them.
 
-    Raises KernelError where they are required and cannot be had.
+    Raises KernelError if they are required but not available.
     """
     state = _states.get(device)
     if state is None:
@@ -77,7 +77,7 @@ def ready(device: str) -> bool:
 
 @contextlib.contextmanager
 def reference() -> Iterator[None]:
-    """Within this block the PyTorch reference runs (in all threads): for comparisons."""
+    """Within this block the PyTorch reference is used (in all threads), for comparisons."""
     global _set_aside
     _set_aside += 1
     try:
@@ -88,7 +88,7 @@ def reference() -> Iterator[None]:
 
 @contextlib.contextmanager
 def nothing_built() -> Iterator[None]:
-    """Within this block kernels are used where they exist, and not made."""
+    """Within this block kernels are used if they exist, but not built."""
     global _may_build
     before, _may_build = _may_build, False
     try:
@@ -98,12 +98,12 @@ def nothing_built() -> Iterator[None]:
 
 
 def forget() -> None:
-    """Let the next use look at the setting, the cache and the compiler again."""
+    """Make the next use check the setting, the cache and the compiler again."""
     _states.clear()
 
 
 def describe(device: str) -> str:
-    """The state of the kernels in words; makes nothing."""
+    """The state of the kernels in words; builds nothing."""
     if mode() == "off":
         return f"off ({ENVIRONMENT})"
     if not wanted(device):
@@ -121,7 +121,7 @@ def describe(device: str) -> str:
 
 
 def make(device: str) -> str:
-    """Build anew, whatever was remembered, and load; returns the library, raises BuildError."""
+    """Rebuild, regardless of recorded failures, and load; returns the library, raises BuildError."""
     with _lock:
         recipe = build.recipe(device)
         with build.building(recipe):
@@ -150,7 +150,7 @@ def _found_or_made(device: str, tell: bool) -> str:
     if device in _loaded:
         return _loaded[device]
     recipe = build.recipe(device)
-    # Without the lock: most starts find a library that is whole, or know that there is none.
+    # Without the lock: usually the library is complete, or a failure is recorded.
     if recipe.library.is_file():
         with contextlib.suppress(build.BuildError):
             return _load(device, str(recipe.library))
@@ -165,7 +165,7 @@ def _found_or_made(device: str, tell: bool) -> str:
             except _KnownError:
                 raise
             except build.BuildError as error:
-                # Before the lock goes: who waits for it is to know.
+                # Before releasing the lock, so that waiting processes see it.
                 build.remember_failure(recipe, str(error))
                 raise
     except _KnownError:
@@ -177,7 +177,7 @@ def _found_or_made(device: str, tell: bool) -> str:
 
 
 class _KnownError(build.BuildError):
-    """Another process has failed, and said so, while this one waited."""
+    """Another process has failed, and reported it, while this one waited."""
 
 
 def _made_by_anyone(device: str, recipe: build.Recipe) -> str:
@@ -193,7 +193,7 @@ def _made_by_anyone(device: str, recipe: build.Recipe) -> str:
 def _load(device: str, path: str) -> str:
     if device in _loaded:
         return _loaded[device]
-    from wrangan_kernels import operators  # noqa: F401  (the schemas, before what implements them)
+    from wrangan_kernels import operators  # noqa: F401  (the schemas, before their implementations)
 
     try:
         torch.ops.load_library(path)
@@ -208,7 +208,7 @@ def _load(device: str, path: str) -> str:
 
 
 def _wrong(device: str) -> str | None:
-    """What does not work on this machine though it was built (verify.py); None if all does."""
+    """An operator that was built but does not work on this machine (verify.py); None if all do."""
     from wrangan_kernels import verify
 
     try:
@@ -218,5 +218,5 @@ def _wrong(device: str) -> str | None:
 
 
 def _say(line: str) -> None:
-    """On stderr: the commands show what this log says, and elsewhere Python does."""
+    """Log a line, which the commands, or otherwise Python, print on stderr."""
     logging.getLogger("wrangan").warning(line)

@@ -15,7 +15,7 @@ DEMODULATION_EPSILON = 1e-8
 """Added under the root of the demodulation, in every implementation."""
 
 DTYPE_CODES = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}
-"""c10::ScalarType of the types that `modulated_weight` can give."""
+"""c10::ScalarType of the dtypes that `modulated_weight` can return."""
 
 _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
@@ -23,8 +23,8 @@ _DTYPES = {code: dtype for dtype, code in DTYPE_CODES.items()}
 def demodulation(energy: Tensor, style: Tensor) -> Tensor:
     """1 / ‖weight · style‖ per output channel: (B, O).
 
-    energy: Σ weight² over the taps, (O, I) or (B, O, I). style: (B, I), the equalised learning rate's
-    scale in it.
+    energy: Σ weight² over the taps, (O, I) or (B, O, I). style: (B, I), including the scale of the equalised
+    learning rate.
     """
     square = style.square()
     total = square @ energy.t() if energy.ndim == 2 else torch.bmm(energy, square[:, :, None])[:, :, 0]
@@ -90,7 +90,7 @@ def _modulated_weight_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: 
 
 
 def _modulated_weight_backward_grad(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-    """Second derivatives, from the formula in PyTorch: for training alone, and once only."""
+    """Second derivatives, from the formula in PyTorch: only for training, and no higher derivatives."""
     saved = ctx.saved_tensors
     with torch.enable_grad():
         leaves: list[Any] = [x if x is None else x.detach().requires_grad_(True) for x in saved]
@@ -117,7 +117,7 @@ def modulated_weight_gradient(
     demodulate: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor]:
-    """Gradients of `modulated_weight` in μ, σ, ε and the style, of plain PyTorch operations.
+    """Gradients of `modulated_weight` with respect to μ, σ, ε and the style, by plain PyTorch operations.
 
     grad: (B, O, I, k, k). With u = scale·θ·s and d = (Σu² + 1e-8)^(-1/2): ∂/∂u = d·grad − d³·u·Σ(u·grad).
     """

@@ -1,6 +1,6 @@
-"""The weights of each image and their energy, which have kernels on the CPU: shapes and gradients.
+"""The weights of each image and their energy, with CPU kernels: shapes and gradients.
 
-random_weight: θ = μ + σ⊙offset and Σθ² over the taps. mu (O, I, k, k), std the same or none (σ = 1),
+random_weight: θ = μ + σ⊙offset and Σθ² over the taps. mu (O, I, k, k), std likewise or None (σ = 1),
 offset (B, O, I, k, k) → weight (B, O, I, k, k), energy (B, O, I). float32, contiguous.
 """
 
@@ -29,7 +29,7 @@ def _backward(ctx: Any, grad_weight: Tensor, grad_energy: Tensor) -> tuple[Any, 
     if not (of_mu or of_std or torch.is_grad_enabled()):
         given = (grad_weight.contiguous(), grad_energy.contiguous(), weight, std)
         return None, None, ops.random_weight_backward(*given)
-    # In training, and for second derivatives: the same of PyTorch's operations.
+    # In training, and for second derivatives: the same by PyTorch operations.
     total = grad_weight + 2 * weight * grad_energy[..., None, None]
     return (
         total.sum(dim=0) if of_mu else None,
@@ -46,5 +46,5 @@ def _gradient_fake(grad_weight: Tensor, grad_energy: Tensor, weight: Tensor, std
     return torch.empty_like(weight)
 
 
-# Without a gradient of its own: `_backward` does not take it where one could be asked for.
+# Not differentiable: `_backward` does not use it where a second derivative may be needed.
 torch.library.register_fake("wrangan::random_weight_backward", _gradient_fake, lib=LIBRARY)

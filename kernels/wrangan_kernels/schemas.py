@@ -1,7 +1,4 @@
-"""What the operators are called with, and what their parts share.
-
-See operators.py.
-"""
+"""Signatures of the operators (see operators.py), and helpers that their modules share."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -74,7 +71,7 @@ def like(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def register(name: str, fake: Any, backward: Any, setup: Any) -> None:
-    """Shape and gradient of an operator."""
+    """Register shape and gradient of an operator."""
     torch.library.register_fake(f"wrangan::{name}", fake, lib=LIBRARY)
     torch.library.register_autograd(f"wrangan::{name}", backward, setup_context=setup, lib=LIBRARY)
 
@@ -86,10 +83,10 @@ def again_differentiable(
     grad: Tensor,
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """The gradients of function(*tensors, *numbers) in the first tensors, as functions of all of them and of
-    `grad`: for second derivatives, of an operator made anew of parts that have them."""
-    # Each under a name of its own: where one is a function of another (the energy of the weight), that one's
-    # gradient is not to have what comes by the first.
+    """The gradients of function(*tensors, *numbers) with respect to the first tensors, as functions of all
+    tensors and of `grad`: for second derivatives of an operator, rebuilt from differentiable parts."""
+    # As separate tensors: if one is a function of another (the energy of the weight), the gradient of the
+    # latter must not include the path through the former.
     named = [tensor if tensor is None else tensor.view_as(tensor) for tensor in tensors]
     wanted = [tensor for tensor, need in zip(named, needed, strict=False) if need and tensor is not None]
     found = iter(torch.autograd.grad(function(*named, *numbers), wanted, grad, create_graph=True))
@@ -97,7 +94,7 @@ def again_differentiable(
 
 
 def sum_dtype(x: Tensor) -> torch.dtype:
-    """In which sums over x are taken."""
+    """The dtype for sums over x."""
     return torch.promote_types(x.dtype, torch.float32)
 
 

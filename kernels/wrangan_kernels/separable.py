@@ -1,9 +1,9 @@
-"""The layers of MobileStyleGAN: shapes and gradients. All channels_last. On the CPU float32, and channels a
-multiple of the processor's vector (16 floats at most); on a GPU also fp16 and bf16, and any channels: results
-and gradients in x are of the type of x, whatever that of the weights, noise and biases.
+"""The layers of MobileStyleGAN: shapes and gradients. All channels_last. On the CPU float32, with channels a
+multiple of the processor's vector (at most 16 floats); on a GPU also fp16 and bf16, and any channels: results
+and gradients with respect to x have the dtype of x, whatever that of the weights, noise and biases.
 
 separable_conv: y = leaky_relu(mixing · depthwise(x) + noise + bias). x (B, I, H, W), depthwise
-(1 or B, I, 3, 3) with the style in it, zero padding; mixing (1 or B, O, I); noise (1 or B, 1, H, W);
+(1 or B, I, 3, 3) including the style, zero padding; mixing (1 or B, O, I); noise (1 or B, 1, H, W);
 bias (O,).
 haar_up: the inverse Haar transform of x · style. x (B, C, H, W), style (B, C) → (B, C/4, 2H, 2W).
 pooled_pointwise: weight · (mean of x over pool × pool pixels) + bias. x (B, I, H, W), weight (1 or B, C, I)
@@ -174,7 +174,7 @@ def _pooled_gradient_fake(
     return _only(needed, _channels_last(x, x.shape), torch.empty_like(weight), bias)
 
 
-# Without gradients of their own: the functions above do not take them where one could be asked for.
+# Not differentiable: the functions above do not use them where a second derivative may be needed.
 for _name, _fake in (
     ("separable_conv", _separable_gradient_fake),
     ("haar_up", _haar_gradient_fake),

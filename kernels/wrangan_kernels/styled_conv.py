@@ -1,11 +1,12 @@
-"""A whole styled layer, which has a kernel on the CPU: shapes and gradients.
+"""A whole styled layer with a CPU kernel: shapes and gradients.
 
 styled_conv: d = (Σ energy · style² + 1e-8)^(-1/2), mid = d ⊙ conv(style ⊙ x) (3×3, padding 1; with `fir`
 transposed, of stride 2), y = clamp(gain · leaky_relu(FIR(mid) + strength · noise + bias)).
 
-x (B, I, H, W). weight (O, I, 3, 3) or (B, O, I, 3, 3), energy = Σ weight² over the taps. style (B, I), the
-equalised learning rate's scale in it. noise (1 or B, 1, H', W'), strength (1,), bias (O,). fir (k, k), padded
-by `before` and `after`. clamp: negative for none. float32. mid and d are for the gradient alone.
+x (B, I, H, W). weight (O, I, 3, 3) or (B, O, I, 3, 3), energy = Σ weight² over the taps. style (B, I),
+including the scale of the equalised learning rate. noise (1 or B, 1, H', W'), strength (1,), bias (O,). fir
+(k, k), padded by `before` and `after`. clamp: negative for none. float32. mid and d are only for the
+gradient.
 """
 
 from typing import Any
@@ -61,7 +62,7 @@ def parts(
     after: int,
     *numbers: float,
 ) -> Tensor:
-    """y of `styled_conv`, by the operators that it is made of; they can be differentiated again."""
+    """y of `styled_conv`, by separate operators, which can be differentiated again."""
     convolve = ops.conv3x3 if fir is None else ops.conv3x3_up
     mid = convolve(x, weight, style, demodulation(energy, style), False)
     return ops.fir_act(mid, fir, before, after, noise, strength, None, bias, *numbers)
@@ -91,5 +92,5 @@ def _gradient_fake(
     return tuple(x.new_empty(t.shape if need and t is not None else (0,)) for t, need in pairs)
 
 
-# Without a gradient of its own: `_backward` does not take it where one could be asked for.
+# Not differentiable: `_backward` does not use it where a second derivative may be needed.
 torch.library.register_fake("wrangan::styled_conv_backward", _gradient_fake, lib=LIBRARY)

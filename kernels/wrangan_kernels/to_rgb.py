@@ -1,4 +1,4 @@
-"""The image of one resolution, which has a kernel on the CPU: shapes and gradients.
+"""The image at one resolution, with a CPU kernel: shapes and gradients.
 
 to_rgb: y[c] = clamp(Σ_i weight[c, i] · style[i] · x[i] + bias[c]), and the skip image enlarged twofold by
 `fir` (or neither). x (B, I, H, W), weight (C, I) with C ≤ 4, style (B, I), bias (C,), skip (B, C, H/2, W/2),
@@ -71,5 +71,5 @@ def _gradient_fake(
     return tuple(x.new_empty(shape if need and shape is not None else (0,)) for shape, need in pairs)
 
 
-# Without a gradient of its own: `_backward` does not take it where one could be asked for.
+# Not differentiable: `_backward` does not use it where a second derivative may be needed.
 torch.library.register_fake("wrangan::to_rgb_backward", _gradient_fake, lib=LIBRARY)

@@ -1,8 +1,8 @@
-"""What a library just loaded must get right before anybody relies on it: each operator once, on a few
-numbers, against float64 formulas of PyTorch's own. Some milliseconds, once a process.
+"""Check a newly loaded library before it is used: each operator once, on a few
+numbers, against float64 formulas in PyTorch. It takes a few milliseconds, once per process.
 
-The tests look closer; this is for the machine that nobody has tested: another processor, another GPU,
-another compiler.
+The tests are more thorough; this check is for untested machines: another processor, GPU or
+compiler.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ _SLOPE, _GAIN = 0.2, 2.0**0.5
 
 
 def wrong(device: str) -> str | None:
-    """The name of an operator that gives wrong numbers on `device` (`cpu`, `cuda`); None if all are right."""
-    with torch.enable_grad():  # whatever the caller is about
+    """The name of an operator with wrong results on `device` (`cpu`, `cuda`); None if all are right."""
+    with torch.enable_grad():  # whatever the caller's setting
         cases = list(_cases(device))
     for name, found, expected in cases:
         given = found.detach().double().cpu()
         if given.shape != expected.shape:
             return name
         error = (given - expected).abs().max()
-        # Not `error > …`: a NaN must not pass.
+        # Not `error > …`, which a NaN would pass.
         if not bool(error <= TOLERANCE * expected.abs().max()):
             return name
     return None
 
 
 def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, what the operator gives, what the formula gives in float64 on the CPU."""
+    """Name, the operator's result, and the formula's in float64 on the CPU."""
     rng = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -85,7 +85,7 @@ def _cases(device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 @contextlib.contextmanager
 def _whole_products() -> Iterator[None]:
-    """Products of matrices in float32, where the caller has TF32: that is not what is checked."""
+    """Compute matrix products in float32 even if the caller has enabled TF32, which is not checked here."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -95,8 +95,8 @@ def _whole_products() -> Iterator[None]:
 
 
 def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The CPU's whole layers and their gradients: one that enlarges 4 × 4 px, with weights of each image, and
-    its image."""
+    """Whole layers on the CPU and their gradients: one that enlarges 4 × 4 px, with separate weights for each
+    image, and its toRGB layer."""
     ops = torch.ops.wrangan
     given = [draw(4, 3, 3, 3), draw(4, 3, 3, 3), draw(2, 4, 3, 3, 3), draw(2, 3, 4, 4), draw(2, 3), draw(4)]
     given += [draw(3, 4), draw(2, 4), draw(3), draw(2, 3, 4, 4)]
@@ -119,7 +119,7 @@ def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, 
         y = ops.styled_conv(*layer)[0]
         return [theta, y, ops.to_rgb(y, rows, second, shift, skip, kernel.float(), -1.0)]
 
-    free = [2, 3, 4, 7, 9]  # what an inversion asks the gradients of: ε, x, the styles, the skip image
+    free = [2, 3, 4, 7, 9]  # the inputs whose gradients an inversion needs: ε, x, the styles, the skip image
     pull = draw(2, 3, 8, 8)
     found: list[Tensor] = []
     expected: list[Tensor] = []
@@ -136,7 +136,8 @@ def _layers(draw: Callable[..., Tensor], kernel: Tensor) -> Iterator[tuple[str, 
 
 
 def _separable_layers(draw: Callable[..., Tensor], device: str) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """An upsampling, a separable layer with weights of each image, and the image at half the side."""
+    """An upsampling, a separable layer with separate weights for each image, and the image at half the
+    side."""
     ops = torch.ops.wrangan
     given = [draw(2, 64, 3, 5), draw(2, 64), draw(2, 16, 3, 3), draw(2, 32, 16), draw(1, 1, 6, 10), draw(32)]
     given += [draw(1, 3, 32), draw(3)]

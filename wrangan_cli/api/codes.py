@@ -1,4 +1,4 @@
-"""Codes in files, and the images that are drawn from them."""
+"""Codes in files, and the images rendered from them."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,9 +38,9 @@ _log = logging.getLogger("wrangan")
 def load_code(path: str | Path, model: Model | None = None) -> Code:
     """Read a `.st` file; with `model`, check that the code was made for it.
 
-    Of use to know: `code.w`, float32 (512,) in W or (rows, 512) in W+, `code.epsilon`, the offsets of the
+    Its main fields: `code.w`, float32 (512,) in W or (rows, 512) in W+, `code.epsilon`, the offsets of the
     weights in units of σ, by the weight's name, and `code.info`, how it was made. Nothing in the file is
-    executed. Raises WranganError: not readable, not a code, not finite, of another model.
+    executed. Raises WranganError: not readable, not a code, not finite, made for another model.
     """
     return engine.load_code(Path(path), model)
 
@@ -48,7 +48,7 @@ def load_code(path: str | Path, model: Model | None = None) -> Code:
 def save_code(code: Code, path: str | Path) -> None:
     """Write a code as a `.st` file (safetensors), atomically: w in float32, all offsets in float16.
 
-    Raises WranganError for values that are not finite and where the file cannot be written.
+    Raises WranganError for values that are not finite and if the file cannot be written.
     """
     engine.save_code(Path(path), code)
 
@@ -88,19 +88,19 @@ def render(
     output: Literal["image", "tensor"] = "image",
     progress: Progress | None = None,
 ) -> Image.Image | list[Image.Image] | Tensor:
-    """Draw the image of a code, or the images of a list of codes (or of `.st` files).
+    """Render the image of a code, or the images of a list of codes (or of `.st` files).
 
-    model: None: the one that the codes were made with. side: images are reduced by area to this side in px;
-    None: the model's. output: `"image"`, 8-bit RGB Pillow images; `"tensor"`, float32 on the CPU in [-1, 1],
-    (3, R, R) of one code and (B, 3, R, R) of a list. progress: is called with the images that are drawn,
-    and with all there are.
+    model: None: the one with which the codes were made. side: reduce images by area averaging to this side
+    in px; None: the model's. output: `"image"`, 8-bit RGB Pillow images; `"tensor"`, float32 on the CPU in
+    [-1, 1], (3, R, R) for one code and (B, 3, R, R) for a list. progress: called with the number of images
+    rendered, and the total.
 
-    Raises WranganError for codes that cannot be read or are of another model.
+    Raises WranganError for codes that cannot be read or were made for another model.
     """
     if output not in _OUTPUTS[:2]:
         raise UsageError(f"output {output!r}: expected image or tensor")
     loaded, several = loaded_codes(codes)
-    return _given(_drawn(model_of(model, loaded), loaded, side, progress), several, output)
+    return _in_form(_rendered(model_of(model, loaded), loaded, side, progress), several, output)
 
 
 @overload
@@ -162,14 +162,14 @@ def edit(
     side: int | None = None,
     output: Output = "image",
 ) -> Image.Image | list[Image.Image] | Tensor | Code | list[Code]:
-    """Draw the image of a code (or of each code of a list) moved along directions.
+    """Render the image of a code (or of each code of a list) moved along directions.
 
     `edit(code, "smile", 3)`, or several at once: `edit(code, {"smile": 3, "age": -2})`. Strengths are in
     standard deviations of w along the direction, so that 3 means the same on every model; beyond the
     direction's range the log `wrangan` warns. direction: a name of `directions(model)`, or a `Direction`.
 
-    model, side, and output as of `render`; also `"code"`: the moved codes, to be saved, edited further or
-    interpolated. The offsets of the weights are kept. Raises WranganError for names that the model does
+    model, side, and output as for `render`; also `"code"`: the moved codes, to save, edit further or
+    interpolate. The offsets of the weights are kept. Raises WranganError for names that the model does
     not have, strengths that are not finite, and as `render` does.
     """
     _check_output(output)
@@ -179,7 +179,7 @@ def edit(
     moved = [edit_code(code, moves, of.generator.config.num_latents) for code in loaded]
     if output == "code":
         return moved if several else moved[0]
-    return _given(_drawn(of, moved, side, None), several, output)
+    return _in_form(_rendered(of, moved, side, None), several, output)
 
 
 @overload
@@ -229,14 +229,14 @@ def interpolate(
     output: Output = "image",
     progress: Progress | None = None,
 ) -> list[Image.Image] | Tensor | list[Code]:
-    """Draw the images from one code to the next: w and the offsets of the weights change at an even pace.
+    """Render the images from one code to the next: w and the offsets of the weights change at an even pace.
 
-    codes: two or more. steps: images from a code to the next, both included; a code where one stretch ends
-    and the next begins is drawn once. smooth: along a spline through all codes, not in straight lines.
-    loop: on from the last code to the first, which is not drawn again.
-    model, side, output and progress as of `edit` and `render`; a tensor is (N, 3, R, R).
+    codes: two or more. steps: number of images from one code to the next, both included; a code between two
+    stretches is rendered once. smooth: follow a spline through all codes in place of straight lines.
+    loop: continue from the last code to the first, which is not rendered again.
+    model, side, output and progress as for `edit` and `render`; a tensor is (N, 3, R, R).
 
-    Raises WranganError: fewer than two codes or steps, and as `render` does.
+    Raises WranganError for fewer than two codes or steps, and as `render` does.
     """
     _check_output(output)
     loaded, _ = loaded_codes(list(codes))
@@ -250,24 +250,24 @@ def interpolate(
 
 
 def loaded_codes(codes: CodeLike | Sequence[CodeLike]) -> tuple[list[Code], bool]:
-    """The codes, and whether they were several."""
+    """The codes as a list, and whether a list was given."""
     several = not isinstance(codes, Code | str | Path)
     given: list[Any] = list(codes) if isinstance(codes, list | tuple) else [codes]
     if not given:
         raise UsageError("no codes given")
     for code in given:
         if not isinstance(code, Code | str | Path):
-            raise UsageError(f"{type(code).__name__}: expected a code or the path of one")
+            raise UsageError(f"{type(code).__name__}: expected a code or its path")
     return [code if isinstance(code, Code) else load_code(code) for code in given], several
 
 
 def _moves(
     model: Model, direction: str | Direction | Mapping[str, float], strength: float | None
 ) -> list[Move]:
-    """What to do, with a warning for what is beyond a direction's range."""
+    """The requested moves, with a warning for strengths outside a direction's range."""
     if isinstance(direction, Mapping):
         if strength is not None or not direction:
-            raise UsageError("several directions: give a dict of strengths by name, and no strength beside")
+            raise UsageError("several directions: give a dict of strengths by name, and no separate strength")
         asked: list[tuple[str | Direction, float]] = list(direction.items())
     elif strength is None:
         raise UsageError("no strength: give one in standard deviations, such as edit(code, 'smile', 3)")
@@ -293,7 +293,7 @@ def _check_output(output: str) -> None:
         raise UsageError(f"output {output!r}: expected one of {', '.join(_OUTPUTS)}")
 
 
-def _drawn(
+def _rendered(
     model: Model, codes: Sequence[Code], side: int | None, progress: Progress | None
 ) -> Iterator[Tensor]:
     check_side(side)
@@ -304,8 +304,10 @@ def _on_image(progress: Progress | None, count: int) -> Callable[[int], None] | 
     return None if progress is None else lambda done: progress(done, count)
 
 
-def _given(images: Iterator[Tensor], several: bool, output: str) -> Image.Image | list[Image.Image] | Tensor:
-    """Images (3, R, R) as they were asked for."""
+def _in_form(
+    images: Iterator[Tensor], several: bool, output: str
+) -> Image.Image | list[Image.Image] | Tensor:
+    """Images (3, R, R) in the requested form."""
     if output == "tensor":
         return _stacked(images) if several else _stacked(images)[0]
     pictures = [to_pillow(image) for image in images]

@@ -1,4 +1,4 @@
-"""Codes measured against their photographs."""
+"""Comparison of codes with their photographs."""
 
 import math
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 
 class Scores(TypedDict):
-    """What a metric says of pairs of a code and its photograph."""
+    """The values of a metric for pairs of a code and its photograph."""
 
     values: list[float]
-    """One for each pair, in the order in which they were given."""
+    """One per pair, in the given order."""
     mean: float
     interval: tuple[float, float] | None
-    """95 % bootstrap interval of the mean; None for a single pair, and of what inversion recorded."""
+    """95 % bootstrap interval of the mean; None for a single pair, and for values that inversion recorded."""
     higher_is_better: bool
     protocol: str
     """Ranges, sizes and constants, in one line."""
@@ -42,9 +42,10 @@ def evaluate(
     codes and photos: one of each, or lists of the same length; photographs as `invert` takes them, each
     compared at the side at which it was inverted. metrics: names among mse, psnr, ms-ssim, lpips-vgg,
     lpips-alex, st-lpips-vgg, st-lpips-alex, identity, seconds and peak-memory; None: mse, psnr, ms-ssim
-    and the model's perceptual distance. model: None: the one that the codes were made with. metric_side:
-    larger photographs, and their images, are reduced to this side in px first; 0: none are. batch: pairs
-    at once; the numbers do not depend on it. progress: is called with the pairs that are done, and with all.
+    and the model's perceptual distance. model: None: the one with which the codes were made. metric_side:
+    first reduce larger photographs and their images to this side in px; 0: do not reduce. batch: number of
+    pairs at a time; does not change the results. progress: called with the number of pairs done, and the
+    total.
 
     Returns metric → `Scores`: `result["mse"]["mean"]`. Raises WranganError for unknown metrics, those whose
     packages are missing, and pairs that cannot be compared.

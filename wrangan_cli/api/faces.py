@@ -18,18 +18,18 @@ def align(
     max_faces: int | None = None,
     min_confidence: float = MIN_CONFIDENCE,
 ) -> list[Face]:
-    """Cut the faces out of a photograph, framed as FFHQ's are: what the bundled models of faces expect.
+    """Cut the faces out of a photograph, framed as in FFHQ, as the bundled models of faces expect.
 
     photo: a file, a Pillow image, an array (H, W, 3) of uint8 in RGB, or a tensor (3, S, S) in [-1, 1].
-    size: side of the aligned images, 16 to 4096 px; None: of each its frame's own side in the photograph,
-    within 256 to 1024 px. max_faces: maximum number of faces, largest first; None: all. min_confidence:
-    faces that are less certain than this, 0 to 1, are left out.
+    size: side of the aligned images, 16 to 4096 px; None: for each face the side of its frame in the
+    photograph, within 256 to 1024 px. max_faces: maximum number of faces, largest first; None: all.
+    min_confidence: ignore faces detected with less confidence than this, 0 to 1.
 
-    Returns the faces, largest first, and an empty list where there is none. `face.image` is the aligned
-    picture; the face itself can be given to `invert` and to `paste`.
+    Returns the faces, largest first, or an empty list. `face.image` is the aligned
+    picture; pass the face itself to `invert` and to `paste`.
 
-    Raises WranganError for a photograph that cannot be used, settings that are out of range, and without
-    the extra `align`, which brings the detector.
+    Raises WranganError for a photograph that cannot be used, for settings that are out of range, and without
+    the extra `align`, which installs the detector.
     """
     check_alignment(size, max_faces, min_confidence)
     picture = whole(photo)
@@ -48,10 +48,10 @@ def align(
 def paste(edited: Picture, face: Face, *, feather: float = 0.1, keep_detail: bool = False) -> Image.Image:
     """Put an edited face back into its photograph, with a soft border.
 
-    edited: the aligned face after editing, of any size, as `edit` and `render` give it. face: the one that
-    was aligned. feather: fraction of the frame's side, 0 to 0.5, over which the edit fades in from the
-    border. keep_detail: add only the difference between the edited and the aligned face, so that the
-    photograph's finer structure stays.
+    edited: the aligned face after editing, of any size, as returned by `edit` and `render`. face: the face
+    from `align`. feather: width of the soft border as a fraction of the frame's side, 0 to 0.5. keep_detail:
+    add only the difference between the edited and the aligned face, so that the photograph keeps its fine
+    detail.
 
     Returns the whole photograph, 8-bit RGB; pixels outside the frame are unchanged. Raises WranganError for
     a picture that is not square and a feather that is out of range.

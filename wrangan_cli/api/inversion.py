@@ -32,9 +32,9 @@ class Inverter:
     `inversion_settings` makes of such options, over which `options` go. batch: photographs that are inverted
     together.
 
-    Raises WranganError: options that do not exist or do not go together, networks that the model lacks,
-    weights of the perceptual distance that are not there. From then on the process keeps the memory that it
-    frees for its next use (glibc; `base/freed_memory.py`).
+    Raises WranganError: options that do not exist or conflict, networks that the model lacks,
+    missing weights of the perceptual distance. From then on the process keeps freed memory
+    for later use (glibc; `base/freed_memory.py`).
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Inverter:
     ) -> None:
         if batch < 1:
             raise UsageError(f"batch {batch}: expected 1 or more")
-        keep_freed_memory()  # as the command does: without it a step takes several times as long
+        keep_freed_memory()  # as the command does: otherwise a step takes several times as long
         self.batch = batch
         self._engine = Engine.load(model_of(model), _settings(settings, options))
 
     @property
     def model(self) -> Model:
-        """The model into which it inverts."""
+        """The model."""
         return self._engine.model
 
     @property
     def settings(self) -> InversionSettings:
-        """All settings, those that the model names among them."""
+        """All settings, including those that the model names."""
         return self._engine.settings
 
     @overload
@@ -70,7 +70,7 @@ class Inverter:
     @overload
     def invert(self, images: Tensor, progress: Progress | None = None) -> Code | list[Code]: ...
     def invert(self, images: Any, progress: Progress | None = None) -> Code | list[Code]:
-        """The code of one picture, or a list of codes of several: see `wrangan.invert`."""
+        """The code of one picture, or a list of codes for several: see `wrangan.invert`."""
         pictures, several = listed(images)
         codes: list[Code] = []
         for result in self.each(pictures, progress):
@@ -84,10 +84,10 @@ class Inverter:
     ) -> Iterator[Code | WranganError | OSError]:
         """The code of each picture in turn, as soon as its batch is done.
 
-        A picture that cannot be read, or whose values stop being finite, has its error in the code's place;
-        the others are not affected. Files are read when it is their turn. Neighbours of one side are
+        A picture that cannot be read, or whose values stop being finite, yields its error in place of a code;
+        the others are not affected. Files are read when needed. Consecutive pictures of equal side are
         inverted together; a batch that does not fit into memory is tried again at half its size.
-        progress: is called with the steps that are done, and with all there are.
+        progress: called with the number of steps done, and the total.
         """
         given, _ = listed(images)
         sources = [_source(picture) for picture in given]
@@ -104,10 +104,12 @@ class Inverter:
             if isinstance(code, Code):
                 try:
                     code = described(code, sources[found.index], found.seconds, found.cost)
-                except OSError as error:  # its file is gone since it was read
+                except OSError as error:  # its file has disappeared since it was read
                     code = error
             early[found.index] = code
-            while expected in early:  # a file that cannot be read comes before the batch that it was to be in
+            while (
+                expected in early
+            ):  # an unreadable file comes before the batch to which it would have belonged
                 yield early.pop(expected)
                 expected += 1
 
@@ -151,12 +153,12 @@ def invert(
     progress: Progress | None = None,
     **options: Any,
 ) -> Code | list[Code]:
-    """Invert photographs: find the codes from which the model draws them again.
+    """Invert photographs: find the codes from which the model reproduces them.
 
-    images: one of these, or a list of them (then a list of codes comes back):
+    images: one of the following, or a list, for which a list of codes is returned:
     a file (str or Path), a Pillow image of any mode, an array (H, W, 3) of uint8 in RGB, a floating-point
-    tensor (3, S, S) in [-1, 1], or a face that `align` gave. A tensor (B, 3, S, S) is a list of B.
-    The central square is taken; faces should be aligned as the model's data was (`align`).
+    tensor (3, S, S) in [-1, 1], or a face from `align`. A tensor (B, 3, S, S) counts as a list of B images.
+    The central square is used; faces should be aligned as in the model's data (`align`).
 
     model: see `load_model`; None: the default, loaded on first use and kept. options: those of
     `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`; settings: what `inversion_settings`
@@ -165,7 +167,7 @@ def invert(
 
     Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
     before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;
-    `Inverter.each` goes on to the other pictures instead.
+    to continue with the other pictures, use `Inverter.each`.
     """
     inverter = Inverter(model, settings, batch=batch, **options)
     result: Code | list[Code] = inverter.invert(images, progress)

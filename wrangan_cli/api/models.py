@@ -1,4 +1,4 @@
-"""Models by name, by path, or by the codes that were made with them."""
+"""Models by name, by path, or by the codes made with them."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,23 +17,23 @@ from wrangan_cli.engine.models.codes import Code, check_fit
 from wrangan_cli.engine.models.folder import Model
 
 ModelLike = Model | str | Path
-"""A model that is loaded, the name of a bundled one, or a model's folder."""
+"""A loaded model, the name of a bundled one, or a model folder."""
 
 _LOADED: WeakValueDictionary[str, Model] = WeakValueDictionary()
-"""Models that are in memory, by the sha256 that their codes name."""
+"""Models in memory, by the sha256 that their codes record."""
 
 
 def load_model(name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.device = "auto") -> Model:
-    """Load a model, once for many calls of the other functions.
+    """Load a model, to use in many calls of the other functions.
 
     name_or_path: a bundled model (`ffhq`, the default; `ffhq-256`, `faces-64`, `churches-64`) or a
     model's folder. The weights of the `ffhq` models are fetched on first use. device: `auto` (CUDA,
     else MPS, else CPU) or a device of torch's.
 
-    Of use to know: `model.name`, `model.resolution` (side of its images in px), `model.device`. While
-    the model is kept, codes that were made with it find it by themselves.
+    Its main attributes: `model.name`, `model.resolution` (side of its images in px), `model.device`. As long
+    as the model is in memory, functions find it for codes that were made with it.
 
-    Raises WranganError: an unknown name, a device that is not there, files that are missing or broken,
+    Raises WranganError: an unknown name, an unavailable device, files that are missing or broken,
     weights that cannot be fetched.
     """
     model = library.load_model(str(name_or_path), resolve_device(str(device)))
@@ -44,9 +44,9 @@ def load_model(name_or_path: str | Path = DEFAULT_MODEL, device: str | torch.dev
 def directions(model: ModelLike = DEFAULT_MODEL, path: str | Path | None = None) -> dict[str, Direction]:
     """The directions in which a model's codes can be edited, by name.
 
-    Of each: `range`, the lowest and highest sensible strength, and `layers`, the rows of W+ that it moves
-    (None: all); strengths are in standard deviations of w along it. path: a file of directions, such as
-    `wrangan directions` writes, in place of the model's own. An empty dict: the model has none.
+    Each has `range`, the lowest and highest sensible strength, and `layers`, the rows of W+ that it moves
+    (None: all); strengths are in standard deviations of w along it. path: a file of directions, as written by
+    `wrangan directions`, in place of the model's. The dict is empty if the model has none.
 
     Raises WranganError for a file that is broken or belongs to another model.
     """
@@ -54,9 +54,9 @@ def directions(model: ModelLike = DEFAULT_MODEL, path: str | Path | None = None)
 
 
 def model_of(given: ModelLike | None, codes: Sequence[Code] = ()) -> Model:
-    """The model that was given; else the one that `codes` were made with; else the default.
+    """The given model; else the one with which `codes` were made; else the default.
 
-    Raises WranganError for codes of another model than that, or of one that has to be given.
+    Raises WranganError for codes of a different model, or of one that has to be given.
     """
     if isinstance(given, Model):
         model = given

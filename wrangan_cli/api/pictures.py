@@ -1,4 +1,4 @@
-"""Pictures as a person has them: files, Pillow images, arrays, tensors, aligned faces."""
+"""Pictures in the forms that users have: files, Pillow images, arrays, tensors, aligned faces."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.models.generator import reduced
 
 ROUNDING = 1e-3
-"""By how much values of a tensor may be beyond [-1, 1]."""
+"""How far values of a tensor may exceed [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Face:
     quad: NDArray[np.float64] = field(repr=False)
     """Corners of the frame in px of the photograph, (4, 2): top left, then counter-clockwise."""
     confidence: float
-    """The detector's, 0…1."""
+    """Confidence of the detector, 0…1."""
 
 
 Picture = str | Path | Image.Image | NDArray[np.uint8] | Tensor | Face
@@ -40,11 +40,11 @@ in [-1, 1], or an aligned face."""
 
 P = TypeVar("P", bound=Picture)
 Progress = Callable[[int, int], None]
-"""Is called with what is done so far and how much there is in all."""
+"""Called with the amount done so far and the total."""
 
 
 def listed(pictures: Any) -> tuple[list[Any], bool]:
-    """`pictures` as a list, and whether they were several: list, tuple, iterator, tensor (B, 3, S, S)."""
+    """`pictures` as a list, and whether they are several: list, tuple, iterator, tensor (B, 3, S, S)."""
     if isinstance(pictures, list | tuple | Iterator):
         return list(pictures), True
     if isinstance(pictures, Tensor) and pictures.ndim == 4:
@@ -53,8 +53,8 @@ def listed(pictures: Any) -> tuple[list[Any], bool]:
 
 
 def prepared(pictures: Sequence[Picture], most: int, size: int) -> list[Path | Tensor]:
-    """What inversion takes: files stay files, to be read when it is their turn; all else becomes
-    (3, S, S) in [-1, 1], as `photograph` has it."""
+    """The input of inversion: files stay files, to be read when needed; everything else becomes
+    (3, S, S) in [-1, 1], by `photograph`."""
     several = len(pictures) > 1
     return [
         Path(picture)
@@ -67,8 +67,8 @@ def prepared(pictures: Sequence[Picture], most: int, size: int) -> list[Path | T
 def photograph(picture: Picture, most: int, size: int = 0, name: str = "image") -> Tensor:
     """The central square, (3, S, S) in [-1, 1]: `load_photograph` for any picture.
 
-    S is `size`, or the picture's own side where that is 0, and at most `most`. A tensor is reduced
-    by area, and not enlarged. name: what errors call it.
+    S is `size`, or the picture's side if that is 0, and at most `most`. A tensor is reduced
+    by area averaging, and not enlarged. name: its name in errors.
     """
     if isinstance(picture, str | Path):
         return load_photograph(Path(picture), most, size)
@@ -114,7 +114,7 @@ def _checked(image: Tensor, name: str) -> Tensor:
         dtype = str(image.dtype).removeprefix("torch.")
         raise UsageError(f"{name}: a tensor {shape} of {dtype}: expected (3, S, S) of floating point")
     if shape[1] < MIN_SIDE:
-        raise UsageError(f"{name}: a tensor {shape}: at least {MIN_SIDE} px a side")
+        raise UsageError(f"{name}: a tensor {shape}: expected a side of at least {MIN_SIDE} px")
     values = image.detach().to("cpu", torch.float32)
     if not values.isfinite().all():
         raise UsageError(f"{name}: a tensor with values that are not finite")

@@ -1,4 +1,4 @@
-"""`wrangan align`: faces cut out of photographs as FFHQ's are; `wrangan paste`: put back."""
+"""`wrangan align` cuts faces out of photographs, framed as in FFHQ; `wrangan paste` puts them back."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,26 +11,33 @@ from wrangan_cli.engine.base.errors import FileError, WranganError
 
 def align(
     photos: Annotated[
-        list[Path] | None, typer.Argument(help="Photographs or folders; none: paths on stdin.")
+        list[Path] | None, typer.Argument(help="Photographs or folders; without any, read paths from stdin.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the aligned faces.")] = Path("photos"),
     size: Annotated[
         int | None,
-        typer.Option(help="Side of an aligned face in px.", show_default="that of its frame, 256 to 1024"),
+        typer.Option(
+            help="Side of an aligned face in px.", show_default="the side of its frame, 256 to 1024"
+        ),
     ] = None,
     max_faces: Annotated[
-        int | None, typer.Option(help="At most so many faces a photograph, the largest.", show_default="all")
+        int | None,
+        typer.Option(help="Maximum number of faces per photograph, largest first.", show_default="all"),
     ] = None,
-    min_confidence: Annotated[float, typer.Option(help="Leave out faces less certain than this.")] = 0.9,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is done already.")] = False,
+    min_confidence: Annotated[
+        float, typer.Option(help="Ignore faces detected with less confidence than this (0 to 1).")
+    ] = 0.9,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Re-align photographs that already have aligned faces.")
+    ] = False,
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Cut the faces out of photographs, framed as in FFHQ; one PNG a face.
+    """Cut the faces out of photographs, framed as in FFHQ; write one PNG per face.
 
-    photo.jpg gives photo.png (the largest face), photo-2.png and so on.
-    Beside each stands photo.align.json, which `wrangan paste` needs.
-    Photographs without a face are named, and the exit code is 1.
+    photo.jpg gives photo.png (the largest face), photo-2.png and so on, each with a file
+    photo.align.json that `wrangan paste` needs. Photographs without a face are reported, and
+    the exit code is 1.
     """
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.faces.align_photos import PhotoAligner
@@ -63,15 +70,17 @@ def align(
 
 def paste(
     edited: Annotated[Path, typer.Argument(help="The aligned face after editing, of any size.")],
-    photo: Annotated[Path, typer.Option(help="The photograph that it was cut out of.")],
+    photo: Annotated[Path, typer.Option(help="The photograph that the face was cut out of.")],
     transform: Annotated[Path, typer.Option(help="The .align.json that `wrangan align` wrote.")],
     out: Annotated[Path, typer.Option(help="The result: .png, .jpg or .webp.")],
     feather: Annotated[
-        float, typer.Option(help="Share of the frame's side over which the edit fades in.")
+        float, typer.Option(help="Width of the soft border, as a fraction of the frame's side.")
     ] = 0.1,
     keep_detail: Annotated[
         bool,
-        typer.Option("--keep-detail", help="Add the change only; the photograph's fine structure stays."),
+        typer.Option(
+            "--keep-detail", help="Add only the change, so that the photograph keeps its fine detail."
+        ),
     ] = False,
     as_json: AsJson = False,
     null: Null = False,

@@ -1,4 +1,4 @@
-"""The edits that a command line asks for."""
+"""The edits that the command line requests."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class BadDirections(FileError):
-    """The file that was given as --directions cannot be used."""
+    """The file given as --directions cannot be used."""
 
 
 class AskedEdits:
-    """The edits that were asked for, looked up once a model."""
+    """The requested edits, looked up once per model."""
 
     def __init__(
         self, names: list[str], strengths: "list[float | Span]", file: Path | None, one_model: bool
@@ -47,14 +47,14 @@ class AskedEdits:
         try:
             return load_directions(model, self._file)
         except FileError as error:
-            # Codes of other models may follow, which it suits; a broken file suits none.
+            # The file may suit later codes, of other models; a broken file suits none.
             fits_others = error.cause.startswith("made for another model") and not self._one_model
             if self._file is None or error.path != self._file or fits_others:
                 raise
-            # Of no code: it is reported once, and nothing is edited.
+            # The error belongs to no code: it is reported once, and nothing is edited.
             raise BadDirections(error.path, error.cause) from error
 
     @staticmethod
     def label(edits: "Sequence[Move | Sweep]") -> str:
-        """Part of the names of files: `smile+3-age-2`."""
+        """The part of a file name that tells the edits: `smile+3-age-2`."""
         return "-".join(edit.label for edit in edits)

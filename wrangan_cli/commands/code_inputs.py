@@ -1,4 +1,4 @@
-"""Codes as inputs of commands: folders to files, and the model that goes with each."""
+"""Codes as inputs of commands: the files in folders, and the model of each code."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def code_files(paths: Iterable[Path]) -> Iterator[Path | FileError]:
-    """Files as they are, folders as their `.st` files sorted by name; an error for a folder without."""
+    """Files as given, folders as their `.st` files sorted by name; an error for a folder without any."""
     from wrangan_cli.engine.models.codes import find_codes
 
     for path in paths:
@@ -30,7 +30,7 @@ class CodeModels:
     """Loads codes with their models, each model once.
 
     The model is the one given; else the bundled model that the code names; else the
-    default model, if the code is of that one.
+    default model, if the code was made with it.
     """
 
     def __init__(self, given: str | None, device: "torch.device") -> None:
@@ -41,7 +41,7 @@ class CodeModels:
         self._given = load_model(given, device) if given is not None else None
 
     def load(self, path: Path) -> "tuple[Code, Model]":
-        """A code, checked against its model; FileError if there is no such code or model."""
+        """A code, checked against its model, and the model; FileError if either cannot be found."""
         from wrangan_cli.engine.models.codes import load_code
 
         model = self._given or self._named_by(path)
@@ -56,7 +56,8 @@ class CodeModels:
         if name is None:
             made_with = str(info.get("model", "unknown"))
             raise FileError(
-                path, f"made with the model {made_with!r}, which is not bundled: give its folder as --model"
+                path,
+                f"made with the model {made_with!r}, which is not bundled: give its folder as --model",
             )
         return self._bundled(name)
 

@@ -1,4 +1,4 @@
-"""`wrangan convert-checkpoint`: other projects' StyleGAN2 files to a model folder, and back; encoders."""
+"""`wrangan convert-checkpoint`: convert other projects' StyleGAN2 and encoder files to a model, and back."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,43 +17,41 @@ def convert_checkpoint(
         str,
         typer.Argument(
             metavar="IN",
-            help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl, or their generator wrapped "
-            "otherwise (DataParallel, a bare state dict, a pickled module such as PTI's, safetensors); "
-            "with --to rosinality a model folder or a bundled model's name; "
-            "a pSp, e4e, ReStyle or HyperStyle .pt, of which --out takes the generator and the network, "
-            "--model the network for a model that is there.",
+            help="A rosinality .pt, an NVIDIA PyTorch .pkl or TensorFlow .pkl, or such a generator in "
+            "another wrapper (DataParallel, a bare state dict, a pickled module such as PTI's, safetensors). "
+            "With --to rosinality: a model folder or a bundled model's name. "
+            "A pSp, e4e, ReStyle or HyperStyle .pt: --out writes its generator and its encoder, "
+            "--model adds the encoder to an existing model.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="The model folder to write; with --to rosinality the .pt file.")
+        Path | None, typer.Option(help="The model folder to write; with --to rosinality, the .pt file.")
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="Instead of --out: put the encoder or hypernetwork of the file into this model."),
+        typer.Option(help="In place of --out: put the file's encoder or hypernetwork into this model."),
     ] = "",
     to: Annotated[
         Literal["wrangan", "rosinality"],
-        typer.Option(help="A model folder of this suite, or rosinality's .pt."),
+        typer.Option(help="Format to write: a model folder (wrangan), or a rosinality .pt."),
     ] = "wrangan",
     weights: Annotated[
         Literal["ema", "raw"],
-        typer.Option(help="The generator's moving average (G_ema, g_ema, Gs), or as trained (G, g)."),
+        typer.Option(
+            help="Take the generator's moving average (G_ema, g_ema, Gs), or the generator as trained (G, g)."
+        ),
     ] = "ema",
-    perceptual: Annotated[
-        str, typer.Option(help="Perceptual distance that the model will be used with.")
-    ] = "lpips-vgg",
+    perceptual: Annotated[str, typer.Option(help="Perceptual distance to use with the model.")] = "lpips-vgg",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what stands at --out, or the model's encoder.")
+        bool, typer.Option("--overwrite", help="Replace the files at --out, or the model's encoder.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a StyleGAN2 checkpoint, a trained encoder, or both; nothing in the file is executed."""
     if (out is None) == (not model):
-        raise UsageError("give either --out, or --model for the encoder in the file")
+        raise UsageError("give either --out, or --model to add the file's encoder to a model")
     if model and (to, weights, perceptual) != ("wrangan", "ema", "lpips-vgg"):
-        raise UsageError(
-            "--to, --weights and --perceptual are for generators, not for the file of an encoder"
-        )
+        raise UsageError("--to, --weights and --perceptual apply to generators, not to an encoder's file")
     results = Results(as_json)
     if out is None:
         _convert_encoder(Path(source), model, overwrite, results)
@@ -74,7 +72,7 @@ def _told(report: "EncoderReport", results: Results) -> None:
         say(line)
     results.wrote(report.path, **report.to_json())
     if not report.round_trip:
-        results.failed("self-check failed: what was written does not read back equal", report.path)
+        results.failed("self-check failed: what was written reads back differently", report.path)
 
 
 def _convert_model(
@@ -91,6 +89,6 @@ def _convert_model(
         say(line)
     results.wrote(out, **report.to_json())
     if not report.round_trip:
-        results.failed("self-check failed: what was written does not read back equal", out)
+        results.failed("self-check failed: what was written reads back differently", out)
     if report.encoder is not None:
         _told(report.encoder, results)

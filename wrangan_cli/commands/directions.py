@@ -16,25 +16,23 @@ if TYPE_CHECKING:
     from wrangan_cli.engine.models.folder import Model
 
 app = typer.Typer(
-    no_args_is_help=True, help="Directions in W: list those of a model, learn or import others."
+    no_args_is_help=True, help="List a model's directions in W, learn new ones, or import them."
 )
 
-ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+ModelOption = Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
-OutOption = Annotated[
-    Path | None, typer.Option(help="File to put them in, beside those it holds; default: the model's own.")
-]
+OutOption = Annotated[Path | None, typer.Option(help="File to add them to; default: the model's directions.")]
 
 
 @app.command("list")
 def list_directions(
     model: ModelOption = DEFAULT_MODEL,
     directions: Annotated[
-        Path | None, typer.Option(help="File of directions; default: the model's own.")
+        Path | None, typer.Option(help="File of directions; default: those of the model.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Name, sensible strengths, size and origin of each direction."""
+    """List the name, sensible strengths, size and origin of each direction."""
     from wrangan_cli.engine.editing.directions import load_directions
     from wrangan_cli.engine.library import load_model
 
@@ -42,11 +40,11 @@ def list_directions(
     results = Results(as_json)
     found = load_directions(loaded, directions)
     if not found:
-        say(f"wrangan: {loaded.name} has no directions (make some: `wrangan directions learn`, `… pca`)")
+        say(f"wrangan: {loaded.name} has no directions: make some with `wrangan directions learn` or `… pca`")
     for item in found.values():
         low, high = item.range
         layers = "all layers" if item.layers is None else "layers " + ",".join(map(str, item.layers))
-        layers += ", a vector for each" if item.per_row else ""
+        layers += ", one vector each" if item.per_row else ""
         text = f"{item.name}\t{low:g}…{high:g}\tstd {item.std:.3g}\t{layers}\t{_origin(item)}"
         results.record(text, **_record(item))
 
@@ -58,34 +56,41 @@ def learn(
     names: Annotated[
         list[str],
         typer.Argument(
-            help="Names; smile, eyeglasses, gender, age, mouth-open, pose, brightness need no --attribute."
+            help="Names of the directions; smile, eyeglasses, gender, age, mouth-open, pose and brightness "
+            "need no --attribute."
         ),
     ],
     attribute: Annotated[
-        str | None, typer.Option(help="Attribute of the net that + raises; with a leading - it lowers it.")
+        str | None,
+        typer.Option(help="Attribute of the net that positive strengths raise; with a leading -, lower."),
     ] = None,
     orthogonal_to: Annotated[
-        list[str] | None, typer.Option(help="Direction that must not be moved along; may be repeated.")
+        list[str] | None, typer.Option(help="Direction along which the new one must not move; repeatable.")
     ] = None,
     others: Annotated[
-        Path | None, typer.Option(help="File with those directions; default: where the new ones go.")
+        Path | None,
+        typer.Option(
+            help="File that holds the directions of --orthogonal-to; default: the file that is written."
+        ),
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
-    net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's own.")] = None,
+    net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's.")] = None,
     pairs: Annotated[
         Path | None,
-        typer.Option(help="Folder of `generate --pairs`, whose images are scored; none are drawn."),
+        typer.Option(
+            help="Score the images of this folder, made by `generate --pairs`, in place of new ones."
+        ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Learn directions from scored samples of W (InterFaceGAN).
+    """Learn directions from samples of W whose images are scored (InterFaceGAN).
 
-    Known names: + on gender is more male, + on age is older, + on pose turns the face to the
-    viewer's right. pose is learnt from landmarks instead of the attribute net, brightness from
-    the luminance of the face's middle: what others are kept from changing by --orthogonal-to brightness.
+    Positive strengths of gender are more male, of age older, of pose turned to the viewer's right.
+    pose is learnt from landmarks and brightness from the luminance of the middle of the face, the
+    others from the attribute net. --orthogonal-to brightness keeps a direction from changing the brightness.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing import directions as engine
@@ -95,7 +100,7 @@ def learn(
     from wrangan_cli.engine.models.pairs import open_pairs
 
     if others and not orthogonal_to:
-        raise UsageError("--others belongs to --orthogonal-to")
+        raise UsageError("--others needs --orthogonal-to")
     wanted = wanted_directions(names, attribute)
     where = resolve_device(device)
     loaded = load_model(model, where)
@@ -123,15 +128,17 @@ def learn(
 
 @app.command("pca")
 def pca(
-    components: Annotated[int, typer.Option(help="How many, from the largest variance down.")] = 10,
-    samples: Annotated[int, typer.Option(help="Random w that the covariance is taken over.")] = 100_000,
+    components: Annotated[int, typer.Option(help="Number of components, largest variance first.")] = 10,
+    samples: Annotated[
+        int, typer.Option(help="Number of random w to estimate the covariance from.")
+    ] = 100_000,
     seed: Annotated[int, typer.Option(help="Seed of the latents.")] = 0,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     device: DeviceOption = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Principal components of W as directions pca-0, pca-1 … (GANSpace)."""
+    """Make directions pca-0, pca-1 … from the principal components of W (GANSpace)."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing.directions import directions_file
     from wrangan_cli.engine.editing.pca import pca_directions
@@ -145,24 +152,24 @@ def pca(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or GANSpace's.")],
+    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or a file of GANSpace.")],
     name: Annotated[
-        str, typer.Option(help="Name of the direction; of several in one file, what their names begin with.")
+        str, typer.Option(help="Name of the direction; the prefix of the names if the file holds several.")
     ],
     key: Annotated[
-        str | None, typer.Option(help="The one array (or GANSpace's component, by number) to take.")
+        str | None, typer.Option(help="Import only this array (or, by number, this GANSpace component).")
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-7.")] = "all",
-    components: Annotated[int, typer.Option(help="Of GANSpace's file: how many, from the first.")] = 10,
+    components: Annotated[int, typer.Option(help="Number of components to take from a GANSpace file.")] = 10,
     model: ModelOption = DEFAULT_MODEL,
     out: OutOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Take over a published direction: shapes (512,), (1, 512), (18, 512), (1, 18, 512) or a dict of them.
+    """Import published directions: arrays (512,), (1, 512), (18, 512) or (1, 18, 512), or a dict of them.
 
-    Its length is made 1 and the spread of the model's w along it measured, so that --strength 3 means
-    here what it means elsewhere; `directions list --json` says the strength that the file's own
-    vector has. Rows of (18, 512) that are zero are not moved.
+    The vector is scaled to length 1 and the spread of the model's w along it is measured, so that
+    --strength 3 means the same for every direction; `directions list --json` gives the strength that
+    corresponds to the original vector. Rows of (18, 512) that are zero are not moved.
     """
     from wrangan_cli.engine.editing.directions import directions_file
     from wrangan_cli.engine.editing.imports import import_directions
@@ -200,12 +207,12 @@ def _origin(item: "Direction") -> str:
         words.append(f"of {source['attribute']}")
     if source.get("file"):
         words.append(f"of {source['file']}")
-        words.append(f"(its own vector: strength {source['strength_of_file_unit']:.3g})")
+        words.append(f"(original vector: strength {source['strength_of_file_unit']:.3g})")
     if "accuracy_test" in source:
-        words.append(f"(SVM right on {source['accuracy_test']:.1%} of the extremes held out)")
+        words.append(f"(SVM correct on {source['accuracy_test']:.1%} of the held-out extremes)")
     if "correlation_test" in source:
         left_out = f", {source['without_face']} images without a face" if source["without_face"] else ""
-        words.append(f"(correlation {source['correlation_test']:.3f} on faces held out{left_out})")
+        words.append(f"(correlation {source['correlation_test']:.3f} on held-out faces{left_out})")
     if "variance_share" in source:
         words.append(f"({source['variance_share']:.1%} of the variance)")
     return " ".join(words)

@@ -1,4 +1,4 @@
-"""`wrangan doctor`: what this installation has, lacks and can do."""
+"""`wrangan doctor`: what this installation can do, and what it lacks."""
 
 import json
 from collections.abc import Iterator
@@ -8,14 +8,14 @@ import typer
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     build: Annotated[
-        bool, typer.Option("--build-kernels", help="First compile the kernels anew (about a minute).")
+        bool, typer.Option("--build-kernels", help="Recompile the kernels first (about a minute).")
     ] = False,
 ) -> None:
     """Show versions, devices, optional parts, models and weights, and run a self-test.
 
-    Missing optional parts are no failure; exit code 1 means that the self-test failed.
+    Missing optional parts are not a failure; exit code 1 means that the self-test failed.
     """
     from wrangan_cli.engine.diagnosis import build_kernels, diagnose
 
@@ -32,7 +32,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for name, version in report["versions"].items():
         yield f"  {name:<16}{version}"
     devices = report["devices"]
-    yield f"device auto is {devices['auto']}; there are {', '.join(devices['available'])}"
+    yield f"device auto is {devices['auto']}; available: {', '.join(devices['available'])}"
     yield f"threads {devices['threads']}"
     for device, state in report["kernels"].items():
         yield f"kernels {device}: {state}"
@@ -54,7 +54,7 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
     for item in report["fetchable"]:
         state = f"here: {item['here']}" if item["here"] else f"not here: wrangan fetch {item['name']}"
         yield f"  {item['name']:<16}{item['bytes'] / 1e6:<6.1f} MB   {state}"
-    yield "weights of others"
+    yield "third-party weights"
     for file in report["weights"]:
         yield f"  {file['name']:<28}  {file['path'] or file['problem']}"
     yield "self-test"

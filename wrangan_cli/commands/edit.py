@@ -1,4 +1,4 @@
-"""`wrangan edit`: codes moved along directions."""
+"""`wrangan edit`: move codes along directions, and render them."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,64 +13,71 @@ from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image
 from wrangan_cli.engine.base.errors import FileError, UsageError
 
 STEPS = 7
-"""Strengths of a range."""
+"""Number of strengths in a range."""
 
 
 def edit(
     codes: Annotated[
         list[Path] | None,
-        typer.Argument(help="Codes (.st) or folders of them; none or - reads paths on stdin."),
+        typer.Argument(help="Codes (.st) or folders of them; without any, or with -, read paths from stdin."),
     ] = None,
     direction: Annotated[
-        list[str] | None, typer.Option(help="Name of a direction; may be repeated, with a strength for each.")
+        list[str] | None, typer.Option(help="Name of a direction; repeatable, with one --strength each.")
     ] = None,
     strength: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NUMBER|LOW:HIGH",
-            help="How far to go, in standard deviations of w along the direction; or a range, such as -3:3, "
-            "which is shown step by step, each range in a row.",
+            help="How far to move, in standard deviations of w along the direction; or a range, such "
+            "as -3:3, rendered step by step, one row per range.",
         ),
     ] = None,
     out: Annotated[
         Path,
         typer.Option(
-            help="An image file (one code; of a range any number), or a folder for "
-            "<code>-<direction><±strength>.png; of a range also .gif or .mp4."
+            help="An image file (for one code; with a range, for any number), or a folder for "
+            "<code>-<direction><±strength>.png; with a range also a .gif or .mp4."
         ),
     ] = Path("edited"),
     steps: Annotated[
-        int | None, typer.Option(help="Of a range: strengths, both ends included.", show_default=str(STEPS))
+        int | None,
+        typer.Option(help="With a range: number of strengths, both ends included.", show_default=str(STEPS)),
     ] = None,
     originals: Annotated[
         Path | None,
         typer.Option(
-            help="Of a range: photographs of the codes, a folder or one, to stand beside the edits."
+            help="With a range: the photograph of the code, or a folder with those of all codes, to show "
+            "beside the edits."
         ),
     ] = None,
     labels: Annotated[
-        bool, typer.Option("--labels/--no-labels", help="Of a range: write strengths and names above.")
+        bool,
+        typer.Option(
+            "--labels/--no-labels", help="With a range: write strengths and names above the images."
+        ),
     ] = True,
-    fps: Annotated[float, typer.Option(help="Images a second in .gif and .mp4.")] = 8.0,
+    fps: Annotated[float, typer.Option(help="Images per second in .gif and .mp4.")] = 8.0,
     side: Annotated[
         int | None,
-        typer.Option(help="Images reduced by area to this side in px.", show_default="the model's"),
+        typer.Option(help="Reduce images by area averaging to this side in px.", show_default="the model's"),
     ] = None,
     save_code: Annotated[
-        bool, typer.Option("--save-code", help="Also write the edited code (.st) beside.")
+        bool, typer.Option("--save-code", help="Also write the edited code (.st) beside the image.")
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option(help="Bundled model's name or a model folder; default: the one the code names."),
+        typer.Option(
+            help="Name of a bundled model, or a model folder; default: the model that the code names."
+        ),
     ] = None,
     directions: Annotated[
-        Path | None, typer.Option(help="File of directions; default: the model's own.")
+        Path | None, typer.Option(help="File of directions; default: those of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Change the images of codes: smile, age … Nothing but code and model is read."""
+    """Edit the images of codes: smile, age … Only the code and the model are needed, not the photograph."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import check_side, save_image
     from wrangan_cli.engine.editing.animation import SUFFIXES
@@ -86,7 +93,7 @@ def edit(
     asked = AskedEdits(names, strengths, directions, one_model=model is not None)
     if any(isinstance(value, Span) for value in strengths):
         if save_code:
-            raise UsageError("--save-code writes the code of one edit: give a strength, not a range")
+            raise UsageError("--save-code writes the code of a single edit: give a strength, not a range")
         plan = Plan(out, STEPS if steps is None else steps, labels, originals, side, fps)
         plan.check()
         models = CodeModels(model, resolve_device(device))
@@ -94,9 +101,9 @@ def edit(
         return
     for option, value in (("--steps", steps), ("--originals", originals)):
         if value is not None:
-            raise UsageError(f"{option} is for a range of strengths, such as --strength -3:3")
+            raise UsageError(f"{option} needs a range of strengths, such as --strength -3:3")
     if out.suffix.lower() in SUFFIXES and not out.is_dir():
-        raise UsageError(f"{out}: a moving picture shows a range of strengths, such as --strength -3:3")
+        raise UsageError(f"{out}: an animation needs a range of strengths, such as --strength -3:3")
     one_file = one_image(out)
     files = code_files(inputs(codes))
     if one_file:
@@ -130,8 +137,8 @@ def edit(
 
 
 def _spare_originals(path: Path) -> None:
-    """Only an edited code may be replaced by an edited code."""
+    """FileError if a code would be overwritten that is not itself an edited code."""
     from wrangan_cli.engine.models.codes import read_info
 
     if path.exists() and not read_info(path).get("edits"):
-        raise FileError(path, "not overwritten: it is a code that was not made by `edit --save-code`")
+        raise FileError(path, "not overwritten: this code was not made by `edit --save-code`")

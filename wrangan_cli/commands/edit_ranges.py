@@ -1,4 +1,4 @@
-"""`wrangan edit` over ranges of strengths: a strip or a film."""
+"""`wrangan edit` over ranges of strengths: a strip or an animation."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -23,24 +23,24 @@ class Plan:
     steps: int
     labels: bool
     originals: Path | None
-    """Photographs, to stand beside the edits."""
+    """Photographs to show beside the edits."""
     side: int | None
     fps: float
 
     @property
     def moving(self) -> bool:
-        """Whether it is a film."""
+        """Whether the output is an animation."""
         from wrangan_cli.engine.editing.animation import SUFFIXES
 
         return self.out.suffix.lower() in SUFFIXES
 
     @property
     def in_one(self) -> bool:
-        """Whether all codes are shown in one file; UsageError for a file that is not written."""
+        """Whether all codes are shown in one file; UsageError for a format that cannot be written."""
         return self.moving or one_image(self.out)
 
     def check(self) -> None:
-        """UsageError for a wrong setting, WranganError for .mp4 without its extra."""
+        """Raise UsageError for a wrong setting, WranganError for .mp4 without its extra."""
         from wrangan_cli.engine.editing.animation import check_fps, check_mp4
         from wrangan_cli.engine.editing.interpolation import check_steps
 
@@ -54,7 +54,7 @@ class Plan:
 def edit_ranges(
     results: Results, files: Iterable[Path | FileError], models: CodeModels, asked: AskedEdits, plan: Plan
 ) -> None:
-    """One picture of all codes in a file, or one strip of each in a folder."""
+    """Write one picture of all codes, or a folder with one strip per code."""
     from wrangan_cli.engine.data.photo_files import find_images
 
     photos = [] if plan.originals is None else find_images([plan.originals])
@@ -70,20 +70,22 @@ def edit_ranges(
             targets.wrote(target, path)
         elif shown and strip.model is not shown[0][1].model:
             first, other = shown[0][1].model.name, strip.model.name
-            raise FileError(path, f"of the model {other}; one picture shows codes of one, here {first}")
+            raise FileError(
+                path, f"made with the model {other}; one picture shows codes of one model, here {first}"
+            )
         else:
             shown.append((path, strip))
 
     for_each_code(files, results, show_one)
     if shown:
-        # Of the rest of the picture nothing is known before all codes are read.
+        # The size of the whole picture is unknown until all codes are read.
         whole = replace(shown[0][1], subjects=[strip.subjects[0] for _, strip in shown])
         _write(results, plan.out, [path for path, _ in shown], whole, plan.fps)
     results.finish()
 
 
 def _strip(path: Path, models: CodeModels, asked: AskedEdits, photos: list[Path], plan: Plan) -> "Strip":
-    """Of one code alone."""
+    """The strip of a single code."""
     from wrangan_cli.engine.editing.strips import Strip, Subject
 
     code, model = models.load(path)
@@ -102,7 +104,7 @@ def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, w
 
     photo = photograph_of(path, subject.code.info, photos)
     if photo is None:
-        say(f"wrangan: {path}: no photograph of it in {where}: the code's own image stands there")
+        say(f"wrangan: {path}: no photograph of it in {where}: showing the image of the code instead")
         return subject
     check_source(photo, path, subject.code.info)
     return replace(subject, photo=open_image(photo, side))
@@ -124,7 +126,7 @@ def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fp
     if moving:
         check_written_size(target, film_layout(strip).size, animation.LARGEST_SIDES)
     else:
-        # Bare first: of far too many steps not even the titles are made.
+        # Without titles first: with far too many steps, not even these are made.
         check_written_size(target, strip_layout(replace(strip, labels=False)).size)
         check_written_size(target, strip_layout(strip).size)
     with progress_with_rate("rendering", images_in(strip)) as advance:

@@ -23,94 +23,91 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeatable. Of pairs: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, st-lpips-vgg, "
-            "st-lpips-alex, identity, seconds, peak-memory (default: mse, psnr, ms-ssim and the model's "
-            "perceptual distance); edit-success. "
-            "Of samples: fid, kid, precision, recall (on Inception features), precision-vgg16, recall-vgg16 "
-            "(the authors'; with --reference) (default: fid). "
-            "Of codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
+            help="Repeatable. For pairs of code and photograph: mse, psnr, ms-ssim, lpips-vgg, lpips-alex, "
+            "st-lpips-vgg, st-lpips-alex, identity, seconds, peak-memory (default: mse, psnr, ms-ssim and "
+            "the model's perceptual distance); edit-success. "
+            "For samples: fid (default), kid, precision, recall (on Inception features), precision-vgg16, "
+            "recall-vgg16 (the authors' protocol; needs --reference). "
+            "For codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
             "corruption-face, lec, lec-image. "
-            "Of a model's random layers: std-share, layer-influence. Of its attributes: separability."
+            "For a model's random layers: std-share, layer-influence. For its attributes: separability."
         ),
     ] = None,
-    codes: Annotated[Path | None, typer.Option(help="Codes: a folder of .st files, or one file.")] = None,
+    codes: Annotated[Path | None, typer.Option(help="A folder of codes (.st), or one code.")] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Photographs of the same stems: folder or file.")
+        Path | None, typer.Option(help="The photographs, matched to codes by name: a folder or a file.")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(
-            help="Codes of another method: how often those of --codes win, photograph by photograph."
-        ),
+        typer.Option(help="Codes of another method: count the photographs on which --codes do better."),
     ] = None,
     metric_side: Annotated[
         int | None,
         typer.Option(
             min=0,
-            help="Larger photographs, and their images, are reduced to this side in px before they "
-            "are compared, as published figures are (default: 256); 0: each at its own side.",
+            help="Reduce larger photographs and their images to this side in px before comparing them, "
+            "as published figures do (default: 256); 0: do not reduce.",
         ),
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", help="Write the numbers of each pair (or code) here.")
+        Path | None, typer.Option("--csv", help="Write the values for each pair (or code) to this file.")
     ] = None,
     direction: Annotated[
         str,
         typer.Option(
-            help="The direction; empty: the model's first (lec), or all that a "
-            "score belongs to (edit-success)."
+            help="The direction; empty: the model's first (lec), or all directions that have a score "
+            "(edit-success)."
         ),
     ] = "",
     strength: Annotated[
         float | None,
         typer.Option(
-            help="Standard deviations: of lec both ways (default: 3), of edit-success towards "
-            "what the photograph does not show (default: step by step, until the attribute has changed)."
+            help="In standard deviations. lec: both ways (default: 3). edit-success: away from what the "
+            "photograph shows (default: step by step, until the attribute has changed)."
         ),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            help="The same as `wrangan report PHOTOS --out FOLDER`, whose --methods and --set go with it."
+            help="Write a report, as `wrangan report PHOTOS --out FOLDER` does; takes --methods and --set."
         ),
     ] = None,
     methods: Annotated[str, typer.Option(hidden=True)] = "all",
     setting: Annotated[list[str] | None, typer.Option("--set", hidden=True)] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(
-            help="Zip, folder or LMDB of real images; without it the features that travel with the model."
-        ),
+        typer.Option(help="Zip, folder or LMDB of real images; default: the features stored with the model."),
     ] = None,
     save_reference: Annotated[
         Path | None,
         typer.Option(
-            help="Write the features of --reference here (reference.safetensors in a model's folder)."
+            help="Write the features of --reference to this file (reference.safetensors in a model's folder)."
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Number of generated images; of corruption, of all codes together.")
+        int, typer.Option(min=1, help="Number of generated images; for corruption, over all codes together.")
     ] = SAMPLES,
     epsilon: Annotated[
-        float, typer.Option(help="Scale of ε ~ N(0, 1), drawn for each generated image; 0: the mean weights.")
+        float,
+        typer.Option(help="Scale of ε ~ N(0, 1), sampled for each generated image; 0: the mean weights."),
     ] = 0.0,
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images.")] = 0,
     batch: Annotated[
-        int, typer.Option(min=1, help="Images at once; the numbers do not depend on it.")
+        int, typer.Option(min=1, help="Number of images at a time; does not change the results.")
     ] = BATCH,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per metric, each on a line.")
+        bool, typer.Option("--json", help="Print one JSON object per metric, one per line.")
     ] = False,
 ) -> None:
     """Measure codes against their photographs, or a model's samples against real images.
 
-    With --codes and --photos: each photograph is compared with the image of its code, and
-    the mean is printed with its 95 % bootstrap interval. Without: generated samples. With
-    --codes alone: images at w moved at random, rendered with the codes' weights (corruption), or
-    codes edited, inverted again and moved back (lec). Under torchrun each process does a part, and the
-    first one prints. All of the paper's tables at once: `wrangan report`.
+    With --codes and --photos: compare each photograph with the image of its code, and print
+    the mean with its 95 % bootstrap interval. With --codes alone: images at randomly moved w,
+    rendered with the codes' weights (corruption), or codes edited, inverted again and moved back
+    (lec). With neither: generated samples. Under torchrun each process does a part, and the
+    first one prints. For all of the paper's tables at once, use `wrangan report`.
     """
     from wrangan_cli.engine.base.distributed import process_group
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -171,24 +168,27 @@ Mode = Literal["report", "pairs", "edit-success", "lec", "codes", "samples"]
 _BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
     "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "does not go with --report"),
     "--against": (("pairs",), "compares pairs: give --codes and --photos, and no --metric edit-success"),
-    "--metric-side": (("pairs",), "is of pairs: give --codes and --photos, and no --metric edit-success"),
-    "--csv": (("pairs", "edit-success", "lec"), "writes the numbers of pairs: give --codes and --photos"),
-    "--direction": (("edit-success", "lec"), "belongs to --metric lec and edit-success"),
-    "--strength": (("edit-success", "lec"), "belongs to --metric lec and edit-success"),
+    "--metric-side": (
+        ("pairs",),
+        "applies to pairs: give --codes and --photos, and no --metric edit-success",
+    ),
+    "--csv": (("pairs", "edit-success", "lec"), "writes the values for pairs: give --codes and --photos"),
+    "--direction": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
+    "--strength": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--reference": (
         ("samples", "codes", "lec", "report"),
-        "belongs to samples, --codes and --photos to pairs: give one of them",
+        "applies to samples, --codes and --photos to pairs: give one or the other",
     ),
     "--save-reference": (("samples", "codes", "lec"), "needs --reference, and no --photos"),
-    "--epsilon": (("samples",), "belongs to samples: codes have their ε"),
-    "--methods": (("report",), "belongs to --report"),
-    "--set": (("report",), "belongs to --report"),
+    "--epsilon": (("samples",), "applies to samples: codes contain their ε"),
+    "--methods": (("report",), "applies to --report"),
+    "--set": (("report",), "applies to --report"),
 }
-"""Option → what it can be given with, and what to say where it is given with something else."""
+"""Option → the modes that it applies to, and what to say in any other mode."""
 
 
 def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report: Path | None) -> Mode:
-    """What the options ask for; UsageError where that is nothing."""
+    """The mode that the options select; UsageError if there is none."""
     if report is not None:
         if photos is None:
             raise UsageError("--report needs --photos, a folder of photographs")
@@ -205,11 +205,11 @@ def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report:
 
 
 def _check_belongs(mode: Mode, given: Sequence[str]) -> None:
-    """UsageError for options that the mode has no use for."""
+    """UsageError for options that do not apply to the mode."""
     useless = [option for option in given if mode not in _BELONGS[option][0]]
     if useless and mode == "report":
         raise UsageError(
-            f"--report takes all measures: leave out {', '.join(useless)} (see --set for what it can vary)"
+            f"--report measures everything: leave out {', '.join(useless)} (see --set for what can vary)"
         )
     if useless:
         raise UsageError(f"{useless[0]} {_BELONGS[useless[0]][1]}")
@@ -218,11 +218,11 @@ def _check_belongs(mode: Mode, given: Sequence[str]) -> None:
 def _check_metrics(
     mode: Mode, names: Sequence[str], reference: Path | None, save_reference: Path | None, epsilon: float
 ) -> None:
-    """UsageError for metrics that the mode does not have, and for what they lack."""
+    """UsageError for metrics that the mode does not have, and for options that they lack."""
     from wrangan_cli.engine.metrics.registry import SAMPLE_METRICS, code_metrics, pair_metrics, sample_metrics
 
     if mode == "edit-success" and len(set(names)) > 1:
-        raise UsageError("edit-success is measured by itself: leave out other metrics")
+        raise UsageError("edit-success cannot be combined with other metrics: give it alone")
     check: Callable[[Sequence[str]], object] = pair_metrics
     if mode in ("lec", "codes"):
         check = code_metrics
@@ -234,9 +234,9 @@ def _check_metrics(
     if not math.isfinite(epsilon):
         raise UsageError(f"--epsilon {epsilon}: not a finite number")
     if epsilon and names and not set(SAMPLE_METRICS) & set(names):
-        raise UsageError(f"--epsilon belongs to {', '.join(SAMPLE_METRICS)}")
+        raise UsageError(f"--epsilon applies to {', '.join(SAMPLE_METRICS)}")
     of_vgg16 = [n for n in names if n in SAMPLE_METRICS and SAMPLE_METRICS[n].network == "vgg16"]
     if of_vgg16 and reference is None:
         raise UsageError(
-            f"{', '.join(of_vgg16)}: give --reference (images), for a model's own is of Inception features"
+            f"{', '.join(of_vgg16)}: give --reference (images): the model stores only Inception features"
         )

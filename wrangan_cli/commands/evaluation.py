@@ -1,4 +1,4 @@
-"""What `wrangan evaluate` does for each kind of metric: measure, print, name what failed."""
+"""What `wrangan evaluate` does for each kind of metric: measure, print, report failures."""
 
 import csv
 import time
@@ -25,15 +25,15 @@ class Pairs:
     photos: Path
     codes: Path
     against: Path | None
-    """Codes of another method, to be compared photograph by photograph."""
+    """Codes of another method, to compare with photograph by photograph."""
     csv_file: Path | None
     batch: int
     metric_side: int
-    """Larger photographs, and their images, are reduced to it in px; 0: none are."""
+    """Side in px to which larger photographs and their images are reduced; 0: not at all."""
 
 
 def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
-    """Photographs against the images of their codes; the mean of each metric is printed."""
+    """Compare photographs with the images of their codes; print the mean of each metric."""
     from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.pairs import load_metrics, side_note, unlike_sides
     from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
@@ -50,7 +50,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
     unlike = unlike_sides(done, other)
     for stem, (here, there) in unlike.items():
         sides = f"made at {here} px in {plan.codes} and at {there} px in {plan.against}"
-        results.failed(f"{stem}: {sides}, so not compared with each other: invert both with one --size")
+        results.failed(f"{stem}: {sides}, so they cannot be compared: invert both with the same --size")
     everything: list[PairMetric | RecordMetric] = [*metrics, *records]
 
     def compared_at(metric: "PairMetric | RecordMetric") -> dict[str, Any]:
@@ -90,7 +90,7 @@ def _compared(
     records: "Sequence[RecordMetric]",
     plan: Pairs,
 ) -> "list[Compared]":
-    """The pairs that can be compared, in order, in the first process; what cannot be is reported."""
+    """The pairs that can be compared, in order, in the first process; the others are reported."""
     from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
 
@@ -127,7 +127,7 @@ def _record_mean(
     shared: bool = False,
     **more: Any,
 ) -> None:
-    """The mean of a metric with its bootstrap interval; without where the values of a batch are one."""
+    """The mean of a metric with its bootstrap interval; without one where a batch has a single value."""
     from wrangan_cli.engine.metrics.base import mean_interval
 
     mean, interval = mean_interval(values)
@@ -181,7 +181,7 @@ def _print_comparison(
 
 def open_csv(path: Path) -> IO[str]:
     """A text file to write a CSV into."""
-    # Names are UTF-8, or bytes that are no text, whatever the locale says.
+    # Names are UTF-8, or bytes that are not text, whatever the locale says.
     return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
@@ -196,7 +196,7 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> 
 
 
 def rated(bar: "Progress") -> Callable[[int], None]:
-    """A function of the number done that moves `bar` and shows images a second."""
+    """A function of the number done that moves `bar` and shows the images per second."""
     start = time.monotonic()
 
     def advance(done: int) -> None:

@@ -25,19 +25,19 @@ class People:
     photos: Path
     codes: Path
     direction: str
-    """Empty: all that a score belongs to."""
+    """Empty: all directions that have a score."""
     strength: float | None
     """None: step by step."""
     csv_file: Path | None
 
 
 def evaluate_people(results: Results, model: "Model", plan: People) -> None:
-    """Edit success of a folder of codes: a line a direction, and one of all."""
+    """Print the edit success of a folder of codes: one line per direction, and one for all."""
     from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
     from wrangan_cli.engine.metrics.pairs import pair_by_stem
 
     load = cache(lambda: _judge(model, plan))
-    by_main(lambda: bool(load()))  # so that what is wrong is reported once
+    by_main(lambda: bool(load()))  # so that an error is reported once
     judge = load()
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, plan.codes))
     here = []
@@ -104,7 +104,7 @@ def _print(
         some = {stem: [t for t in tried if name in ("all", t.direction)] for stem, tried in found.items()}
         values = edit_success.by_photograph(some)
         if not values:
-            results.failed(f"{edit_success.NAME}: {name}: no photograph whose attribute can be told")
+            results.failed(f"{edit_success.NAME}: {name}: the attribute is undecided in every photograph")
             continue
         mean, interval = mean_interval(values)
         parts = edit_success.parts([trial for tried in some.values() for trial in tried])
@@ -146,7 +146,7 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
 def evaluate_faces(
     results: Results, model: "Model", names: Sequence[str], folder: Path | None, samples: "Samples"
 ) -> None:
-    """The fraction of moved images with a face, of a folder of codes, by the first process."""
+    """The fraction of moved images that show a face, for a folder of codes; in the first process."""
     from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_fraction
     from wrangan_cli.engine.metrics.registry import face_metrics

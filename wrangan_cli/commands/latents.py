@@ -1,4 +1,4 @@
-"""`wrangan import-latents` and `export-latents`: other tools' latents to codes, and codes to theirs."""
+"""`wrangan import-latents` and `export-latents`: convert other tools' latents to codes, and back."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,35 +21,39 @@ def import_latents(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Latents (.npz, .npy, .pt, .pth) or folders of them; none or - reads paths on stdin."
+            help="Latents (.npz, .npy, .pt, .pth) or folders of them; without any, or with -, read paths "
+            "from stdin."
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of the codes, one .st for each latent; or a .st file, of one latent.")
+        Path,
+        typer.Option(help="Folder for the codes, one .st per latent; or, for a single latent, a .st file."),
     ] = Path("codes"),
     model: Annotated[
-        str, typer.Option(help="The model that they are latents of: a bundled one's name, or a folder.")
+        str, typer.Option(help="The model of the latents: name of a bundled model, or a model folder.")
     ] = DEFAULT_MODEL,
     photo: Annotated[
         Path | None,
         typer.Option(
-            help="The aligned photograph of the one latent, or a folder with those of all, by their names."
+            help="The aligned photograph of a single latent, or a folder of photographs named as the latents."
         ),
     ] = None,
     space: Annotated[
         Literal["w", "z"],
-        typer.Option(help="What they are: w (W or W+, by the shape), or z, which the model maps to w."),
+        typer.Option(
+            help="Space of the latents: w (W or W+, by the shape), or z, which the model maps to w."
+        ),
     ] = "w",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace codes that stand in the output folder.")
+        bool, typer.Option("--overwrite", help="Replace codes that are already in the output folder.")
     ] = False,
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Make codes of other tools' latents; paths of the codes go to stdout, one a line.
+    """Convert other tools' latents to codes, and print the paths of the codes, one per line.
 
-    Read are the files of NVIDIA's and rosinality's projectors, PTI, e4e, ReStyle and HyperStyle, and plain
+    Reads the files of NVIDIA's and rosinality's projectors, PTI, e4e, ReStyle and HyperStyle, and plain
     arrays; nothing in them is executed.
     """
     from wrangan_cli.engine.base.files import sha256
@@ -70,7 +74,7 @@ def import_latents(
     if space == "w":
         remark_unlike(read, loaded)
     remark_noise(read, loaded)
-    # One latent and one photograph belong together whatever they are called.
+    # One latent and one photograph belong together, whatever their names.
     alone = photo if photo is not None and not photo.is_dir() and count == 1 else None
     importer = _Importer(loaded, space, out, photos, alone, overwrite, results)
     for path, items in read.items():
@@ -84,14 +88,14 @@ def import_latents(
         from wrangan_cli.engine.checkpoints.records import listed
 
         names = listed(importer.without_photo)
-        say(f"wrangan: no photograph of that name in {photo}: {names} (the codes are written without)")
+        say(f"wrangan: no photograph of that name in {photo}: {names} (their codes are written without one)")
     results.finish()
 
 
 def _read(
     paths: Iterable[Path], model: "Model", space: "Space", results: Results
 ) -> "dict[Path, list[Latent]]":
-    """The latents of each file that can be read, each file once; the others are reported."""
+    """The latents of each readable file, each file once; the others are reported."""
     from wrangan_cli.engine.checkpoints.latents import find_latents, read_latents
 
     read: dict[Path, list[Latent]] = {}
@@ -110,7 +114,7 @@ def _read(
 
 
 class _Importer:
-    """Writes the code of each latent, each once."""
+    """Writes the code of each latent once."""
 
     def __init__(
         self,
@@ -130,7 +134,7 @@ class _Importer:
         """Names of the latents for which there is no photograph."""
 
     def write(self, path: Path, digest: str, item: "Latent") -> None:
-        """The code of one latent of `path`, whose sha256 is `digest`; FileError if it is not written."""
+        """Write the code of one latent of `path`, whose sha256 is `digest`; FileError if that fails."""
         from wrangan_cli.engine.base.names import one_file
         from wrangan_cli.engine.checkpoints.latents import code_of, photograph_of
         from wrangan_cli.engine.data.photographs import load_photograph
@@ -142,7 +146,7 @@ class _Importer:
             raise FileError(path, f"not imported: {target} is already the code of {self._written[key]}")
         photo = self._alone or (None if self._photos is None else photograph_of(item, self._photos))
         if photo is not None:
-            load_photograph(photo, self._model.resolution)  # reported now, and not when it is evaluated
+            load_photograph(photo, self._model.resolution)  # report errors now, not during evaluation
         code = code_of(item, path, digest, self._model, self._space, photo)
         skipped = target.exists() and not self._overwrite
         if skipped:
@@ -173,37 +177,41 @@ class _Importer:
 
 
 def _check_same(target: Path, code: "Code") -> None:
-    """FileError unless the file holds just this code."""
+    """FileError unless the file holds exactly this code."""
     from wrangan_cli.engine.models.codes import holds_code
 
     if not holds_code(target, code):
-        raise FileError(target, "not overwritten: it is something else; give --overwrite to replace it")
+        raise FileError(target, "not overwritten: its content differs; use --overwrite to replace it")
 
 
 def export_latents(
     codes: Annotated[
         list[Path] | None,
-        typer.Argument(help="Codes (.st) or folders of them; none or - reads paths on stdin."),
+        typer.Argument(help="Codes (.st) or folders of them; without any, or with -, read paths from stdin."),
     ] = None,
     out: Annotated[
         Path,
-        typer.Option(help="Folder of the files, one for each code; or a .npz, .npy or .pt file, of one."),
+        typer.Option(
+            help="Folder for the files, one per code; or, for a single code, a .npz, .npy or .pt file."
+        ),
     ] = Path("latents"),
     to: Annotated[
         Literal["npz", "npy", "pt"] | None,
-        typer.Option(help="Format; default: what the suffix of --out says, else npz."),
+        typer.Option(help="Format; default: that of the suffix of --out, else npz."),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Bundled model's name or a model folder; default: the one the code names."),
+        typer.Option(
+            help="Name of a bundled model, or a model folder; default: the model that the code names."
+        ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that stand in the output folder.")
+        bool, typer.Option("--overwrite", help="Replace files that are already in the output folder.")
     ] = False,
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Write the w of codes for other tools, a row for each layer; all else that a code holds is left out.
+    """Write the w of codes for other tools, one row per layer; offsets of weights are left out.
 
     npz: `w` of shape (1, L, C), as NVIDIA's projector writes. npy: (L, C). pt: a tensor (1, L, C).
     """
@@ -215,7 +223,7 @@ def export_latents(
     one_file = out.suffix in (".npz", ".npy", ".pt") and not out.is_dir()
     by_suffix = cast("Format", out.suffix[1:]) if one_file else None
     if by_suffix and to not in (None, by_suffix):
-        raise UsageError(f"{out} is no .{to} file: leave out --to, or give another --out")
+        raise UsageError(f"{out} is not a .{to} file: leave out --to, or give another --out")
     form: Format = to or by_suffix or "npz"
     files = list(code_files(inputs(codes)))
     if one_file and len(files) > 1:
@@ -246,12 +254,12 @@ def export_latents(
         results.wrote(target, code=str(path), format=form, left_out=lacks, skipped=skipped)
     if lost:
         parts = "; ".join(f"{what} of {listed(names)}" for what, names in lost.items())
-        say(f"wrangan: left out, so that the images that others draw will differ: {parts}")
+        say(f"wrangan: left out, so images rendered by other tools will differ: {parts}")
     results.finish()
 
 
 def _stands(target: Path, content: bytes, path: Path, written: dict[Path, Path], overwrite: bool) -> bool:
-    """Whether the file is there as it would be written; FileError for another file, and for a second code."""
+    """Whether the very file to be written exists; FileError for a different file, or one of another code."""
     from wrangan_cli.engine.base.names import one_file
 
     key = one_file(target)
@@ -259,6 +267,6 @@ def _stands(target: Path, content: bytes, path: Path, written: dict[Path, Path],
         raise FileError(path, f"not exported: {target} is already the latent of {written[key]}")
     same = target.is_file() and target.read_bytes() == content
     if target.exists() and not same and not overwrite:
-        raise FileError(target, "not overwritten: it is something else; give --overwrite to replace it")
+        raise FileError(target, "not overwritten: its content differs; use --overwrite to replace it")
     written[key] = path
     return same

@@ -1,6 +1,6 @@
-"""Under which heading of the help an option stands; without one, under the first, `Options`.
+"""The heading of the help under which each option is listed; the first is `Options`, the default.
 
-No imports of the engine's networks: help pages are to come at once.
+Imports none of the engine's networks, so that help pages appear at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from wrangan_cli.engine.inversion.method_settings import METHODS, all_settings, methods_having
 
 Panels = Mapping[str, Sequence[str]]
-"""Heading → names of parameters; in the order in which the help shows the headings."""
+"""Heading → names of parameters, in the order of the headings in the help."""
 MACHINE = "Machine"
 _METHOD = ("method", "seconds", "steps", "size", "init", "alpha", "epsilon_lr", "lr", "optimizer", "seed")
 _COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "stop_at", "plateau", "coarse")
@@ -44,12 +44,12 @@ ENCODER: Panels = {
     "Loss": ("lr", "l2_weight", "perceptual_weight", "perceptual", "w_weight", "w_power"),
     "Network": ("backbone", "pretrained", "widths", "blocks", "input_side"),
     "Data": ("image_side", "pair_batch", "pair_augment", "flip", "resize_filter", "ema_images"),
-    "Kinds e4e and restyle alone": (
+    "Kinds e4e and restyle only": (
         *("heads", "deltas", "head_width", "progressive_start", "progressive_every", "delta_weight"),
         *("latent_weight", "latent_lr", "latent_r1_gamma", "latent_r1_interval", "latent_pool"),
     ),
-    "Kinds restyle and hyperstyle alone": ("passes",),
-    "Kind hyperstyle alone": (
+    "Kinds restyle and hyperstyle only": ("passes",),
+    "Kind hyperstyle only": (
         *("shared_width", "shared_inner", "inner", "features", "separate", "offset_rank", "offset_kernel"),
     ),
     "Run": (*_RUN, "dry_run"),
@@ -62,7 +62,7 @@ ATTRIBUTES: Panels = {
 }
 CLIP: Panels = {
     "Face": ("face", "smoothing", "size"),
-    "Key frames, and the clip's ε": ("key_frames", "steps", "lr", "epsilon_lr", "alpha", "init", "seed"),
+    "Key frames and the clip's ε": ("key_frames", "steps", "lr", "epsilon_lr", "alpha", "init", "seed"),
     "Each frame": ("frame_steps", "frame_lr", "frame_epsilon", "frame_alpha"),
     "Loss": ("perceptual", "perceptual_weight"),
     MACHINE: ("device", "as_json", "null"),

@@ -1,4 +1,4 @@
-"""The loop over codes that commands share: each code in turn, a failure named, the others done."""
+"""The loop over codes that commands share: each code in turn; failures are reported, the others done."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,23 +9,23 @@ from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 
 class Targets:
-    """The files that codes have been written to, so that no code replaces another's."""
+    """The files written so far, so that no code replaces another code's file."""
 
     def __init__(self) -> None:
         self._written: dict[Path, Path] = {}
 
     def check(self, target: Path, code: Path) -> None:
-        """FileError if the file holds the edit of another code."""
+        """FileError if the file already holds the edit of another code."""
         if target in self._written:
             raise FileError(code, f"not edited: {target} is already the edit of {self._written[target]}")
 
     def wrote(self, target: Path, code: Path) -> None:
-        """The file is that code's."""
+        """Record that the file belongs to that code."""
         self._written[target] = code
 
 
 def for_each_code(files: Iterable[Path | FileError], results: Results, work: Callable[[Path], None]) -> None:
-    """Do `work` with each file; what cannot be read or made is reported, and the rest goes on.
+    """Call `work` with each file; failures are reported, and the loop goes on.
 
     Wrong usage, and a file of directions that suits no code, end the loop.
     """

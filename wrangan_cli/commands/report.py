@@ -28,7 +28,7 @@ BATCH = 16
 
 
 class _Quiet(Results):
-    """Names failures and keeps the lines, but prints no path: the report's own files are the results."""
+    """Reports failures and keeps their lines, but prints no paths of codes, which are not results here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Quiet(Results):
         """Codes are not results here."""
 
     def failed(self, error: Exception | str, path: Path | None = None) -> None:
-        """As ever, and kept for the page."""
+        """Report the failure, and keep its line for the page."""
         super().failed(error, path)
         named = path is None or isinstance(error, FileError)
         self.lines.append(str(error) if named else f"{path}: {error}")
@@ -46,17 +46,17 @@ class _Quiet(Results):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report is to be about."""
+    """What a report covers."""
 
     photos: Path
     out: Path
     codes: Path | None = None
-    """Where the folders of the methods' codes are; None: `out/codes`."""
+    """Parent of the methods' folders of codes; None: `out/codes`."""
     methods: str = "all"
     settings: Sequence[str] = ()
     """NAME=VALUE or METHOD.NAME=VALUE."""
     reference: Path | None = None
-    """Real images; None: the features that travel with the model."""
+    """Real images; None: the features stored with the model."""
     samples: int = SAMPLES
     seed: int = 0
     batch: int = BATCH
@@ -64,47 +64,51 @@ class Asked:
 
 def report(
     photos: Annotated[Path, typer.Argument(help="Aligned photographs: a folder or a zip.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report; what is there already is kept.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the report; existing results are kept.")] = Path(
         "report"
     ),
     methods: Annotated[
-        str, typer.Option(help="all (that the model has), or names with commas between.")
+        str, typer.Option(help="Methods, separated by commas; all: every method that the model supports.")
     ] = "all",
     setting: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Repeatable. NAME=VALUE for all methods that have it (steps=125), METHOD.NAME=VALUE for "
-            "one, or one of the report's own (docs/report.md).",
+            help="Repeatable. NAME=VALUE for all methods that have the setting (steps=125), "
+            "METHOD.NAME=VALUE for one, or a setting of the report (docs/report.md).",
         ),
     ] = None,
     codes: Annotated[
         Path | None,
-        typer.Option(help="Folder with a folder of codes for each method.", show_default="OUT/codes"),
+        typer.Option(help="Folder that holds one folder of codes per method.", show_default="OUT/codes"),
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option(
-            help="Zip, folder or LMDB of real images; without it the features that travel with the model."
-        ),
+        typer.Option(help="Zip, folder or LMDB of real images; default: the features stored with the model."),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=0, help="Images of Table 3, and of each method in Table 4; 0 leaves both out.")
+        int,
+        typer.Option(
+            min=0, help="Number of images for Table 3, and for each method in Table 4; 0: omit both tables."
+        ),
     ] = SAMPLES,
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the generated images.")] = 0,
     batch: Annotated[
-        int, typer.Option(min=1, help="Photographs or images at a time.", rich_help_panel=MACHINE)
+        int,
+        typer.Option(
+            min=1, help="Number of photographs or images processed together.", rich_help_panel=MACHINE
+        ),
     ] = BATCH,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …", rich_help_panel=MACHINE)] = "auto",
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object per line.", rich_help_panel=MACHINE)
     ] = False,
 ) -> None:
-    """Compare methods on photographs: all tables and figures of the paper, and a page to look at them.
+    """Compare methods on photographs: make all tables and figures of the paper, and a page that shows them.
 
-    Every photograph is inverted with every method; codes, tables, figures and the page go into the folder
-    --out, and their paths to stdout. Run again, only what is missing is computed.
+    Every photograph is inverted with every method. Codes, tables, figures and the page are written to the
+    folder --out, and their paths printed. A second run computes only what is missing.
     """
     asked = Asked(photos, out, codes, methods, setting or [], reference, samples, seed, batch)
     run_report(Results(as_json), asked, model, device)
@@ -118,13 +122,13 @@ def run_report(results: Results, asked: Asked, model: str, device: str) -> None:
 
     with process_group():
         load = cache(lambda: load_model(model, resolve_device(device)))
-        by_main(lambda: bool(load()))  # so that what is wrong with it is reported once
+        by_main(lambda: bool(load()))  # so that an error in it is reported once
         _make(results, load(), asked)
         results.finish()
 
 
 def _make(results: Results, model: "Model", asked: Asked) -> None:
-    """Of several processes all must call this: each inverts a part of the photographs."""
+    """Under torchrun every process must call this: each inverts a part of the photographs."""
     from wrangan_cli.engine.base.distributed import gather_objects, is_main
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
@@ -193,7 +197,7 @@ def _inverted(
     settings: "dict[str, InversionSettings]",
     batch: int,
 ) -> list[str]:
-    """Make the codes that are not there; a line about each failure of this process, already printed."""
+    """Make the missing codes; return the lines, already printed, about this process's failures."""
     lines: list[str] = []
     for method, folder in folders.items():
         quiet = _Quiet()

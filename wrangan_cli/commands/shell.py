@@ -1,4 +1,4 @@
-"""How every command speaks: results on stdout, the rest on stderr, exit codes 0, 1, 2."""
+"""What all commands share: results on stdout, the rest on stderr, exit codes 0, 1, 2."""
 
 import contextlib
 import copy
@@ -35,34 +35,32 @@ from wrangan_cli.engine.base.errors import (
 T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")]
-Null = Annotated[
-    bool, typer.Option("-0", "--null", help="Paths go out byte for byte, each with a NUL behind it.")
-]
+Null = Annotated[bool, typer.Option("-0", "--null", help="Print paths byte for byte, each followed by NUL.")]
 
 OTHER_FILES = frozenset(
     {".mp4", ".mov", ".avi", ".webm", ".svg", ".pdf", ".psd", ".tga", ".ico", ".st", ".pt"}
 )
-"""Suffixes that mean a file, but none that is written as an image."""
+"""Suffixes of files that cannot be written as images."""
 
 CONTEXT = "context"
-"""Parameter that commands get which look at what stands on the command line."""
+"""The parameter through which commands see which options were given."""
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:
-    """A remark for the person at the terminal (stderr), if there is one to hear it."""
+    """Print a remark on stderr, if there is one."""
     with contextlib.suppress(OSError):
         console.print(message, markup=False)
 
 
 def complain(error: Exception | str) -> None:
-    """Say what went wrong, in one line."""
+    """Print what went wrong on stderr, in one line."""
     say("wrangan: " + shown(" ".join(str(error).splitlines())))
 
 
 class _RemarksHandler(logging.Handler):
-    """Prints what the engine logs on stderr, one line each."""
+    """Prints the engine's log on stderr, one line per record."""
 
     def emit(self, record: logging.LogRecord) -> None:
         complain(record.getMessage())
@@ -79,7 +77,7 @@ def _remarks_printed() -> Iterator[None]:
 
 
 class Shell(TyperGroup):
-    """Turns the errors that a user can act on into one line and an exit code."""
+    """Turns errors that a user can act on into one line and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         prepare_streams()
@@ -87,12 +85,12 @@ class Shell(TyperGroup):
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:
-            # What stands in the buffer until now (a help page) may be what does not go out.
+            # Text still in the buffer (a help page) may be what cannot be written.
             whole = flushed(complain) and (given is None or sys.stdout is not None)
             if not whole and not end.code:
                 raise SystemExit(1) from None
             raise
-        except OSError as error:  # of a help page; `invoke` has those of the commands
+        except OSError as error:  # of a help page; `invoke` handles those of the commands
             sys.stdout = None  # type: ignore[assignment]
             complain(f"standard output: {error.strerror or error}")
             raise SystemExit(1) from None
@@ -114,7 +112,7 @@ class Shell(TyperGroup):
             complain(out_of_memory_line(error, _options_of(self, words)))
             ctx.exit(1)
         except BrokenPipeError:
-            # The reader of our output is gone (`| head`): nothing to say, nobody to say it to.
+            # The reader of our output is gone (`| head`): there is nobody to tell.
             sys.stdout = None  # type: ignore[assignment]
             ctx.exit(1)
         except OSError as error:
@@ -122,12 +120,12 @@ class Shell(TyperGroup):
             complain(f"{where}{error.strerror or error}")
             ctx.exit(1)
         except KeyboardInterrupt:
-            say("wrangan: interrupted; what was finished is kept, run again to go on")
+            say("wrangan: interrupted; finished work is kept: run the command again to continue")
             ctx.exit(130)
 
 
 def _options_of(command: Any, words: Sequence[str]) -> set[str]:
-    """The options of the command that `words` call."""
+    """The options of the command that `words` name."""
     for word in words:
         commands = getattr(command, "commands", {})
         if word not in commands:
@@ -139,18 +137,18 @@ def _options_of(command: Any, words: Sequence[str]) -> set[str]:
 class Results:
     """Prints what a command made, and remembers what failed.
 
-    Plain: one path a line; a line end in a name is written as `\\n` there. With `as_json`: one object
-    a line. With `null`: the bytes of the path and a NUL byte.
+    By default: one path per line, in which a line end is written as `\\n`. With `as_json`: one object per
+    line. With `null`: the bytes of the path and a NUL byte.
     """
 
     def __init__(self, as_json: bool = False, null: bool = False) -> None:
         if as_json and null:
-            raise UsageError("--json and --null are two ways to write paths: give one of them")
+            raise UsageError("--json and --null cannot be combined: give one of them")
         self.as_json, self.null = as_json, null
         self.failures = 0
 
     def wrote(self, path: Path, **record: Any) -> None:
-        """A file was written (or was there already)."""
+        """Report that a file was written (or existed already)."""
         if self.null:
             write(os.fsencode(path) + b"\0", complain)
             return
@@ -158,11 +156,11 @@ class Results:
         self._print(json.dumps({"path": str(path), **record}) if self.as_json else plain)
 
     def record(self, text: str, **record: Any) -> None:
-        """A result that is not a file."""
+        """Report a result that is not a file."""
         self._print(json.dumps(record) if self.as_json else text)
 
     def failed(self, error: Exception | str, path: Path | None = None) -> None:
-        """One input failed; the others go on. The line names the file."""
+        """Report that one input failed, in a line that names the file; the others go on."""
         self.failures += 1
         if path is not None and not (isinstance(error, FileError) and error.path == path):
             complain(f"{shown(path)}: {_cause(error)}")
@@ -170,9 +168,9 @@ class Results:
             complain(_cause(error))
 
     def finish(self) -> None:
-        """Exit with 1 if anything failed; of several processes: in any of them, and together.
+        """Exit with 1 if anything failed; under torchrun, if it failed in any process, and all together.
 
-        (torchrun ends the others as soon as one exits with an error.)
+        (torchrun stops the others as soon as one exits with an error.)
         """
         from wrangan_cli.engine.base.distributed import any_rank
 
@@ -190,7 +188,7 @@ def _cause(error: Exception | str) -> str:
 
 
 def by_main(work: Callable[[], T]) -> T:
-    """Do `work` in the main process; every process of a torchrun gets the result.
+    """Do `work` in the main process; under torchrun every process gets the result.
 
     An error is raised, and so reported, in the main process; the others exit with its code.
     """
@@ -212,8 +210,8 @@ def by_main(work: Callable[[], T]) -> T:
 
 
 def progress(description: str, total: int | None) -> Progress:
-    """A progress bar on stderr with rate and estimate; hidden where stderr is no terminal, and
-    in all processes of a torchrun but the first."""
+    """A progress bar on stderr with rate and estimate; hidden if stderr is not a terminal and, under
+    torchrun, in all processes but the first."""
     from wrangan_cli.engine.base.distributed import is_main
 
     bar = Progress(
@@ -232,9 +230,9 @@ def progress(description: str, total: int | None) -> Progress:
 
 @contextlib.contextmanager
 def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """`progress`; yields the function that takes what is done so far.
+    """`progress`; yields a function that takes the count done so far.
 
-    What its first call brings counts as done before: the rate is of this run alone.
+    The count of the first call is taken as done earlier, so that the rate is that of this run.
     """
     started, before = time.perf_counter(), None
     with progress(description, total) as bar:
@@ -252,7 +250,7 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
 
 
 def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
-    """Paths given as arguments or, where there are none (or `-`), those that `listed` reads on stdin."""
+    """Paths given as arguments or, without any (or with `-`), those that `listed` reads from stdin."""
     given = list(arguments or [])
     if given and given != [Path("-")]:
         yield from given
@@ -263,9 +261,9 @@ def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
 
 
 def one_image(out: Path) -> bool:
-    """Whether --out is an image file, and not a folder; UsageError for an image that is not written.
+    """Whether --out is an image file, and not a folder; UsageError for a format that cannot be written.
 
-    What is no image's suffix belongs to the name of a folder: `run-0.5`.
+    An unknown suffix is part of a folder's name: `run-0.5`.
     """
     from wrangan_cli.engine.data.images import WRITTEN_FORMATS, written_format
     from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
@@ -319,7 +317,7 @@ def settings_options(
             return command(**kwargs, **{parameter: instance})
 
         signature = inspect.signature(command)
-        # Typer hands the context to the parameter of that type.
+        # Typer passes the context to the parameter of this type.
         context = inspect.Parameter(CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         others = [p for p in signature.parameters.values() if p.name != parameter]
         made = [
@@ -347,13 +345,13 @@ def settings_options(
 
 
 def _on_command_line(context: typer.Context, names: Iterable[str]) -> set[str]:
-    """Those of the parameters `names` of the running command that were given, and are not defaults."""
+    """Which of the running command's parameters `names` were given, and are not defaults."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: options of the command stand under headings of its help: heading → names of parameters."""
+    """Decorator: list the command's options under headings of its help: heading → names of parameters."""
     panel_of = {name: panel for panel, names in panels.items() for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -367,7 +365,7 @@ def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., No
 
 
 def in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Parameter:
-    """A parameter of a command, annotated with its option, under a heading of the help."""
+    """A command's parameter, annotated with its option, moved under a heading of the help."""
     annotation = parameter.annotation
     if panel is None or typing.get_origin(annotation) is not Annotated:
         return parameter
@@ -375,7 +373,7 @@ def in_panel(parameter: inspect.Parameter, panel: str | None) -> inspect.Paramet
     moved = []
     for option in options:
         if isinstance(option, OptionInfo):
-            # Options such as --json are shared by commands.
+            # Copied, since commands share options such as --json.
             option = copy.copy(option)
             option.rich_help_panel = panel
         moved.append(option)

@@ -1,4 +1,4 @@
-"""The standard streams: they take every name, and no reader of theirs stops the work."""
+"""The standard streams: they accept every file name, and a reader that goes away does not stop the work."""
 
 import codecs
 import contextlib
@@ -13,11 +13,11 @@ _ERRORS = "wrangan"
 
 
 def prepare_streams() -> None:
-    """Let standard input and output pass on whatever names are made of.
+    """Make standard input and output pass on file names of any bytes.
 
-    Bytes that are no text go out as they came in; a character that the output's code page lacks is
-    written as `\\u03b5`. The numbers of streams that the caller closed are taken by the null device:
-    otherwise the next file that is opened gets one, and what a library prints goes into it.
+    Bytes that are not text are written as they were read; a character that the output's code page lacks is
+    written as `\\u03b5`. Streams that the caller closed are opened on the null device: otherwise the next
+    file that is opened would get their number, and receive what a library prints.
     """
     with contextlib.suppress(OSError):
         for number in range(3):
@@ -46,11 +46,10 @@ def _bytes_of(character: str) -> bytes:
 
 
 def write(text: str | bytes, remark: Callable[[str], None]) -> None:
-    """Write to standard output and flush, in one piece (of several processes none breaks another's line).
+    """Write to standard output and flush, in one piece, so that processes do not break each other's lines.
 
-    bytes: as they are. Where that cannot be done any more, nothing is written from here on: what a
-    command makes is worth more than the list of it. `remark` is told, unless only the reader is
-    gone (`| head`).
+    Once writing fails, nothing more is written and the command goes on: its files are worth more than
+    the list of them. `remark` gets a message, unless the reader merely went away (`| head`).
     """
     stream = sys.stdout
     if stream is None:
@@ -69,20 +68,20 @@ def write(text: str | bytes, remark: Callable[[str], None]) -> None:
 
 
 def flushed(remark: Callable[[str], None]) -> bool:
-    """Whether all that was written so far to standard output has gone out; `remark` is told if not."""
+    """Whether everything written to standard output has been flushed; if not, `remark` gets a message."""
     before = sys.stdout
     write("", remark)
     return sys.stdout is before
 
 
 def listed() -> Iterator[str]:
-    """The names on standard input, as they come: one a line, or each with a NUL byte behind it
-    (`find -print0`). Line ends may be CR LF, and a byte-order mark may stand in front.
+    """The names on standard input, as they arrive: one per line, or each followed by a NUL byte
+    (`find -print0`). Line ends may be CR LF, and a byte-order mark may come first.
     """
     assert sys.stdin is not None
     stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(os.fsencode(sys.stdin.read()))
     encoding = getattr(sys.stdin, "encoding", None) or "utf-8"
-    # What has come so far tells the kinds apart; the rest of the lines is read as it comes.
+    # The first data tells the two kinds apart; the remaining lines are read as they arrive.
     seen = stream.peek() if hasattr(stream, "peek") else stream.getvalue()
     first = stream.readline()
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

@@ -34,7 +34,7 @@ from wrangan_cli.engine.training.settings import (
     SensitivitySettings,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder, an attribute net.")
+app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder or an attribute net.")
 
 app.callback()(join_processes)
 
@@ -49,17 +49,16 @@ def generator(
     perceptual: Annotated[
         str,
         typer.Option(
-            help="Perceptual distance that the finished model names as its own. "
-            "Empty: that of --model, or lpips-vgg."
+            help="Perceptual distance to record in the finished model. Empty: that of --model, or lpips-vgg."
         ),
     ] = "",
     model: Annotated[
         str,
-        typer.Option(help="Start from this model's weights, whose sizes then count. Empty: from scratch."),
+        typer.Option(help="Start from this model's weights, with its sizes. Empty: from scratch."),
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
-    """Train a StyleGAN2, from scratch or from another; the finished model is RUN/model."""
+    """Train a StyleGAN2, from scratch or from another model; the result is RUN/model."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.perceptual import check_perceptual
@@ -82,18 +81,18 @@ def randomize(
     sensitivity: SensitivitySettings,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder or zip of images; may be given several times. Not for --from sensitivity."),
+        typer.Option(help="Folder or zip of images; repeatable. Not used by --from sensitivity."),
     ] = None,
     origin: Annotated[
         str,
         typer.Option(
             "--from",
-            help="`adversarial`: σ trained against the discriminator; `sensitivity`: σ from how much the "
-            "model's own images change with each weight, in minutes.",
+            help="`adversarial`: train σ against the discriminator; `sensitivity`: take σ from how much the "
+            "model's images change with each weight, which takes minutes.",
         ),
     ] = "adversarial",
     keep_std: Annotated[
-        bool, typer.Option("--keep-std", help="Go on from the σ that the model has, not from --initial-std.")
+        bool, typer.Option("--keep-std", help="Start from the model's σ in place of --initial-std.")
     ] = False,
     model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
@@ -101,8 +100,8 @@ def randomize(
 ) -> None:
     """Make some layers random; the result is RUN/model.
 
-    --from adversarial trains μ and σ (Algorithm 2) and needs --data and, but with
-    --discriminator projected, the model's own (discriminator.safetensors); --from
+    --from adversarial trains μ and σ (Algorithm 2). It needs --data and, unless
+    --discriminator is projected, the model's discriminator (discriminator.safetensors). --from
     sensitivity needs neither.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -116,7 +115,7 @@ def randomize(
     layers = parse_random_layers(settings.layers, start.generator)
     if origin == "sensitivity":
         if data or keep_std or dry_run:
-            raise UsageError("--from sensitivity takes none of --data, --keep-std and --dry-run")
+            raise UsageError("--from sensitivity accepts none of --data, --keep-std and --dry-run")
         run_sensitivity(start, layers, settings, sensitivity, out)
         return
     if not data:
@@ -132,14 +131,12 @@ def encoder(
     settings: EncoderSettings,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Folder, zip or LMDB of images; may be given several times. Not needed with --batch 0."
-        ),
+        typer.Option(help="Folder, zip or LMDB of images; repeatable. Not needed with --batch 0."),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pairs that `wrangan generate --pairs` has drawn, in place of images drawn anew "
+            help="Folder of pairs from `wrangan generate --pairs`, to use in place of newly rendered ones "
             "(not for kind hyperstyle)."
         ),
     ] = None,
@@ -151,16 +148,16 @@ def encoder(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Encoder of that kind to start from (of another state of the model); its sizes count. e4e "
-            "and restyle on efficientnet-lite0 may start from one into W."
+            help="Encoder of the same kind to start from (for another state of the model), with its sizes. "
+            "e4e and restyle on efficientnet-lite0 may also start from an encoder into W."
         ),
     ] = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Train an encoder from photographs into W, or of another --kind.
+    """Train an encoder from photographs into W, or one of another --kind.
 
-    The result is RUN/encoder.safetensors (w), encoder-e4e.safetensors,
-    encoder-restyle.safetensors or hypernet.safetensors, which needs the model's encoder into W.
+    The result in RUN is encoder.safetensors (w), encoder-e4e.safetensors,
+    encoder-restyle.safetensors or hypernet.safetensors; hyperstyle needs the model's encoder into W.
     """
     import torch
 
@@ -182,7 +179,7 @@ def encoder(
     known = open_pairs(pairs, loaded.generator) if pairs else None
     trainer = encoder_trainer(loaded, settings, perceptual, start, known)
     if settings.batch and not data:
-        raise UsageError("--data is missing (only --batch 0 with --pairs does without)")
+        raise UsageError("--data is missing (it is optional only for --batch 0 with --pairs)")
     if dry_run:
         print_plan(settings, loaded.device, {"encoder": trainer.encoder}, encoder_memory(trainer))
         return
@@ -191,7 +188,7 @@ def encoder(
         examples = images.batch(range(min(16, len(images))))
         batches = stream(images, settings, trainer.rows)
     else:
-        assert known is not None  # or the trainer would not have been made
+        assert known is not None  # otherwise the trainer could not have been made
         examples = fitted(known.images(range(min(16, len(known)))), trainer.side)
         batches = no_images(trainer.side)
     record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path), "pairs": str(pairs)})
@@ -231,11 +228,11 @@ def attributes(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with a column `file` and one of 0, 1 or nothing per attribute; "
-            "default: of the name of the first --data, with .csv."
+            help="CSV with a column `file` and one column per attribute (0, 1 or empty); "
+            "default: the name of the first --data with .csv."
         ),
     ] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Images to measure on.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Images to measure the accuracy on.")] = None,
     held_out_labels: Annotated[Path | None, typer.Option(help="CSV of the held-out images.")] = None,
     model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
@@ -245,7 +242,7 @@ def attributes(
 ) -> None:
     """Train a small net for yes/no attributes; the result is RUN/attributes.safetensors.
 
-    With --held-out and its labels the accuracy on them is printed, one line an attribute.
+    With --held-out and --held-out-labels, print the accuracy on these images, one line per attribute.
     """
     from wrangan_cli.engine.base.files import replaced_atomically
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -258,7 +255,7 @@ def attributes(
         raise UsageError("--held-out and --held-out-labels go together")
     beside = data[0].with_suffix(".csv")
     if labels is None and not beside.is_file():
-        raise UsageError(f"no --labels given, and there is no {beside} to take them from")
+        raise UsageError(f"no labels: give --labels, or a file {beside}")
     images = load_images(data, settings.resolution, settings.resize_filter)
     known = read_labels(labels or beside, images.names, settings)
     measured = None

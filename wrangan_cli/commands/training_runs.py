@@ -1,4 +1,4 @@
-"""What the trainings' commands share: options, data, the run of G and D, the dry run."""
+"""What the training commands share: options, data, the run of G and D, the dry run."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
         SensitivitySettings,
     )
 
-Data = Annotated[list[Path], typer.Option(help="Folder, zip or LMDB of images; may be given several times.")]
-Out = Annotated[Path, typer.Option(help="Folder of the run; what is there is resumed.")]
+Data = Annotated[list[Path], typer.Option(help="Folder, zip or LMDB of images; repeatable.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run; an existing run is resumed.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
-ModelOption = Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")]
+ModelOption = Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")]
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the settings, the networks' sizes and the memory needed; do nothing."
+        "--dry-run", help="Print the settings, the networks' sizes and the memory needed, and exit."
     ),
 ]
 
@@ -51,7 +51,7 @@ def join_processes(context: typer.Context) -> None:
 
 
 def remark(message: str) -> None:
-    """`say`, once where several processes run."""
+    """`say`, from one process only."""
     from wrangan_cli.engine.base.distributed import is_main
 
     if is_main():
@@ -59,7 +59,7 @@ def remark(message: str) -> None:
 
 
 def load_images(data: list[Path], resolution: int, resize_filter: str) -> "ImageSet":
-    """The training images; what is broken is named."""
+    """The training images; broken ones are reported."""
     from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
 
     bar = progress("decoding", None)
@@ -72,14 +72,14 @@ def load_images(data: list[Path], resolution: int, resize_filter: str) -> "Image
 
 
 def stream(images: "ImageSet", settings: Any, rows: list[int]) -> "Callable[[int], Iterator[Tensor]]":
-    """From the count of images seen to the batches that follow; of each the given rows."""
+    """A function from the count of images seen to the batches that follow, cut to the given rows."""
     from wrangan_cli.engine.data.image_sets import batches
 
     return lambda start: batches(images, settings.batch, settings.seed, start, settings.flip, rows)
 
 
 def no_images(side: int) -> "Callable[[int], Iterator[Tensor]]":
-    """`stream` of a training without images: batches of none."""
+    """`stream` for training without images: empty batches."""
     import itertools
 
     import torch
@@ -151,7 +151,7 @@ def run_sensitivity(
     sensitivity: "SensitivitySettings",
     out: Path,
 ) -> None:
-    """σ of `layers` from sensitivity into `out`, and print the finished model's folder."""
+    """Compute σ of `layers` by sensitivity into `out`, and print the finished model's folder."""
     from wrangan_cli.engine.base.distributed import world_size
     from wrangan_cli.engine.models.perceptual import load_perceptual
     from wrangan_cli.engine.training.finished import NEWEST_MODEL, save_sensitivity_model
@@ -172,13 +172,13 @@ def run_sensitivity(
             lambda done: bar.update(bar.task_ids[0], completed=done),
         )
     for path in save_sensitivity_model(out, start, random, layers, settings, sensitivity):
-        say(f"{path.name}: as it was, the images of w are the same")
+        say(f"{path.name}: unchanged, since the images of w are the same")
     print_small_std(random)
     Results().wrote(out / NEWEST_MODEL)
 
 
 def print_small_std(generator: "Generator") -> None:
-    """Fraction of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
+    """Print the fraction of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
     from wrangan_cli.engine.models.randomized import small_std_share
 
     for name, fraction in small_std_share(generator).items():
@@ -186,7 +186,7 @@ def print_small_std(generator: "Generator") -> None:
 
 
 def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:
-    """What --dry-run says: settings one a line, sizes, memory of one process."""
+    """Print what --dry-run shows: settings, one per line, sizes, and the memory of one process."""
     from wrangan_cli.engine.base.distributed import is_main, world_size
     from wrangan_cli.engine.training.memory import parameter_count
 
@@ -204,7 +204,7 @@ def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", 
         results.record(f"memory, {name}: {_gigabytes(size)}")
     results.record(
         f"memory, estimate for one process: {_gigabytes(memory.total)}, "
-        "workspace and gradients of activations not counted: allow twice as much"
+        "not counting workspace and gradients of activations: allow twice as much"
     )
 
 

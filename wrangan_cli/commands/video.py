@@ -1,4 +1,4 @@
-"""`wrangan video invert|edit|paste`: a clip of a face inverted, edited, and pasted back."""
+"""`wrangan video invert|edit|paste`: invert a clip of a face, edit it, paste it back."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Invert a clip of a face, edit it, paste it back.")
 
-Codes = Annotated[Path, typer.Argument(help="Folder that `wrangan video invert` made.")]
+Codes = Annotated[Path, typer.Argument(help="Folder made by `wrangan video invert`.")]
 Directions = Annotated[
-    list[str] | None, typer.Option(help="Name of a direction; may be repeated, with a strength for each.")
+    list[str] | None, typer.Option(help="Name of a direction; repeatable, with one --strength each.")
 ]
 Strengths = Annotated[
-    list[float] | None, typer.Option(help="How far to go, in standard deviations of w along the direction.")
+    list[float] | None, typer.Option(help="How far to move, in standard deviations of w along the direction.")
 ]
-File = Annotated[Path | None, typer.Option(help="File of directions; default: the model's own.")]
+File = Annotated[Path | None, typer.Option(help="File of directions; default: those of the model.")]
 ModelOfCodes = Annotated[
     str | None,
-    typer.Option(help="Bundled model's name or a model folder; default: the one the codes name."),
+    typer.Option(help="Name of a bundled model, or a model folder; default: the model that the codes name."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")]
 
@@ -42,22 +42,24 @@ def invert(
     settings: ClipSettings,
     clip: Annotated[Path, typer.Argument(help="The clip: .mp4, .mov, .webm …")],
     out: Annotated[
-        Path, typer.Option(help="Folder of its codes: a record, one ε, and a .st a frame.")
+        Path, typer.Option(help="Folder for the codes: a record, one shared ε, and one .st per frame.")
     ] = Path("clip"),
     frames: Annotated[
-        str, typer.Option(help="Frames such as 0-99, numbered from 0.", show_default="all")
+        str, typer.Option(help="Frames to invert, such as 0-99, numbered from 0.", show_default="all")
     ] = "",
-    model: Annotated[str, typer.Option(help="Bundled model's name, or a model folder.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
     device: Device = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Invert again what is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Re-invert a clip that already has codes.")
+    ] = False,
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Invert the face of a clip: one ε for all frames, w and a small ε for each.
+    """Invert the face in a clip: one ε shared by all frames, w and a small ε for each frame.
 
-    The face is followed until it is out of sight or there is a cut; if that is before the end, the frames
-    until there are inverted, and the exit code is 1 (give --frames to take what you want). An interrupted
-    run goes on where it stopped. Needs the optional part "video" (see `wrangan doctor`).
+    The face is followed until it disappears or there is a cut. If that happens before the end, the frames
+    up to there are inverted and the exit code is 1 (use --frames to select others). An interrupted
+    run continues where it stopped. Needs the optional part "video" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.ffmpeg import probe
@@ -79,11 +81,11 @@ def invert(
     after = [frame.info["distortion"]["after"] for frame in done]
     distortion = {name: sum(each[name] for each in after) / len(after) for name in after[0]}
     reached = ", ".join(f"{name} {value:.4f}" for name, value in distortion.items())
-    say(f"wrangan: {len(done)} frames of {run.record.side} px: {reached}; {_said(figures)}")
+    say(f"wrangan: {len(done)} frames of {run.record.side} px: {reached}; {_flicker_line(figures)}")
     record = {"clip": str(clip), "frames": len(done), "distortion": distortion, "flicker": figures}
     results.wrote(out, **record, ended=run.record.ended or None)
     if run.record.ended:
-        results.failed(FileError(clip, f"{run.record.ended}: inverted to there"), clip)
+        results.failed(FileError(clip, f"{run.record.ended}: inverted up to there"), clip)
     results.finish()
 
 
@@ -101,7 +103,7 @@ def edit(
 ) -> None:
     """Move all frames of a clip along directions, and write the aligned faces as a clip.
 
-    Without --direction: as they were inverted. `wrangan paste` for clips is `wrangan video paste`.
+    Without --direction, write the faces as inverted. `wrangan video paste` puts them back into the clip.
     """
     from wrangan_cli.engine.data.ffmpeg import check_film
 
@@ -110,7 +112,7 @@ def edit(
     clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
     with _progress() as tell:
         figures = clip_codes.save_aligned(out, moves, lambda done, total: tell("rendering", done, total))
-    say(f"wrangan: {_said(figures)}")
+    say(f"wrangan: {_flicker_line(figures)}")
     results.wrote(out, codes=str(codes), edits=_record(moves), flicker=figures)
     results.finish()
 
@@ -125,10 +127,11 @@ def paste(
         "pasted.mp4"
     ),
     feather: Annotated[
-        float, typer.Option(help="Share of the frame's side over which the edit fades in.")
+        float, typer.Option(help="Width of the soft border, as a fraction of the frame's side.")
     ] = 0.1,
     keep_detail: Annotated[
-        bool, typer.Option("--keep-detail", help="Add the change only; the clip's fine structure stays.")
+        bool,
+        typer.Option("--keep-detail", help="Add only the change, so that the clip keeps its fine detail."),
     ] = False,
     model: ModelOfCodes = None,
     directions: File = None,
@@ -138,7 +141,7 @@ def paste(
 ) -> None:
     """Move all frames of a clip along directions, and put the faces back into it.
 
-    Rate, size and sound are the clip's; frames that were not inverted are as they were.
+    The result has the clip's frame rate, size and sound; frames that were not inverted are unchanged.
     """
     from wrangan_cli.engine.data.ffmpeg import check_film
 
@@ -161,7 +164,7 @@ def _opened(
     model: str | None,
     device: str,
 ) -> "tuple[ClipCodes, list[Move]]":
-    """The codes with their model, and the moves that were asked for, of which there may be none."""
+    """The codes with their model, and the requested moves, possibly none."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.editing.directions import Move, check_requests
     from wrangan_cli.engine.video.record import check_finished, frame_file, load_record
@@ -182,16 +185,16 @@ def _record(moves: "list[Move]") -> list[list[object]]:
     return [[move.direction.name, move.strength] for move in moves]
 
 
-def _said(figures: dict[str, float]) -> str:
+def _flicker_line(figures: dict[str, float]) -> str:
     return (
-        f"flicker {figures['flicker']:+.5f} (mean squared change from frame to frame on [-1, 1]: "
-        f"{figures['output']:.5f}, of the clip {figures['input']:.5f})"
+        f"flicker {figures['flicker']:+.5f} (mean squared change between frames, images in [-1, 1]: "
+        f"{figures['output']:.5f}, in the clip {figures['input']:.5f})"
     )
 
 
 @contextmanager
 def _progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """A bar that takes (what, done, total), a total of 0 for an unknown one."""
+    """A progress bar that takes (what, done, total); 0 for an unknown total."""
     with progress("", None) as bar:
 
         def tell(what: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What `wrangan doctor` tells: versions, devices, extras, models, weights, a self-test."""
+"""What `wrangan doctor` reports: versions, devices, extras, models, weights, a self-test."""
 
 import importlib.metadata
 import importlib.util
@@ -50,7 +50,7 @@ class Extra:
     name: str
     purpose: str
     imports: tuple[str, ...]
-    """Modules that must be there."""
+    """Modules that it needs."""
 
 
 EXTRAS = (
@@ -79,8 +79,8 @@ class Check:
 
 
 def diagnose() -> dict[str, Any]:
-    """All sections by name, JSON values only; `passed` tells whether the self-test did."""
-    # A diagnosis makes nothing: the self-test uses kernels where they exist.
+    """All sections by name, as JSON values; `passed`: whether the self-test passed."""
+    # A diagnosis builds nothing: the self-test uses kernels only if they exist.
     with loader.nothing_built():
         checks = self_test()
     return {
@@ -97,7 +97,7 @@ def diagnose() -> dict[str, Any]:
 
 
 def kernel_devices() -> list[str]:
-    """What there are kernels for here."""
+    """The types of device on this machine for which there are kernels."""
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -110,9 +110,9 @@ def kernel_states() -> dict[str, str]:
 
 
 def build_kernels() -> dict[str, str]:
-    """Compile anew for every device that is here and that the setting asks for; by device, the library.
+    """Recompile for every available device that the setting selects; returns the library by device.
 
-    WranganError where one fails, UsageError for a bad setting or one that asks for none.
+    WranganError if one fails, UsageError for a bad setting or one that selects none.
     """
     made = {}
     try:
@@ -130,13 +130,13 @@ def build_kernels() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the suite and its packages; `missing` where there is none."""
+    """Versions of Python, the suite and its packages; `missing` for missing packages."""
     found = {"python": platform.python_version(), "system": platform.platform(), "wrangan": __version__}
     return found | {name: _version(name) or "missing" for name in CORE_PACKAGES}
 
 
 def devices() -> dict[str, Any]:
-    """What `--device auto` means here, what there is, and CPU threads."""
+    """What `--device auto` selects here, the available devices, and the number of CPU threads."""
     names = ["cpu"]
     names += [f"cuda:{n} ({torch.cuda.get_device_name(n)})" for n in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
@@ -145,7 +145,7 @@ def devices() -> dict[str, Any]:
 
 
 def extras() -> list[dict[str, Any]]:
-    """Name, purpose, presence and the line that installs it, of each optional part."""
+    """Name, purpose, presence and install command of each optional part."""
     return [
         {
             "name": extra.name,
@@ -158,9 +158,9 @@ def extras() -> list[dict[str, Any]]:
 
 
 def models() -> list[dict[str, Any]]:
-    """The bundled models: size in bytes, sha256 and what is wrong with it (None: nothing).
+    """The bundled models: size in bytes, sha256 and problem (None: none).
 
-    fetch: the command that gets what the model lacks; None where it is all there.
+    fetch: the command that fetches missing weights; None if nothing is missing.
     """
     rows = []
     for name, folder in bundled_models().items():
@@ -185,7 +185,7 @@ def models() -> list[dict[str, Any]]:
 
 
 def third_party_weights() -> list[dict[str, Any]]:
-    """Every weight file made by others: where it was found, or why not (one line)."""
+    """Every third-party weight file: where it was found, or why not (one line)."""
     rows = []
     for file in vars(weights).values():
         if not isinstance(file, weights.WeightFile):
@@ -200,22 +200,22 @@ def third_party_weights() -> list[dict[str, Any]]:
 
 
 def self_test() -> list[Check]:
-    """Small computations with known outcomes; what goes wrong is reported, not raised."""
+    """Small computations with known results; errors are reported, not raised."""
     checks = [_checked("shared = per-image weights", _shared_and_per_image_weights_agree)]
     checks.append(_checked("gradient", _gradient_reaches_the_random_weights))
     default = bundled_models().get(DEFAULT_MODEL)
     if default is not None and is_here(default):
-        checks.append(_checked(f"image of {DEFAULT_MODEL}", _default_model_draws))
+        checks.append(_checked(f"image of {DEFAULT_MODEL}", _default_model_renders))
     return checks
 
 
 def _checked(name: str, test: Callable[[], tuple[bool, str]]) -> Check:
     try:
-        # New networks draw weights, also those that are read from a file: the seed stays as it is.
+        # Making networks samples weights, even if they are then read from a file: preserve the random state.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             passed, detail = test()
-    # Whatever breaks here is the finding.
+    # Any error is a result of the test.
     except Exception as error:  # noqa: BLE001
         line = (str(error).splitlines() or [""])[0]
         return Check(name, False, f"{type(error).__name__}: {line}")
@@ -258,7 +258,7 @@ def _gradient_reaches_the_random_weights() -> tuple[bool, str]:
     return good, f"norms {', '.join(f'{norm:.1e}' for norm in norms)} in {len(norms)} layers"
 
 
-def _default_model_draws() -> tuple[bool, str]:
+def _default_model_renders() -> tuple[bool, str]:
     model = load_model(DEFAULT_MODEL, resolve_device())
     generator = model.generator
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What `--model` names: a folder, or a bundled model, whose weights are fetched where they do not ship."""
+"""Models named by `--model`: a folder, or a bundled model, whose weights are fetched if they do not ship."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
     """Read a model in float32 onto `device`.
 
     Raises UsageError for an unknown name, FileError for files that are missing, broken,
-    or do not fit each other, FetchError where its weights cannot be fetched.
+    or do not fit each other, FetchError if its weights cannot be fetched.
     """
     folder = find_model(name_or_path)
     model = read_model(folder, device)
@@ -31,10 +31,10 @@ def load_model(name_or_path: str = DEFAULT_MODEL, device: torch.device | str = "
 
 
 def find_model(name_or_path: str) -> Path:
-    """The folder of a bundled model's name or of a path; UsageError lists the names if neither.
+    """The folder for the name of a bundled model or a path; if it is neither, a UsageError lists the names.
 
-    A bundled model whose weights are elsewhere is fetched into the cache, if it is not there yet:
-    that is said in the log, and raises what `fetched_models.joined_model` does.
+    A bundled model whose weights do not ship is fetched into the cache if necessary, with a message
+    in the log; raises as `fetched_models.joined_model` does.
     """
     bundled = folders.bundled_models()
     if name_or_path in bundled:
@@ -49,12 +49,12 @@ def find_model(name_or_path: str) -> Path:
 
 
 def bundled_model_of(info: Mapping[str, Any]) -> str | None:
-    """Name of the bundled model that a code was made with, by its record: the one that it names, or the
+    """Name of the bundled model with which a code was made, by its record: the model that it names, or the
     default model under another name. None for any other model."""
     bundled = folders.bundled_models()
     if (name := str(info.get("model", "unknown"))) in bundled:
         return name
-    # By what its folder says: a model that is not the code's is not fetched for it.
+    # By the record in its folder, so that no model is fetched only to find that it does not match.
     shipped = bundled.get(DEFAULT_MODEL)
     if shipped is not None and folders.recorded_sha256(shipped) == info.get("model_sha256"):
         return DEFAULT_MODEL
@@ -62,16 +62,18 @@ def bundled_model_of(info: Mapping[str, Any]) -> str | None:
 
 
 def _with_weights(folder: Path) -> Path:
-    """The folder itself, or that in the cache for one whose weights are fetched."""
+    """The folder itself, or the one in the cache if its weights are fetched."""
     if "fetch" not in read_config(folder):
         return folder
     bundled = folders.bundled_models()
-    # By its name alone it is known in the cache: another of that name would replace it there.
+    # The cache knows it only by name: another model of that name would replace it there.
     if folder.resolve() not in [path.resolve() for path in bundled.values()]:
-        raise FileError(folder, "its weights are fetched, which only those of bundled models are")
+        raise FileError(
+            folder, "its weights would have to be fetched, which is possible only for bundled models"
+        )
     try:
         return joined_model(folder)
     except FetchError as error:
         whole = [name for name, path in bundled.items() if "fetch" not in read_config(path)]
-        others = f"; or use a model that needs nothing: --model {', '.join(whole)}" if whole else ""
+        others = f"; or use a model that needs no download: --model {', '.join(whole)}" if whole else ""
         raise FetchError(f"model {folder.name}: {error}{others}") from error

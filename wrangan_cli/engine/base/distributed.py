@@ -1,8 +1,8 @@
-"""Several processes as torchrun starts them: who am I, what is my share, what do all say.
+"""Several processes as started by torchrun: the number of this process, its shard, and collective exchange.
 
 With one process (no `WORLD_SIZE` in the environment) every function here is a no-op, so
-the callers need no second path. The functions that move data are collective: every
-process calls them, in the same order.
+callers need no special case. The functions that move data are collective: every
+process must call them, in the same order.
 """
 
 import os
@@ -29,41 +29,41 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """The number of processes that work together."""
     return dist.get_world_size() if _joined() else 1
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes and prints."""
     return rank() == 0
 
 
 def own_gpu() -> torch.device:
     """The GPU of this process: torchrun's LOCAL_RANK counts them; without torchrun the current one.
 
-    Raises UsageError where the machine has fewer GPUs than processes.
+    Raises UsageError if the machine has fewer GPUs than processes.
     """
     if "WORLD_SIZE" not in os.environ:
         return torch.device("cuda")
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local >= count:
-        raise UsageError(f"process {local + 1} of this machine, which has {count} GPUs")
+        raise UsageError(f"process {local + 1} of this machine has no GPU: there are {count}")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join torchrun's other processes for the length of the block; without torchrun nothing happens.
+    """Join torchrun's other processes for the duration of the block; without torchrun nothing happens.
 
-    Tensors on a GPU travel by NCCL, those on the CPU by gloo. Call it before
-    `resolve_device`, which gives each process a GPU of its own.
+    Tensors on a GPU are sent by NCCL, those on the CPU by gloo. Call it before
+    `resolve_device`, which gives each process a separate GPU.
     """
     if "WORLD_SIZE" not in os.environ or _joined():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    # torchrun's store outlives a restart, with the addresses of the processes of before in it.
+    # torchrun's store outlives a restart, and then holds the addresses of the previous processes.
     store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     fresh = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=fresh, rank=own_rank, world_size=count, timeout=PATIENCE)
@@ -74,7 +74,7 @@ def process_group() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has called this."""
     any_rank(False)
 
 
@@ -97,7 +97,7 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; each one's gradient is the sum of all theirs."""
+    """Sum over the processes; the gradient in each is the sum of the gradients in all."""
 
     @staticmethod
     def forward(_: Any, tensor: Tensor) -> Tensor:  # type: ignore[override]
@@ -113,7 +113,7 @@ class _Sum(torch.autograd.Function):
 
 
 def differentiable_mean(tensor: Tensor) -> Tensor:
-    """`mean_over_ranks` through which gradients pass to every process's tensor."""
+    """`mean_over_ranks` with gradients to the tensors of all processes."""
     return tensor if world_size() == 1 else _Sum.apply(tensor) / world_size()
 
 
@@ -130,7 +130,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def gather_objects(obj: T) -> list[T]:
-    """What every process gives (anything that can be pickled), in order of rank, in every process."""
+    """The objects of all processes (anything that can be pickled), in order of rank, in every process."""
     if world_size() == 1:
         return [obj]
     gathered: list[Any] = [None] * world_size()
@@ -140,7 +140,7 @@ def gather_objects(obj: T) -> list[T]:
 
 
 def from_main(obj: T) -> T:
-    """What the main process gives, in every process."""
+    """The object of the main process, in every process."""
     if world_size() == 1:
         return obj
     box: list[Any] = [obj]
@@ -150,18 +150,18 @@ def from_main(obj: T) -> T:
 
 
 def own_shard(sequence: Sequence[T]) -> Sequence[T]:
-    """Every world_size()-th element, from the rank()-th on."""
+    """This process's shard: every world_size()-th element, from the rank()-th on."""
     return sequence[rank() :: world_size()]
 
 
 def gather_shards(own: Sequence[T]) -> list[T]:
-    """What became of each element of a sequence, in its order, in every process.
+    """The results for all elements of a sequence, in order, in every process.
 
-    own: this process's results, one for each element of its `own_shard`, in that order.
+    own: this process's results, one for each element of its `own_shard`, in order.
     """
-    shares = gather_objects(own)
-    count, processes = sum(map(len, shares)), len(shares)
-    return [shares[index % processes][index // processes] for index in range(count)]
+    shards = gather_objects(own)
+    count, processes = sum(map(len, shards)), len(shards)
+    return [shards[index % processes][index // processes] for index in range(count)]
 
 
 def _joined() -> bool:
@@ -178,4 +178,4 @@ def _clear_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise WranganError(f"lost the other processes ({cause_of(error)})") from error
+        raise WranganError(f"connection to the other processes lost ({cause_of(error)})") from error

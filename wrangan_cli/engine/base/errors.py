@@ -24,24 +24,24 @@ class FileError(WranganError):
         self.cause = cause
 
     def __reduce__(self) -> tuple[type, tuple[Path | str, str]]:
-        # An exception is otherwise made again from its one line, which is not how this one is made.
+        # Unpickling would otherwise call the class with the message, which is not its argument.
         return type(self), (self.path, self.cause)
 
 
 _LONGEST = 200
-"""Characters of what a library says that are passed on."""
+"""Maximum number of characters kept of a library's message."""
 
 
 def shown(text: object) -> str:
-    """A path, or what holds one, in one line: line ends and terminal commands in it are escaped (`\\n`)."""
+    """A path, or text with one, in one line, with line ends and control characters escaped (`\\n`)."""
     return "".join(c.encode("unicode_escape").decode() if _CONTROL.match(c) else c for c in str(text))
 
 
 def cause_of(error: BaseException) -> str:
-    """What an error says, in one line and without the name of the file where it has one apart.
+    """The message of an error, in one line, without a file name that the error stores separately.
 
-    What a library says may hold bytes of a broken file, or advice to programmers: of its first line the
-    first 200 characters are kept, and what cannot be printed is escaped.
+    A library's message may contain bytes of a broken file, or advice to programmers: only the first 200
+    characters of its first line are kept, and unprintable ones are escaped.
     """
     if isinstance(error, FileError):
         return error.cause
@@ -72,13 +72,13 @@ _LESS = {
     "--seeds": "fewer --seeds",
     "--steps": "fewer --steps",
 }
-"""What asks for less memory, by option; the last two where nothing before them is there."""
+"""Advice for less memory, by option; the last two only for commands without any of the others."""
 
 
 def out_of_memory_line(error: BaseException, options: Collection[str]) -> str:
-    """What to say of it, and which of the command's `options` help."""
+    """The message about an out-of-memory error, with those of the command's `options` that help."""
     wanted = re.search(r"[Tt]ried to allocate ([\d.]+ [A-Za-z]+)", str(error))
-    amount = f" (tried to get another {wanted[1]})" if wanted else ""
+    amount = f" (tried to allocate another {wanted[1]})" if wanted else ""
     less = [advice for option, advice in _LESS.items() if option in options]
     if len(less) > 1:
         less = [advice for advice in less if not advice.startswith("fewer")] or less

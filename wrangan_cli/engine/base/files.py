@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 import contextlib
 import errno
@@ -19,7 +19,7 @@ from wrangan_cli.engine.base.errors import FileError
 def replaced_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds.
 
-    On an exception the temporary file is removed and what stood at `path` stays.
+    On an exception the temporary file is removed and the file at `path` is unchanged.
     """
     with replaced_together([path]) as (temporary,):
         yield temporary
@@ -30,20 +30,20 @@ def replaced_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """`replaced_atomically` for files that belong together: one temporary path for each.
 
     They are renamed one right after the other, in the given order, when all are on the
-    disk: a crash before leaves all the old ones, and only one in between (no system renames
-    several files at once) the first ones new. The last one is the place to say what the
-    others must be.
+    disk. A crash before that leaves all old files; a crash between two renames (no system renames
+    several files at once) leaves some new and some old ones. So the last file should record
+    what the others must be.
     """
     temporaries: list[Path] = []
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Only the start of the name: it must not become too long where `path` itself is not.
+            # Only the start of the name, which must not become too long.
             handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
             os.close(handle)
             temporaries.append(Path(name))
         yield temporaries
-        # mkstemp makes files private; give them what the user's umask would.
+        # mkstemp makes files private; set the permissions of the user's umask.
         umask = os.umask(0)
         os.umask(umask)
         for temporary in temporaries:
@@ -60,7 +60,7 @@ def replaced_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
 def claim(path: Path) -> FileLock | None:
     """Take the lock on the file `path`, until it is released or the process ends.
 
-    None: another process has it. Where the file system has no locks everybody gets it.
+    None: another process has it. On file systems without locks it is always granted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)
@@ -73,7 +73,7 @@ def claim(path: Path) -> FileLock | None:
 
 
 def is_special(path: Path) -> bool:
-    """Whether a pipe, a socket or a device stands there: opening it may wait for its other end for ever."""
+    """Whether the path is a pipe, a socket or a device, which may block forever when opened."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -84,11 +84,11 @@ def is_special(path: Path) -> bool:
 def check_regular(path: Path) -> None:
     """FileError for what `is_special`."""
     if is_special(path):
-        raise FileError(path, "no regular file (a pipe, a socket or a device)")
+        raise FileError(path, "not a regular file (a pipe, a socket or a device)")
 
 
 def check_can_be_made(folder: Path) -> None:
-    """FileError if files cannot be written to `folder`, which is not made for it."""
+    """FileError if files cannot be written to `folder`; does not create it."""
     there = folder.absolute()
     while not there.exists() and there != there.parent:
         there = there.parent

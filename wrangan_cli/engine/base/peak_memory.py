@@ -1,9 +1,9 @@
-"""Peak memory of a piece of work, where measuring it costs nothing.
+"""Peak memory of a piece of work, measured where that costs nothing.
 
-On a GPU: the tensors that PyTorch had at a time (`torch.cuda.max_memory_allocated`), which
-leaves out its cache and the driver's own. Elsewhere: the resident memory of the whole
-process, Python and all loaded libraries included; Linux can forget an earlier peak, other
-systems give that of the process's life so far. The record says which.
+On a GPU: the maximum of PyTorch's tensors (`torch.cuda.max_memory_allocated`), without
+its cache and the driver's memory. Elsewhere: the resident memory of the whole
+process, including Python and all loaded libraries; Linux can reset an earlier peak, other
+systems report the peak since the start of the process. The record says which.
 """
 
 import sys
@@ -18,7 +18,7 @@ GPU, PROCESS, LIFE = "gpu tensors", "process", "process, since its start"
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Forget earlier peaks; whether that was possible."""
+    """Reset earlier peaks; returns whether that was possible."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
@@ -31,7 +31,7 @@ def reset_peak(device: torch.device) -> bool:
 def peak_memory(device: torch.device, fresh: bool = True) -> dict[str, Any]:
     """`peak_memory_mib` since `reset_peak`, and `peak_memory_of`: what was measured.
 
-    fresh: what `reset_peak` said. An empty dictionary where the system tells nothing.
+    fresh: the result of `reset_peak`. An empty dictionary if the system reports nothing.
     """
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)

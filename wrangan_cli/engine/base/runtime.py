@@ -1,4 +1,4 @@
-"""Device and seed: the two things that every command resolves the same way."""
+"""Device and seed, which every command resolves in the same way."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,9 +11,9 @@ from wrangan_cli.engine.base.errors import UsageError, cause_of
 
 def resolve_device(name: str = "auto") -> torch.device:
     """`auto` (CUDA, else MPS, else CPU) or any torch device name; under torchrun `cuda` is the
-    process's own GPU.
+    GPU of the process.
 
-    Raises UsageError for a name that torch does not know or that is not there.
+    Raises UsageError for a device that torch does not know or that is not available.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -28,9 +28,9 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def adam(parameters: Iterable[Any], **options: Any) -> torch.optim.Adam:
-    """torch's Adam over tensors or parameter groups, fused (one pass over all numbers) where it can be.
+    """torch's Adam over tensors or parameter groups, fused (one pass over all numbers) if possible.
 
-    On the CPU too: at 368,640 random weights and 10 images it takes a tenth of the time.
+    This also helps on the CPU: with 368,640 random weights and 10 images it takes a tenth of the time.
     """
     given = list(parameters)
     first = given[0]["params"][0] if isinstance(given[0], dict) else given[0]
@@ -38,11 +38,11 @@ def adam(parameters: Iterable[Any], **options: Any) -> torch.optim.Adam:
 
 
 def random_generator(seed: int) -> torch.Generator:
-    """A CPU generator: the same draws on every device. UsageError for a seed beyond 64 bits."""
+    """A CPU generator, for the same samples on every device. UsageError for a seed beyond 64 bits."""
     try:
         return torch.Generator().manual_seed(seed)
     except (ValueError, RuntimeError) as error:
-        raise UsageError(f"seed {seed}: expected a number of 64 bits") from error
+        raise UsageError(f"seed {seed}: expected a 64-bit number") from error
 
 
 def seeded_latents(seeds: list[int], style_dim: int) -> torch.Tensor:

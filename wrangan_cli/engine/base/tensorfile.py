@@ -24,14 +24,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], record: Mapping[str
 
 
 def store_tensors(temporary: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """The writing alone, for those who rename the file themselves; SafetensorError or OSError."""
+    """Only write, for callers that rename the file themselves; SafetensorError or OSError."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, temporary, metadata={_KEY: json.dumps(dict(record), sort_keys=True)})
 
 
 @contextlib.contextmanager
 def clear_write_errors(path: Path) -> Iterator[None]:
-    """What can go wrong in `store_tensors` becomes a FileError about `path`."""
+    """Turn errors of `store_tensors` into a FileError about `path`."""
     try:
         yield
     except (SafetensorError, OSError) as error:
@@ -44,14 +44,14 @@ def write_torch(path: Path, contents: Mapping[str, Any]) -> None:
         with replaced_atomically(path) as temporary, open(temporary, "wb") as stream:
             torch.save(dict(contents), stream)
     except (RuntimeError, OSError) as error:
-        # torch puts an error of its own in front of what the system said.
+        # torch raises another error on top of the system's.
         said = error.__context__ if isinstance(error.__context__, OSError) else error
         raise FileError(path, f"not written ({cause_of(said)})") from error
 
 
 @contextlib.contextmanager
 def opened_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
-    """`safe_open` for a path of any bytes; safetensors itself takes those that are UTF-8 alone."""
+    """`safe_open` for a path of any bytes; safetensors itself accepts only UTF-8."""
     with contextlib.ExitStack() as stack:
         name = str(path)
         try:
@@ -81,5 +81,5 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileError(path, "a safetensors file, but not one that wrangan wrote")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
-            raise FileError(path, f"{name} holds no real numbers but {tensor.dtype}")
+            raise FileError(path, f"{name} holds {tensor.dtype}, not real numbers")
     return tensors, record

@@ -1,7 +1,7 @@
-"""Third-party weight files: where they are looked for, and how they are checked.
+"""Third-party weight files: where they are searched for, and how they are checked.
 
-Nothing is downloaded here (`wrangan fetch` does that), and no carrier package is imported: its
-folder is located and the one file in it is read.
+Nothing is downloaded here (`wrangan fetch` does that), and no carrier package is imported: only its
+folder is located and the one file read.
 """
 
 import contextlib
@@ -18,20 +18,20 @@ from wrangan_cli.engine.base.installation import install_line
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file made by others, which this suite reads."""
+    """A third-party file that this suite reads."""
 
     name: str
     """File name, the same in every place."""
     sha256: str
-    """Hex digest, or its first digits where only these are published (torchvision)."""
+    """Hex digest, or its first digits if only these are published (torchvision)."""
     package: str = ""
-    """Import name of the installed package that carries it; empty: none does."""
+    """Import name of the package that carries it; empty: none."""
     folder: str = ""
     """Folder of the file inside that package."""
     advice: str = ""
-    """What a user who lacks the file can do, in a few words."""
+    """How a user can get the file, in a few words."""
     extra: str = ""
-    """The extra of this suite that brings the carrier; empty: none does."""
+    """The extra of this suite that installs the carrier; empty: none."""
 
 
 ST_LPIPS_ALEX = WeightFile(
@@ -90,11 +90,11 @@ EFFICIENTNET_LITE0 = WeightFile(
 def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
     """The path of `file`, checked against its sha256.
 
-    Looked for in the folder `$WRANGAN_WEIGHTS`, in the installed carrier package, among what
-    `wrangan fetch` got, and (files of torchvision) in the torch hub cache. wanted_by: what needs
-    it, others: what could be used in its place; both for the message.
+    Searched for in the folder `$WRANGAN_WEIGHTS`, in the installed carrier package, in the cache of
+    `wrangan fetch`, and (files of torchvision) in the torch hub cache. wanted_by: what needs
+    it, others: alternatives; both for the message.
 
-    Raises WranganError when it is nowhere, FileError when the file found is another one.
+    Raises WranganError if it is not found, FileError if the file found is a different one.
     """
     looked = []
     for where, folder in _places(file):
@@ -110,7 +110,7 @@ def find_weights(file: WeightFile, wanted_by: str, others: str = "") -> Path:
 
 
 def _is_file(path: Path) -> bool:
-    # In a folder that this user may not enter there is nothing for them.
+    # A folder that this user may not enter counts as empty.
     with contextlib.suppress(OSError):
         return path.is_file()
     return False

@@ -1,4 +1,4 @@
-"""Arrays in files of others: NumPy's `.npy` and `.npz`, torch's `.pt`; nothing in them is executed."""
+"""Arrays in files of other tools: NumPy's `.npy` and `.npz`, torch's `.pt`; nothing in them is executed."""
 
 import math
 from pathlib import Path
@@ -17,7 +17,7 @@ TORCH_SUFFIXES = (".pt", ".pth")
 
 
 def read_numpy(path: Path) -> dict[str, Any]:
-    """The arrays of a `.npz` by name; that of a `.npy` is called "". FileError where objects are pickled."""
+    """The arrays of a `.npz` by name; that of a `.npy` has the name "". FileError for pickled objects."""
     try:
         # Without pickles: an array of objects would run code on reading.
         loaded = np.load(path, allow_pickle=False)
@@ -33,10 +33,11 @@ def read_numpy(path: Path) -> dict[str, Any]:
 
 
 def read_pickled_numpy(path: Path) -> Any:
-    """What a `.npy` of Python objects holds, or None where it is one of plain numbers.
+    """The content of a `.npy` of Python objects, or None for one of plain numbers.
 
-    A single object (shape ()) comes as it is, several as a list. It is made of plain values and of the
-    restricted unpickler's stand-ins, which `numbers` takes. Raises FileError as `read_object_array` does.
+    A single object (shape ()) is returned itself, several as a list. The content consists of plain values and
+    stand-ins of the restricted unpickler, which `numbers` accepts. Raises FileError as `read_object_array`
+    does.
     """
     try:
         with open(path, "rb") as stream:
@@ -52,32 +53,32 @@ def read_pickled_numpy(path: Path) -> Any:
                 return None
             objects = read_object_array(path, stream)
     except (OSError, ValueError):
-        return None  # no .npy: `read_numpy` says why
+        return None  # not a .npy: `read_numpy` reports it
     if len(objects) != math.prod(shape):
         raise FileError(path, f"{len(objects)} objects in an array of shape {shape}")
     return objects[0] if shape == () else objects
 
 
 def is_array(value: object) -> bool:
-    """Whether `numbers` takes it for an array."""
+    """Whether `numbers` accepts the value."""
     return isinstance(value, Tensor | np.ndarray | StoredArray | StoredTensor)
 
 
 def numbers(path: Path, value: object, label: str) -> Tensor:
-    """An array of real numbers as a tensor on the CPU, of its own type.
+    """An array of real numbers as a tensor on the CPU, with unchanged dtype.
 
-    label: what to call it in the FileError for anything else, such as text, complex or truth values.
+    label: its name in the FileError for anything else, such as text, complex numbers or booleans.
     """
     if isinstance(value, StoredArray | StoredTensor):
         value = value.value
     if not isinstance(value, Tensor | np.ndarray):
-        raise FileError(path, f"{label} is no array but {type(value).__name__}")
+        raise FileError(path, f"{label} is not an array but {type(value).__name__}")
     try:
-        # A copy in the machine's byte order: torch takes no other, and warns of arrays that are read-only.
+        # A copy in the machine's byte order, which torch requires; it also warns about read-only arrays.
         plain = np.array(value, value.dtype.newbyteorder("=")) if isinstance(value, np.ndarray) else value
         tensor = torch.as_tensor(plain).detach().cpu()
     except TypeError as error:
-        raise FileError(path, f"{label} holds no numbers ({value.dtype})") from error
+        raise FileError(path, f"{label} does not hold numbers ({value.dtype})") from error
     if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_quantized or tensor.is_sparse:
-        raise FileError(path, f"{label} holds no real numbers but {tensor.dtype}")
+        raise FileError(path, f"{label} holds {tensor.dtype}, not real numbers")
     return tensor

@@ -32,45 +32,45 @@ from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 CHECK_SEEDS = [0, 1, 2, 3]
 SENSIBLE_STD = (0.05, 3.0)
-"""Range of the standard deviation of a trained generator's images (in [-1, 1]), generously."""
+"""Plausible range of the standard deviation of a trained generator's images (in [-1, 1])."""
 SENSIBLE_MEAN = 1.0
 SENSIBLE_W_DISTANCE = 0.5
-"""Of the stored mean of w from the measured one, in characteristic sizes of W."""
+"""Plausible distance of the stored mean of w from the measured one, in characteristic sizes of W."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was converted and what the self-check found."""
+    """The result of a conversion and of its self-check."""
 
     kind: str
     """Format of the file."""
     settings: dict[str, Any]
     """The model's settings (`StyleGAN2Config.to_json`)."""
     tensors: int
-    """Tensors converted, of generator and discriminator."""
+    """Number of converted tensors of generator and discriminator."""
     parameters: int
-    """Numbers in the generator's parameters."""
+    """Number of parameters of the generator."""
     discriminator_parameters: int
-    """The same of the discriminator; 0 without one."""
+    """Number of parameters of the discriminator; 0 without one."""
     image_mean: float
-    """Over the images of four seeds, stored noise maps."""
+    """Mean over the images of four seeds, with the stored noise maps."""
     image_std: float
     w_distance: float | None
     """Between the file's mean of w and the measured one, in units of W's size."""
     round_trip: bool
-    """What was written reads back equal, bit for bit, and draws the same images."""
+    """Whether the written file reads back bit for bit and renders the same images."""
     notes: list[str] = field(default_factory=list)
     encoder: EncoderReport | None = None
-    """What became of the encoder in whose file the generator was."""
+    """Report on the encoder, if the generator came from an encoder's file."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, those of the encoder left out."""
+        """Plain values, without those of the encoder."""
         values = asdict(replace(self, encoder=None))
         del values["encoder"]
         return values
 
     def lines(self) -> list[str]:
-        """For a person at a terminal."""
+        """Lines to print."""
         sizes = self.settings
         channels = " ".join(f"{size}:{width}" for size, width in sizes["channels"].items())
         clamp = sizes["conv_clamp"]
@@ -92,11 +92,11 @@ class Report:
 def convert_to_model(
     source: Path, folder: Path, raw: bool = False, perceptual: str = "lpips-vgg", overwrite: bool = False
 ) -> Report:
-    """Write the model folder of a checkpoint file; the encoder goes with it where the file is that of one.
+    """Write the model folder for a checkpoint file, with the encoder if it is an encoder's file.
 
-    raw: the generator as trained instead of its moving average. Everything is read and
+    raw: the generator as trained in place of its moving average. Everything is read and
     checked before anything is written. Raises FileError (see `detect.read_checkpoint`),
-    UsageError where `folder` holds something and `overwrite` is not set.
+    UsageError if `folder` is not empty and `overwrite` is not set.
     """
     refuse_existing(folder, overwrite)
     check_perceptual(perceptual)
@@ -125,7 +125,7 @@ def convert_to_model(
         },
     )
     if discriminator is None:
-        # Of the model that stood here before; only now, as writing may have failed.
+        # Of the previous model here; only now, since writing might have failed.
         (folder / "discriminator.safetensors").unlink(missing_ok=True)
     stored = read_model(folder)
     equal = torch.equal(draw(stored.generator), images) and _same(stored.generator, generator)
@@ -144,17 +144,16 @@ def convert_to_model(
 def export_rosinality(model: Model, path: Path, overwrite: bool = False) -> Report:
     """Write a model as rosinality's `.pt`: g_ema, latent_avg, d.
 
-    Raises UsageError where `path` exists and `overwrite` is not set, and for another architecture than
-    StyleGAN2; WranganError where
-    the model clamps and the clamp changes the images of the check's seeds, which his
-    classes cannot do.
+    Raises UsageError if `path` exists and `overwrite` is not set, and for architectures other than
+    StyleGAN2; WranganError if the model has a clamp that changes the images of the check's seeds, since
+    rosinality's classes do not clamp.
     """
     if path.is_dir() or (path.exists() and not overwrite):
         raise UsageError(f"{path} exists already: choose another --out, or add --overwrite for a file")
     generator, notes = model.generator, []
     if not isinstance(generator, StyleGAN2Generator):
         architecture = generator.config.architecture
-        raise UsageError(f"model {model.name} is {architecture}: rosinality's files hold StyleGAN2 alone")
+        raise UsageError(f"model {model.name} is {architecture}: rosinality's files can only hold StyleGAN2")
     images = draw(generator)
     if generator.config.conv_clamp is not None:
         free = rosinality.without_clamp(generator)
@@ -163,12 +162,12 @@ def export_rosinality(model: Model, path: Path, overwrite: bool = False) -> Repo
             effect = f"clamp at {generator.config.conv_clamp:g}, which changes images by {difference:.2g}"
             raise FileError(model.path, f"not representable: its layers {effect}; rosinality's do not clamp")
         generator = free
-        notes.append(f"the clamp was left out; it changes none of {len(CHECK_SEEDS)} seeds' images")
+        notes.append(f"the clamp was left out; it changes none of the images of {len(CHECK_SEEDS)} seeds")
     discriminator = find_discriminator(model)
     contents, more = rosinality.to_contents(generator, model.w_mean, discriminator)
     write_torch(path, contents)
     again = build(read_checkpoint(path))[0]
-    # Rescaling the mapping network rounds its numbers; otherwise nothing may change.
+    # Rescaling the mapping network rounds its numbers; otherwise nothing must change.
     tolerance = 1e-4 if generator.config.mapping_lr_multiplier != rosinality.LR_MULTIPLIER else 0.0
     equal = float((draw(again) - images).abs().max()) <= tolerance
     return _report(
@@ -192,23 +191,23 @@ def draw(generator: Generator) -> Tensor:
     Raises WranganError if they are not finite.
     """
     latents = seeded_latents(CHECK_SEEDS, generator.config.style_dim)
-    # One at a time: four images of 1024 px at once would need gigabytes.
+    # One at a time: four images of 1024 px together would need gigabytes.
     images = torch.cat([generator.synthesis(generator.mapping(z[None])) for z in latents])
     if not images.isfinite().all():
-        raise WranganError("self-check failed: the generator draws values that are not finite")
+        raise WranganError("self-check failed: the generator's images have values that are not finite")
     return images
 
 
 def refuse_existing(folder: Path, overwrite: bool) -> None:
-    """UsageError where writing a model to `folder` would replace something."""
+    """UsageError if writing a model to `folder` would replace anything."""
     if folder.is_file():
-        raise UsageError(f"{folder} is a file; --out is the folder of the new model")
+        raise UsageError(f"{folder} is a file: give a folder as --out")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty: choose another --out, or add --overwrite")
 
 
 def _filled(network: Any, tensors: dict[str, Tensor]) -> Any:
-    # Kernels are the only entries that `tensors` may lack; the settings made them.
+    # `tensors` may lack only the FIR kernels, which follow from the settings.
     result = network.load_state_dict(tensors, strict=False)
     wrong = [name for name in result.missing_keys if not name.endswith(".kernel")] + result.unexpected_keys
     if wrong:

@@ -1,4 +1,4 @@
-"""Which of the known formats a checkpoint file has, and its contents as a `Checkpoint`."""
+"""Detect the format of a checkpoint file, and read it as a `Checkpoint`."""
 
 import re
 from pathlib import Path
@@ -20,16 +20,16 @@ from wrangan_cli.engine.checkpoints.restricted_unpickler import (
 from wrangan_cli.engine.checkpoints.unwrapping import NVIDIA, contents_of, generator_of
 
 _TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""Near the beginning of files of torch.save before they were zip archives: a pickled magic number."""
+"""Near the start of torch.save's files before they were zip archives: a pickled magic number."""
 
 _PICKLE = 0x80
-"""The instruction PROTO, with which every pickle of protocol 2 or newer begins."""
+"""The instruction PROTO, with which every pickle of protocol 2 or newer starts."""
 
 
 def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
     """Read a StyleGAN2 of rosinality or NVIDIA from a file of PyTorch, a pickle or a safetensors file.
 
-    raw: the generator as trained instead of its moving average. The form is told by the
+    raw: the generator as trained in place of its moving average. The format is recognised by the
     contents, not by the name; nothing in the file is executed. Raises FileError:
     unreadable, truncated, refused, or not convertible, with the reason.
     """
@@ -52,7 +52,7 @@ def read_checkpoint(path: Path, raw: bool = False) -> Checkpoint:
 def read_data(path: Path) -> Any:
     """The data of a file of PyTorch, a pickle or a safetensors file: plain values, tensors and stand-ins.
 
-    Raises FileError: no such file, no such format (with what it is instead), broken, or refused.
+    Raises FileError: no such file, another format (which the error names), broken, or refused.
     """
     if path.is_dir():
         raise FileError(path, "a folder, not a checkpoint file")

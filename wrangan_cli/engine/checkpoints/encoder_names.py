@@ -1,4 +1,4 @@
-"""How the published encoders name their tensors; own name → the file's name."""
+"""Names of the tensors in published encoders: name in this suite → name in the file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 _IR_PARTS = {
     **{f"body.0.{part}": f"res_layer.0.{part}" for part in _NORM},
     "body.1.weight": "res_layer.1.weight",
-    # body.2, a normalisation, has no counterpart: it is made to change nothing.
+    # body.2, a normalisation, has no counterpart and becomes the identity.
     "body.3.weight": "res_layer.2.weight",
     "body.4.weight": "res_layer.3.weight",
     **{f"body.5.{part}": f"res_layer.4.{part}" for part in _NORM},
@@ -33,7 +33,7 @@ _SEPARABLE_PARTS = {
 
 
 def styled_conv_name(index: int) -> str | None:
-    """The styled convolution at `index` of HyperStyle's count of all layers; None for a toRGB layer.
+    """The styled convolution at `index` in HyperStyle's numbering of all layers; None for a toRGB layer.
 
     0 is the convolution at 4 px, 1 its toRGB; then two convolutions and a toRGB at each size.
     """
@@ -44,7 +44,7 @@ def styled_conv_name(index: int) -> str | None:
 
 
 def body_names(body: nn.Sequential, source: Mapping[str, Tensor]) -> dict[str, str]:
-    """Of a body's stem and blocks."""
+    """Names of a body's stem and blocks."""
     plain = "input_layer.0.weight" not in source
     stem = ("conv1", "bn1", "relu") if plain else ("input_layer.0", "input_layer.1", "input_layer.2")
     names = {"body.0.weight": f"{stem[0]}.weight", "body.2.weight": f"{stem[2]}.weight"}
@@ -60,7 +60,7 @@ def body_names(body: nn.Sequential, source: Mapping[str, Tensor]) -> dict[str, s
 
 
 def head_names(network: StyleEncoder) -> dict[str, str]:
-    """Of the heads and the maps between the depths of a pyramid."""
+    """Names of the heads and of the maps between the depths of a pyramid."""
     names = {}
     for own in network.state_dict():
         if own.startswith("heads."):
@@ -72,7 +72,7 @@ def head_names(network: StyleEncoder) -> dict[str, str]:
 
 
 def hypernet_names(network: Hypernet, places: Mapping[Any, str]) -> dict[str, str]:
-    """Of the shared head and the refinement blocks; places: prefix of each layer's block by name."""
+    """Names of the shared head and the refinement blocks; places: prefix of each layer's block by name."""
     names = {}
     prefixes = {name.replace(".", "_"): prefix for name, prefix in places.items()}
     for own in network.state_dict():
@@ -90,16 +90,16 @@ def hypernet_names(network: Hypernet, places: Mapping[Any, str]) -> dict[str, st
 
 
 def neutral_tensors(state: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A whole state dict: what was found, and what leaves the outputs as they are for the rest.
+    """A whole state dict: the tensors found, and neutral values for the rest.
 
-    The gates of the published networks have no biases and may have fewer hidden numbers, which is
-    the same as zeros.
+    The gates of the published networks have no biases and may have fewer hidden units, which is
+    equivalent to zeros.
     """
     whole = {}
     for name, own in state.items():
         given = found.get(name)
         if given is None:
-            # A normalisation that changes nothing has variance 1 less what is added to it.
+            # A normalisation that is the identity has variance 1 minus its epsilon.
             value = 1.0 if name.endswith((".weight", "running_var")) else 0.0
             whole[name] = torch.full_like(own, value)
             if name.endswith("running_var"):

@@ -1,4 +1,4 @@
-"""The networks of published encoder files, from their tensors: sizes are read from the shapes."""
+"""Networks from the tensors of published encoder files; sizes are read from the shapes."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from wrangan_cli.engine.models.folder import Model
 
 INPUT_SIDE = 256
 PASSES = 5
-"""Of ReStyle and HyperStyle, where the file does not say."""
+"""Passes of ReStyle and HyperStyle, if the file does not say."""
 PYRAMIDS = ("Encoder4Editing", "GradualStyleEncoder", "ResNetGradualStyleEncoder")
 N = TypeVar("N", bound=AnyEncoder)
 
@@ -45,14 +45,14 @@ def into_w(source: dict[str, Tensor]) -> Encoder:
         network = Encoder(EncoderConfig(style_dim, widths, blocks, INPUT_SIDE))
     names = body_names(network.body, source)
     found = _collected(network, source, names, {"head.": "linear."})
-    # The mean of the map is the mean of its 16 parts; the learning rate's scale is worked in.
+    # The mean of the map is the mean of its 16 parts; the scale of the learning rate is included.
     scale = found["head.weight"].shape[1] ** -0.5
     found["head.weight"] = (found["head.weight"] * (scale / 16)).repeat_interleave(16, dim=1)
     return _loaded(network, found)
 
 
 def styles(source: dict[str, Tensor], opts: Mapping[str, Any], name: str) -> StyleEncoder:
-    """One into W+, likewise; name: its class."""
+    """An encoder into W+, likewise; name: its class."""
     backbone, widths, blocks = _body(source)
     rows = {int(key.split(".")[1]) for key in source if re.match(r"styles\.\d+\.", key)}
     convs = [key for key in source if re.fullmatch(r"styles\.0\.convs\.\d+\.weight", key)]
@@ -91,9 +91,9 @@ def hypernet(
     for index in indices:
         name, place = styled_conv_name(index), f"refinement_blocks.{index}."
         if name is None:
-            raise NotConvertible("it changes toRGB layers, for which codes have no place")
+            raise NotConvertible("it changes toRGB layers, which codes cannot store")
         if name not in shapes:
-            raise NotConvertible(f"it changes a layer {name}, which {model.name} has not")
+            raise NotConvertible(f"it changes a layer {name}, which {model.name} does not have")
         places[name] = place
         layers[name], height, found = _refinement(source, place, name, shapes[name])
         heights.add(height)
@@ -125,9 +125,9 @@ def hypernet(
 def _refinement(
     source: Mapping[str, Tensor], place: str, name: str, shape: tuple[int, int]
 ) -> tuple[tuple[int, int], int, dict[str, int]]:
-    """Of one layer's block: (output, input) channels, how often it halves its map down to 1 px, and sizes.
+    """For one layer's block: (output, input) channels, number of halvings of its map down to 1 px, and sizes.
 
-    place: prefix of its tensors. shape: what the model's layer has.
+    place: prefix of its tensors. shape: that of the model's layer.
     """
 
     def side(tensor: str, dimensions: int, at: int = 0) -> int:
@@ -155,7 +155,7 @@ def _refinement(
 
 
 def _body(source: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
-    """Backbone, widths and blocks of the stages: a stage is a run of blocks of one width."""
+    """Backbone, widths and blocks of the stages; a stage is a run of blocks of equal width."""
     plain = "input_layer.0.weight" not in source
     part = "conv1.weight" if plain else "res_layer.1.weight"
     outputs: list[int] = []
@@ -187,13 +187,13 @@ def _passes(opts: Mapping[str, Any]) -> int:
 def _collected(
     network: AnyEncoder, source: dict[str, Tensor], names: dict[str, str], more: dict[str, str]
 ) -> dict[str, Tensor]:
-    """The file's tensors by own names; `more`: prefixes of those whose shape is another here."""
+    """The file's tensors by this suite's names; `more`: prefixes of those whose shape differs here."""
     wanted = {}
     own = network.state_dict()
     for name, there in names.items():
         wanted[name] = own[name].shape
         if name.endswith((".down.weight", ".up.weight")) and there in source:
-            # Fewer hidden numbers are filled up later.
+            # Missing hidden units are filled up later.
             wanted[name] = shape_of("encoder", source, there, 4)[:2]
     for prefix, there in more.items():
         for part in ("weight", "bias"):
@@ -203,12 +203,12 @@ def _collected(
 
 
 def _loaded(network: N, found: dict[str, Tensor]) -> N:
-    """The network on the CPU with the file's tensors, and with what the published one lacks."""
+    """The network on the CPU with the file's tensors, and neutral values for those that the file lacks."""
     network.to_empty(device="cpu")
     network.load_state_dict(neutral_tensors(network.state_dict(), found))
     return network
 
 
 def _superfluous(name: str) -> bool:
-    # The shared head stands once more under each block that uses it.
+    # The shared head is stored again under each block that uses it.
     return name.endswith("num_batches_tracked") or ".hypernet." in name

@@ -4,8 +4,8 @@ Such a file holds `state_dict` with the trained network under `encoder.` or `hyp
 generator that it was trained for under `decoder.`, the command line in `opts`, and `latent_avg`,
 the mean of w to which the network's output is added. Sizes are read from the shapes.
 
-The networks are computed as published, but images reach 256 px here by the mean of areas, and
-there by bilinear or bicubic resampling of the file.
+The networks are computed as published, except that images are reduced to 256 px here by area averaging,
+there by bilinear or bicubic resampling.
 """
 
 from collections.abc import Mapping
@@ -53,9 +53,9 @@ MEAN_IF_ASKED = (
     "SingleStyleCodeEncoder",
 )
 """Networks of pSp and e4e, to whose output the mean of w is added if `start_from_latent_avg` says so. ReStyle
-and HyperStyle always add it: what the option does there is to feed a loss."""
+and HyperStyle always add it; there the option only affects a loss."""
 CLOSE = 1e-3
-"""Relative distance of two generators below which they count as the same."""
+"""Two generators with a smaller relative distance count as the same."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Report:
     """The file that was written."""
     parameters: int
     round_trip: bool
-    """What was written reads back equal, bit for bit."""
+    """Whether the written file reads back bit for bit."""
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def install_published(source: Path, model: Model, overwrite: bool = False) -> Re
     """Write the network of a published file into a model's folder.
 
     Raises FileError: unreadable, refused, not convertible, or for a generator of other sizes;
-    UsageError where the model has such a network already and `overwrite` is not set.
+    UsageError if the model already has such a network and `overwrite` is not set.
     """
     try:
         network, name, notes = from_contents(contents_of(read_data(source)), model)
@@ -109,7 +109,7 @@ def install_published(source: Path, model: Model, overwrite: bool = False) -> Re
     if path.exists() and not overwrite:
         raise UsageError(f"{path} exists already: add --overwrite to replace it")
     about = {"converted_from": source.name, "sha256": sha256(source), "network": name}
-    # In full precision: the same numbers as in the file.
+    # In full precision, so that the numbers are those of the file.
     save_encoder(model.path, network, model, about, torch.float32)
     back, own = read_any(path, kind)[0].state_dict(), network.state_dict()
     equal = all(torch.equal(back[key], value) for key, value in own.items())
@@ -130,7 +130,7 @@ def from_contents(contents: Contents, model: Model) -> tuple[AnyEncoder, str, li
     way = ways[0]
     opts = contents.settings(way, "opts")
     if opts is None:
-        raise NotConvertible("lacks opts, which say what network it is")
+        raise NotConvertible("lacks opts, which name the network")
     name, latent_avg = opts.get("encoder_type"), contents.near(way, "latent_avg")
     _refuse_cars(opts)
     network: AnyEncoder
@@ -158,7 +158,7 @@ def from_contents(contents: Contents, model: Model) -> tuple[AnyEncoder, str, li
 
 
 def _refuse_cars(opts: Mapping[str, Any]) -> None:
-    """NotConvertible for networks that see 4:3, cut out of the generator's square, and not squares."""
+    """NotConvertible for networks that see 4:3 images, cut out of the generator's square."""
     trained_on = opts.get("dataset_type")
     if isinstance(trained_on, str) and "cars" in trained_on:
         raise NotConvertible(
@@ -180,9 +180,9 @@ def _set_mean(
 
 
 def _compare_generators(decoder: dict[str, Tensor], model: Model) -> list[str]:
-    """How far the generator in the file is from the model's; NotConvertible where sizes differ."""
+    """Compare the generator in the file with the model's; NotConvertible if sizes differ."""
     if not decoder:
-        return ["the file has no generator: that it is the model's cannot be checked"]
+        return ["the file has no generator, so it cannot be checked that it belongs to the model"]
     own, difference, size = model.generator.state_dict(), 0.0, 0.0
     for name, tensor in own.items():
         if name.endswith((".kernel", ".std")) or name.startswith("noises."):

@@ -1,4 +1,4 @@
-"""What `wrangan fetch` knows by name: the bundled models whose weights are fetched, and other weights."""
+"""What `wrangan fetch` can fetch: the weights of bundled models, and other weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Fetchable:
     name: str
     carrier: Carrier
     bundled: Path | None
-    """The folder of what ships for a model; None for weights that no bundled model is made of."""
+    """The folder of the files that ship for a model; None for other weights."""
 
     @property
     def kind(self) -> str:
@@ -29,18 +29,18 @@ class Fetchable:
 
     @property
     def purpose(self) -> str:
-        """In a few words."""
+        """Its purpose, in a few words."""
         if self.bundled and self.name != self.carrier.name:
             side = read_generator_config(read_config(self.bundled)).resolution
-            return f"{self.carrier.name} at {side} px, out of the same package"
+            return f"{self.carrier.name} at {side} px, from the same package"
         return self.carrier.purpose
 
     @property
     def here(self) -> str | None:
-        """Where it is, ready for use without a download; None: it is not here."""
+        """Where it is, if usable without a download; otherwise None."""
         if self.bundled and is_joined(self.bundled):
             return str(cached_folder(self.name))
-        # What a model is joined from is read by its content: a wrong file would mean a download after all.
+        # Check the content of a model's files: a wrong one would mean a download after all.
         found = where(self.carrier, checked=self.bundled is not None)
         if found is None:
             return None
@@ -51,13 +51,14 @@ class Fetchable:
         return f"{place} ({folder})"
 
     def fetch(self, source: Path | None, overwrite: bool, on_bytes: OnBytes | None) -> list[Path]:
-        """Get it if it is not here; a model's folder, or the files of weights. Raises as `joined_model`."""
+        """Fetch it if missing; returns a model's folder, or the weight files. Raises as `joined_model`
+        does."""
         if self.bundled:
             return [joined_model(self.bundled, source, overwrite, on_bytes)]
         return list(fetch_carrier(self.carrier, source, overwrite, on_bytes).values())
 
     def to_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Plain values for `--json`."""
         return {
             "name": self.name,
             "kind": self.kind,
@@ -71,12 +72,12 @@ class Fetchable:
 
 
 def fetchables() -> list[Fetchable]:
-    """Models first."""
+    """Everything that can be fetched, models first."""
     return [*_models(), *_weights()]
 
 
 def find_fetchable(name: str) -> Fetchable:
-    """The one of this name; UsageError lists the names."""
+    """The entry of this name; a UsageError lists the names."""
     known = {item.name: item for item in fetchables()}
     if name not in known:
         raise UsageError(f"nothing to fetch is called {name!r}; there are {', '.join(known)}")

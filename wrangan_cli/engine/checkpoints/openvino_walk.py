@@ -60,7 +60,7 @@ class Walk:
         return (second, first) if first.type == "Const" else (first, second)
 
     def constant_operand(self, node: Node, kind: str) -> tuple[Node, Node] | None:
-        """The other input and the constant one; None if this is no node of that kind with a constant."""
+        """The other input and the constant one; None if this is not such a node with a constant."""
         if node.type != kind:
             return None
         other, constant = self.operands(node, kind)

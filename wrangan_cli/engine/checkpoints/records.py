@@ -1,4 +1,4 @@
-"""What a checkpoint file holds, in this suite's names; and how tensors are collected."""
+"""The content of a checkpoint file in this suite's names, and helpers to collect tensors."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ NAMED_AT_MOST = 4
 
 
 class NotConvertible(WranganError):
-    """The file is readable, but what it holds cannot be one of this suite's models."""
+    """The file is readable, but its content cannot become one of this suite's models."""
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,17 @@ class Checkpoint:
     discriminator: dict[str, Tensor] | None
     """State dict of `Discriminator(config)` without FIR kernels; None if there is none."""
     w_mean: Tensor | None
-    """(style_dim,) float32; None where the file has none."""
+    """(style_dim,) float32; None if the file has none."""
     notes: list[str] = field(default_factory=list)
-    """What a user should know: what was left out, made up or assumed."""
+    """Remarks for the user: what was left out, filled in or assumed."""
     encoder: bool = False
-    """Whether the file is that of a trained encoder, with its generator inside."""
+    """Whether the file is that of a trained encoder, including its generator."""
 
 
 def shapes(
     network: type[StyleGAN2Generator] | type[Discriminator], config: StyleGAN2Config
 ) -> dict[str, torch.Size]:
-    """Shapes of a network's stored tensors by name, without making it."""
+    """Shapes of a network's stored tensors by name, without allocating it."""
     with torch.device("meta"):
         state = network(config).state_dict()
     return {name: tensor.shape for name, tensor in state.items() if not name.endswith(".kernel")}
@@ -54,12 +54,12 @@ def collect(
     superfluous: Callable[[str], bool],
     network: str = "StyleGAN2 (configuration E/F)",
 ) -> dict[str, Tensor]:
-    """The tensors of `wanted`, taken from `source` by `names` (own name → file's name).
+    """The tensors of `wanted`, taken from `source` by `names` (name in this suite → name in the file).
 
-    Axes of length 1 may be added or dropped. superfluous: says of a name in the file
-    whether it may be passed over. Raises NotConvertible naming tensors that are missing,
-    misshapen, not finite, or for which there is no place. label: of the network, and
-    network: what it is, for the message.
+    Axes of length 1 may be added or dropped. superfluous: whether a name in the file
+    may be ignored. Raises NotConvertible that names tensors that are missing,
+    misshapen, not finite, or unknown. label: name of the network, network: what it is; both
+    for the message.
     """
     missing = [names[own] for own in wanted if names[own] not in source]
     if missing:
@@ -67,7 +67,7 @@ def collect(
     used = {names[own] for own in wanted}
     extra = [name for name in source if name not in used and not superfluous(name)]
     if extra:
-        raise NotConvertible(f"{label} has tensors that {network} has not: {listed(extra)}")
+        raise NotConvertible(f"{label} has tensors that {network} does not have: {listed(extra)}")
     made = {}
     for own, shape in wanted.items():
         tensor = source[names[own]]
@@ -81,20 +81,20 @@ def collect(
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names and how many more there are."""
+    """The first few names, and the number of further ones."""
     every = list(names)
     more = f" and {len(every) - NAMED_AT_MOST} more" if len(every) > NAMED_AT_MOST else ""
     return ", ".join(every[:NAMED_AT_MOST]) + more
 
 
 def brief(value: object) -> str:
-    """A setting for a message: files may hold anything, of any size."""
+    """A setting shortened for a message, since files may hold anything, of any size."""
     simple = isinstance(value, str | int | float | bool | None)
     return repr(value)[:40] if simple else f"a {type(value).__name__}"
 
 
 def shape_of(label: str, source: Mapping[str, Tensor], name: str, axes: int) -> torch.Size:
-    """Shape of a tensor that tells a size; NotConvertible if it is not there or has other axes."""
+    """Shape of a tensor that determines a size; NotConvertible if it is missing or has other axes."""
     if name not in source:
         raise NotConvertible(f"{label} lacks {name}")
     if source[name].ndim != axes:
@@ -113,7 +113,7 @@ def make_config(
     stddev_group: int | None = 4,
     randomized_layers: int = 0,
 ) -> StyleGAN2Config:
-    """Settings read from a file; NotConvertible where the models do not have such."""
+    """Settings read from a file; NotConvertible if the models do not support them."""
     if mapping_layers < 1:
         raise NotConvertible("no mapping network found")
     try:
@@ -135,8 +135,8 @@ def make_config(
 def taps_of_kernel(kernel: Tensor) -> tuple[float, ...]:
     """1-D filter of a separable FIR kernel (n, n) of any gain, or of its line (n,), summing to 8.
 
-    Only four symmetric taps are accepted: with others the paddings of the published
-    implementations are not known to agree.
+    Only four symmetric taps are accepted: for others the paddings of the published
+    implementations may differ.
     """
     line = kernel.double().sum(dim=1) if kernel.ndim == 2 else kernel.double()
     line = line * (8 / line.sum())

@@ -1,12 +1,12 @@
-"""A pickle reader that builds data and can run nothing from the file.
+"""A pickle reader that builds data and cannot run anything from the file.
 
 NVIDIA publishes StyleGAN2 as Python pickles, torch's files hold one, and a pickle is a program: its
 reader calls whatever function the file names. Here every harmless name stands for a small class that
 only keeps data (`stand_ins`); any other name is refused. Source text that the file carries stays text.
 
-The same reader serves both. torch opens its own files, whose tensors stand beside the pickle, and is
-given this reader for that. Its own restricted one (`weights_only`) fills no dict but three kinds, takes
-no pickle newer than protocol 2, and wants each class of a stranger by name before it reads.
+The same reader serves both. torch opens its files, whose tensors are beside the pickle, and is
+given this reader for the pickle. Its restricted reader (`weights_only`) supports only three kinds of dict and
+no pickle newer than protocol 2, and every foreign class must be registered before reading.
 """
 
 import io
@@ -40,7 +40,7 @@ READ_ERRORS = (
     OSError,
     struct.error,
 )
-"""What a broken or hostile stream makes pickle and torch raise."""
+"""Errors that pickle and torch raise for a broken or hostile stream."""
 
 
 class _NestedStorage(Data):
@@ -53,10 +53,10 @@ class _NestedStorage(Data):
 
 
 class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
-    """`pickle.Unpickler` for which every name is one of `stand_ins`.
+    """`pickle.Unpickler` that resolves every name to one of `stand_ins`.
 
-    The one in Python: that in C keeps its memo in an array, and five bytes of a damaged or hostile file make
-    it take the largest index that they can name, tens of GB.
+    The implementation in Python: the one in C keeps its memo in an array, and five bytes of a damaged or
+    hostile file can make it allocate tens of GB for the largest index.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -66,7 +66,7 @@ class RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
 
 
 class _Reader:
-    """What `torch.load` takes as `pickle_module`."""
+    """The `pickle_module` for `torch.load`."""
 
     Unpickler = RestrictedUnpickler
 
@@ -91,7 +91,7 @@ class _ObjectUnpickler(RestrictedUnpickler):
 
 
 def read_object_array(path: Path, stream: BinaryIO) -> list[Any]:
-    """The objects of a NumPy array, pickled from where `stream` stands: plain values and stand-ins.
+    """The objects of a NumPy array, pickled from the position of `stream`: plain values and stand-ins.
 
     path: for the message. Raises FileError: a name that is not allowed, a truncated or broken stream.
     """
@@ -100,7 +100,7 @@ def read_object_array(path: Path, stream: BinaryIO) -> list[Any]:
     except READ_ERRORS as error:
         raise FileError(path, one_line(error)) from error
     if not isinstance(array, StoredObjects) or array.objects is None:
-        raise FileError(path, "no array of objects")
+        raise FileError(path, "not an array of objects")
     return array.objects
 
 
@@ -112,8 +112,8 @@ def load_torch(stream: BinaryIO) -> Any:
     stream.seek(0)
     start = stream.read(2)
     stream.seek(0)
-    # What torch would do with a file is asked of the readers that torch uses itself: no other can say
-    # something else of the same file. It hands programs to its compiler, and unpacks tar archives.
+    # Use torch's readers to tell what torch would do with a file, so that the two cannot disagree. It
+    # hands programs to its compiler, and unpacks tar archives.
     if start == b"PK":
         if "constants.pkl" in torch._C.PyTorchFileReader(stream).get_all_records():
             raise pickle.UnpicklingError(
@@ -123,7 +123,7 @@ def load_torch(stream: BinaryIO) -> Any:
         raise pickle.UnpicklingError("PyTorch's format before 2017 (a tar archive)")
     stream.seek(0)
     with warnings.catch_warnings():
-        # torch warns of classes whose source it does not find.
+        # torch warns about classes whose source it does not find.
         warnings.simplefilter("ignore")
         return torch.load(stream, map_location="cpu", weights_only=False, pickle_module=_Reader)
 
@@ -141,6 +141,6 @@ def one_line(error: BaseException) -> str:
 
 
 def printable(text: str, length: int = 300) -> str:
-    """Names in a file may hold line ends and terminal commands: one line of what can be printed."""
+    """Text from a file as one printable line, without line ends and control characters."""
     line = " ".join(text.split())
     return "".join(c if c.isprintable() else "?" for c in line)[:length]

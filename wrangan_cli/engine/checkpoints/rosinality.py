@@ -1,8 +1,8 @@
 """Checkpoints of rosinality/stylegan2-pytorch (`.pt`), in both directions.
 
 Training files hold `g`, `d`, `g_ema`, optimisers and `args`; converted files `g_ema`,
-`latent_avg` and sometimes `d`; those of others wrap the same names otherwise (`unwrapping`). His state-dict
-keys are this suite's own.
+`latent_avg` and sometimes `d`; other tools wrap the same names differently (`unwrapping`). This suite uses
+the same state-dict keys.
 """
 
 import math
@@ -31,11 +31,11 @@ from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 KIND = "rosinality"
 LR_MULTIPLIER = 0.01
-"""Of the mapping network: a constant of his class, not in the file."""
+"""Learning-rate multiplier of the mapping network: a constant in rosinality's class, not in the file."""
 DECODER = "decoder"
-"""The generator in the file of an encoder."""
+"""Key of the generator in an encoder's file."""
 STD_KEY = "wrangan_std"
-"""Extra entry of files written here: σ of the random layers, which he has no place for."""
+"""Extra entry of files written here: σ of the random layers, which rosinality's format lacks."""
 
 
 def from_contents(contents: Contents, network: Network) -> Checkpoint:
@@ -75,15 +75,15 @@ def from_contents(contents: Contents, network: Network) -> Checkpoint:
 def to_contents(
     generator: StyleGAN2Generator, w_mean: Tensor, discriminator: Discriminator | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """What to `torch.save` for rosinality's classes, and notes on what they cannot hold.
+    """The contents to `torch.save` for rosinality's classes, and notes on what they cannot hold.
 
-    The clamp is left out: whether that matters is for the caller to say.
+    The clamp is left out; the caller must check whether that matters.
     """
     config, notes = generator.config, []
     state = {name: tensor.detach().cpu().clone() for name, tensor in generator.state_dict().items()}
     std = {k.removesuffix(".conv.std"): state.pop(k) for k in list(state) if k.endswith(".conv.std")}
     if config.mapping_lr_multiplier != LR_MULTIPLIER:
-        # The multiplier only scales the stored numbers: store them at his scale.
+        # The multiplier only scales the stored numbers: store them at rosinality's scale.
         for name in state:
             if name.startswith("style."):
                 state[name] = state[name] * (config.mapping_lr_multiplier / LR_MULTIPLIER)
@@ -91,16 +91,18 @@ def to_contents(
     contents: dict[str, Any] = {"g_ema": state, "latent_avg": w_mean.detach().cpu().clone()}
     if std:
         contents[STD_KEY] = std
-        notes.append(f"σ of {len(std)} layers stands in {STD_KEY!r}, which rosinality's code does not read")
+        notes.append(
+            f"σ of {len(std)} layers is stored in {STD_KEY!r}, which rosinality's code does not read"
+        )
     if config.channels not in [rosinality_channels(config.resolution, m) for m in (0.5, 1, 2, 4)]:
         notes.append(
-            "the channel counts follow no channel_multiplier: his table has to be changed to load it"
+            "the channel counts match no channel_multiplier: rosinality's table must be changed to load it"
         )
     if discriminator is not None and config.stddev_group == 4:
         contents["d"] = {k: v.detach().cpu().clone() for k, v in discriminator.state_dict().items()}
     elif discriminator is not None:
         notes.append(
-            f"discriminator left out: its groups are of {config.stddev_group or 'all'} images, his of 4"
+            f"discriminator left out: its groups have {config.stddev_group or 'all'} images, rosinality's 4"
         )
     return contents, notes
 
@@ -113,7 +115,7 @@ def without_clamp(generator: StyleGAN2Generator) -> StyleGAN2Generator:
 
 
 def _lr_multiplier(network: Network) -> float:
-    """Of the mapping network: pickled modules state it, state dicts do not."""
+    """The multiplier of the mapping network, which pickled modules record and state dicts do not."""
     layers = [a for path, a in network.attributes.items() if path.startswith("style.") and "lr_mul" in a]
     stated = {float(attributes["lr_mul"]) for attributes in layers} or {LR_MULTIPLIER}
     if len(stated) > 1:
@@ -156,20 +158,20 @@ def _discriminator(network: Network, config: StyleGAN2Config) -> dict[str, Tenso
 
 
 def _complete_noise_maps(tensors: dict[str, Tensor], wanted: Mapping[str, torch.Size]) -> list[str]:
-    """The first files of his repository had no noise maps: draw them, in their order."""
+    """Sample noise maps, in order, for the oldest files of the repository, which have none."""
     maps = [name for name in wanted if name.startswith("noises.")]
     if any(name in tensors for name in maps):
         return []
     rng = random_generator(0)
     tensors |= {name: torch.randn(wanted[name], generator=rng) for name in maps}
-    return ["the file has no noise maps: they were drawn from seed 0"]
+    return ["the file has no noise maps: they were sampled with seed 0"]
 
 
 def read_mean(value: object, style_dim: int, strict: bool = False) -> tuple[Tensor | None, list[str]]:
-    """`latent_avg`: (style_dim,), from rows that are all the same; None where it cannot be used, and why.
+    """`latent_avg`: (style_dim,), from equal rows; None if it cannot be used, and why.
 
-    value: (style_dim,) or (latents, style_dim) of any float type; None where the file has none. strict:
-    rows that differ raise NotConvertible, as an encoder needs them as they are.
+    value: (style_dim,) or (latents, style_dim) of any float type; None if the file has none. strict:
+    different rows raise NotConvertible, since an encoder needs them unchanged.
     """
     if value is None:
         return None, ["the file has no mean of w (latent_avg)"]

@@ -1,4 +1,4 @@
-"""The base of the classes that stand for what a pickle names, and what refuses a name."""
+"""Base of the classes that stand in for names in a pickle, and the error that refuses a name."""
 
 import pickle
 from typing import NoReturn
@@ -19,7 +19,7 @@ class Sealed(type):
 
 
 class Data(metaclass=Sealed):
-    """Base of the stand-ins: no `__dict__`, no state but what a subclass accepts."""
+    """Base of the stand-ins: no `__dict__`, and no state except what a subclass accepts."""
 
     __slots__ = ()
 

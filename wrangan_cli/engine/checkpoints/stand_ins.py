@@ -1,7 +1,7 @@
-"""What a pickle's names stand for here: small classes that keep data and run nothing.
+"""Stand-ins for the names in a pickle: small classes that keep data and run nothing.
 
-A pickle calls whatever function it names. `stand_in` gives, for each name that is harmless, a class of
-this module in place of what the file means: tensors and arrays become numbers, settings become plain
+A pickle calls whatever function it names. `stand_in` returns, for each harmless name, a class of
+this module in place of the original: tensors and arrays become numbers, settings plain
 dicts, dates, paths and the like plain values. It refuses every other name.
 """
 
@@ -23,7 +23,7 @@ from wrangan_cli.engine.checkpoints.numpy_stand_ins import DType, StoredArray, a
 from wrangan_cli.engine.checkpoints.sealed import Data, RefusedGlobal, Sealed
 
 REPEATED_AT_MOST = 2**22
-"""Numbers of a tensor that repeats its storage (stride 0): a guard against sizes beyond the memory."""
+"""Limit for tensors that repeat their storage (stride 0): a guard against sizes beyond the memory."""
 RANGE_AT_MOST = 2**20
 _SIMPLE = (str, int, float, bool, bytes, tuple, type(None))
 
@@ -51,17 +51,17 @@ class _ClassOfObjects(Sealed):
 
 
 class StoredObject(dict[Any, Any], metaclass=_ClassOfObjects):
-    """An object of a class that is not here: its items and attributes as a dict, nothing else.
+    """An object of an unknown class: its items and attributes as a dict, nothing else.
 
-    So are torch modules (`_parameters`, `_buffers`, `_modules`, settings), namespaces and dicts with
-    attributes. class_name: as the file has it.
+    Used for torch modules (`_parameters`, `_buffers`, `_modules`, settings), namespaces and dicts with
+    attributes. class_name: the name in the file.
     """
 
     __slots__ = ()
     __hash__ = object.__hash__  # type: ignore[assignment]
     class_name = ""
     dump_patches = False
-    """torch asks this of the modules in its old files."""
+    """torch reads this from modules in its old files."""
 
     def __new__(cls, *_: Any, **__: Any) -> "StoredObject":
         return super().__new__(cls)
@@ -70,17 +70,17 @@ class StoredObject(dict[Any, Any], metaclass=_ClassOfObjects):
         super().__init__()
 
     def __setstate__(self, state: object) -> None:
-        # With slots, the state is a pair: of the attributes, and of the slots.
+        # With slots, the state is a pair of attributes and slots.
         parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
         for part in parts:
             if isinstance(part, dict):
-                # Items count, where an attribute has the name of one.
+                # Items take precedence over attributes of the same name.
                 self.update({name: value for name, value in part.items() if name not in self})
             elif part is not None:
                 self.setdefault("state", part)
 
     def append(self, value: object) -> None:
-        """Of a class that is a list: its elements by number."""
+        """For subclasses of list: store elements by number."""
         self[len(self)] = value
 
 
@@ -91,7 +91,7 @@ def _class(name: str) -> type[StoredObject]:
 
 
 def persistent_object(meta: object) -> StoredObject:
-    """What NVIDIA's `torch_utils.persistence` rebuilds from embedded source: the state alone."""
+    """What NVIDIA's `torch_utils.persistence` rebuilds from embedded source: only its state."""
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
         raise pickle.UnpicklingError("a persistent object without state")
     made = _class(str(meta.get("class_name")))()
@@ -100,7 +100,7 @@ def persistent_object(meta: object) -> StoredObject:
 
 
 class TensorFlowNetwork(Data):
-    """Stands for `dnnlib.tflib.network.Network`; state: what its `__getstate__` gave."""
+    """Stands for `dnnlib.tflib.network.Network`; state: the result of its `__getstate__`."""
 
     __slots__ = ("state",)
     state: dict[str, Any]
@@ -112,7 +112,7 @@ class TensorFlowNetwork(Data):
 
     def __setstate__(self, state: object) -> None:
         if not isinstance(state, dict):
-            raise pickle.UnpicklingError("a TensorFlow network whose state is no dict")
+            raise pickle.UnpicklingError("a TensorFlow network whose state is not a dict")
         self.state = state
 
 
@@ -155,7 +155,7 @@ def as_vector(storage: object) -> Tensor:
 
 def _parameter(data: object, *_: object) -> StoredTensor:
     if not isinstance(data, StoredTensor):
-        raise pickle.UnpicklingError("a parameter that is no tensor")
+        raise pickle.UnpicklingError("a parameter that is not a tensor")
     return data
 
 
@@ -177,14 +177,14 @@ def _encoded(text: object, codec: object = "") -> bytes:
 
 
 def _bytes(data: object = b"") -> bytes:
-    # A number would ask for as many bytes.
+    # A number would allocate that many bytes.
     if not isinstance(data, bytes | bytearray):
         raise pickle.UnpicklingError("bytes of an unknown form")
     return bytes(data)
 
 
 def _range(*bounds: Any) -> range:
-    # A set or list made of it would be as long.
+    # A set or list made from it would be as long.
     if len(made := range(*bounds)) > RANGE_AT_MOST:
         raise pickle.UnpicklingError("a range of too many numbers")
     return made
@@ -197,7 +197,7 @@ def _path(*parts: object) -> str:
 
 
 def _fraction(numerator: object = 0, denominator: object = 1) -> fractions.Fraction:
-    # "1e999999999" would be a number of as many digits.
+    # "1e999999999" would be a number with that many digits.
     if isinstance(numerator, str):
         first, _, second = numerator.partition("/")
         return fractions.Fraction(int(first), int(second or 1))
@@ -225,7 +225,7 @@ def _as_list(values: Iterable[Any] = (), *_: object) -> list[Any]:
 
 
 def _function(name: str, build: Callable[..., Any]) -> type:
-    """A class that, called, gives what `build` does; unlike a function a pickle cannot change it."""
+    """A class whose call returns the result of `build`; unlike a function, a pickle cannot change it."""
 
     def new(_: type, *arguments: Any) -> Any:
         return build(*arguments)
@@ -234,7 +234,7 @@ def _function(name: str, build: Callable[..., Any]) -> type:
 
 
 def _mentioned(name: str) -> type:
-    """A type that files only mention (as a default or a kind of number): calling it is refused."""
+    """A type that files only mention (as a default or a dtype): calling it is refused."""
 
     def new(_: type, *__: Any) -> NoReturn:
         raise RefusedGlobal(name)
@@ -304,17 +304,17 @@ _ALLOWED: dict[str, Any] = {
     "uuid.UUID": _class("uuid.UUID"),
 }
 _KNOWN = sys.stdlib_module_names | {"torch", "numpy", "wrangan_cli", "wrangan_kernels"}
-"""Packages whose classes are listed above; elsewhere nobody can list them."""
+"""Packages whose harmless classes are listed above; for others no list is possible."""
 _MODULES_OF_TORCH = ("torch.nn.modules.", "torch.nn.parallel.", "torch.optim.swa_utils")
 
 
 def stand_in(module: str, name: str) -> Any:
-    """What a pickle's name means here; RefusedGlobal for what is not known to be data.
+    """The stand-in for a name in a pickle; RefusedGlobal for names not known to be data.
 
-    A class of a package that is not Python's, torch's or NumPy's (by its name: `Generator`, `EasyDict`) is
-    kept as a StoredObject, and so are torch's layers: what they hold is data, and their code is not here.
+    Classes of packages other than Python's, torch's and NumPy's (by their names: `Generator`, `EasyDict`)
+    become StoredObjects, and so do torch's layers: their content is data, and their code does not run.
     """
-    # Protocol 2 has the names of Python 2.
+    # Protocol 2 uses the names of Python 2.
     module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     full = f"{module}.{name}"
     if full in _ALLOWED:
@@ -328,7 +328,8 @@ def stand_in(module: str, name: str) -> Any:
 
 
 def _is_class(name: str) -> bool:
-    """Whether this is the name of a class, by the custom of Python: functions begin with a small letter."""
+    """Whether this is the name of a class, by Python's convention: functions start with a lower-case
+    letter."""
     parts = name.split(".")
     proper = all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
     return proper and parts[-1].lstrip("_")[:1].isupper()

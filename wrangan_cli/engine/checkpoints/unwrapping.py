@@ -1,8 +1,8 @@
-"""Where in a file a network stands, however it is wrapped.
+"""Find a network in a file, however it is wrapped.
 
 Trainers put a generator into a dict, a dict into a dict, all names behind a prefix, or pickle the module
-itself, alone or within `DataParallel`. So a file is taken apart into tensors by path (keys of dicts, parts
-of names and modules alike), and a network is where the names are that only such a network has.
+itself, alone or within `DataParallel`. So a file is flattened into tensors by path (keys of dicts, parts
+of names and modules alike), and a network is located by the names that only such a network has.
 """
 
 import re
@@ -19,13 +19,13 @@ from wrangan_cli.engine.checkpoints.records import NotConvertible, brief, listed
 from wrangan_cli.engine.checkpoints.stand_ins import StoredObject, StoredTensor
 
 WRAPPERS = frozenset({"module", "_orig_mod"})
-"""Parts of names that mean nothing: of `DataParallel` (and `AveragedModel`), and of `torch.compile`."""
+"""Parts of names to ignore: those of `DataParallel` (and `AveragedModel`), and of `torch.compile`."""
 ENCODERS = ("encoder", "hypernet")
-"""The trained network in an encoder's file."""
+"""Keys of the trained network in an encoder's file."""
 ENTRIES_AT_MOST = 100_000
-"""Of a file; published ones have some thousands."""
+"""Maximum number of entries in a file; published ones have a few thousand."""
 _ENOUGH = 2
-"""Names of its own that make a network."""
+"""Number of characteristic names that identify a network."""
 
 Way = tuple[str, ...]
 V = TypeVar("V")
@@ -49,32 +49,32 @@ _DISCRIMINATORS = {
     NVIDIA: re.compile(r"(?:^|\.)(?:b\d+\.fromrgb|b4\.(?:conv|fc|out))\.(?:weight|bias)$"),
 }
 _BESIDE = ("latent_avg", "n_averaged")
-"""Tensors that may stand among those of a generator."""
+"""Tensors that may be among those of a generator."""
 _AVERAGE = re.compile(r"(?:^|_)ema(?:_|$)|^gs$|averaged?$", re.I)
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a network stands."""
+    """The location of a network."""
 
     family: str
-    """Whose names its tensors have: ROSINALITY or NVIDIA."""
+    """The naming of its tensors: ROSINALITY or NVIDIA."""
     way: Way
-    """Keys that lead to it."""
+    """The keys that lead to it."""
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """Its name in messages."""
         return ".".join(self.way) or "the network"
 
     @property
     def average(self) -> bool:
-        """Whether a key says that it is the moving average."""
+        """Whether a key marks it as the moving average."""
         return any(_AVERAGE.search(part) for part in self.way)
 
     @property
     def raw(self) -> bool:
-        """Whether its key is the one of the network as trained."""
+        """Whether its key marks it as the network as trained."""
         return self.way[-1:] in (("g",), ("G",))
 
 
@@ -85,11 +85,11 @@ class Network:
     place: Place
     tensors: dict[str, Tensor]
     attributes: dict[str, dict[str, Any]]
-    """Of its modules, by their path in it ("" is the network); empty where the file has a state dict."""
+    """Attributes of its modules, by path ("" is the network); empty if the file has a state dict."""
 
     @property
     def label(self) -> str:
-        """For messages."""
+        """Its name in messages."""
         return self.place.label
 
 
@@ -98,24 +98,24 @@ class Contents:
     """A file's contents by path; a path is a tuple of keys and parts of names."""
 
     keys: list[str] = field(default_factory=list)
-    """On top."""
+    """Top-level keys."""
     tensors: dict[Way, Tensor] = field(default_factory=dict)
     values: dict[Way, Any] = field(default_factory=dict)
-    """What is no tensor: settings, numbers, text."""
+    """Everything except tensors: settings, numbers, text."""
     attributes: dict[Way, dict[str, Any]] = field(default_factory=dict)
-    """Of modules."""
+    """Attributes of modules."""
     problems: dict[Way, str] = field(default_factory=dict)
-    """What does not fit, where: of interest only if a network is there."""
+    """Problems by place, which matter only if a network is there."""
 
     def near(self, way: Way, name: str) -> Any:
-        """The tensor or value of a name, in the place itself or the nearest around it; None without."""
+        """The tensor or value of a name, at the place itself or the nearest enclosing one; None if absent."""
         for path in _around(way, name):
             if path in self.tensors or path in self.values:
                 return self.tensors.get(path, self.values.get(path))
         return None
 
     def settings(self, way: Way, name: str) -> dict[str, Any] | None:
-        """Plain values of the dict or namespace of a name, likewise; None without."""
+        """Plain values of the dict or namespace of a name, likewise; None if absent."""
         for path in _around(way, name):
             found = {".".join(rest): value for rest, value in _below(self.values, path)}
             if found and "" not in found:
@@ -125,7 +125,7 @@ class Contents:
     def part(self, way: Way) -> dict[str, Tensor]:
         """Tensors below a path, by the rest of their path.
 
-        Raises NotConvertible where something there is neither a tensor nor a module.
+        Raises NotConvertible if something there is neither a tensor nor a module.
         """
         for path, text in self.problems.items():
             if path[: len(way)] == way:
@@ -133,11 +133,11 @@ class Contents:
         return {".".join(rest): tensor for rest, tensor in _below(self.tensors, way)}
 
     def part_near(self, way: Way, name: str) -> dict[str, Tensor]:
-        """`part` of the nearest dict of a name that has tensors; empty without."""
+        """`part` of the nearest dict of a name that has tensors; empty if absent."""
         return next((found for path in _around(way, name) if (found := self.part(path))), {})
 
     def ways_to(self, *names: str) -> list[Way]:
-        """Paths that lead to one of these parts of a name (`encoder`), the shortest first."""
+        """Paths that lead to one of these parts of a name (`encoder`), shortest first."""
         found = {
             path[: min(path.index(name) for name in names if name in path)]
             for path in self.tensors
@@ -147,7 +147,7 @@ class Contents:
 
 
 def contents_of(data: object) -> Contents:
-    """Take the data of a file apart; NotConvertible where it has more entries than any network."""
+    """Flatten the data of a file; NotConvertible if it has more entries than any network."""
     contents = Contents()
     if isinstance(data, dict) and not _is_module(data):
         contents.keys = [str(key) for key in data]
@@ -156,9 +156,9 @@ def contents_of(data: object) -> Contents:
 
 
 def generator_of(contents: Contents, raw: bool) -> Network:
-    """The moving average, or the only generator that there is; with `raw` the one as trained.
+    """The moving average, or the only generator; with `raw` the one as trained.
 
-    Raises NotConvertible: none, none of this kind, or several.
+    Raises NotConvertible if there is none, none of this kind, or several.
     """
     found = _places(contents, _GENERATORS)
     if not found:
@@ -177,7 +177,7 @@ def generator_of(contents: Contents, raw: bool) -> Network:
         chosen = averages or [place for place in others if not place.raw]
     labels = listed(place.label for place in found)
     if not chosen and raw:
-        raise NotConvertible(f"lacks a generator as trained (g, G); it has {labels} alone")
+        raise NotConvertible(f"lacks a generator as trained (g, G); it has only {labels}")
     if not chosen:
         raise NotConvertible(
             f"lacks the moving average (g_ema, G_ema): --weights raw takes {labels}, as trained"
@@ -188,7 +188,7 @@ def generator_of(contents: Contents, raw: bool) -> Network:
 
 
 def discriminator_of(contents: Contents, generator: Network) -> Network | None:
-    """The discriminator of a generator; None without. Raises NotConvertible where there are several."""
+    """The discriminator of a generator; None if absent. Raises NotConvertible if there are several."""
     family = generator.place.family
     found = _places(contents, {family: _DISCRIMINATORS[family]})
     plain = [place for place in found if place.way[-1:] in (("d",), ("D",))]
@@ -211,13 +211,13 @@ def _places(contents: Contents, families: Mapping[str, re.Pattern[str]]) -> list
 
 
 def _network(contents: Contents, place: Place, every: list[Place]) -> Network:
-    """What stands there, less other networks that stand within."""
+    """The network at a place, without other networks inside it."""
     way = place.way
     within = [".".join(other.way[len(way) :]) + "." for other in every if _is_below(other.way, way)]
     own = (_GENERATORS[place.family], _DISCRIMINATORS[place.family])
     for rest, value in _below(contents.values, way):
         if value is not None and any(names.fullmatch(".".join(rest)) for names in own):
-            raise NotConvertible(f"{place.label}: {'.'.join(rest)} is no tensor but {brief(value)}")
+            raise NotConvertible(f"{place.label}: {'.'.join(rest)} is not a tensor but {brief(value)}")
     tensors = {
         name: tensor
         for name, tensor in contents.part(way).items()
@@ -279,19 +279,19 @@ class _Walk:
             if array is None or array.dtype.kind not in "fiub":
                 self.contents.values[path] = None if array is None else array.tolist()
                 return
-            # A copy in the byte order of this machine: torch takes no other.
+            # A copy in the byte order of this machine, which torch requires.
             tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
         else:
             tensor = value.value if isinstance(value, StoredTensor) else value
         if path in self.contents.tensors:
-            self.contents.problems[path] = "stands there twice, with and without a wrapper's name"
+            self.contents.problems[path] = "is there twice, with and without a wrapper's name"
         self.contents.tensors[path] = tensor
 
     def _module(self, path: Way, module: StoredObject, seen: set[int]) -> None:
         contents = self.contents
         # A hostile file may make a module its own child.
         if id(module) in seen:
-            contents.problems[path] = "stands in the network twice"
+            contents.problems[path] = "is in the network twice"
             return
         seen.add(id(module))
         settings = {str(name): value for name, value in module.items() if str(name)[:1] != "_"}
@@ -301,7 +301,7 @@ class _Walk:
                 if isinstance(value, StoredTensor | Tensor):
                     self._keep(_longer(path, name), value)
                 elif value is not None:
-                    contents.problems[_longer(path, name)] = "is no tensor"
+                    contents.problems[_longer(path, name)] = "is not a tensor"
         for name, child in module["_modules"].items():
             if _is_module(child):
                 self._module(_longer(path, name), child, seen)

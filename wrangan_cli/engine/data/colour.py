@@ -1,4 +1,4 @@
-"""Embedded ICC profiles: every photograph becomes sRGB, as the networks were trained on."""
+"""Embedded ICC profiles: every photograph is converted to sRGB, on which the networks were trained."""
 
 import logging
 from functools import lru_cache
@@ -14,19 +14,19 @@ from wrangan_cli.engine.base.errors import cause_of
 logger = logging.getLogger("wrangan")
 
 SAME = 2
-"""A profile that moves no colour by more than this (of 255) is sRGB under another name."""
+"""A profile that changes no colour by more than this (of 255) counts as sRGB."""
 
 _SPACES = {"RGB": ("L", "RGB", "RGBA"), "GRAY": ("L", "RGBA"), "CMYK": ("CMYK",)}
-"""Which Pillow modes a profile's colour space can describe. Grey pictures often carry an RGB
-profile; grey with alpha comes as RGBA."""
+"""Colour space of a profile → Pillow modes that it can describe. Grey pictures often have an RGB
+profile; grey with alpha is loaded as RGBA."""
 
 
 def to_srgb(path: Path, image: Image.Image, profile: bytes | None) -> Image.Image:
     """An 8-bit L, RGB, RGBA or CMYK picture, described by an ICC `profile`, → sRGB.
 
-    Relative colorimetric with black-point compensation; alpha stays. Unchanged without a
-    profile, and with one that is sRGB within `SAME`. A profile that is broken, or is of
-    another kind of picture, is left out of account, with a warning in the log "wrangan".
+    Relative colorimetric with black-point compensation; alpha is kept. The picture is unchanged without a
+    profile, and with one that is sRGB within `SAME`. A profile that is broken, or belongs to
+    another kind of picture, is ignored, with a warning in the log "wrangan".
     """
     if not profile:
         return image
@@ -49,7 +49,7 @@ def to_srgb(path: Path, image: Image.Image, profile: bytes | None) -> Image.Imag
 
 @lru_cache(maxsize=16)
 def _transform(profile: bytes, mode: str) -> tuple[str, Any]:
-    """The profile's colour space and the way from it to sRGB (None: the picture may stay as it is)."""
+    """The profile's colour space and the transform from it to sRGB (None: no transform needed)."""
     from PIL import ImageCms
 
     source = ImageCms.ImageCmsProfile(BytesIO(profile))

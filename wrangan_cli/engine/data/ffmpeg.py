@@ -1,7 +1,7 @@
 """Clips in and out, frame by frame, by the ffmpeg that comes with imageio-ffmpeg.
 
-Frames are uint8 arrays (H, W, 3), RGB, upright. A clip has one rate here: frames of a clip whose rate
-varies are repeated or left out (by ffmpeg) so that they come at even times.
+Frames are uint8 arrays (H, W, 3), RGB, upright. Clips have a constant frame rate here: if a file's rate
+varies, ffmpeg repeats or drops frames.
 """
 
 import contextlib
@@ -28,35 +28,35 @@ logger = logging.getLogger("wrangan")
 Frame = NDArray[np.uint8]
 
 HD_HEIGHT = 720
-"""Height in px from which players take untagged colours for those of BT.709; below, BT.601."""
+"""Height in px from which players interpret untagged colours as BT.709; below, as BT.601."""
 CRF = 16
-"""x264's quality: 0 is lossless, 23 its default, and each 6 fewer are about twice the bytes."""
+"""x264's quality: 0 is lossless, 23 the default; 6 less about doubles the file size."""
 LEAST_SIDE = 16
 _NTSC = {round(float(rate), 2): rate for rate in (Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120))}
-"""Rates that ffmpeg writes out rounded to two digits."""
+"""Frame rates that ffmpeg prints rounded to two digits."""
 _ONLY_FILES = ["-protocol_whitelist", "file"]
-"""What stands in a clip makes ffmpeg open nothing on the network."""
+"""Options that keep the content of a clip from making ffmpeg open anything on the network."""
 
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What a clip says of itself."""
+    """The properties of a clip."""
 
     width: int
-    """px, upright: as it is shown."""
+    """Width in px, upright, as displayed."""
     height: int
     fps: Fraction
-    """Frames a second."""
+    """Frames per second."""
     matrix: str
-    """How its YCbCr becomes RGB: bt709 or smpte170m (BT.601)."""
+    """Conversion of its YCbCr to RGB: bt709 or smpte170m (BT.601)."""
     tagged: bool
-    """Whether the clip says so; otherwise it is by its height, as players do."""
+    """Whether the clip states it; otherwise it follows from the height, as in players."""
     sound: bool
     """Whether there is a sound track."""
 
 
 def ffmpeg() -> str:
-    """Path of the program; WranganError with the way to install it if it is missing."""
+    """Path of the program; a WranganError that says how to install it if it is missing."""
     try:
         import imageio_ffmpeg
 
@@ -66,7 +66,7 @@ def ffmpeg() -> str:
 
 
 def probe(path: Path) -> ClipFacts:
-    """What is known of the clip at `path` before its frames are read.
+    """The properties of the clip at `path`, without reading its frames.
 
     Raises FileError: missing, empty, not a video, without a picture or a frame rate; WranganError
     without ffmpeg.
@@ -85,7 +85,7 @@ def probe(path: Path) -> ClipFacts:
     try:
         with closing(_reader(path, [])) as frames:
             meta = next(frames)
-    # The package's parser fails in many ways on a header that it does not expect.
+    # The package's parser fails in many ways on unexpected headers.
     except (OSError, RuntimeError, IndexError, KeyError, ValueError, AttributeError, StopIteration) as error:
         raise FileError(path, "broken video, or one without a picture") from error
     fps = Fraction(meta.get("fps") or 0).limit_denominator(1000)
@@ -94,11 +94,11 @@ def probe(path: Path) -> ClipFacts:
         raise FileError(path, "no frame rate")
     width, height = meta["size"]
     if min(width, height) < LEAST_SIDE:
-        raise FileError(path, f"too small: {width} × {height} px, at least {LEAST_SIDE} a side")
+        raise FileError(path, f"too small: {width} × {height} px, expected a side of at least {LEAST_SIDE}")
     pixels = str(meta.get("pix_fmt", ""))
     tag = next((name for name in ("bt2020", "bt709", "smpte170m", "bt470bg") if name in pixels), None)
     if tag == "bt2020":
-        logger.warning("%s: wide colours (BT.2020), taken as if they were the usual ones", path)
+        logger.warning("%s: wide-gamut colours (BT.2020), treated as ordinary ones", path)
     matrix = {"smpte170m": "smpte170m", "bt470bg": "smpte170m", "bt709": "bt709"}.get(
         tag or "", "bt709" if height >= HD_HEIGHT else "smpte170m"
     )
@@ -110,11 +110,10 @@ def read_frames(
 ) -> Iterator[tuple[int, Frame]]:
     """The frames `first` … `last` (both included; None: to the end) with their numbers, from 0.
 
-    One frame is in memory at a time. FileError if there is none at all, or the file ends in the middle
-    of one.
+    One frame is in memory at a time. FileError if there are no frames, or the file ends within a frame.
     """
     pick = ["-map", "0:v:0", "-r", str(facts.fps)]
-    # Untagged: ffmpeg would take BT.601 for all sizes.
+    # Untagged: ffmpeg would assume BT.601 for all sizes.
     pick += [] if facts.tagged else ["-vf", f"scale=in_color_matrix={facts.matrix},format=rgb24"]
     number = -1
     with closing(_reader(path, pick)) as frames:
@@ -134,9 +133,9 @@ def read_frames(
 def _reader(path: Path, parameters: list[str]) -> Any:
     import imageio_ffmpeg
 
-    # It remarks on turned clips, whose size is another one: nothing that anybody need know.
+    # It warns about rotated clips, whose size differs; that is irrelevant here.
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
-    # Absolute: `-x.mp4` is no option then, and `http:x` no address.
+    # Absolute, so that `-x.mp4` is not taken for an option, nor `http:x` for an address.
     return imageio_ffmpeg.read_frames(
         str(path.absolute()), input_params=_ONLY_FILES, output_params=parameters
     )
@@ -146,12 +145,11 @@ def _reader(path: Path, parameters: list[str]) -> Any:
 def film(
     path: Path, fps: float | Fraction, matrix: str = "bt709", crf: int = CRF, comment: str = ""
 ) -> Iterator[Callable[[Frame], None]]:
-    """Write an .mp4 (H.264, yuv420p) at `path`, atomically; yields what takes the frames, one by one.
+    """Write an .mp4 (H.264, yuv420p) to `path`, atomically; yields a function to call with each frame.
 
-    All frames have the first one's size; an odd side is made even by repeating its last pixels, since
-    yuv420p has none. matrix: as in ClipFacts. comment: what the file says of itself.
-    Raises FileError where it cannot be written, there is no
-    H.264, or no frame came; WranganError without ffmpeg.
+    All frames must have the size of the first; an odd side is made even by repeating its last pixels, as
+    yuv420p requires. matrix: as in ClipFacts. comment: stored in the file's metadata. Raises FileError if it
+    cannot be written, without an H.264 encoder, or without frames; WranganError without ffmpeg.
     """
     program = ffmpeg()
     process: subprocess.Popen[bytes] | None = None
@@ -179,7 +177,7 @@ def film(
             yield write
             if process is None:
                 raise FileError(path, "not written: there are no frames")
-            with contextlib.suppress(OSError):  # its exit code says more
+            with contextlib.suppress(OSError):  # the exit code is more informative
                 process.stdin.close()  # type: ignore[union-attr]
             if process.wait() != 0:
                 raise FileError(path, _why(said))
@@ -190,10 +188,10 @@ def film(
 
 
 def add_sound(silent: Path, clip: Path, out: Path) -> None:
-    """`silent`'s picture and `clip`'s sound, if it has any, as an .mp4 at `out`; atomically.
+    """Write the picture of `silent` with the sound of `clip`, if any, as an .mp4 at `out`; atomically.
 
-    Nothing is decoded, unless .mp4 cannot hold such sound: that becomes AAC, and the log says so.
-    Raises FileError where it cannot be written.
+    Nothing is re-encoded, unless .mp4 cannot hold the sound: it then becomes AAC, with a warning in the log.
+    Raises FileError if it cannot be written.
     """
     program = ffmpeg()
     base = [program, "-y", "-nostdin", "-v", "error", "-i", str(silent.absolute()), *_ONLY_FILES]
@@ -206,13 +204,13 @@ def add_sound(silent: Path, clip: Path, out: Path) -> None:
         second = subprocess.run([*base, "-c:a", "aac", *end], capture_output=True)
         if second.returncode != 0:
             raise FileError(out, f"not written ({_last_line(second.stderr)})")
-        logger.warning("%s: .mp4 holds no such sound as %s has: it is encoded anew as AAC", out, clip.name)
+        logger.warning("%s: .mp4 cannot hold the sound of %s: re-encoding it as AAC", out, clip.name)
 
 
 def check_film(path: Path) -> None:
-    """UsageError for a name that is not that of an .mp4."""
+    """UsageError for a file name without .mp4."""
     if path.suffix.lower() != ".mp4":
-        raise UsageError(f"{path}: clips are written as .mp4")
+        raise UsageError(f"{path}: clips can only be written as .mp4")
 
 
 def _encoding(

@@ -1,13 +1,13 @@
-"""What kind of image a file is, by its first bytes; and what to say of a kind that is not read."""
+"""The kind of an image file, by its first bytes, and advice about kinds that cannot be read."""
 
 from functools import cache
 
 from wrangan_cli.engine.base.installation import install_line, upgrade_line
 
 HEAD = 64
-"""Bytes of a file's beginning that tell its kind."""
+"""Number of initial bytes that determine a file's kind."""
 VIDEO_HEAD = 1024
-"""Those that tell whether it is a video."""
+"""Number of initial bytes that tell whether it is a video."""
 
 _STARTS = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -39,18 +39,18 @@ _BITMAP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 RAW_SUFFIXES = frozenset(
     {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".srf", ".sr2", ".orf", ".raf", ".rw2", ".pef", ".srw"}
 )
-"""Of cameras' own files. Many are TIFF, whose first picture is a thumbnail."""
+"""Suffixes of raw camera files. Many are TIFF files whose first picture is a thumbnail."""
 
 _ADVICE = {
-    "JPEG XL": "a JPEG XL image, which is not read: convert it to PNG or JPEG",
-    "RAW": "a camera's raw file, which is not read: develop it to TIFF, PNG or JPEG",
-    "JPEG 2000": "a JPEG 2000 image, which this Pillow does not read: convert it to PNG or JPEG",
+    "JPEG XL": "a JPEG XL image, which cannot be read: convert it to PNG or JPEG",
+    "RAW": "a raw camera file, which cannot be read: develop it to TIFF, PNG or JPEG",
+    "JPEG 2000": "a JPEG 2000 image, which this Pillow cannot read: convert it to PNG or JPEG",
 }
 
 
 def is_video(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a video of a common format: HEAD of them, or
-    VIDEO_HEAD, which an MPEG transport stream is told by."""
+    """Whether these initial bytes are those of a video of a common format: HEAD bytes, or
+    VIDEO_HEAD to recognise MPEG transport streams."""
     if head.startswith((b"\x1a\x45\xdf\xa3", b"\0\0\x01\xba", b"FLV\x01", b"OggS", b"\x30\x26\xb2\x75")):
         return True  # Matroska and WebM, MPEG, Flash, Ogg, Windows Media
     if head.startswith(b"RIFF"):
@@ -59,14 +59,13 @@ def is_video(head: bytes) -> bool:
         return kind_of(head) is None
     if head[4:8] in (b"moov", b"mdat", b"wide", b"skip"):
         return True  # QuickTime before it had `ftyp`
-    # Packets of one length, each with the same first byte; with times of arrival (.mts) 4 bytes in front.
+    # Packets of equal length, each with the same first byte, preceded by 4 bytes with arrival times in .mts.
     packets = (head[:565:188], head[4:581:192])
     return b"\x47" * 4 in packets
 
 
 def kind_of(head: bytes) -> str | None:
-    """The kind of image that begins with these bytes (HEAD of them); None: no image that photographs
-    come in."""
+    """The kind of image with these initial bytes (HEAD bytes); None: not a format of photographs."""
     for start, kind in _STARTS:
         if head.startswith(start):
             return kind
@@ -79,26 +78,26 @@ def kind_of(head: bytes) -> str | None:
     if head[4:8] == b"ftyp":
         length = int.from_bytes(head[:4], "big")
         brands = [head[8:12], *(head[at : at + 4] for at in range(16, min(length, len(head)), 4))]
-        # In this order: files of AVIF name HEIC's general brands too.
+        # In this order, since AVIF files also name HEIC's general brands.
         return next((kind for kind, known in _BRANDS.items() if set(known) & set(brands)), None)
     return None
 
 
 def why_not_read(head: bytes) -> str:
-    """Why an image that begins so is not read by Pillow, and what to do."""
+    """Why Pillow cannot read an image with these initial bytes, and what to do."""
     if is_video(head):
-        return "a video, not an image: `wrangan video` takes clips"
+        return "a video, not an image: use `wrangan video` for clips"
     kind = kind_of(head)
     if kind == "HEIC":
         return f"a HEIC photograph: {install_line('heif')}, or convert it to JPEG"
     if kind == "AVIF":
-        return f"an AVIF image, which this Pillow does not read: {upgrade_line('pillow')}, or convert it"
+        return f"an AVIF image, which this Pillow cannot read: {upgrade_line('pillow')}, or convert it"
     return _ADVICE.get(kind or "", "not an image of a known format")
 
 
 @cache
 def reads_heif() -> bool:
-    """Whether HEIC photographs can be read: with the extra `heif`, which Pillow is then told of."""
+    """Whether HEIC photographs can be read, which needs the extra `heif`; registers it with Pillow."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:

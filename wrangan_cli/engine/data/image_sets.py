@@ -1,4 +1,4 @@
-"""Training images: decoded once, brought to one size by a stated filter, cached."""
+"""Training images: decoded once, resized by a chosen filter, cached."""
 
 import collections
 import contextlib
@@ -22,8 +22,8 @@ from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 from wrangan_cli.engine.data.sources import UNREADABLE, Read, Source, find_source
 
 _CACHE_VERSION = 3
-"""Counted up when the same files give other pixels than before (2: colour profiles are applied), or the
-listing has more (3: why an image was left out)."""
+"""Raised when the same files would give different pixels (2: colour profiles are applied), or when the
+listing gets new entries (3: why an image was left out)."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class ImageSet:
     """Decoded images of one size.
 
     pixels: uint8 (N, R, R, 3), possibly a memory map. names: file name of each inside its
-    folder, zip or LMDB. broken: names that could not be read, causes: why, for each. enlarged: how
-    many were smaller than R and are blurred for it. resize_filter: by which the others were reduced.
+    folder, zip or LMDB. broken: names of images that could not be read, causes: why, for each. enlarged:
+    number of images smaller than R, which are therefore blurred. resize_filter: filter that reduced the
+    others.
     """
 
     pixels: np.ndarray
@@ -46,13 +47,13 @@ class ImageSet:
         return len(self.names)
 
     def summary(self) -> str:
-        """What was read, in one line for the person who started the training."""
+        """A summary of the images, in one line."""
         counted = "1 image" if len(self) == 1 else f"{len(self)} images"
         parts = [f"{counted} of {self.pixels.shape[1]} px ({self.resize_filter} filter)"]
         if self.broken:
-            parts.append(f"{len(self.broken)} broken left out (named above)")
+            parts.append(f"{len(self.broken)} broken ones left out (listed above)")
         if self.enlarged:
-            parts.append(f"{self.enlarged} smaller than that and enlarged")
+            parts.append(f"{self.enlarged} smaller ones enlarged")
         return ", ".join(parts)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Tensor:
@@ -71,13 +72,13 @@ def load_image_set(
     """Read every image of the folders, zips and LMDBs in `paths`, centre-cropped to a square
     and reduced to `resolution` px by `resize_filter` (RESIZE_FILTERS).
 
-    Smaller images are enlarged (bicubic) and counted in `enlarged`. A broken one is left out
-    and named in `broken`. The result is cached in `cache_dir` under a key of paths, sizes,
-    times, resolution and filter. Of several processes that ask for the same set one decodes,
-    and the others wait for its cache: the operating system's lock on a file says who, so no
-    process group is needed, and a process that dies lets the next one decode.
+    Smaller images are enlarged (bicubic) and counted in `enlarged`. Broken ones are left out
+    and listed in `broken`. The result is cached in `cache_dir` under a key of paths, sizes,
+    times, resolution and filter. If several processes load the same set, one decodes it
+    and the others wait for its cache. A file lock of the operating system decides which, so no
+    process group is needed, and if that process dies, another one decodes.
 
-    Raises UsageError for an unknown filter, FileError for a path that is no folder, zip or
+    Raises UsageError for an unknown filter, FileError for a path that is not a folder, zip or
     LMDB, WranganError when no image is left.
     """
     if resize_filter not in RESIZE_FILTERS:
@@ -101,12 +102,12 @@ def load_image_set(
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(count), a function of seed and epoch alone: resuming needs no state."""
+    """A permutation of range(count) that depends only on seed and epoch, so that resuming needs no state."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def batch_indices(count: int, batch: int, seed: int, start: int) -> np.ndarray:
-    """Which of `count` images come next after `start` of them were seen: (batch,) of range(count)."""
+    """The indices of the next `batch` of `count` images after `start` have been seen: (batch,)."""
     offsets = range(start, start + batch)
     return np.array([_cached_order(count, seed, offset // count)[offset % count] for offset in offsets])
 
@@ -122,8 +123,8 @@ def batches(
     """Endless batches (B, 3, R, R) in [-1, 1], starting after `start` images.
 
     Each epoch is shuffled anew; a batch may span two epochs, so none is dropped.
-    Flips are drawn per image and epoch from `seed`. rows: which images of each batch are
-    wanted, in this order (the share of one process); the others are not read.
+    Flips are sampled per image and epoch from `seed`. rows: which images of each batch to return,
+    in this order (the shard of one process); the others are not read.
     """
     position = start
     own = np.arange(batch) if rows is None else np.asarray(rows)
@@ -167,7 +168,7 @@ def _decode(
     progress: Callable[[int, int], None] | None,
     workers: int | None = None,
 ) -> None:
-    """Write the cache. workers: threads (decoders work outside Python's lock); default: one a core."""
+    """Write the cache. workers: threads (decoders release Python's lock); default: one per core."""
     total = sum(len(source.names) for source in sources)
     workers = workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0, 0])
     names: list[str] = []
@@ -175,7 +176,7 @@ def _decode(
     enlarged = done = 0
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(replaced_atomically(pixel_file))
-        # Mapped, not held: a set may be larger than memory. Broken images leave rows at the end.
+        # A memory map, since a set may exceed memory. Broken images leave unused rows at the end.
         shape = (total, resolution, resolution, 3)
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         stack.enter_context(pillow_without_remarks())
@@ -211,8 +212,8 @@ _Job = tuple[Source, int, Read, int, str]
 
 
 def _decoded(source: Source, index: int, read: Read, resolution: int, resize_filter: str) -> _Decoded | str:
-    """One image, uint8 (R, R, 3), or what is wrong with it."""
-    # What stands at the path is not this image, but its name belongs into a remark.
+    """One image, uint8 (R, R, 3), or its problem."""
+    # The image is not at this path, which only names it in messages.
     name = Path(source.names[index])
     try:
         image, size = open_with_size(name, resolution, data=read(index), resize_filter=resize_filter)
@@ -222,7 +223,7 @@ def _decoded(source: Source, index: int, read: Read, resolution: int, resize_fil
 
 
 def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Iterator[_Decoded | str]:
-    """The results of `_decoded` in the order of `jobs`, at most `ahead` of them waiting in memory."""
+    """The results of `_decoded` in the order of `jobs`, with at most `ahead` waiting in memory."""
     waiting: collections.deque[Future[_Decoded | str]] = collections.deque()
     for job in jobs:
         waiting.append(pool.submit(_decoded, *job))
@@ -233,6 +234,6 @@ def _in_order(pool: ThreadPoolExecutor, jobs: Iterator[_Job], ahead: int) -> Ite
 
 
 def default_cache_dir() -> Path:
-    """Where image sets and features are kept if no other folder is named; where nothing can be kept,
-    a folder of this process alone."""
+    """The default cache folder of image sets and features; if it is not writable, a temporary folder of this
+    process."""
     return folder_to_write(user_cache())

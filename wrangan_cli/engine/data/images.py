@@ -28,7 +28,7 @@ logger = logging.getLogger("wrangan")
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 LARGEST_SIDES = {".png": 2**31 - 1, ".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
-"""Of the formats that are written, in px."""
+"""Largest side in px of the formats that are written."""
 
 RESIZE_FILTERS = {
     "box": Image.Resampling.BOX,
@@ -36,16 +36,16 @@ RESIZE_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
-"""How pictures are reduced, by name; each is widened to the scale, so none aliases."""
+"""Filters that reduce pictures, by name; each is scaled with the reduction, so none aliases."""
 
 MIN_SIDE = 16
 """Smallest side of a photograph in px."""
 
 MAX_PIXELS = 400_000_000
-"""Largest photograph in px (20000 × 20000): about 3 GB while it is decoded in full."""
+"""Maximum number of pixels of a photograph (20000 × 20000): about 3 GB while decoded in full."""
 
 DRAFT_PIXELS = 50_000_000
-"""JPEG files above this are decoded at 1/2, 1/4 or 1/8 of their size where that is enough."""
+"""JPEG files with more pixels are decoded at 1/2, 1/4 or 1/8 of their size if that suffices."""
 
 _ORIENTATION_TAG = 0x0112
 _BITS_TAG = 258
@@ -58,7 +58,7 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What Pillow's decoders raise on broken files, by experience.
+# Errors of Pillow's decoders on broken files, as observed.
 _DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -77,12 +77,12 @@ _DECODER_ERRORS = (
 def load_image(path: Path, resolution: int | None = None, enlarge: bool = True) -> Tensor:
     """A photograph as float32 (3, H, W) in [-1, 1], RGB, upright.
 
-    With `resolution` R: the central square, brought to (3, R, R) by a box (area) filter if
-    it is larger and by bicubic interpolation if it is smaller, or left at its own side there
-    without `enlarge`. Grey, palette, 16-bit
-    (scaled, not clipped) and CMYK pictures become RGB, transparent ones are laid over
-    white, EXIF orientation is applied, of an animation the first frame is taken. An embedded
-    colour profile (Adobe RGB, Display P3 …) is converted to sRGB (engine/data/colour.py).
+    With `resolution` R: the central square, resized to (3, R, R) by a box (area) filter if
+    it is larger and by bicubic interpolation if it is smaller, or without `enlarge` left at its
+    side. Grey, palette, 16-bit (scaled, not clipped) and CMYK pictures become RGB, transparent
+    ones are composited over white, EXIF orientation is applied, and the first frame of an
+    animation is used. An embedded colour profile (Adobe RGB, Display P3 …) is converted to
+    sRGB (engine/data/colour.py).
 
     Raises FileError: missing, empty, not an image, truncated, a side below MIN_SIDE px, or
     more than MAX_PIXELS px.
@@ -100,9 +100,9 @@ def open_image(
 ) -> Image.Image:
     """`load_image` as an 8-bit RGB Pillow image; `max_side` reduces it without cropping.
 
-    max_side: the longer side is brought to it by a box filter if it is longer. data: the
-    file's bytes where they do not stand at `path` (in a zip); `path` then only names them.
-    resize_filter: of RESIZE_FILTERS, for pictures larger than `resolution`.
+    max_side: a longer side is reduced to it by a box filter. data: the
+    file's bytes if they are not at `path` (in a zip); `path` then only names them.
+    resize_filter: one of RESIZE_FILTERS, for pictures larger than `resolution`.
     """
     return open_with_size(path, resolution, max_side, data, resize_filter, enlarge)[0]
 
@@ -115,7 +115,7 @@ def open_with_size(
     resize_filter: str = "box",
     enlarge: bool = True,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """`open_image`, and width and height in px of the picture in the file."""
+    """`open_image`, and the width and height in px of the original picture."""
     if data is None and path.is_dir():
         raise FileError(path, "a folder, not an image")
     if data is None:
@@ -140,15 +140,15 @@ def open_with_size(
                 if isinstance(error, OSError) and error.strerror:
                     raise
                 cause, said = f"broken image ({cause_of(error)})", error
-            # The pixels may be whole: what stands beside them is no reason to refuse a picture.
+            # The pixels may be intact: damaged metadata is no reason to refuse a picture.
             for less in stripped(path.read_bytes() if data is None else data):
                 with contextlib.suppress(*_DECODER_ERRORS):
                     result = _decoded(path, BytesIO(less), *how)
-                    logger.warning("%s: what stands beside the pixels is damaged and left out", path)
+                    logger.warning("%s: metadata beside the pixels is damaged and ignored", path)
                     return result
             raise FileError(path, cause) from said
     except FileNotFoundError as error:
-        cause = "a link that leads nowhere" if path.is_symlink() else "no such file"
+        cause = "a dead link" if path.is_symlink() else "no such file"
         raise FileError(path, cause) from error
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error
@@ -164,7 +164,7 @@ def _decoded(
     resize_filter: str,
     enlarge: bool,
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """`open_with_size`, as Pillow does it: with its errors. FileError for a size that is not ours."""
+    """`open_with_size` with Pillow's errors. FileError for a size outside our limits."""
     if isinstance(source, BytesIO):
         source.seek(0)
     with Image.open(source) as image:
@@ -172,7 +172,7 @@ def _decoded(
         size = image.size
         target = resolution or max_side
         if target and image.width * image.height > DRAFT_PIXELS:
-            # Decoding stays at twice the wanted size or more: the box filter does the rest.
+            # Decode at twice the target size or more; the box filter does the rest.
             shorter = min(image.size) * (1 if resolution else target / max(image.size))
             least = math.ceil(2 * (target if resolution else shorter))
             image.draft(None, (least, least))
@@ -188,20 +188,20 @@ def standard(
     resize_filter: str = "box",
     enlarge: bool = True,
 ) -> Image.Image:
-    """`open_image` for a picture of any mode that Pillow holds already; `path` names it in errors.
+    """`open_image` for a Pillow image of any mode; `path` names it in errors.
 
-    Its Exif record and colour profile count as those of a file do. Raises FileError for a size or for
-    values that `load_image` refuses.
+    Its Exif record and colour profile are applied as for a file. Raises FileError for a size or for
+    values that `load_image` rejects.
     """
     _check_size(path, image)
-    # Behind the pixels: of a PNG this reads them, and broken ones are no broken record.
+    # After the pixels: in a PNG this reads them, and broken pixels must not count as a broken record.
     turn = _ORIENTATIONS.get(_orientation(image))
     picture = _to_rgb(_resized(_in_srgb(path, image), resolution, max_side, resize_filter, enlarge))
     return picture if turn is None else picture.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:
-    """What the Exif record says; 1 (upright) where it is broken."""
+    """The orientation in the Exif record; 1 (upright) if it is broken."""
     try:
         found = image.getexif().get(_ORIENTATION_TAG, 1)
     except _DECODER_ERRORS:
@@ -238,14 +238,14 @@ def save_image(path: Path, image: Tensor, edited: bool = False) -> None:
     edited: the file says of itself that it was edited, and by what (`marks.py`).
 
     Raises UsageError for another suffix, WranganError for values that are not finite,
-    FileError where the file cannot be written.
+    FileError if the file cannot be written.
     """
     written_format(path)
     save_pillow(path, checked_pillow(path, image), edited)
 
 
 def checked_pillow(path: Path, image: Tensor) -> Image.Image:
-    """`to_pillow` for a picture of the file `path`; WranganError for values that are not finite."""
+    """`to_pillow` for a picture to write to `path`; WranganError for values that are not finite."""
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected an image (3, H, W), got {tuple(image.shape)}")
     if not image.isfinite().all():
@@ -260,36 +260,36 @@ def save_pillow(path: Path, image: Image.Image, edited: bool = False) -> None:
         with replaced_atomically(path) as temporary:
             quality = {} if kind == "PNG" else {"quality": 95}
             image.save(temporary, format=kind, **quality, **(mark_for(kind) if edited else {}))
-    except (OSError, ValueError) as error:  # ValueError: WebP's of its largest size
+    except (OSError, ValueError) as error:  # ValueError: WebP, for too large images
         raise FileError(path, f"not written ({getattr(error, 'strerror', None) or error})") from error
 
 
 def check_written_size(path: Path, size: tuple[int, int], sides: Mapping[str, int] = LARGEST_SIDES) -> None:
     """UsageError if a picture of this width and height cannot be written to `path`.
 
-    sides: the largest side in px, by suffix. To be asked before what takes long is drawn.
+    sides: the largest side in px, by suffix. Call it before rendering, which takes long.
     """
     most = sides[path.suffix.lower()]
     if max(size) > most or size[0] * size[1] > MAX_PIXELS:
         raise UsageError(
-            f"{path}: would have {size[0]} × {size[1]} px, at most {most} a side and "
+            f"{path}: would have {size[0]} × {size[1]} px, the limit is {most} per side and "
             f"{MAX_PIXELS // 10**6} million in all: give fewer --steps or a smaller --side"
         )
 
 
 def check_side(side: int | None) -> None:
-    """UsageError for a side in px that images cannot be reduced to; None is no side at all."""
+    """UsageError for a side in px to which images cannot be reduced; None is allowed."""
     if side is not None and side < MIN_SIDE:
         raise UsageError(f"side {side}: expected {MIN_SIDE} px or more")
 
 
 def written_format(path: Path) -> str:
-    """Pillow's name of the format that a suffix asks for; UsageError if we do not write it."""
+    """Pillow's name of the format of a suffix; UsageError for formats that we do not write."""
     try:
         return WRITTEN_FORMATS[path.suffix.lower()]
     except KeyError:
         known = ", ".join(WRITTEN_FORMATS)
-        raise UsageError(f"{path}: images are written as {known}, not {path.suffix!r}") from None
+        raise UsageError(f"{path}: images can be written as {known}, not {path.suffix!r}") from None
 
 
 def image_grid(
@@ -298,7 +298,7 @@ def image_grid(
     """(B, 3, H, W), or B images (3, H, W) → one image, row by row:
     (3, rows·(H + gap) - gap, columns·(W + gap) - gap).
 
-    columns: the square root of B, rounded up, if not given. Gaps and empty places have the
+    columns: by default the square root of B, rounded up. Gaps and empty places have the
     value `background` (1 is white).
     """
     count, (channels, height, width) = len(images), images[0].shape
@@ -319,9 +319,9 @@ def labelled_grid(
     gap: int = 2,
     font_size: int = 12,
 ) -> Tensor:
-    """A figure: rows of images (3, H, W) of one size, with titles at the left and on top.
+    """A figure: rows of images (3, H, W) of equal size, with titles at the left and on top.
 
-    rows: each a sequence of images or a tensor (N, 3, H, W); shorter rows leave white.
+    rows: each a sequence of images or a tensor (N, 3, H, W); shorter rows are filled with white.
     Returns (3, height, width) in [-1, 1].
     """
     if not rows or not len(rows[0]):
@@ -341,7 +341,7 @@ def labelled_grid(
 def _check_size(path: Path, image: Image.Image) -> None:
     size = f"{image.width} × {image.height} px"
     if min(image.size) < MIN_SIDE:
-        raise FileError(path, f"too small: {size}, at least {MIN_SIDE} a side")
+        raise FileError(path, f"too small: {size}, expected a side of at least {MIN_SIDE}")
     if image.width * image.height > MAX_PIXELS:
         raise FileError(path, f"too large: {size}, at most {MAX_PIXELS // 10**6} million pixels")
 
@@ -349,7 +349,7 @@ def _check_size(path: Path, image: Image.Image) -> None:
 def _in_srgb(path: Path, image: Image.Image) -> Image.Image:
     """`_eight_bit`, with the colours that the file's profile gives them."""
     profile = image.info.get("icc_profile")
-    if profile and image.mode == "CMYK":  # before the plain way to RGB, which knows no inks
+    if profile and image.mode == "CMYK":  # before the plain conversion to RGB, which ignores inks
         converted = to_srgb(path, image, profile)
         return _eight_bit(path, converted)
     return to_srgb(path, _eight_bit(path, image), profile)
@@ -359,7 +359,7 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
     """Any mode → L, RGB, RGBA or another that Pillow converts to RGB without loss of range."""
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
-        # Files with 16-bit values come as "I" too; only beyond 65535 it must be 32 bits.
+        # Files with 16-bit values are loaded as "I" too; only values above 65535 mean 32 bits.
         top = _top_of(path, float(values.max()))
         return Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8))
     if image.mode == "F":
@@ -376,17 +376,18 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _top_of(path: Path, largest: float) -> float:
-    """The value that is white, of a grey picture with more than 8 bits and this largest value."""
+    """The value of white for a grey picture with more than 8 bits and this largest value."""
     for bits in (10, 12):
-        # No photograph uses a sixteenth of its range: scanners and microscopes write 12 bits so.
+        # Photographs use more than a sixteenth of the range: this is how scanners and microscopes store 12
+        # bits.
         if 255 < largest < 2**bits:
-            logger.warning("%s: values up to %d of 65535, taken as %d bits", path, largest, bits)
+            logger.warning("%s: values only up to %d of 65535, treated as %d bits", path, largest, bits)
             return 2.0**bits - 1
     return 65535.0 if largest <= 65535 else 2.0**31 - 1
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether it is a TIFF of 16 bits a channel."""
+    """Whether it is a TIFF with 16 bits per channel."""
     tags = getattr(image, "tag_v2", {})
     return 16 in (tags.get(_BITS_TAG) or ())
 
@@ -410,7 +411,7 @@ def _resized(
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB in memory, independent of the file; transparency laid over white."""
+    """RGB in memory, independent of the file; transparency composited over white."""
     if image.mode == "RGBA":
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

@@ -1,4 +1,4 @@
-"""The image files of folders and zips: one walk, and one idea of what is an image, for all commands."""
+"""The image files in folders and zips: one walk, and one definition of an image, for all commands."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -16,14 +16,14 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".tif", ".tiff"}
     | {".gif", ".ppm", ".pgm", ".avif", ".jp2", ".j2k"}
 )
-"""Of files that are taken for images without a look inside; another one is an image by its content."""
+"""Suffixes of files that count as images unseen; other files are images by their content."""
 
 UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".jxl", *RAW_SUFFIXES})
-"""Of images that are named where they cannot be read."""
+"""Suffixes of images that are reported if they cannot be read."""
 
 _NO_IMAGES = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 _OWN_ENDS = (".align.json",)
-"""Of files that this suite puts beside images: not counted among what is passed over."""
+"""Endings of files that this suite writes beside images: not counted among skipped files."""
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:
@@ -47,7 +47,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def images_by_stem(path: Path) -> dict[str, list[Path]]:
-    """The images of a folder, or the one file, by the stem of their names in one Unicode form (`same_name`).
+    """The images in a folder, or a single file, by the stem of their names in one Unicode form (`same_name`).
 
     Raises FileError as `find_images` does.
     """
@@ -58,14 +58,14 @@ def images_by_stem(path: Path) -> dict[str, list[Path]]:
 
 
 def images_in(folder: Path, deep: bool = False) -> list[Path]:
-    """The images of a folder, sorted by path; `deep`: of all folders below too.
+    """The images in a folder, sorted by path; `deep`: also in all folders below.
 
-    What is hidden (`.x`, `__MACOSX`, `Thumbs.db`) counts for nothing. A file is an image by its
-    suffix (IMAGE_SUFFIXES) or else by its first bytes. Links are what they lead to, and each
-    folder is entered once. What looks like an image and cannot be read (a dead or circular link,
-    a pipe, HEIC without the extra `heif`, a folder that may not be entered) is among them, so that it is
-    named where it is opened: it stands at the end, so that of two of one name the other is kept.
-    Files that are no images are passed over; the log `wrangan` says how many.
+    Hidden files (`.x`, `__MACOSX`, `Thumbs.db`) are ignored. A file is an image by its
+    suffix (IMAGE_SUFFIXES) or else by its first bytes. Links are followed, and each
+    folder is entered once. Files that look like images but cannot be read (a dead or circular link,
+    a pipe, HEIC without the extra `heif`, a folder that may not be entered) are included, so that opening
+    them reports the error; they come last, so that a readable file of the same name takes precedence.
+    Other files are skipped; the log `wrangan` says how many.
     """
     images: list[Path] = []
     unread: list[Path] = []
@@ -100,14 +100,14 @@ def zipped_images(path: Path, names: Iterable[str], head: Callable[[str], bytes]
 
 
 def _entries(folder: Path, deep: bool) -> Iterator[Path]:
-    """Files, and what cannot be told or entered; with `deep` also of the folders below."""
+    """Files, and entries that cannot be inspected or entered; with `deep` also in the folders below."""
     seen: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
         here = waiting.pop()
         try:
             about = here.stat()
-            # A link may lead back here, and Windows' old file systems number nothing.
+            # A link may lead back here, and old Windows file systems have no file numbers.
             if about.st_ino and (about.st_dev, about.st_ino) in seen:
                 continue
             seen.add((about.st_dev, about.st_ino))
@@ -122,7 +122,7 @@ def _entries(folder: Path, deep: bool) -> Iterator[Path]:
                 continue
             try:
                 below = path.is_dir()
-            except OSError:  # a circular link, or no way to it
+            except OSError:  # a circular or inaccessible link
                 below = False
             if below:
                 waiting += [path] if deep else []
@@ -135,7 +135,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _kind(path: Path) -> str | None:
-    """`image`, `unread` for what is known not to be readable, or None."""
+    """`image`, `unread` for formats known to be unreadable, or None."""
     suffix = path.suffix.lower()
     if suffix in UNREAD_SUFFIXES:
         return "unread"
@@ -151,5 +151,5 @@ def _kind(path: Path) -> str | None:
 
 def _say_passed(path: Path, count: int) -> None:
     if count and is_main():
-        files = "1 file that is no image" if count == 1 else f"{count} files that are no images"
-        logger.warning("%s: %s passed over", path, files)
+        files = "1 file that is not an image" if count == 1 else f"{count} files that are not images"
+        logger.warning("%s: %s skipped", path, files)

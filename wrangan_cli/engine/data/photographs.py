@@ -1,4 +1,4 @@
-"""Photographs as inversion takes them and as its results are measured: each at its own side."""
+"""Photographs for inversion and for measuring its results, each at its own side."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ logger = logging.getLogger("wrangan")
 def load_photograph(path: Path, most: int, size: int = 0) -> Tensor:
     """The central square of a photograph: (3, S, S) in [-1, 1].
 
-    S is `size`, or the photograph's own side where that is 0, and at most `most`, the model's. Raises
+    S is `size`, or the side of the photograph if that is 0, and at most `most`, the model's. Raises
     FileError as `load_image` does.
     """
     return load_image(path, min(size or most, most), enlarge=size > 0)
 
 
 def by_side(images: Sequence[Tensor]) -> list[list[int]]:
-    """The places of the square images (3, S, S) of each side, since only those of one side make a batch."""
+    """The indices of the square images (3, S, S), grouped by side, since a batch needs a single side."""
     sides: dict[int, list[int]] = {}
     for index, image in enumerate(images):
         sides.setdefault(image.shape[-1], []).append(index)
@@ -32,8 +32,8 @@ def by_side(images: Sequence[Tensor]) -> list[list[int]]:
 
 
 def photograph_of(code: Path, info: Mapping[str, Any], photos: Iterable[Path]) -> Path | None:
-    """The one of `photos` that a code was made of, or None: by the name in its record `info`, else by
-    the code's own stem.
+    """The one of `photos` from which a code was made, or None: by the name in its record `info`, else by
+    the stem of the code's file.
     """
     by_name = {same_name(photo.name): photo for photo in photos}
     source = info.get("source")
@@ -44,6 +44,7 @@ def photograph_of(code: Path, info: Mapping[str, Any], photos: Iterable[Path]) -
 
 
 def check_source(photo: Path, code: Path, info: Mapping[str, Any]) -> None:
-    """The log `wrangan` says if a code was made of another file than `photo`, as its record `info` has it."""
+    """Warn in the log `wrangan` if the record `info` says that a code was made from another file than
+    `photo`."""
     if info.get("source_sha256") not in (None, sha256(photo)):
-        logger.warning("%s: not the file that %s was made of", photo, code)
+        logger.warning("%s: not the file from which %s was made", photo, code)

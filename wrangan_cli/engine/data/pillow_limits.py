@@ -1,4 +1,4 @@
-"""Pillow and the libraries below it, while photographs are read: our limits, and no lines of theirs."""
+"""Our limits in place of Pillow's while photographs are read, and no output from it or its libraries."""
 
 import contextlib
 import threading
@@ -17,9 +17,9 @@ _quiet_depth = 0
 
 @contextlib.contextmanager
 def pillow_without_remarks() -> Iterator[None]:
-    """Our own limits of sizes and texts instead of Pillow's, and no warnings about odd metadata.
+    """Use our limits for sizes and texts in place of Pillow's, and suppress warnings about odd metadata.
 
-    Blocks may overlap in several threads: what the first one changed the last one restores.
+    Blocks may overlap in several threads: the first one changes the limits, the last one restores them.
     """
     global _quiet_depth
     with _quiet_lock:
@@ -44,9 +44,9 @@ def pillow_without_remarks() -> Iterator[None]:
 
 @cache
 def _silence_libtiff() -> None:
-    """libtiff prints lines of its own about a broken file, before Pillow raises; not any more.
+    """Keep libtiff from printing messages about broken files before Pillow raises.
 
-    The library is the one that Pillow has loaded. Where it cannot be reached it goes on printing.
+    Affects the library loaded by Pillow. If it cannot be accessed, it keeps printing.
     """
     import ctypes
 

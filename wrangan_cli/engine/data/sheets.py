@@ -1,4 +1,4 @@
-"""Pictures of rows and columns of pictures, with plain titles."""
+"""Sheets of pictures in rows and columns, with plain titles."""
 
 import functools
 import math
@@ -10,20 +10,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the cells of a sheet and their titles stand; what is not filled is white."""
+    """The positions of the cells of a sheet and of their titles; empty space is white."""
 
     rows: int
     columns: int
     cell: tuple[int, int]
-    """Width and height in px of the pictures, which are all of one size."""
+    """Width and height in px of all pictures."""
     row_titles: Sequence[str] = ()
     """At the left of the rows."""
     column_titles: Sequence[str] = ()
     """Above the first row."""
     cell_titles: Sequence[Sequence[str]] = ()
-    """Instead of `column_titles`: above every row, each picture its own."""
+    """In place of `column_titles`: one title above each picture."""
     room_for: Sequence[str] = ()
-    """Titles that must fit above a cell beside those given: so the frames of a film are of one size."""
+    """Further titles that must fit above a cell, so that all frames of an animation have the same size."""
     gap: int = 2
     """Between the cells, in px."""
     font_size: int = 12
@@ -80,5 +80,5 @@ class Layout:
 
 
 def _plain(title: str) -> str:
-    """What can be drawn in one line: names of files may hold line ends, and bytes that are no text."""
+    """The title as one printable line: file names may hold line ends, and bytes that are not text."""
     return "".join(c if c.isprintable() else "?" for c in title)

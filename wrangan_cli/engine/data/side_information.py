@@ -1,21 +1,21 @@
-"""What an image file says beside its pixels, left out: texts, XMP, previews, damaged profiles."""
+"""Remove metadata from image files: texts, XMP, previews, damaged profiles."""
 
 import zlib
 from collections.abc import Iterator
 from typing import Literal
 
 TEXT_LIMIT = 16 << 20
-"""Bytes of one unpacked text or colour profile of a PNG that are still read."""
+"""Maximum size in bytes of an unpacked text or colour profile in a PNG."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF, _PROFILE = b"Exif\0\0", b"ICC_PROFILE\0"
 
 
 def stripped(data: bytes) -> Iterator[bytes]:
-    """The same picture with less and less beside it, for a decoder that fell over what stands there.
+    """The same picture with less and less metadata, for a decoder that failed on it.
 
-    First all goes but orientation (Exif) and colour profile, then the one, the other, and both.
-    Nothing for files that are no PNG, JPEG or TIFF, and for those that are not whole enough to tell.
+    First everything except orientation (Exif) and colour profile is removed, then also either, then both.
+    Yields nothing for files that are not PNG, JPEG or TIFF, or too damaged to parse.
     """
     strip = _png if data.startswith(_PNG) else _jpeg if data.startswith(b"\xff\xd8") else _tiff
     before = data
@@ -29,7 +29,7 @@ def stripped(data: bytes) -> Iterator[bytes]:
 
 
 def _png(data: bytes, exif: bool, profile: bool) -> bytes | None:
-    """Critical chunks as they are (their checksums count), transparency, and what is asked for."""
+    """Critical chunks unchanged (their checksums matter), transparency, and the requested metadata."""
     kept, at = [_PNG], len(_PNG)
     wanted = {b"tRNS"} | ({b"eXIf"} if exif else set()) | ({b"iCCP"} if profile else set())
     while at + 12 <= len(data):
@@ -44,18 +44,18 @@ def _png(data: bytes, exif: bool, profile: bool) -> bytes | None:
 
 
 def _jpeg(data: bytes, exif: bool, profile: bool) -> bytes | None:
-    """Segments before the pixels: those that decode them, JFIF's and Adobe's, and what is asked for."""
+    """Segments before the pixels: those for decoding, of JFIF and Adobe, and the requested metadata."""
     kept, at = [data[:2]], 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
-        if marker == 0xFF:  # a byte to fill
+        if marker == 0xFF:  # a fill byte
             at += 1
             continue
         if marker == 0xDA:
             return b"".join(kept) + data[at:]
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
         body = data[at + 4 : end]
-        # JFIF's and Adobe's say how colours are stored; too short, they say nothing.
+        # JFIF's and Adobe's segments tell how colours are stored, unless they are too short.
         colours = len(body) >= {0xE0: 14, 0xEE: 12}.get(marker, 1 << 16)
         beside = (0xE0 <= marker <= 0xEF and not colours) or marker == 0xFE
         asked = (exif and body.startswith(_EXIF)) or (profile and body.startswith(_PROFILE))
@@ -70,7 +70,7 @@ _TIFF_BESIDE = {270, 271, 272, 285, 305, 306, 315, 316, 700, 33432, 33723, 34377
 
 
 def _tiff(data: bytes, exif: bool, profile: bool) -> bytes | None:
-    """The first directory without entries that describe: those that stay are moved together."""
+    """The first directory without descriptive entries; the others are moved together."""
     orders: dict[bytes, Literal["little", "big"]] = {b"II*\0": "little", b"MM\0*": "big"}
     order = orders.get(data[:4])
     if order is None:

@@ -1,4 +1,4 @@
-"""Where training images come from: folders, zips, and LMDB in rosinality's format.
+"""Sources of training images: folders, zips, and LMDB in rosinality's format.
 
 A source lists its images by name and hands out the bytes of each file, undecoded.
 """
@@ -22,7 +22,7 @@ _LMDB_MAGIC = b"\xde\xc0\xef\xbe"
 """At byte 16 of an LMDB file (0xBEEFC0DE; LMDB's MDB_meta behind its page header)."""
 
 UNREADABLE = (WranganError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading an image raises where it is broken (RuntimeError: encrypted, or packed in an unknown way)."""
+"""Errors of reading a broken image (RuntimeError: encrypted, or unknown compression)."""
 
 Read = Callable[[int], bytes]
 """Index of an image → its file's bytes; may be called from several threads."""
@@ -33,19 +33,19 @@ class Source(Protocol):
 
     path: Path
     names: list[str]
-    """Of each image inside the source, in its order."""
+    """Names of the images in the source, in order."""
 
     def opened(self) -> contextlib.AbstractContextManager[Read]:
-        """Open for reading. Reading one image raises one of UNREADABLE where it is broken."""
+        """Open for reading. Reading a broken image raises one of UNREADABLE."""
 
     def stamps(self) -> Iterator[str]:
-        """What changes when the contents do: paths, sizes, times."""
+        """Values that change when the contents do: paths, sizes, times."""
 
 
 def find_source(path: Path, resolution: int) -> Source:
     """The source at `path`, for images of `resolution` px.
 
-    Raises FileError for a path that is not there, is none of the three kinds, or is damaged.
+    Raises FileError for a path that is missing, is none of the three kinds, or is damaged.
     """
     if is_lmdb(path):
         return LmdbSource(path, resolution)
@@ -87,7 +87,7 @@ class FolderSource:
         yield read
 
     def stamps(self) -> Iterator[str]:
-        """Of every file: the folder's own time says nothing of a picture changed in place."""
+        """The stamp of every file, since the folder's time does not reflect pictures changed in place."""
         return map(_stamp, self._files)
 
 
@@ -115,9 +115,9 @@ class ZipSource:
 
 
 def _check_count(path: Path, listed: int) -> None:
-    """FileError where a zip's directory lists fewer or more entries than its end says.
+    """FileError if a zip's directory lists fewer or more entries than its end record says.
 
-    zipfile does not look: a damaged length in the directory swallows the entries behind it.
+    zipfile does not check this: a damaged length in the directory hides the entries after it.
     """
     with open(path, "rb") as stream:
         size = stream.seek(0, os.SEEK_END)
@@ -126,13 +126,13 @@ def _check_count(path: Path, listed: int) -> None:
         tail = stream.read()
     at = tail.rfind(b"PK\5\6")
     said = int.from_bytes(tail[at + 10 : at + 12], "little")
-    # All ones: the number stands in a record of zip64. Some writers give it modulo 2¹⁶.
+    # All ones: the number is in a zip64 record. Some writers store it modulo 2¹⁶.
     if at >= 0 and said not in (0xFFFF, listed & 0xFFFF):
         raise FileError(path, f"a damaged zip (its directory lists {listed} entries, its end says {said})")
 
 
 def _head(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The first bytes of an entry; none where it cannot be read."""
+    """The first bytes of an entry; empty if it cannot be read."""
     with contextlib.suppress(*UNREADABLE), archive.open(name) as stream:
         return stream.read(HEAD)
     return b""
@@ -142,7 +142,7 @@ class LmdbSource:
     """An LMDB as rosinality/stylegan2-pytorch writes it (`prepare_data.py`).
 
     Keys `{resolution}-{index:05d}` hold one encoded image each, the key `length` their number
-    as decimal digits. Of several resolutions the wanted one is taken, else the next larger
+    as decimal digits. Of several resolutions the requested one is used, else the next larger
     one, else the largest. Opened read-only and without LMDB's lock file.
 
     Raises FileError for a damaged file and one in another format, WranganError without
@@ -163,7 +163,7 @@ class LmdbSource:
         if not 0 <= count <= entries:
             raise FileError(path, f"its key length says {digits!r}, and there are {entries} entries")
         self.side = min((side for side in sides if side >= resolution), default=max(sides))
-        """Which of the stored resolutions is read, in px."""
+        """The stored resolution that is read, in px."""
         self.names = [f"{self.side}-{index:05d}" for index in range(count)]
 
     @contextlib.contextmanager
@@ -207,7 +207,7 @@ class LmdbSource:
         except lmdb.Error as error:
             raise FileError(self.path, f"not readable as LMDB ({cause_of(error)})") from error
         with environment:
-            # LMDB maps the file and trusts it: a page beyond its end would kill the process.
+            # LMDB maps the file without checks: a page beyond its end would kill the process.
             pages, size = environment.info()["last_pgno"] + 1, self._file().stat().st_size
             if pages * environment.stat()["psize"] > size:
                 raise FileError(self.path, "a truncated LMDB")
@@ -218,7 +218,7 @@ class LmdbSource:
 
 
 def _stored_sides(transaction: Any) -> list[int]:
-    """The resolutions among the keys; jumps from one to the next and touches no image."""
+    """The resolutions among the keys, found by jumping from one to the next without reading images."""
     sides: list[int] = []
     cursor = transaction.cursor()
     there = cursor.first()
@@ -227,7 +227,7 @@ def _stored_sides(transaction: Any) -> list[int]:
         side, dash, index = key.partition(b"-")
         if dash and side.isdigit() and index.isdigit():
             sides.append(int(side))
-            there = cursor.set_range(side + b".")  # behind every `side-…`: "." follows "-"
+            there = cursor.set_range(side + b".")  # after every `side-…`, since "." follows "-"
         else:
             there = cursor.next()
     return sides
@@ -236,6 +236,6 @@ def _stored_sides(transaction: Any) -> list[int]:
 def _stamp(file: Path) -> str:
     try:
         stat = file.stat()
-    except OSError:  # a link that leads nowhere
+    except OSError:  # a dead link
         return f"{file.absolute()}:dead"
     return f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"

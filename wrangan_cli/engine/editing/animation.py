@@ -1,4 +1,4 @@
-"""Pictures after one another as a moving picture: .gif or .mp4, written as they come."""
+"""Animations: pictures written one by one as .gif or .mp4."""
 
 import math
 import struct
@@ -18,9 +18,9 @@ from wrangan_cli.engine.data.marks import MARK
 
 SUFFIXES = (".gif", ".mp4")
 LARGEST_SIDES = {".gif": 2**16 - 1, ".mp4": 2**14}
-"""Of a frame, in px: GIF's field of it; x264's largest."""
+"""Largest side of a frame in px: the width of GIF's field, and x264's limit."""
 _CRF = 5
-"""Few images, to be looked at one by one: finer than clips are."""
+"""Quality for x264: few images, which people look at one by one, so finer than for clips."""
 
 
 def save_animation(
@@ -29,16 +29,16 @@ def save_animation(
     """Write 8-bit RGB pictures of one size as .gif (endless, 256 colours each) or .mp4 (H.264), atomically.
 
     The file says that it was edited (marks.py).
-    No more than one frame is held; what is raised while one is made leaves no file. fps: images a
-    second, above 0. and_back: after the last come those before it, down to the second, so that a film that
-    begins again does not jump; until then they stand in a file beside `path`. In .mp4 an odd side
-    gets one more px, like the one beside it, as the codec wants even ones.
+    Only one frame is in memory at a time; an error while frames are made leaves no file. fps: images per
+    second, above 0. and_back: after the last frame play backwards to the second, so that the loop does not
+    jump; frames are kept in a file beside `path` for this. In .mp4 an odd side is extended by one px, a copy
+    of its neighbour, since the codec requires even sides.
 
-    Raises UsageError for another suffix or a bad fps, WranganError when .mp4 is asked for without
-    imageio and its ffmpeg, FileError where the file cannot be written.
+    Raises UsageError for another suffix or a bad fps, WranganError for .mp4 without
+    imageio and its ffmpeg, FileError if the file cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: moving pictures are written as {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path}: animations can be written as {', '.join(SUFFIXES)}")
     check_fps(fps)
     shown = _there_and_back(frames, path.parent) if and_back else iter(frames)
     try:
@@ -57,7 +57,7 @@ def save_animation(
 
 
 def check_fps(fps: float) -> None:
-    """UsageError when fps is no sensible number of images a second."""
+    """UsageError if fps is not a sensible number of images per second."""
     if not (math.isfinite(fps) and 0 < fps <= 100):
         raise UsageError(f"fps {fps}: expected a number above 0 and up to 100")
 
@@ -67,17 +67,17 @@ def check_mp4() -> None:
     try:
         ffmpeg()
     except WranganError as error:
-        raise WranganError(f"{error} (.gif works without)") from error
+        raise WranganError(f"{error} (.gif works without it)") from error
 
 
 def _write_gif(stream: IO[bytes], frames: Iterator[Image.Image], fps: float) -> None:
-    """Pillow encodes each frame; the file around them is ours, as Pillow holds all frames until the end.
+    """Pillow encodes each frame; the file is assembled here, since Pillow keeps all frames until the end.
 
     Source: the GIF89a specification (CompuServe, 1990), and Netscape's extension for the endless loop.
     """
     for index, frame in enumerate(frames):
         if index == 0:
-            # Eight bits a colour, and no colour table for all frames: each has its own.
+            # Eight bits per colour, and no global colour table: each frame has one.
             stream.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
             stream.write(b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
             stream.write(b"!\xfe" + bytes([len(MARK)]) + MARK.encode("ascii") + b"\x00")

@@ -18,20 +18,20 @@ from wrangan_cli.engine.models.folder import Model
 
 FILE_NAME = "directions.safetensors"
 SENSIBLE_RANGE = (-3.0, 3.0)
-"""Strengths that InterFaceGAN shows, and where images usually stay good."""
+"""Strengths that InterFaceGAN shows, at which images usually stay good."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
 class Direction:
-    """A way to move w, of one model."""
+    """A direction along which to move w of one model."""
 
     name: str
     """Letters, digits, `-`, `_`, `.`: it becomes part of file names."""
     vector: Tensor = field(repr=False)
-    """float32 on the CPU: a unit vector in W (style_dim,); or, of a direction whose rows differ, one of
-    W+ (num_latents, style_dim): zero outside `layers`, the root mean square of the norms in them 1."""
+    """float32 on the CPU: a unit vector in W (style_dim,), or, if the rows differ, vectors in
+    W+ (num_latents, style_dim): zero outside `layers`, with norms of root mean square 1 inside."""
     std: float
     """Standard deviation of w along the vector, over random z (`std_along`)."""
     layers: tuple[int, ...] | None = None
@@ -46,13 +46,13 @@ class Direction:
 
     @property
     def per_row(self) -> bool:
-        """Whether each row of W+ has a vector of its own."""
+        """Whether each row of W+ has a separate vector."""
         return self.vector.ndim == 2
 
 
 @dataclass(frozen=True)
 class Move:
-    """How far to go along a direction."""
+    """A step along a direction."""
 
     direction: Direction
     strength: float
@@ -68,7 +68,7 @@ class Move:
 
     @property
     def outside_range(self) -> bool:
-        """Whether the strength is beyond what is sensible for the direction."""
+        """Whether the strength is outside the sensible range of the direction."""
         low, high = self.direction.range
         return not low <= self.strength <= high
 
@@ -97,7 +97,7 @@ def check_requests(names: Sequence[str], strengths: Sequence[float]) -> None:
 
 
 def find_direction(directions: Mapping[str, Direction], name: str, where: Path | str) -> Direction:
-    """One of them by name; UsageError lists those that exist."""
+    """A direction by name; a UsageError lists those that exist."""
     if name not in directions:
         known = ", ".join(directions) or "none"
         raise UsageError(f"direction {name!r} is not in {where}; there are: {known}")
@@ -108,8 +108,8 @@ def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
     """w' = w + Σ strength · std · vector; all offsets are kept.
 
     code.w: (style_dim,) or (num_latents, style_dim). It stays in W when every direction
-    moves all layers alike, otherwise the result is in W+. The new code's info has a list
-    `edits`, and no `distortion`: it no longer aims at the photograph.
+    moves all layers equally, otherwise the result is in W+. The info of the new code has a list
+    `edits`, and no `distortion`, since the code no longer represents the photograph.
     """
     w = code.w
     for move in moves:
@@ -138,15 +138,15 @@ def edit_code(code: Code, moves: Sequence[Move], num_latents: int) -> Code:
 
 
 def directions_file(model: Model) -> Path:
-    """The file that a model's new directions go to; `load_directions` knows where others are."""
+    """The file to which new directions of a model are written; `load_directions` also reads others."""
     return model.path / FILE_NAME
 
 
 def load_directions(model: Model, path: Path | None = None) -> dict[str, Direction]:
     """The directions of a model by name, in the order in which they were stored.
 
-    path: a file to read instead of the model's own, which must exist. The model's own are
-    those that ship with it or its lender and those that the user made, who wins where names are equal;
+    path: a file to read in place of the model's directions; it must exist. The model's directions are
+    those that ship with it or its lender, and those that the user made, which take precedence;
     there may be none. Raises FileError for a file that is broken or belongs to another model.
     """
     if path is not None:
@@ -177,7 +177,7 @@ def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
 
 
 def save_directions(path: Path, model: Model, directions: Iterable[Direction]) -> None:
-    """Write `directions`, tied to `model`, in place of what stood at `path`; atomically."""
+    """Write `directions`, tied to `model`, to `path`, replacing the file atomically."""
     listed = list(directions)
     record = {
         "kind": "directions",
@@ -189,10 +189,10 @@ def save_directions(path: Path, model: Model, directions: Iterable[Direction]) -
 
 
 def add_directions(path: Path, model: Model, directions: Iterable[Direction]) -> dict[str, Direction]:
-    """Put `directions` into the file beside those it holds; of equal names the new one stays.
+    """Add `directions` to the file; new ones replace those of the same name.
 
-    Returns all that the file holds then. Raises FileError if what stands there is not of
-    this model.
+    Returns all directions of the file. Raises FileError if the existing file belongs to
+    another model.
     """
     held = load_directions(model, path) if path.exists() else {}
     held |= {direction.name: direction for direction in directions}
@@ -210,7 +210,7 @@ def parse_layers(text: str, num_latents: int) -> tuple[int, ...] | None:
 
 
 def unit(vector: Tensor) -> Tensor:
-    """The vector at length 1: float32 on the CPU."""
+    """The vector scaled to length 1: float32 on the CPU."""
     double = vector.detach().double().cpu()
     return (double / double.norm()).float()
 
@@ -239,7 +239,7 @@ def _from_json(entry: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Direc
 
 
 def check_fit(path: Path, direction: Direction, model: Model) -> None:
-    """FileError, which names `path`, for a direction that cannot be one of the model's."""
+    """FileError about `path` for a direction that does not fit the model."""
     config = model.generator.config
     rows, length = config.num_latents, config.style_dim
     if direction.vector.shape not in ((length,), (rows, length)):
@@ -262,7 +262,7 @@ def check_fit(path: Path, direction: Direction, model: Model) -> None:
 
 
 def moved_rows(direction: Direction) -> list[int]:
-    """Numbers of the rows of W+ that a direction with a vector for each row moves."""
+    """Indices of the rows of W+ that a direction with a vector for each row moves."""
     return list(range(len(direction.vector)) if direction.layers is None else direction.layers)
 
 
@@ -274,8 +274,8 @@ def row_norm(vectors: Tensor) -> float:
 def std_along(w: Tensor, vector: Tensor) -> float:
     """Standard deviation of samples w (N, style_dim) along a unit vector (style_dim,).
 
-    vector (K, style_dim), the rows that a direction moves: the root mean square over them, each
-    weighted as it is; of K equal rows it is that of the one.
+    vector (K, style_dim), the rows that a direction moves: the root mean square over them, without
+    normalising each; for K equal rows it equals that of one row.
     """
     along = w.double().cpu() @ torch.atleast_2d(vector.double().cpu()).T
     return float(along.var(dim=0).mean().sqrt())

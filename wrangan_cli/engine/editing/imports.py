@@ -1,6 +1,7 @@
-"""Directions of others: `.npy`, `.npz` and `.pt` files of vectors in W or W+, and GANSpace's components.
+"""Import of published directions: `.npy`, `.npz` and `.pt` files of vectors in W or W+, and GANSpace's
+components.
 
-A row of W+ is taken at its word: row n of the file is row n of the model.
+Row n of a W+ vector in the file is row n of the model.
 """
 
 import re
@@ -24,9 +25,9 @@ W_SAMPLES = 10_000
 COMPONENTS = 10
 
 _COMPONENT_KEYS = (("comp", "std"), ("lat_comp", "lat_stdev"))
-"""Components and their standard deviations: as in PTI's copy, and as GANSpace itself stores them."""
+"""Keys of the components and their standard deviations: in PTI's copy, and in GANSpace's files."""
 _SAME = 1e-5
-"""Rows count as equal up to this share of their largest entry."""
+"""Rows count as equal up to this fraction of their largest entry."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class _Found:
     """One array of a file."""
 
     name: str
-    """Of the direction that it becomes."""
+    """Name of the direction that it becomes."""
     array: Tensor
     """float64, of any shape."""
     key: str = ""
-    """What the file calls it."""
+    """Its name in the file."""
     about: Mapping[str, Any] | None = None
-    """More for the direction's source."""
+    """Further entries of the direction's source."""
 
 
 def import_directions(
@@ -54,13 +55,13 @@ def import_directions(
     """The directions of a file, of unit norm, with the spread of the model's w along them.
 
     path: a .npy, .npz or .pt file with an array (style_dim,), (1, style_dim), (num_latents,
-    style_dim) or (1, num_latents, style_dim), or several by name: these become `name`-KEY, and
-    key picks one, which becomes `name`. GANSpace's file gives its first `components` as
-    `name`-0 …; there key is the number of one. layers: as `parse_layers` has them; rows that are
-    zero in the file are left out. Rows that are equal make a direction in W for these layers,
-    rows that differ one with a vector for each.
+    style_dim) or (1, num_latents, style_dim), or several by name, which become `name`-KEY;
+    key selects a single one, which becomes `name`. A GANSpace file yields its first `components` as
+    `name`-0 …; there key is the number of one component. layers: as returned by `parse_layers`; rows that
+    are zero in the file are left out. Equal rows give a direction in W for these layers,
+    different rows a direction with a vector for each.
 
-    Nothing in the file is executed. Raises FileError for what is none of these, UsageError for
+    Nothing in the file is executed. Raises FileError for any other file, UsageError for
     a name, a key or layers that do not fit.
     """
     check_name(name)
@@ -78,7 +79,7 @@ def _direction(
     path: Path, item: _Found, model: Model, wanted: tuple[int, ...] | None, w: Tensor, about: dict[str, Any]
 ) -> Direction:
     config = model.generator.config
-    said = f"{item.key}: " if item.key else ""
+    label = f"{item.key}: " if item.key else ""
     shape, array = tuple(item.array.shape), item.array
     if array.ndim == 3 and len(array) == 1:
         array = array[0]
@@ -87,20 +88,20 @@ def _direction(
     if array.shape not in ((config.style_dim,), (config.num_latents, config.style_dim)):
         raise FileError(
             path,
-            f"{said}shape {shape}; {model.name} needs ({config.style_dim},) "
+            f"{label}shape {shape}; {model.name} needs ({config.style_dim},) "
             f"or ({config.num_latents}, {config.style_dim})",
         )
     if not array.isfinite().all():
-        raise FileError(path, f"{said}values that are not finite")
+        raise FileError(path, f"{label}values that are not finite")
     if not array.any():
-        raise FileError(path, f"{said}all zero")
+        raise FileError(path, f"{label}all zero")
     rows = wanted
     if array.ndim == 2:
         every = range(config.num_latents)
         asked = every if wanted is None else wanted
         moved = [row for row in asked if array[row].any()]
         if not moved:
-            raise FileError(path, f"{said}all zero in the layers that are asked for")
+            raise FileError(path, f"{label}all zero in the requested layers")
         rows = None if moved == list(every) else tuple(moved)
         array, own = torch.zeros_like(array), array[moved]
         if (own - own[0]).abs().max() <= _SAME * own.abs().max():
@@ -114,7 +115,7 @@ def _direction(
         **about,
         "shape": list(shape),
         "norm": norm,
-        # What adding the file's own vector once is: its authors state strengths in these.
+        # The strength that equals adding the original vector once: its authors count in these.
         "strength_of_file_unit": norm / std,
         **({"key": item.key} if item.key else {}),
         **(item.about or {}),
@@ -137,14 +138,14 @@ def _select(
         return [_Found(name, arrays[""])]
     names = {key: f"{name}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', key)}" for key in arrays}
     if len(set(names.values())) < len(names):
-        raise FileError(path, "names of arrays that differ in other signs than letters: pick one with --key")
+        raise FileError(path, "the names of the arrays differ only in punctuation: select one with --key")
     return [_Found(names[key], array, key) for key, array in arrays.items()]
 
 
 def _components(
     path: Path, comp: Tensor, std: Tensor | None, name: str, key: str | None, components: int
 ) -> list[_Found]:
-    """Of (N, 1, style_dim) or (N, style_dim) components and (N,) standard deviations."""
+    """Directions from components (N, 1, style_dim) or (N, style_dim) and standard deviations (N,)."""
     if comp.ndim not in (2, 3) or not len(comp):
         raise FileError(path, f"components of shape {tuple(comp.shape)}: expected (N, 1, style_dim)")
     if std is not None and std.numel() != len(comp):
@@ -163,9 +164,9 @@ def _components(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file by name, float64; a file of one array alone calls it ""."""
+    """The arrays of a file by name, float64; an unnamed single array has the name ""."""
     if path.suffix not in SUFFIXES:
-        raise FileError(path, f"no file of directions: expected {', '.join(SUFFIXES)}")
+        raise FileError(path, f"not a file of directions: expected {', '.join(SUFFIXES)}")
     if not path.is_file():
         raise FileError(path, "no such file")
     held = _read_torch(path) if path.suffix in TORCH_SUFFIXES else read_numpy(path)

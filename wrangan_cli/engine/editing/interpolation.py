@@ -1,4 +1,4 @@
-"""The way through codes: straight from one to the next, or along a spline."""
+"""Interpolation through codes: straight from one to the next, or along a spline."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from wrangan_cli.engine.models.folder import Model
 def interpolate_codes(
     codes: Sequence[Code], steps: int, num_latents: int, smooth: bool = False, loop: bool = False
 ) -> Iterator[Code]:
-    """The codes of the way through `codes`: `steps` from each to the next, both ends included.
+    """The codes on the way through `codes`: `steps` from each to the next, both ends included.
 
     w and all offsets (of weights, noise maps, parameters) are interpolated alike; an offset
-    that a code lacks counts as zero there. w stays in W when all are in W, otherwise all
-    are in W+ (num_latents rows). A code where one stretch ends and the next begins comes once: there
+    that a code lacks counts as zero. The results are in W if all codes are, otherwise
+    in W+ (num_latents rows). A code between two stretches is yielded once, so there
     are `count_images` in all. They are made one at a time.
 
-    smooth: along a uniform Catmull-Rom spline (Catmull and Rom, 1974) that runs through all of them,
-    without corners, and beyond its ends goes on as a straight line would: through two codes it is
-    the straight line. loop: from the last on to the first, which does not come again.
-    Raises UsageError when there are fewer than 2 codes, or steps is below 2.
+    smooth: follow a uniform Catmull-Rom spline (Catmull and Rom, 1974) through all codes,
+    without corners, extended straight beyond its ends; through two codes it is
+    the straight line. loop: continue from the last code to the first, which is not repeated.
+    Raises UsageError for fewer than 2 codes, or fewer than 2 steps.
     """
     check_steps(steps)
     check_codes(len(codes))
@@ -43,20 +43,20 @@ def code_between(codes: Sequence[Code], position: float, num_latents: int) -> Co
 
 
 def count_images(codes: int, steps: int, loop: bool = False) -> int:
-    """How many codes `interpolate_codes` gives."""
+    """The number of codes that `interpolate_codes` yields."""
     return codes * (steps - 1) if loop else (codes - 1) * (steps - 1) + 1
 
 
 def check_steps(steps: int) -> None:
-    """UsageError when there are not even the two ends."""
+    """UsageError for fewer steps than the two ends."""
     if steps < 2:
         raise UsageError(f"steps {steps}: expected 2 or more (both ends count)")
 
 
 def check_codes(count: int) -> None:
-    """UsageError when there is no way from one code to another."""
+    """UsageError for fewer than two codes."""
     if count < 2:
-        raise UsageError(f"{count} code{'s' if count != 1 else ''}: expected 2 or more to go between")
+        raise UsageError(f"{count} code{'s' if count != 1 else ''}: expected 2 or more to interpolate")
 
 
 def render_way(
@@ -68,7 +68,7 @@ def render_way(
     side: int | None = None,
     on_image: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """The images of `interpolate_codes`, as `render_each` draws them: (3, R, R), a few held at a time."""
+    """The images of `interpolate_codes`, rendered by `render_each`: (3, R, R), a few in memory at a time."""
     way = interpolate_codes(codes, steps, model.generator.config.num_latents, smooth, loop)
     return render_each(model, way, side, on_image)
 
@@ -99,10 +99,10 @@ def _along(way: _Way, steps: int, smooth: bool, loop: bool) -> Iterator[Code]:
 
 
 def weights_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> dict[int, float]:
-    """How much of each of `count` codes is in the point t in [0, 1) of a stretch: its number → weight.
+    """The weights of `count` codes at the point t in [0, 1) of a stretch: index of the code → weight.
 
-    The weights add up to 1; those that are 0 are left out. stretch: from 0; of an open way there is one
-    more than the last, with t = 0, which is its end.
+    The weights add up to 1; zeros are left out. stretch: from 0; the end of an open path counts as one
+    more stretch, at t = 0.
     """
     if not smooth:
         parts = {0: 1 - t, 1: t}
@@ -125,7 +125,7 @@ def weights_at(stretch: int, t: float, count: int, smooth: bool, loop: bool) -> 
             add(key % count, part)
         elif 0 <= key < count:
             add(key, part)
-        else:  # beyond an end the way goes on straight: p₋₁ = 2·p₀ - p₁
+        else:  # extended straight beyond an end: p₋₁ = 2·p₀ - p₁
             end, inner = (0, 1) if key < 0 else (count - 1, count - 2)
             add(end, 2 * part)
             add(inner, -part)

@@ -1,4 +1,4 @@
-"""Several directions learnt from the same images: of the attribute net's scores, and of what is measured."""
+"""Learn several directions from the same images: from scores of the attribute net, and from measurements."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from wrangan_cli.engine.models.pairs import Pairs
 
 @dataclass(frozen=True)
 class Measurement:
-    """A number that is measured on images, in place of an attribute."""
+    """A quantity that is measured in images, in place of an attribute."""
 
     scorer: Callable[[], Scorer]
     what: str
     sensible: tuple[float, float]
-    """Range of its direction."""
+    """Sensible range of its direction."""
 
 
 MEASUREMENTS = {
@@ -39,18 +39,18 @@ class Wanted:
 
     name: str
     attribute: str | None
-    """Of the attribute net; None: what MEASUREMENTS says of the name."""
+    """An attribute of the net; None: use MEASUREMENTS[name]."""
     sign: float = 1.0
     """-1: the direction lowers the attribute."""
 
 
 def wanted_directions(names: Sequence[str], attribute: str | None = None) -> list[Wanted]:
-    """What is to be learnt by names; attribute: that of the one name, lowered with a leading `-`.
+    """The directions to learn, by name. attribute: that of a single name; a leading `-` lowers it.
 
-    Raises UsageError for an attribute of several names, and a name of unknown meaning.
+    Raises UsageError for an attribute with several names, and for unknown names without an attribute.
     """
     if attribute is not None and len(names) > 1:
-        raise UsageError("--attribute goes with one name")
+        raise UsageError("--attribute takes exactly one name")
     wanted = []
     for name in dict.fromkeys(names):
         check_name(name)
@@ -64,7 +64,7 @@ def wanted_directions(names: Sequence[str], attribute: str | None = None) -> lis
             wanted.append(Wanted(name, *KNOWN_ATTRIBUTES[name]))
         else:
             known = ", ".join([*KNOWN_ATTRIBUTES, *MEASUREMENTS])
-            raise UsageError(f"direction {name!r}: say which --attribute ({known} need none)")
+            raise UsageError(f"direction {name!r}: give its --attribute ({known} need none)")
     return wanted
 
 
@@ -79,13 +79,15 @@ def learn_directions(
     pairs: Pairs | None = None,
     on_images: Callable[[int], None] | None = None,
 ) -> list[Direction]:
-    """Learn `wanted`, in this order, from images that are rendered, or read from pairs, once.
+    """Learn `wanted`, in this order, from images that are rendered, or read from pairs, only once.
 
-    net: needed for all that is not measured. orthogonal_to: names of `held` or of `wanted`. Raises what
-    `learn_direction` and `learn_measured` raise.
+    net: needed unless everything is measured. orthogonal_to: names in `held` or `wanted`. Raises as
+    `learn_direction` and `learn_measured` do.
     """
-    require_sklearn()  # reported now, and not after the samples
-    scorers: dict[str, Scorer] = {}  # by the measured direction; "" is the net, and no direction's name
+    require_sklearn()  # report it now, not after rendering
+    scorers: dict[
+        str, Scorer
+    ] = {}  # by the measured direction; "" for the net, since no direction has that name
     columns: dict[str, int] = {}
     for item in wanted:
         if item.attribute is None:
@@ -96,7 +98,7 @@ def learn_directions(
             columns[item.name] = net.index(item.attribute)
     w, found = scored(model, list(scorers.values()), settings, on_images, pairs)
     scores = dict(zip(scorers, found, strict=True))
-    # What others are made orthogonal to comes first, and never in the form that it replaces.
+    # Directions that others are made orthogonal to come first, so that the new versions are used.
     names = [item.name for item in wanted]
     available = {name: item for name, item in (held or {}).items() if name not in names}
     learnt: dict[str, Direction] = {}

@@ -9,17 +9,17 @@ from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.faces.detection import FaceDetector
 
 SENSIBLE_TURN = (-2.0, 2.0)
-"""Beyond, a face that is turned already becomes a profile, of which generators have seen few."""
+"""Beyond this, a face that is already turned becomes a profile, of which generators have seen few."""
 LANDMARK_SIDE = 256
-"""Side in px at which landmarks are measured: the detector does not profit from more."""
+"""Side in px at which landmarks are measured: the detector gains nothing from more."""
 
 
 def yaw(landmarks: NDArray[np.float64]) -> float:
-    """How far a face is turned to the viewer's right (its own left): 0 straight ahead.
+    """How far a face is turned to the viewer's right: 0 is straight ahead.
 
-    landmarks: (5, 2) as of `Face`. The nose's distance from the line between the middles of eyes
-    and mouth, along the line of the eyes, as a fraction of the distance of the eyes. It grows as the
-    angle's tangent; size, place and a tilt of the head change nothing.
+    landmarks: (5, 2), as in `Face`. The distance of the nose from the line between the midpoints of eyes
+    and mouth, along the line of the eyes, as a fraction of the distance between the eyes. It grows with the
+    tangent of the angle, and does not depend on size, position and tilt of the head.
     """
     left, right, nose, mouth_left, mouth_right = landmarks
     across, eyes = right - left, (left + right) / 2

@@ -1,4 +1,4 @@
-"""Directions of what is measured on images, by a regression of the measure on w."""
+"""Directions of quantities measured in images, by regression on w."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.editing.svm import made_orthogonal, require_sklearn
 
 MIN_IMAGES = 100
-"""Fewer images with a score say nothing about W."""
+"""Minimum number of images with a score."""
 
 
 def learn_measured(
@@ -28,13 +28,13 @@ def learn_measured(
 ) -> Direction:
     """The direction of W along which a measured score grows.
 
-    w: (N, style_dim). scores: (N,), NaN where there is no face to measure; these are left out. A ridge
-    regression of the score on w over 70 % of the others, with a penalty of `settings.ridge` for each
-    sample, where w's components have a variance of 1 in the mean. The result is made orthogonal to
+    w: (N, style_dim). scores: (N,), NaN without a face to measure; these are left out. A ridge
+    regression of the score on w over 70 % of the others, with a penalty of `settings.ridge` per
+    sample, for w scaled to components of mean variance 1. The result is made orthogonal to
     `orthogonal_to`. Its source has `correlation_test`, of position and score over the other 30 %,
-    `correlation` over all, and how many images were left out. sensible: the direction's range.
+    `correlation` over all, and the number of images left out. sensible: the direction's range.
 
-    Raises WranganError without scikit-learn, and where too few images remain or their scores do not differ.
+    Raises WranganError without scikit-learn, if too few images remain, or if their scores do not differ.
     """
     require_sklearn()
     from sklearn.linear_model import Ridge
@@ -43,7 +43,7 @@ def learn_measured(
     faces = int(found.sum())
     if faces < MIN_IMAGES:
         raise WranganError(
-            f"direction {name}: {faces} of {len(w)} images show a face, {MIN_IMAGES} are needed"
+            f"direction {name}: {faces} of {len(w)} images show a face, at least {MIN_IMAGES} are needed"
         )
     points, values = w.cpu()[found].double().numpy(), scores.cpu()[found].double().numpy()
     if values.std() < 1e-9:

@@ -1,4 +1,4 @@
-"""Scores of images of random w: what directions are learnt from."""
+"""Scores of images of random w, from which directions are learnt."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
@@ -17,25 +17,25 @@ from wrangan_cli.engine.models.randomized import draw_epsilon
 
 
 class Scorer(Protocol):
-    """Says of each image how much there is of something."""
+    """Scores images by how much they show of something."""
 
     @property
     def side(self) -> int:
-        """Side in px that it looks at; larger images are reduced to it by area."""
+        """Side in px at which it sees images; larger ones are reduced to it by area averaging."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1], not clipped → (B, K) float32 on the CPU; NaN where it cannot say."""
+        """(B, 3, H, W) in [-1, 1], not clipped → (B, K) float32 on the CPU; NaN where undecided."""
 
 
 class AttributeScorer:
-    """The logits of an attribute net; WranganError where one is not finite."""
+    """The logits of an attribute net; WranganError if one is not finite."""
 
     def __init__(self, net: AttributeNet) -> None:
         self._net = net
 
     @property
     def side(self) -> int:
-        """That of the net."""
+        """The side of the net's input."""
         return self._net.config.resolution
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def score_samples(
     on_images: Callable[[int], None] | None = None,
     pairs: Pairs | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Random w and what the net sees in their images: `scored` with an attribute net alone."""
+    """Random w and the net's scores of their images: `scored` with only an attribute net."""
     w, (logits,) = scored(model, [AttributeScorer(net)], settings, on_images, pairs)
     return w, logits
 
@@ -65,14 +65,14 @@ def scored(
     on_images: Callable[[int], None] | None = None,
     pairs: Pairs | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Random w and what each scorer says of their images.
+    """Random w and the scores of their images by each scorer.
 
-    pairs: take the first `settings.samples` of these instead of rendering; fewer where there are
-    fewer. Returns w: float32 (N, style_dim), and of each scorer (N, K), on the CPU. on_images gets
+    pairs: use the first `settings.samples` of these, or all if there are fewer, in place of rendering.
+    Returns w, float32 (N, style_dim), and for each scorer (N, K), on the CPU. on_images gets
     the number of images done so far.
     """
     if pairs is not None and settings.epsilon:
-        raise UsageError("pairs are drawn with the mean weights: give no epsilon with them")
+        raise UsageError("pairs are rendered with the mean weights: leave --epsilon out")
     w = sample_w(model.generator, settings.samples, seed=settings.seed) if pairs is None else pairs.w
     w = w[: settings.samples]
     batches = (
@@ -90,11 +90,11 @@ def scored(
 
 
 def rendering_side(resolution: int, sides: Sequence[int]) -> int | None:
-    """The side to render at for scorers that look at `sides`; None: the model's own.
+    """The side at which to render for scorers that see `sides`; None: that of the model.
 
-    An area reduction in two steps is the one in a single step only where each divides the side
-    before by a whole number. (Values beyond [-1, 1] are clipped after the first: all the
-    difference that there is.)
+    Reducing by area averaging in two steps equals a single step only if each divides the previous side
+    by a whole number. (The only difference is that values beyond [-1, 1] are clipped after the
+    first step.)
     """
     largest = max(sides)
     steps = [(resolution, largest), *((largest, side) for side in sides)]

@@ -1,4 +1,4 @@
-"""Settings of learning directions; the command line's options are made from them."""
+"""Settings of learning directions, from which the options of the command are made."""
 
 import math
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ KNOWN_ATTRIBUTES = {
     "age": ("Young", -1.0),
     "mouth-open": ("Mouth_Slightly_Open", 1.0),
 }
-"""Attribute and sign of directions by name: + on `gender` is more male, + on `age` is older."""
+"""Attribute and sign of directions by name: positive `gender` is more male, positive `age` is older."""
 
 POSE = "pose"
-"""Name of the direction that is learnt from landmarks: + turns the face to the viewer's right."""
+"""Name of the direction that is learnt from landmarks; positive turns the face to the viewer's right."""
 BRIGHTNESS = "brightness"
-"""Name of that of the luminance of the face's middle: + is brighter. Not an edit so much as what others are
-made orthogonal to."""
+"""Name of the direction of the luminance of the middle of the face; positive is brighter. Less an edit than a
+direction to make others orthogonal to."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class LearnSettings:
     """How directions are learnt from scored samples."""
 
     samples: int = 20_000
-    """Random w that are rendered and scored; of --pairs at most so many."""
+    """Number of random w to render and score; with --pairs, the maximum number of pairs."""
     batch: int = 64
-    """Images rendered at a time."""
+    """Number of images rendered together."""
     share: float = 0.1
-    """Share of the samples with the highest scores, and with the lowest, that the SVM separates."""
+    """Fraction of the samples, with the highest and with the lowest scores, that the SVM separates."""
     epsilon: float = 0.0
-    """Scale of random ε, drawn once for each batch; 0: the mean weights."""
+    """Scale of random ε, sampled once per batch; 0: the mean weights."""
     svm_c: float = 0.01
-    """C of the SVM: smaller values prefer a wide margin to few errors."""
+    """C of the SVM; smaller values prefer a wide margin to few errors."""
     ridge: float = 3.0
-    """Penalty of the regression of pose and brightness, for each sample, in W scaled to a variance of 1."""
+    """Penalty per sample of the ridge regression for pose and brightness, with W scaled to variance 1."""
     seed: int = 1
     """Seed of z, ε and the 70/30 split."""
 

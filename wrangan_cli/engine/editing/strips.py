@@ -1,4 +1,4 @@
-"""Codes over ranges of strengths as one picture: a strip of rows, or the frames of a film."""
+"""Codes over ranges of strengths as one picture: a strip of rows, or the frames of an animation."""
 
 import functools
 import math
@@ -16,9 +16,9 @@ from wrangan_cli.engine.models.codes import Code, render_each
 from wrangan_cli.engine.models.folder import Model
 
 PHOTOGRAPH, INVERTED = "photograph", "inverted"
-"""Titles of what stands beside the edits: the photograph, or the code's own image."""
+"""Titles of the picture beside the edits: the photograph, or the unedited image of the code."""
 _LONGEST_TITLE = 24
-"""Letters of a code's name: the pictures are what is to be seen."""
+"""Maximum number of letters shown of a code's name, to leave room for the pictures."""
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class Subject:
     name: str
     code: Code
     photo: Image.Image | None = None
-    """Its photograph, square, of the side of the pictures."""
+    """Its photograph, square, with the side of the pictures."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """What is to be rendered: a row for each code and each range of strengths."""
+    """What to render: one row per code and range of strengths."""
 
     model: Model
     subjects: Sequence[Subject]
     edits: Sequence[Move | Sweep]
-    """Single strengths hold in every picture; each range is a row of its own."""
+    """Single strengths apply to every picture; each range is a separate row."""
     steps: int
-    """Strengths of a range, both ends included."""
+    """Number of strengths in a range, both ends included."""
     labels: bool = True
-    """Titles; without them the pictures stand edge to edge."""
+    """Whether to write titles; without them the pictures stand edge to edge."""
     beside: bool = False
-    """Each row begins with what is not edited: the subject's photograph, or else its code's own image."""
+    """Whether each row starts with the unedited subject: its photograph, or else the image of its code."""
     side: int | None = None
-    """The pictures are reduced by area to this side in px; at most the model's own, which is the default."""
+    """Side in px to which pictures are reduced by area averaging; at most that of the model, the default."""
     rows: list[tuple[Subject, Sweep]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class Strip:
         return whole if self.side is None else min(self.side, whole)
 
     def title(self, row: int) -> str:
-        """What tells a row from the others: the code, the direction, or both."""
+        """What distinguishes a row from the others: the code, the direction, or both."""
         subject, sweep = self.rows[row]
         name = subject.name
         if len(name) > _LONGEST_TITLE:
@@ -82,18 +82,18 @@ class Strip:
         return swept(subject.code, self.edits, sweep, self.steps, rows_of_w)
 
     def beside_title(self, row: int) -> list[str]:
-        """The title of what is not edited, if it is shown."""
+        """The title of the unedited picture, if it is shown."""
         return [PHOTOGRAPH if self.rows[row][0].photo else INVERTED] if self.beside else []
 
 
 def images_in(strip: Strip) -> int:
-    """How many images are rendered for it, in a strip and in a film alike."""
+    """The number of images rendered for it, as a strip or an animation."""
     inverted = sum(strip.beside and subject.photo is None for subject, _ in strip.rows)
     return inverted + len(strip.rows) * strip.steps
 
 
 def strip_layout(strip: Strip) -> Layout:
-    """A row for each code and direction; columns are strengths, with what is not edited before them."""
+    """One row per code and direction; columns are strengths, after the unedited picture."""
     columns = strip.steps + strip.beside
     count = range(len(strip.rows))
     plain = _layout(strip, len(strip.rows), columns)
@@ -110,7 +110,7 @@ def strip_layout(strip: Strip) -> Layout:
 def render_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None = None) -> Image.Image:
     """The picture of `strip_layout`, 8-bit RGB.
 
-    out: the file that it is for, named in errors. on_image is told how many images were rendered.
+    out: the file to be written, for error messages. on_image gets the number of images rendered.
     Raises WranganError for an image that is not finite, UsageError for an edit that does not fit.
     """
     layout = strip_layout(strip)
@@ -131,8 +131,7 @@ def render_strip(strip: Strip, out: Path, on_image: Callable[[int], None] | None
 
 
 def film_layout(strip: Strip) -> Layout:
-    """About as many columns as rows, of cells that each show a code and direction, with what is not
-    edited before it."""
+    """About as many columns as rows; each cell shows a code and direction, after the unedited picture."""
     each = 1 + strip.beside
     columns = math.ceil(math.sqrt(len(strip.rows)))
     plain = _layout(strip, math.ceil(len(strip.rows) / columns), columns * each)
@@ -145,7 +144,7 @@ def film_layout(strip: Strip) -> Layout:
 def render_film(
     strip: Strip, out: Path, on_image: Callable[[int], None] | None = None
 ) -> Iterator[Image.Image]:
-    """The frames of `film_layout`, one for each strength: 8-bit RGB of one size, a few held at a time.
+    """The frames of `film_layout`, one per strength: 8-bit RGB of one size, a few in memory at a time.
 
     Arguments and errors are those of `render_strip`.
     """

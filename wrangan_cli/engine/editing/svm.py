@@ -17,25 +17,27 @@ from wrangan_cli.engine.editing.settings import LearnSettings
 def require_sklearn() -> None:
     """WranganError naming the extra where scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
-        raise WranganError(f"hyperplanes in W are found by scikit-learn: {install_line('directions')}")
+        raise WranganError(
+            f"scikit-learn is missing, which fits hyperplanes in W: {install_line('directions')}"
+        )
 
 
 @dataclass(frozen=True)
 class Separation:
-    """A hyperplane between the samples of highest and of lowest score, and how well it parts them."""
+    """A hyperplane between the samples of highest and of lowest score, and how well it separates them."""
 
     normal: Tensor
     """Unit vector towards higher scores: float32 (style_dim,)."""
     test_low: Tensor
-    """Numbers of the samples of lowest score that it was not fitted to."""
+    """Indices of held-out samples of lowest score."""
     test_high: Tensor
-    """The same of highest score."""
+    """Indices of held-out samples of highest score."""
     halfway: float
-    """Probability from which a sample counts as having the attribute: halfway between the extremes."""
+    """Probability above which a sample counts as having the attribute: halfway between the extremes."""
     accuracy_test: float
-    """On `test_low` and `test_high`, 0…1."""
+    """Accuracy on `test_low` and `test_high`, 0…1."""
     accuracy_rest: float | None
-    """On all samples in between, by `halfway`; None where there are none."""
+    """Accuracy on all samples in between, by `halfway`; None if there are none."""
 
 
 def learn_direction(
@@ -88,7 +90,7 @@ def learn_direction(
 
 
 def separate(name: str, w: Tensor, scores: Tensor, settings: LearnSettings) -> Separation:
-    """The hyperplane of `learn_direction`, which says how: w (N, style_dim), scores (N,) logits.
+    """The hyperplane described at `learn_direction`: w (N, style_dim), scores (N,) logits.
 
     Raises WranganError without scikit-learn, or when the scores do not differ.
     """
@@ -103,7 +105,7 @@ def separate(name: str, w: Tensor, scores: Tensor, settings: LearnSettings) -> S
     low, high, rest = order[:count], order[-count:], order[count:-count]
     if values[high[0]] <= values[low[-1]]:
         raise WranganError(f"direction {name}: the scores of the samples do not differ")
-    # One scale for all components: the geometry of W stays, and C means the same on every model.
+    # One scale for all components: it preserves the geometry of W, and C means the same on every model.
     centre = points.mean(axis=0)
     scale = np.sqrt(points.var(axis=0).mean())
     rng = np.random.default_rng(settings.seed)
@@ -135,17 +137,19 @@ def _split(indices: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, n
 
 
 def made_orthogonal(vector: Tensor, others: Sequence[Direction], name: str) -> Tensor:
-    """The part of a unit vector at right angles to all others, again of length 1."""
+    """The component of a unit vector orthogonal to all others, scaled to length 1."""
     if not others:
         return vector
     for other in others:
         if other.per_row:
-            raise UsageError(f"direction {name}: {other.name} has a vector for each row, and none in W")
+            raise UsageError(f"direction {name}: {other.name} has a vector for each row, not one in W")
     basis = torch.stack([other.vector.double() for other in others], dim=1)
-    # The pseudo-inverse also serves where the others depend on each other.
+    # The pseudo-inverse also works if the others are linearly dependent.
     left = vector.double() - basis @ (torch.linalg.pinv(basis) @ vector.double())
     if left.norm() < 1e-3:
-        raise WranganError(f"direction {name}: nothing of it is left beside {[o.name for o in others]}")
+        raise WranganError(
+            f"direction {name}: nothing is left of it orthogonal to {[o.name for o in others]}"
+        )
     return unit(left)
 
 

@@ -1,4 +1,4 @@
-"""Ranges of strengths: what `LOW:HIGH` asks for, and the codes along it."""
+"""Ranges of strengths, given as `LOW:HIGH`, and the codes along them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from wrangan_cli.engine.models.codes import Code
 
 @dataclass(frozen=True)
 class Span:
-    """A range of strengths as it was asked for, from `first` to `last`, which may be the lower one."""
+    """A requested range of strengths, from `first` to `last`, which may be the lower one."""
 
     first: float
     last: float
@@ -43,7 +43,7 @@ class Sweep:
 
     @property
     def outside_range(self) -> bool:
-        """Whether an end of the range is beyond what is sensible for the direction."""
+        """Whether an end of the range is outside the direction's sensible range."""
         return any(Move(self.direction, end).outside_range for end in (self.span.first, self.span.last))
 
     def strengths(self, steps: int) -> list[float]:
@@ -61,8 +61,8 @@ def strengths_of(span: Span, steps: int) -> list[float]:
 def parse_strength(text: str) -> float | Span:
     """`3` or `-2.5` → the number; `-3:3` → the Span.
 
-    UsageError for anything else and for a range between equal ends; whether numbers are finite is
-    for `check_edits`, which knows their direction.
+    UsageError for anything else and for a range with equal ends; `check_edits`, which knows the
+    direction, checks that numbers are finite.
     """
     first, colon, last = text.partition(":")
     try:
@@ -74,12 +74,12 @@ def parse_strength(text: str) -> float | Span:
             f"strength {text[:60]!r}: expected a number such as 3, or a range such as -3:3"
         ) from None
     if span.first == span.last:
-        raise UsageError(f"strength {text[:60]!r}: a range from a strength to itself")
+        raise UsageError(f"strength {text[:60]!r}: expected a range with different ends")
     return span
 
 
 def check_edits(names: Sequence[str], values: Sequence[float | Span]) -> None:
-    """UsageError as of `check_requests`, ranges included."""
+    """UsageError as by `check_requests`, for ranges, too."""
     check_requests(names, [value.first if isinstance(value, Span) else value for value in values])
     check_requests(names, [value.last if isinstance(value, Span) else value for value in values])
 
@@ -104,14 +104,14 @@ def make_edits(
 
 
 def sweeps_of(edits: Sequence[Move | Sweep]) -> list[Sweep]:
-    """Those over a range: each a row of its own."""
+    """The edits over a range, each of which is a separate row."""
     return [edit for edit in edits if isinstance(edit, Sweep)]
 
 
 def swept(
     code: Code, edits: Sequence[Move | Sweep], sweep: Sweep, steps: int, num_latents: int
 ) -> Iterator[Code]:
-    """The code along `sweep`, one of `edits`, whose single strengths hold all the way; not the other ranges.
+    """The code along `sweep`, one of `edits`; single strengths apply throughout, other ranges not at all.
 
     Raises UsageError as `edit_code` does.
     """

@@ -1,4 +1,4 @@
-"""From photographs to aligned faces in a folder, with what paste-back needs beside each."""
+"""From photographs to a folder of aligned faces, each with the data that paste-back needs."""
 
 import logging
 from collections.abc import Iterable
@@ -26,7 +26,7 @@ from wrangan_cli.engine.faces.detection import MIN_CONFIDENCE, FaceDetector
 logger = logging.getLogger("wrangan")
 
 OWN_SIDES = (256, 1024)
-"""Least and largest side in px that a face gets by its own size: what the field works at."""
+"""Minimum and maximum side in px when the size follows from the face: the usual sizes of the field."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class AlignedFace:
 
     @property
     def record(self) -> dict[str, object]:
-        """What `--json` says of it."""
+        """Its record for `--json`."""
         return {
             "transform": str(self.transform_file),
             "photo": self.transform.photo,
@@ -61,8 +61,8 @@ def check_alignment(size: int | None, max_faces: int | None, min_confidence: flo
 
 
 def face_side(quad: Points, size: int | None = None) -> int:
-    """Side in px of the aligned image of a face with this frame: `size`, or the frame's own side in the
-    photograph within OWN_SIDES."""
+    """Side in px of the aligned image of a face with this frame: `size`, or the side of the frame in the
+    photograph, within OWN_SIDES."""
     if size is not None:
         return size
     least, most = OWN_SIDES
@@ -73,10 +73,10 @@ class PhotoAligner:
     """Aligns the faces of one photograph after another into one folder.
 
     A photograph `a.jpg` gives `a.png` for its largest face, `a-2.png` for the next and so
-    on, each with its transform in `a.align.json`. size: px of the aligned images;
-    None: of each its frame's own side in the photograph, within OWN_SIDES.
-    max_faces: at most so many a photograph, the largest (None: all). overwrite: do again
-    what is done already. Raises UsageError for settings out of range, WranganError if the detector's
+    on, each with its transform in `a.align.json`. size: side of the aligned images in px;
+    None: for each the side of its frame in the photograph, within OWN_SIDES.
+    max_faces: maximum number of faces per photograph, largest first (None: all). overwrite: align
+    again if outputs exist. Raises UsageError for settings out of range, WranganError if the detector's
     package is missing.
     """
 
@@ -99,9 +99,9 @@ class PhotoAligner:
         self._detector = FaceDetector(min_confidence)
 
     def reserve(self, photos: Iterable[Path]) -> dict[Path, FileError]:
-        """Claim the first output of every photograph, so that none loses it to a second face.
+        """Reserve the first output of every photograph, so that no second face of another one takes it.
 
-        Returns the photographs that cannot be done, as another one writes the same file.
+        Returns the photographs that cannot be aligned because another one writes the same file.
         """
         photos = list(photos)
         self._photos = {photo.resolve() for photo in photos}
@@ -145,7 +145,7 @@ class PhotoAligner:
                 min_confidence=self.min_confidence,
             )
             save_pillow(image, crop_quad(picture, face.quad, self._side(face.quad)))
-            # Last: an image without its transform counts as not done.
+            # Last, so that an image without its transform counts as missing.
             save_transform(_transform_file(image), transform)
             aligned.append(AlignedFace(image, _transform_file(image), transform))
             if face.unsure:
@@ -192,7 +192,7 @@ class PhotoAligner:
         transform = _existing(image)
         if transform is None or not self._same(transform, digest):
             raise FileError(
-                photo, f"{image} exists already, of another photograph or other settings (--overwrite)"
+                photo, f"{image} exists already, from another photograph or other settings (use --overwrite)"
             )
 
 
@@ -228,7 +228,7 @@ def check_feather(feather: float) -> None:
 
 
 def check_square(path: Path, face: Image.Image) -> None:
-    """FileError, which names `path`, for a picture that can be no aligned face."""
+    """FileError about `path` for a picture that cannot be an aligned face."""
     if face.width != face.height:
         raise FileError(path, f"not an aligned face: {face.width} × {face.height} px is not square")
 
@@ -238,7 +238,7 @@ def _transform_file(image: Path) -> Path:
 
 
 def _existing(image: Path) -> Transform | None:
-    """The transform of an aligned image that is there; None if either is missing or broken."""
+    """The transform of an existing aligned image; None if either is missing or broken."""
     if not image.is_file():
         return None
     try:

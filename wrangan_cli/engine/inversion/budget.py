@@ -1,7 +1,7 @@
-"""How many steps a time allows: `invert --seconds`.
+"""How many steps fit into a given time: `invert --seconds`.
 
-A few steps are taken for their time and thrown away; the rest of the time then gives a number of steps, and
-the inversion is the one that `--steps` of that number makes.
+A few steps are timed and thrown away. The remaining time determines the number of steps, and the inversion
+is then the same as with that number given as `--steps`.
 """
 
 import itertools
@@ -16,19 +16,19 @@ from wrangan_cli.engine.inversion.method_settings import PtiSettings
 from wrangan_cli.engine.inversion.settings import OptimisingSettings
 
 TRIAL = 4
-"""Steps of each kind that are tried; the first ones are slower, and do not count."""
+"""Steps of each kind that are timed; the first ones are slower, and do not count."""
 MOST_STEPS = 2000
-"""More gain nothing."""
+"""Upper limit: more steps gain nothing."""
 
 
 def shared_out(
     settings: OptimisingSettings, passed: Sequence[float], spent: float, beside: float, count: int
 ) -> list[int]:
-    """Steps of each kind that fit into settings.seconds for each of `count` images, in the proportions that
-    there are.
+    """Steps of each kind that fit into settings.seconds for each of `count` images, in the configured
+    proportions: at least one of each kind, at most MOST_STEPS in all.
 
-    passed: seconds of one step of each kind. spent: what is gone. beside: what start and end take. At least
-    one step of each kind, MOST_STEPS of all at most.
+    passed: seconds per step of each kind. spent: seconds already used. beside: seconds that start and end
+    take.
     """
     assert settings.seconds is not None
     kinds = kinds_of_steps(settings)
@@ -53,7 +53,7 @@ def planned(
 ) -> OptimisingSettings:
     """`settings` with the steps that its seconds allow for `count` images at a time.
 
-    invert: makes codes by other settings, telling of each step.
+    invert: makes codes with other settings and calls back after each step.
     """
     if settings.seconds is None or settings.total_steps == 0:
         return settings

@@ -1,8 +1,8 @@
-"""The inversion of the frames of a clip: one ε for all of them, and few steps from frame to frame.
+"""Inversion of the frames of a clip: one ε for all frames, and a few steps for each.
 
-1. Key frames: the losses of Algorithm 1 are summed over them; each has its own w, and all have one ε.
-2. Each frame, in their order: its w starts at its neighbour's, and what its own ε adds is of low rank
-   (shared_offsets.py), small, and starts at the neighbour's too. So neighbours agree where they look alike.
+1. Key frames: the losses of Algorithm 1 are summed over them; each has a w, and all share one ε.
+2. Every frame in order: its w starts at that of its neighbour. It adds a small ε of low rank
+(shared_offsets.py), which also starts at the neighbour's, so that similar frames get similar codes.
 """
 
 import math
@@ -31,19 +31,19 @@ OnStep = Callable[[int], None]
 
 @dataclass(frozen=True)
 class FrameFit:
-    """What is stored of one frame. All on the CPU, rounded as the file has it."""
+    """What is stored for one frame; on the CPU, rounded as in the file."""
 
     w: Tensor
     """float32 (style_dim,)."""
     own: Factors
-    """What its ε adds to the clip's: float16."""
+    """What its ε adds to that of the clip: float16."""
     distortion: dict[str, float]
 
 
 class ClipInverter:
-    """Inverts the frames of one clip with `inverter`, of the method wrangan.
+    """Inverts the frames of one clip with `inverter`, which must use the method wrangan.
 
-    rank: of what a frame's own ε adds (0: nothing). steps, lr, alpha: of each frame.
+    rank: rank of what a frame adds to ε (0: it adds nothing). steps, lr, alpha: settings for each frame.
     """
 
     def __init__(self, inverter: Inverter, rank: int, steps: int, lr: float, alpha: float) -> None:
@@ -84,7 +84,7 @@ class ClipInverter:
         return w.detach().float().cpu(), found
 
     def first_own(self, shapes: dict[str, torch.Size]) -> Factors:
-        """What the first frame's own ε starts from: nothing (left is 0), in a random subspace."""
+        """The start of what the first frame adds to ε: zero (left is 0), in a random subspace."""
         rng = random_generator(self.inverter.settings.seed)
         return {
             name: (
@@ -98,8 +98,8 @@ class ClipInverter:
     def fit_frame(
         self, image: Tensor, shared: dict[str, Tensor], w: Tensor, own: Factors, on_step: OnStep
     ) -> FrameFit:
-        """One frame (3, S, S), from w (style_dim,) and `own` of its neighbour. WranganError where the result
-        is not finite."""
+        """Fit one frame (3, S, S), starting at w (style_dim,) and `own` of its neighbour. WranganError if the
+        result is not finite."""
         model, settings = self.inverter.model, self.frame_settings
         device = model.device
         base = {name: value.to(device) for name, value in shared.items()}
@@ -135,7 +135,7 @@ class ClipInverter:
 
     @torch.no_grad()
     def rendered(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
-        """The frame as it is stored: (3, side, side) in [-1, 1], clipped, on the CPU."""
+        """The image of the stored frame: (3, side, side) in [-1, 1], clipped, on the CPU."""
         device = self.inverter.model.device
         base = {name: value.to(device) for name, value in shared.items()}
         added = {name: product(*parts, base[name].shape).to(device) for name, parts in own.items()}

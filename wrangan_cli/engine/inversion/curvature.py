@@ -1,11 +1,11 @@
-"""In which units L-BFGS moves the unknowns, so that the loss curves about alike in all directions.
+"""Preconditioning of L-BFGS: units of the unknowns in which the loss has similar curvature everywhere.
 
-Each image moves z, and its unknowns are x₀ + T z. T is linear and symmetric; T² stands for the inverse
-of the curvature. With residuals r = image − photograph the curvature of Σr² is 2JᵀJ, J the derivative of
-the image in the unknowns, and Jᵀv of random images v (E vvᵀ = 1) has JᵀJ as its second moment. Of each
-layer's, (O, I, kh, kw), the moments along its axes are kept, whose Kronecker product bounds the whole
-(Shampoo, Gupta et al. 2018, arXiv:1802.09568), here as the metric of a quasi-Newton method in place of a sum
-over the steps of a training.
+L-BFGS moves z, and the unknowns are x₀ + T z. T is linear and symmetric; T² approximates the inverse of
+the curvature. With residuals r = image − photograph the curvature of Σr² is 2JᵀJ, where J is the Jacobian of
+the image with respect to the unknowns; for random images v with E vvᵀ = 1, the second moment of Jᵀv is JᵀJ.
+For each layer, (O, I, kh, kw), only the moments along its axes are kept, whose Kronecker product bounds the
+full matrix (Shampoo, Gupta et al. 2018, arXiv:1802.09568). Shampoo sums over training steps; here the
+product is the metric of a quasi-Newton method.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,27 +17,28 @@ from torch import Tensor
 from wrangan_cli.engine.base.runtime import random_generator
 
 FLOOR = 0.01
-"""Added to the eigenvalues of each factor, in units of their mean: few probes leave some at 0."""
+"""Added to the eigenvalues of each factor, in units of their mean: with few probes some are 0."""
 FACTOR_POWER = -1 / 6
-"""Of each of a layer's three factors: T² takes the inverse of Shampoo's bound, a third of each."""
+"""Exponent of each of a layer's three factors: T² is the inverse of Shampoo's bound, a third per factor."""
 LAYER_POWER = -0.25
-"""Of a layer's mean curvature, in units of that of all layers."""
+"""Exponent of a layer's mean curvature, in units of that of all layers."""
 W_POWER = -0.5
-"""Of w's, in the same units; Newton's, as w has few numbers and by far the largest curvature."""
+"""Exponent of w's curvature, in the same units; as in Newton's method, since w has few numbers and by far
+the largest curvature."""
 
 
 class Metric(Protocol):
     """T, for each image of a batch."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """T z: tensors of the unknowns' shapes, (B, …) each, in their order."""
+        """T z: tensors with the shapes of the unknowns, (B, …) each, in order."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these images."""
+        """Keep only these images."""
 
 
 class Rates:
-    """The proportions of the learning rates of `groups` (Adam's)."""
+    """T in proportion to the learning rates of `groups` (those of Adam)."""
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
         largest = max(group["lr"] for group in groups) or 1.0
@@ -51,10 +52,11 @@ class Rates:
 
 
 class Kronecker:
-    """w by a number, each layer by a symmetric matrix on each of its axes: O, I, and the taps.
+    """T that multiplies w by a number, and each layer by a symmetric matrix along each axis: O, I, and the
+    taps.
 
-    scales: one (B,) for each tensor. factors: for each tensor (B, O, I, kh, kw) its three,
-    (B, O, O), (B, I, I), (B, kh·kw, kh·kw); none for others.
+    scales: (B,) for each tensor. factors: three for each tensor (B, O, I, kh, kw):
+    (B, O, O), (B, I, I), (B, kh·kw, kh·kw); none for other tensors.
     """
 
     def __init__(self, scales: list[Tensor], factors: list[list[Tensor]]) -> None:
@@ -67,7 +69,7 @@ class Kronecker:
         ]
 
     def fix(self, stay: Sequence[bool]) -> None:
-        """The tensors where `stay` is true do not move at all."""
+        """Keep the tensors where `stay` is true from moving at all."""
         for scale, still in zip(self.scales, stay, strict=True):
             scale.mul_(not still)
 
@@ -77,11 +79,11 @@ class Kronecker:
 
 
 def measured(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
-    """The metric at where the unknowns are.
+    """The metric at the current values of the unknowns.
 
-    render: the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …)
-    first, then the layers' (B, O, I, kh, kw). probes: backward passes through the generator; the random
-    images are the same for each image of the batch.
+    render: returns the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …)
+    first, then those of the layers (B, O, I, kh, kw). probes: number of backward passes through the
+    generator; the random images are the same for every image of the batch.
     """
     rng = random_generator(0)
     images = render()
@@ -92,7 +94,7 @@ def measured(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: in
         last = probe == probes - 1
         grads = torch.autograd.grad((images * v).sum(), list(tensors), retain_graph=not last)
         for index, grad in enumerate(grads):
-            # An image that is not finite gets some metric, and is named at the end.
+            # An image that is not finite gets some metric, and is reported at the end.
             grad = grad.nan_to_num(0, 0, 0)
             squares[index] += grad.flatten(1).square().mean(dim=1) / probes
             if grad.dim() == 5:
@@ -111,14 +113,14 @@ def measured(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: in
 
 
 def _moments(grad: Tensor) -> list[Tensor]:
-    """Second moments of (B, O, I, kh, kw) along O, I and the taps, sums over the other axes."""
+    """Second moments of (B, O, I, kh, kw) along O, I and the taps, summed over the other axes."""
     grad = grad.flatten(3)
     rows, columns, taps = grad.flatten(2), grad.transpose(1, 2).flatten(2), grad.flatten(1, 2)
     return [rows @ rows.mT, columns @ columns.mT, taps.mT @ taps]
 
 
 def _power(moment: Tensor, power: float) -> Tensor:
-    """(moment / its mean eigenvalue + FLOOR)^power, of symmetric matrices (B, n, n)."""
+    """(moment / its mean eigenvalue + FLOOR)^power, for symmetric matrices (B, n, n)."""
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
     values, vectors = torch.linalg.eigh(moment / mean.clamp_min(1e-30))
     return (vectors * (values.clamp_min(0) + FLOOR).pow(power)[:, None]) @ vectors.mT
@@ -129,7 +131,7 @@ def _apply(tensor: Tensor, scale: Tensor, factors: list[Tensor]) -> Tensor:
         return tensor * scale.reshape(-1, *[1] * (tensor.dim() - 1))
     rows, columns, taps = factors
     batch, out, inner = tensor.shape[:3]
-    # Taps in front, so that all three are large products: ten times as fast as in the order of the tensor.
+    # With the taps first, all three are large products: ten times as fast as in the tensor's order.
     x = tensor.flatten(3).permute(0, 3, 1, 2).reshape(batch, -1, out * inner)
     x = ((taps * scale[:, None, None]) @ x).reshape(batch, -1, inner) @ columns
     x = rows[:, None] @ x.reshape(batch, -1, out, inner)

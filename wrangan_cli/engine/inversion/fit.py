@@ -1,4 +1,4 @@
-"""What a method inverts, a batch of photographs, and how far the images that it makes of them are away."""
+"""What a method inverts, a batch of photographs, and the distance of its images from them."""
 
 import sys
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.models.rendering import synthesize
 
 Prediction = Callable[[Tensor, Tensor], Variables]
-"""(images (B, 3, S, S), w where they start (B, style_dim)) → what a trained network makes of them."""
+"""(images (B, 3, S, S), initial w (B, style_dim)) → the variables that a trained network predicts."""
 Watch = Callable[[Callable[[int], Tensor]], bool]
 """Called after each step with what draws the images that still take steps, reduced by area to a side:
 (b, 3, side, side). False ends the steps: what is there is kept."""
 S = TypeVar("S", bound=InversionSettings, covariant=True)
 HELD_PIXELS = 512 * 512
-"""Pixels of the model's images whose graph is in memory at a time on the CPU: one image from 512 px on."""
+"""Pixels of the model's images whose graph is in memory at once on the CPU: one image from 512 px on."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,19 @@ class Fit(Generic[S]):
     images: Tensor
     """(B, 3, S, S) in [-1, 1], on the model's device."""
     initial_w: Tensor
-    """Where w starts, from the encoder, the mean of W, or pti's pivot: (B, style_dim)."""
+    """Where w starts: from the encoder, at the mean of W, or at pti's pivot: (B, style_dim)."""
     rng: torch.Generator
-    """For samples that are the same for every image."""
+    """Generator of random samples that are the same for every image."""
     target: Target = None
-    """What the perceptual distance compares, of `images` (`features`)."""
+    """What the perceptual distance compares with: `features` of `images`."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
     on_step: Callable[[int], None] = field(default=lambda _: None)
-    """Called after each step of the method's loop with its number."""
+    """Called after each step of the method's loop, with its number."""
     cuda_graph: bool = False
-    """Whether the steps are replays of a captured CUDA graph (graph.py)."""
+    """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
-    """Who looks on, and may end the steps."""
+    """Called after each step; may end the steps."""
 
     def with_target(self, at_once: int | None = None) -> "Fit[S]":
         """With the features of all images, of so many at a time (None: all together)."""
@@ -60,7 +60,7 @@ class Fit(Generic[S]):
         return replace(self, target=target if known else None)
 
     def features(self, images: Tensor) -> Target:
-        """What the perceptual distance of the loss compares, of images (B, 3, S, S); None without one."""
+        """What the perceptual distance of the loss compares for images (B, 3, S, S); None without one."""
         if self.perceptual is None:
             return None
         with torch.no_grad():
@@ -68,7 +68,8 @@ class Fit(Generic[S]):
 
     @property
     def at_once(self) -> int:
-        """Images whose graph is in memory at a time: on the CPU large images gain nothing from company."""
+        """Number of images whose graph is in memory at once: on the CPU large images gain nothing from a
+        batch."""
         if self.model.device.type != "cpu":
             return sys.maxsize
         return max(1, HELD_PIXELS // self.model.resolution**2)
@@ -85,7 +86,7 @@ class Fit(Generic[S]):
         return shown_offsets(offsets, self.model.generator.weights(), self.images.shape[-1])
 
     def offsets(self, variables: Variables) -> dict[str, Any]:
-        """All offsets of `variables` by group, as `shown` gives ε and δ."""
+        """All offsets of `variables` by group, ε and δ as `shown` returns them."""
         groups: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
         return groups | {group: self.shown(groups[group]) for group in ("epsilon", "delta")}
 
@@ -104,7 +105,7 @@ class Fit(Generic[S]):
     ) -> tuple[Tensor, Tensor | None]:
         """𝓛 of the paper (section 3.2), 2·L2 + LPIPS, or what the settings weigh so, and the LPIPS in it.
 
-        image: generated (B, 3, s, s), s being `side`. Returns one value per image: (B,).
+        image: generated, (B, 3, s, s), where s is `side`. Returns one value per image: (B,).
         """
         settings, photographs = self.settings, reduced(batch.images, image.shape[-1])
         loss = settings.data_l2_weight * (image - photographs).square().mean(dim=(1, 2, 3))
@@ -115,7 +116,7 @@ class Fit(Generic[S]):
 
     @torch.no_grad()
     def distortion(self, variables: Variables) -> list[dict[str, float]]:
-        """Per image: mse on [-1, 1] and, where it is in the loss, the perceptual distance at its size."""
+        """Per image: mse on [-1, 1] and, if the loss contains it, the perceptual distance at its size."""
         image = self.synthesized(variables)
         columns = {"mse": (image - self.images).square().mean(dim=(1, 2, 3))}
         lpips = self._lpips(image, self.target)

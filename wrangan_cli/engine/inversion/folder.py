@@ -1,4 +1,4 @@
-"""Which photographs become which codes, and which are done already."""
+"""Which photograph becomes which code, and which codes exist already."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,8 @@ class Job:
 
 
 def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganError]]:
-    """`a.jpg` → `out/a.st`. Of two photographs that would write one code the first is
-    kept, and the other is an error that names both."""
+    """`a.jpg` → `out/a.st`. If two photographs would write the same code, the first is
+    kept, and the other becomes an error that names both."""
     jobs: dict[Path, Job] = {}
     clashes: list[WranganError] = []
     for photo in photos:
@@ -43,7 +43,7 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
 
 
 def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | WranganError | None:
-    """The finished code of a job, None if there is none, or why the file there is not it.
+    """The finished code of a job, None if there is none, or an error if the file holds something else.
 
     settings: as `resolved` gives them. A readable code of another model, encoder, photograph or
     other settings is not overwritten silently: that is an error that says so. A recorded setting that
@@ -55,9 +55,9 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     try:
         code = load_code(job.code, model)
     except FileError as error:
-        return FileError(job.code, f"{error.cause}; give --overwrite to invert again")
+        return FileError(job.code, f"{error.cause}; use --overwrite to invert again")
     if code.info.get("method") == IMPORTED:  # its record has no settings, which would count as the defaults
-        cause = "another tool's latent, imported; give --overwrite to invert instead"
+        cause = "another tool's latent, imported; use --overwrite to invert it"
         return FileError(job.code, cause)
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {**defaults, **settings.FALLBACK, **code.info.get("settings", {})}
@@ -66,16 +66,16 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
     for name in settings.relevant:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:
-            cause = f"made with {name} {there!r}, not {wanted!r}; give --overwrite to invert again"
+            cause = f"made with {name} {there!r}, not {wanted!r}; use --overwrite to invert again"
             return FileError(job.code, cause)
     networks = code.info.get("networks")
     if isinstance(networks, dict):  # older codes do not record it, and pass
         for name, digest in network_files(model, settings).items():
             if networks.get(name) != digest:
                 cause = f"made with another {name} than {model.name} has now"
-                return FileError(job.code, f"{cause}; give --overwrite to invert again")
+                return FileError(job.code, f"{cause}; use --overwrite to invert again")
     if job.photo.is_file() and code.info.get("source_sha256") != sha256(job.photo):
-        cause = f"made from another photograph than {job.photo}; give --overwrite to invert again"
+        cause = f"made from another photograph than {job.photo}; use --overwrite to invert again"
         return FileError(job.code, cause)
     return code
 

@@ -1,7 +1,7 @@
-"""The step of an inversion as a captured CUDA graph: one launch a step, and no work for the host.
+"""The step of an inversion as a captured CUDA graph: one launch per step, and no work for the host.
 
-What a captured step reads must lie where it lay when it was captured, and what differs from step to
-step must lie on the GPU. So this is for methods whose steps differ in their learning rates alone
+A captured step must find its inputs at the addresses at which they were captured, and anything that changes
+between steps must be on the GPU. This suits methods whose steps differ only in their learning rates
 (wrangan, weight-tuning), with all images going on to the end (no stop_at): see `why_not_captured`.
 """
 
@@ -21,16 +21,17 @@ WARM_UP = 4
 """Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
 them, Adam makes its moments. They count like the others."""
 SAME_STEP = 0.05
-"""A first replay counts as the step if each tensor ends within this fraction of what the step changes in it.
-(Adam turns rounding into whole steps where a gradient is all rounding: the two are never quite the same.)"""
+"""The first replay is accepted if every tensor differs from the ordinary step's result by at most this
+fraction of the step's change. (Where a gradient is nothing but rounding error, Adam turns it into whole
+steps, so the two never agree exactly.)"""
 _log = logging.getLogger("wrangan")
 
 
 def why_not_captured(settings: InversionSettings, device: torch.device) -> str | None:
     """Why the steps of such an inversion cannot be replayed; None if they can.
 
-    A step must ask nothing of the host: not who is done (stop_at), nor how far to go (lbfgs), nor for
-    random numbers (the projector, pti).
+    A step must not need the host: not to find out which images are done (stop_at) or how far to go (lbfgs),
+    nor for random numbers (the projector, pti).
     """
     if device.type != "cuda":
         return f"the device is {device.type}"
@@ -44,7 +45,7 @@ def why_not_captured(settings: InversionSettings, device: torch.device) -> str |
 
 
 def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> torch.optim.Adam:
-    """Adam over parameter groups (each with its `lr`), whose learning rates lie on `device`, so that a
+    """Adam over parameter groups (each with an `lr`), with its learning rates on `device`, so that a
     captured step sees them change."""
     moved = [
         {**group, "lr": torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)}
@@ -54,28 +55,28 @@ def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> t
 
 
 def changed_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What a step of `optimizer` changes: the parameters and what it remembers of each."""
+    """What a step of `optimizer` changes: the parameters and the state that it keeps for each."""
     parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     remembered = [v for p in parameters for v in optimizer.state[p].values() if isinstance(v, Tensor)]
     return [*parameters, *remembered]
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rates: Iterable[float]) -> None:
-    """Give each group of `capturable_adam` its learning rate, without waiting for the GPU."""
+    """Set the learning rate of each group of `capturable_adam`, without waiting for the GPU."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"].fill_(rate)
 
 
 class Steps:
-    """Takes the same step again and again: the first WARM_UP as they are, then as a captured graph.
+    """Takes the same step again and again: the first WARM_UP ordinarily, then as a captured graph.
 
-    step: no arguments, no result; the whole step, from clearing the gradients (set_to_none) to
-    optimizer.step(). It must not wait for the GPU, nor read numbers of the host that change. state: all
-    tensors that it changes and that outlive it, asked for after the WARM_UP. Before a graph is relied on,
-    one step is taken both ways from the same state. Where capturing fails, or the two differ, one line in
-    the log says why, and the steps go on as they are.
+    step: a function without arguments or result that does the whole step, from clearing the gradients
+    (set_to_none) to optimizer.step(). It must not wait for the GPU, nor read changing numbers from the host.
+    state: returns all tensors that the step changes and that outlive it; called after the WARM_UP. Before the
+    graph is used, one step is taken both ways from the same state. If capturing fails, or the two results
+    differ, the log says why in one line, and the ordinary steps go on.
 
-    The graph keeps its memory until the object is gone: `close`, or use it in a `with` block.
+    The graph keeps its memory until the object is gone: call `close`, or use a `with` block.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Steps:
         self._replay: Callable[[], None] | None = None
         self._taken = 0
         self._side = torch.cuda.Stream() if capture is None else None
-        """As PyTorch asks, the steps before a capture run on a stream of their own."""
+        """PyTorch requires the steps before a capture to run on a side stream."""
 
     def __enter__(self) -> "Steps":
         return self
@@ -100,7 +101,7 @@ class Steps:
 
     @property
     def replays(self) -> bool:
-        """Whether the steps from now on are replays of the graph."""
+        """Whether the following steps replay the graph."""
         return self._replay is not None
 
     def __call__(self) -> None:
@@ -119,17 +120,17 @@ class Steps:
             self._step()
 
     def close(self) -> None:
-        """Give the graph and its memory back; further steps are taken one operation at a time."""
+        """Free the graph and its memory; further steps are ordinary ones."""
         self._replay = None
         self._taken = max(self._taken, WARM_UP + 1)
 
     def _first_replay(self) -> None:
-        """One step as it is and, if it can be captured, from the same state as a replay."""
+        """Take one ordinary step and, if it can be captured, the same step again as a replay."""
         try:
             replay = self._capture(self._step)
         except (RuntimeError, ValueError) as error:
             cause = cause_of(error)
-            _log.warning("the step could not be captured as a CUDA graph (%s): slower, not different", cause)
+            _log.warning("the step could not be captured as a CUDA graph (%s): slower, same result", cause)
             self._step()
             return
         state = self._state()
@@ -138,14 +139,14 @@ class Steps:
         after = [tensor.detach().clone() for tensor in state]
         _put(before, state)
         replay()
-        # A NaN is not the same either.
+        # A NaN counts as a difference.
         same = [
             torch.linalg.vector_norm(new - got) <= SAME_STEP * torch.linalg.vector_norm(new - old)
             for old, new, got in zip(before, after, state, strict=True)
         ]
         if not bool(torch.stack(same).all()):
             _put(after, state)
-            _log.warning("the captured CUDA graph takes another step than it was made of: not used, slower")
+            _log.warning("the captured CUDA graph does not reproduce the step: not used, slower")
             return
         self._replay = replay
 
@@ -157,13 +158,13 @@ def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """What replays `step` on the current CUDA device. Capturing does not take the step.
+    """A function that replays `step` on the current CUDA device. Capturing does not take the step.
 
-    Raises RuntimeError where the step does something that cannot be captured.
+    Raises RuntimeError if the step does something that cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
-    # A tensor that is freed during the capture would end it.
+    # Freeing a tensor during the capture would end it.
     gc.collect()
     with torch.cuda.graph(graph):
         step()
@@ -173,7 +174,8 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
 def gradient_step(
     optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], after: Callable[[], None] | None = None
 ) -> Callable[[], None]:
-    """One step of `optimizer` down the sum of `loss()` (B,), as `Steps` takes it; `after` it, in place."""
+    """A function for `Steps`: one step of `optimizer` down the sum of `loss()` (B,), then `after`, in
+    place."""
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

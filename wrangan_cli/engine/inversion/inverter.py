@@ -1,4 +1,4 @@
-"""Photographs to codes: model, networks and loss are loaded once, and a method inverts batch after batch."""
+"""Photographs to codes: model, networks and loss are loaded once, then batch after batch is inverted."""
 
 import logging
 import math
@@ -47,13 +47,13 @@ class Inverter:
     """From images to w (B, style_dim); None: w starts at the mean of W."""
     perceptual: PerceptualDistance | None
     pivot: "Inverter | None" = None
-    """What finds the w at which pti tunes; None: w is where it starts."""
+    """Finds the pivot of pti; None: the pivot is the initial w."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
     on_plan: bool = False
-    """Whether the settings' steps are already those that its seconds allow."""
+    """Whether the steps of the settings are already those that `seconds` allows."""
     cuda_graph: bool = False
-    """Whether the steps are replays of a captured CUDA graph (graph.py)."""
+    """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
     """Who looks on at every step, and may end them."""
     steep: Steepened | None = None
@@ -61,8 +61,8 @@ class Inverter:
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
-        """Load what `settings` ask for; raises UsageError if the model lacks it, or if `cuda_graph` is asked
-        for where steps cannot be captured."""
+        """Load what `settings` need; UsageError if the model lacks it, or if `cuda_graph` is set and the
+        steps cannot be captured."""
         settings = resolved(settings, model)
         steep = None
         if isinstance(settings, WranganSettings):
@@ -79,7 +79,9 @@ class Inverter:
                 if isinstance(error, UsageError) or not isinstance(settings, TrainedSettings):
                     raise
                 _log.warning(
-                    "%s needs no perceptual distance; its codes do not state it (%s)", settings.method, error
+                    "%s needs no perceptual distance; its codes will not record one (%s)",
+                    settings.method,
+                    error,
                 )
         pivot = None
         if settings.pivot is not None:
@@ -96,12 +98,13 @@ class Inverter:
         return self.model if self.steep is None else self.steep.model
 
     def load_photo(self, path: Path) -> Tensor:
-        """A photograph as `invert` takes it: (3, S, S) in [-1, 1], the central square. S is `settings.size`
-        or the photograph's own side, and at most the model's. Raises FileError as `load_image` does."""
+        """The central square of a photograph, for `invert`: (3, S, S) in [-1, 1]. S is `settings.size`
+        or else the photograph's side, and at most that of the model. Raises FileError as `load_image`
+        does."""
         return load_photograph(path, self.model.resolution, self.settings.size)
 
     def watched(self, watch: Watch) -> "Inverter":
-        """The inverter, and that of its pivot, with somebody who looks on at every step."""
+        """The inverter, and that of its pivot, with `watch` called after each step."""
         pivot = None if self.pivot is None else self.pivot.watched(watch)
         return replace(self, pivot=pivot, watch=watch)
 
@@ -149,7 +152,7 @@ class Inverter:
             return within._inverted(images.to(model.device), on_step)
 
     def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
-        """`invert` for photographs (3, S, S) of several sides, in their order; those of one side together."""
+        """`invert` for photographs (3, S, S) of several sides, in order; those of equal side together."""
         codes: dict[int, Code | WranganError] = {}
         for places in by_side(photos):
             batch = torch.stack([photos[place] for place in places])
@@ -159,7 +162,7 @@ class Inverter:
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         settings = self.settings
         initial_w, records = self._start(images, on_step)
-        # Steps of the pivot come before, and count.
+        # The steps of the pivot come first, and count.
         base = settings.total_steps - settings.loop_steps
         fit = self.fit(images, initial_w, lambda step: on_step(base + step) if on_step else None)
         before = fit.distortion(Variables(initial_w))
@@ -181,7 +184,7 @@ class Inverter:
     ) -> Fit[Any]:
         """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+.
 
-        features_at_once: images whose perceptual features are computed at a time (None: all).
+        features_at_once: number of images whose perceptual features are computed together (None: all).
         """
         return Fit[Any](
             self.fitted_model,
@@ -199,12 +202,12 @@ class Inverter:
     def _start(
         self, images: Tensor, on_step: Callable[[int], None] | None
     ) -> tuple[Tensor, list[dict[str, Any]]]:
-        """w to begin with, and what to record of how it was found, per image."""
+        """The initial w and, per image, what to record about how it was found."""
         if self.pivot is None:
             return self.initial_w(images), [{} for _ in images]
         w, records = self.initial_w(images), []
         for index, found in enumerate(self.pivot.invert(images, on_step)):
-            # Its noise maps are not kept, as in the authors' code: the tuning has the model's.
+            # As in the authors' code its noise maps are dropped: the tuning uses the model's.
             w[index] = found.w.to(w) if isinstance(found, Code) else math.nan
             kept = found.info if isinstance(found, Code) else {}
             records.append(

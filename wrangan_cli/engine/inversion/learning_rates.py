@@ -1,6 +1,6 @@
 """What an optimizer moves and how fast: full learning rates, and their factors over the steps.
 
-progress: the fraction of the steps done, 0…1, before the step in question.
+progress: the fraction of the steps done, 0…1, before the current step.
 """
 
 import math
@@ -17,16 +17,16 @@ Groups = list[dict[str, Any]]
 """Adam's parameter groups: `params`, tensors with a leading batch axis, `lr`, and more."""
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
 QUIET = 0.75
-"""Progress of the projector from which on w has no noise."""
+"""Progress of the projector from which w has no noise."""
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The tensors that are optimised, with their full rates, and how the rates change."""
+    """The tensors that are optimised, their full learning rates, and how these change."""
 
     groups: Groups
     factors: Callable[[float], tuple[float, float]]
-    """Progress → factor of the first group's rate, and of the rates of all other groups."""
+    """Progress → factors of the first group's rate and of all other groups' rates."""
 
     @property
     def free(self) -> list[Tensor]:
@@ -37,7 +37,7 @@ class LearningRates:
 def rates_of_w_and_offsets(
     w: Tensor, offsets: Mapping[str, Tensor] | Sequence[Tensor], settings: TuningSettings
 ) -> LearningRates:
-    """w in the first group, ε or δ in the second (paper: both at 0.001), with `warmup`, `decay` and
+    """w in the first group, ε or δ in the second (paper: both at 0.001), following `warmup`, `decay` and
     `epsilon_warmup` of the settings."""
     betas = (0.9, settings.beta2)
     lr = settings.value("lr")
@@ -66,7 +66,7 @@ def warm_and_decay(settings: TuningSettings, progress: float) -> float:
 
     With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
     """
-    # One step ahead: a first step of rate 0 would be thrown away.
+    # One step ahead: a first step at rate 0 would be wasted.
     risen = progress + 1.0 / max(1, settings.value("steps"))
     rise = 1.0 if settings.warmup == 0 else min(1.0, risen / settings.warmup)
     return rise * _fall(progress, settings.value("decay"))
@@ -80,7 +80,7 @@ def rise_of_offsets(settings: TuningSettings, progress: float) -> float:
 
 
 def projector_ramp(progress: float) -> float:
-    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D): a factor."""
+    """A factor: the schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
     return min(1.0, progress / RAMP_UP) * _fall(progress, RAMP_DOWN)
 
 

@@ -1,10 +1,10 @@
 """The optimisation loop that all methods share.
 
-A method writes its algorithm as a `for` over the loop, with `Loop.minimise` of its loss in the body. What the
-algorithms do not mention is done here: images that are done leave the batch, a batch that is too large is
-computed in parts, and the step may be a captured CUDA graph. All images of a batch advance together, and none
-depends on another: losses are summed over the batch, the optimizer moves each image by itself, and every
-random sample is the same for every image.
+A method writes its algorithm as a `for` over the loop, and calls `Loop.minimise` with its loss in the body.
+The loop takes care of what the algorithms do not mention: images that are done leave the batch, a batch that
+is too large is computed in parts, and the step may be a captured CUDA graph. All images of a batch advance
+together and independently: losses are summed over the batch, the optimizer moves each image separately, and
+every random sample is the same for every image.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ Loss = Callable[[Fit[Any], Batch], tuple[Tensor, Tensor | None]]
 
 
 class Result(NamedTuple):
-    """What a method found for the images of a batch."""
+    """The result of a method for the images of a batch."""
 
     variables: Variables
     steps: list[int]
@@ -37,7 +37,7 @@ class Result(NamedTuple):
 class Loop:
     """Iterates over the steps; yields the progress, the fraction of the steps done, before each.
 
-    variables: what the loss depends on; those that `rates` names are moved in place. The loop ends
+    variables: what the loss depends on; the tensors in `rates` are changed in place. The loop ends
     early when all images are done (settings.stop_at, settings.plateau).
     """
 
@@ -81,8 +81,8 @@ class Loop:
         return True
 
     def minimise(self, loss: Loss) -> None:
-        """One step of the optimizer down `loss`, which must be the same at every step; removes the images
-        that are done before it."""
+        """Take one step of the optimizer down `loss`, which must be the same function at every step, after
+        removing the images that are done."""
         if self.fit.cuda_graph:
             self._replay(loss)
             return
@@ -99,12 +99,12 @@ class Loop:
         self.optimizer.step(values, self.rates.factors(batch.progress))
 
     def result(self) -> Result:
-        """The variables of all images, in their order, which are no longer optimised."""
+        """The variables of all images, in order, no longer optimised."""
         return Result(self.batch.finished(), self.batch.steps)
 
     def _backward(self, loss: Loss, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss of each image (b,), its gradients left in the free variables, and which images have not
-        reached `stop_at`, if there is one: the others have no gradient."""
+        """The loss of each image (b,), and which images have not reached `stop_at`, if set. Leaves the
+        gradients in the free variables; images that have reached it get none."""
         count, at_once = len(batch.rows), self.fit.at_once
         if count <= at_once:
             values, distance = loss(self.fit, batch)
@@ -130,11 +130,11 @@ class Loop:
         return torch.cat(losses), not_all(torch.cat(stays))
 
     def _replay(self, loss: Loss) -> None:
-        """A step of Adam as the replay of one captured step."""
+        """Take a step of Adam by replaying the captured step."""
         if self._replayed is None:
             self._full = [group["lr"] for group in self.rates.groups]
             self._adam = graph.capturable_adam(self.rates.groups, self.fit.model.device)
-            # What depends on the progress is not captured: `why_not_captured`.
+            # Steps that depend on the progress are not captured: `why_not_captured`.
             step = graph.gradient_step(self._adam, lambda: loss(self.fit, self.batch)[0])
             self._replayed = graph.Steps(step, lambda: graph.changed_by(self._adam))
         first, later = self.rates.factors(self.batch.progress)
@@ -147,6 +147,6 @@ class Loop:
             raise
 
     def _close(self) -> None:
-        """Give the memory of a captured graph back."""
+        """Free the memory of a captured graph."""
         if self._replayed is not None:
             self._replayed.close()

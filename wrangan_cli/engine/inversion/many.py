@@ -1,4 +1,4 @@
-"""Any number of photographs through one inverter: in batches of one side, halved when memory runs out."""
+"""Invert any number of photographs: in batches of equal side, which are halved when memory runs out."""
 
 import logging
 import time
@@ -22,16 +22,16 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Inverted:
-    """What became of one photograph."""
+    """The result for one photograph."""
 
     index: int
-    """Its place among the photographs that were given."""
+    """Its index among the given photographs."""
     code: Code | WranganError | OSError
-    """On the CPU; or why there is none: the file cannot be read, or values stopped being finite."""
+    """The code, on the CPU, or an error: the file cannot be read, or values stopped being finite."""
     seconds: float = 0.0
-    """That it took: those of its batch, divided by the photographs in it."""
+    """The seconds of its batch, divided by the number of photographs in it."""
     cost: dict[str, Any] = field(default_factory=dict)
-    """`batch` and, where the system tells, `peak_memory_mib` and `peak_memory_of`."""
+    """`batch` and, if the system reports it, `peak_memory_mib` and `peak_memory_of`."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Progress:
     """How far an inversion of many photographs is."""
 
     done: int
-    """Steps, one for each photograph that takes it."""
+    """Steps taken, counted once for each photograph."""
     total: int
-    """Likewise, an estimate where `settings.seconds` decide on the steps of each batch."""
+    """All steps, counted likewise; an estimate if `settings.seconds` determines the steps of each batch."""
     per_minute: float | None = None
-    """Photographs a minute in the present batch; None before its first step."""
+    """Photographs per minute in the current batch; None before its first step."""
 
 
 def invert_many(
@@ -54,13 +54,13 @@ def invert_many(
 ) -> Iterator[Inverted]:
     """Invert photographs, `batch` at a time, and yield each result as soon as its batch is done.
 
-    photos: files, read as `Inverter.load_photo` reads them, or images (3, S, S) in [-1, 1]; one batch holds
-    neighbours of the same side. A photograph that cannot be read or fitted has its error as its result, and
-    the others go on. Results come in the order of the photographs, but for files that cannot be read, which
-    come before the batch that they would have been in.
+    photos: files, read by `Inverter.load_photo`, or images (3, S, S) in [-1, 1]; a batch holds
+    consecutive photographs of equal side. If a photograph cannot be read or fitted, its result is the error,
+    and the others go on. Results come in the order of the photographs, except that files that cannot be read
+    come before the batch to which they would have belonged.
 
-    A batch that does not fit into memory is tried again with half as many photographs, with a warning in
-    the log `wrangan`, and so are the batches after it; with one photograph the error is raised.
+    When a batch does not fit into memory, it is tried again at half its size, with a warning in
+    the log `wrangan`, and later batches keep that size; with a single photograph the error is raised.
     """
     waiting: deque[tuple[int, Path | Tensor]] = deque(enumerate(photos))
     report = on_progress or (lambda _: None)
@@ -84,7 +84,7 @@ def invert_many(
                 raise
             codes = None
         if codes is None:
-            # Outside of `except`: the error held on to what the attempt had in memory.
+            # Outside of `except`: the error keeps the attempt's tensors alive.
             batch = len(taken) // 2
             waiting.extendleft(reversed(taken))
             _log.warning("out of memory with %d photographs at a time: retrying with %d", len(taken), batch)
@@ -100,14 +100,14 @@ def invert_many(
 
 
 def _steps(inverter: Inverter) -> int:
-    """Steps of a photograph; a method that takes none counts as one."""
+    """Steps per photograph; a method without steps counts as one."""
     return max(1, inverter.settings.total_steps)
 
 
 def _reporter(
     report: Callable[[Progress], None], done: int, total: int, count: int, steps: int, started: float
 ) -> Callable[[int], None]:
-    """What a batch of `count` photographs calls after each step; `done`: the steps before it."""
+    """The function that a batch of `count` photographs calls after each step; `done`: the steps before it."""
 
     def on_step(step: int) -> None:
         rate = step * count / steps / (time.perf_counter() - started)
@@ -119,7 +119,7 @@ def _reporter(
 def _next_batch(
     inverter: Inverter, waiting: "deque[tuple[int, Path | Tensor]]", batch: int
 ) -> tuple[list[tuple[int, Path | Tensor]], list[Tensor], list[Inverted]]:
-    """The next photographs of one side, `batch` at most, their images, and those that cannot be read."""
+    """The next photographs of equal side, at most `batch`, their images, and those that cannot be read."""
     taken: list[tuple[int, Path | Tensor]] = []
     images: list[Tensor] = []
     unread: list[Inverted] = []

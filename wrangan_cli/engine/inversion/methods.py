@@ -1,4 +1,4 @@
-"""The methods of inversion by their names, each a function of its own small file."""
+"""The methods of inversion by name, each a function in a small file."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,5 @@
-"""Offsets to the weights for each image, ε or δ: their start, norm, and what a photograph shows of them."""
+"""Offsets to the weights for each image, ε or δ: initial values, norm, and the part that a photograph
+shows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +15,11 @@ from wrangan_cli.engine.models.generator import Offsets, StyledWeight
 
 
 def random_weights(model: Model) -> dict[str, StyledWeight]:
-    """The weights that have a σ, by name. UsageError for a model without any."""
+    """The weights that have a σ, by name. UsageError if the model has none."""
     weights = model.generator.random_weights()
     if not weights:
         raise UsageError(
-            f"model {model.name} has no random layers, which method wrangan needs: "
+            f"model {model.name} has no random layers, which the method wrangan needs: "
             "make some with `wrangan train randomize`, or use weight-tuning"
         )
     return weights
@@ -27,7 +28,7 @@ def random_weights(model: Model) -> dict[str, StyledWeight]:
 def small_offsets(
     weights: Mapping[str, StyledWeight], w: Tensor, settings: TuningSettings
 ) -> dict[str, Tensor]:
-    """N(0, epsilon_init²) of the settings' seed for each image of w (B, …), the same for all, so that no
+    """Samples of N(0, epsilon_init²) from the settings' seed, the same for each image of w (B, …), so that no
     image depends on its batch: (B, O, I, k, k) by the weight's name."""
     rng = random_generator(settings.seed)
     offsets = {}
@@ -47,8 +48,8 @@ def squared_norm(offsets: Offsets, reduction: str) -> Tensor:
 
 
 class _SquareSum(torch.autograd.Function):
-    """Σ x² per image over all tensors, (B, …) → (B,): passes over each once, forward and back
-    (`square().sum()`: five times)."""
+    """Σ x² per image over all tensors, (B, …) → (B,), in one pass each forward and back
+    (`square().sum()` takes five)."""
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensor:
@@ -63,12 +64,12 @@ class _SquareSum(torch.autograd.Function):
 
 
 def shown_offsets(offsets: Offsets, weights: Mapping[str, StyledWeight], side: int) -> dict[str, Tensor]:
-    """`offsets` (B, O, I, k, k), and 0 for the output channels that images of `side` px do not show."""
+    """`offsets` (B, O, I, k, k), with 0 for the output channels that images of `side` px do not show."""
     return {name: _first(value, weights[name].shown(side)) for name, value in offsets.items()}
 
 
 def _first(offsets: Tensor, outputs: int) -> Tensor:
-    """offsets (B, O, I, k, k) of the first `outputs` channels, and 0 for the others."""
+    """offsets (B, O, I, k, k) of the first `outputs` channels, with 0 for the others."""
     if outputs == offsets.shape[1]:
         return offsets
     rest = offsets.new_zeros((len(offsets), offsets.shape[1] - outputs, *offsets.shape[2:]))

@@ -1,6 +1,6 @@
-"""What takes the steps of the loop: Adam (paper, Algorithm 1), or an L-BFGS for each image of a batch.
+"""The optimizers of the loop: Adam (paper, Algorithm 1), or one L-BFGS per image of a batch.
 
-Both move every image by its own numbers alone, so no image depends on its batch.
+Both move each image independently, so no image depends on its batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,32 +15,32 @@ from wrangan_cli.engine.inversion.learning_rates import Groups
 from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
 FIRST_STEP = 0.1
-"""Length of the first step of L-BFGS, in units of the scaled variables; curvature is not known yet."""
+"""Length of the first step of L-BFGS, in the scaled variables; the curvature is not known yet."""
 SUFFICIENT = 1e-4
-"""A step is taken if it lowers the loss by this fraction of what its slope promises (Armijo)."""
+"""A step is accepted if it lowers the loss by this fraction of what the slope predicts (Armijo)."""
 CURVED = 1e-12
-"""A pair (s, y) is remembered if s·y is more."""
+"""A pair (s, y) is stored if s·y exceeds this."""
 
 
 class Optimizer(Protocol):
-    """Moves the free tensors of a batch, in place, by the gradients that stand in their `.grad`."""
+    """Moves the free tensors of a batch, in place, along the gradients in their `.grad`."""
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
 
     def step(self, loss: Tensor, factors: tuple[float, float]) -> None:
-        """One step. loss: (B,), where the gradients were taken; factors: of the learning rate of the first
-        group, and of the others'."""
+        """Take one step. loss: (B,), at the point of the gradients; factors: of the first group's learning
+        rate and of those of the others."""
 
     def keep(self, tensors: Sequence[Tensor], rows: Tensor) -> None:
-        """Go on with `tensors`, which are these images of the tensors so far."""
+        """Continue with `tensors`, which hold only these images of the previous tensors."""
 
     def settle(self) -> None:
-        """After the last step: leave the tensors at the best that is known."""
+        """After the last step: set the tensors to the best point known."""
 
 
 class Adam:
-    """torch's Adam, whose moments follow the images that stay."""
+    """torch's Adam, keeping the moments of the images that stay."""
 
     def __init__(self, groups: Groups) -> None:
         self.adam = adam(groups)
@@ -62,7 +62,7 @@ class Adam:
             state = self.adam.state.pop(old, None)
             if state is not None:
                 self.adam.state[new] = {
-                    # The count of steps is one number for all images.
+                    # The step count is one number for all images.
                     name: value[rows] if isinstance(value, Tensor) and value.shape == old.shape else value
                     for name, value in state.items()
                 }
@@ -74,16 +74,16 @@ class Adam:
 
 
 class LBFGS:
-    """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4), one for each image, in step.
+    """Limited-memory BFGS (Nocedal & Wright 2006, algorithm 7.4) for each image, in lockstep.
 
-    Each call of `step` is given one evaluation and moves to the next point to try. Where a trial did
-    not lower the image's loss enough, that image goes back and tries a shorter step, while the others
+    Each call of `step` receives one evaluation and moves to the next point to try. If a trial did
+    not lower an image's loss enough, that image goes back and tries a shorter step, while the others
     go on. All inner products come from one Gram matrix of (S, Y, g) (Chen et al. 2014, "vector-free"),
     so a step reads the history twice. The history of B images of N numbers takes (2·history + 1)·B·N
     floats.
 
-    It moves z, the tensors are where they began + T z; `metric` is T, unset: the proportions of the
-    groups' learning rates. `factors` of `step` are ignored: the line search decides.
+    It moves z; the tensors are their initial values + T z. `metric` is T; if None, T is proportional to
+    the groups' learning rates. The `factors` of `step` are ignored: the line search decides.
     """
 
     def __init__(self, groups: Groups, history: int, metric: Metric | None = None) -> None:
@@ -103,7 +103,7 @@ class LBFGS:
         self.gram = first.new_zeros(batch, rows, rows).detach()
         self.valid = torch.zeros(batch, history, dtype=torch.bool, device=first.device)
         self.count = 0
-        """Evaluations since the first; pair number i stands at slot i mod m."""
+        """Evaluations since the first; pair number i is in slot i mod m."""
         self.loss: Tensor | None = None
         self.slope = first.new_zeros(batch).detach()
         self.direction = torch.zeros_like(self.point)
@@ -132,7 +132,7 @@ class LBFGS:
             slot = self.count % m
             self.count += 1
             kept = torch.where(taken[:, None], gradient, self.basis[:, 2 * m])
-            # An image that goes back leaves its slot empty, so all images share the slots' order.
+            # An image that goes back leaves its slot empty, so that all images share the order of slots.
             self.valid[:, slot] = taken & ((moved * turned).sum(dim=1) > CURVED)
             self._remember({slot: moved, m + slot: turned, 2 * m: kept})
             direction, slope = self._downhill()
@@ -153,7 +153,7 @@ class LBFGS:
 
     @torch.no_grad()
     def settle(self) -> None:
-        """To the last point that lowered the loss; the trial after it has not been evaluated."""
+        """Return to the last point that lowered the loss; the trial after it has not been evaluated."""
         self._place(self.point)
 
     def _place(self, z: Tensor) -> None:
@@ -162,7 +162,7 @@ class LBFGS:
             torch.add(start, part, out=tensor.data)
 
     def _remember(self, rows: dict[int, Tensor]) -> None:
-        """Write these rows of the basis, and their inner products with all rows."""
+        """Write these rows of the basis, and update their inner products with all rows."""
         for row, values in rows.items():
             self.basis[:, row] = values
         # In this order: twice as fast on the CPU as basis @ new.
@@ -194,7 +194,7 @@ class LBFGS:
         return direction, -(coefficients * gram[:, 2 * m]).sum(dim=1)
 
     def _shorter(self, loss: Tensor) -> Tensor:
-        """Length at the minimum of the parabola through value and slope here and the value there."""
+        """Step length at the minimum of the parabola through value and slope here and the value there."""
         assert self.loss is not None
         excess = (loss - self.loss - self.slope * self.length).clamp_min(1e-30)
         fitted = -self.slope * self.length.square() / (2 * excess)

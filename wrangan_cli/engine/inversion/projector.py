@@ -1,9 +1,9 @@
 """StyleGAN2's projector: w (or W+) and the noise maps of one image (Karras et al. 2020, appendix D).
 
-Three things make it that and not a plain fit of w: the learning rate has ramps
-(learning_rates.projector_ramp), the image is generated from w with noise that fades out, and the noise maps
-are fitted under a penalty on their autocorrelation, so that they stay noise. All of it is computed for each
-image alone, and the noise on w is the same sample for every image: none depends on its batch.
+Three things distinguish it from a plain fit of w: the learning rate has ramps
+(learning_rates.projector_ramp), noise that fades out is added to w, and the noise maps
+are fitted under a penalty on their autocorrelation, so that they stay noise. Everything is computed for each
+image separately, and the noise on w is the same sample for every image, so no image depends on its batch.
 """
 
 import torch
@@ -20,7 +20,7 @@ from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 W_NOISE_END = QUIET
-"""Progress from which on w has no noise."""
+"""Progress from which w has no noise."""
 SMALLEST_MAP = 8
 """Side in px at which the pyramid of a noise map ends."""
 
@@ -28,7 +28,7 @@ SMALLEST_MAP = 8
 def invert_w(fit: Fit[ProjectorSettings]) -> Result:
     """w (B, style_dim) and, unless noise_weight is 0, offsets to the model's own noise maps.
 
-    A map that does not reach the image (heard_noise) is left out.
+    A map that does not affect the image (heard_noise) is left out.
     """
     return _project(fit, fit.initial_w.clone())
 
@@ -61,7 +61,7 @@ def loss(fit: Fit[ProjectorSettings], batch: Batch) -> tuple[Tensor, Tensor | No
 
 
 def zero_noise(model: Model, batch: int) -> dict[str, Tensor]:
-    """No offset, for each noise map that reaches the image: (batch, side, side) by the map's number."""
+    """Zero offsets for the noise maps that affect the image: (batch, side, side) by the map's number."""
     return {
         number: given.map.new_zeros(batch, *given.map.shape[2:])
         for number, given in heard_noise(model.generator).items()
@@ -87,8 +87,8 @@ def noisy_w(
 def autocorrelation(maps: Tensor) -> Tensor:
     """How far noise maps (B, side, side) are from white noise, per image: (B,), 0 at best.
 
-    The sum over a pyramid (the map, halved by 2×2 means down to 8 px) of the squares of the mean
-    product of the map with itself moved by 1 px, around the edge, down and to the right.
+    The sum, over a pyramid (the map, halved by 2×2 means down to 8 px), of the squared mean
+    product of the map with itself, rolled by 1 px down and to the right.
     """
     total = maps.new_zeros(maps.shape[0])
     while True:
@@ -100,7 +100,7 @@ def autocorrelation(maps: Tensor) -> Tensor:
 
 
 def noise_penalty(model: Model, variables: Variables) -> Tensor:
-    """Σ over the noise inputs of `autocorrelation` of the maps with their offsets, per image: (B,)."""
+    """`autocorrelation` of the maps with their offsets, summed over the noise inputs, per image: (B,)."""
     total = variables.w.new_zeros(variables.w.shape[0])
     stored = _stored_maps(model)
     for number, offset in variables.noise.items():
@@ -110,7 +110,7 @@ def noise_penalty(model: Model, variables: Variables) -> Tensor:
 
 @torch.no_grad()
 def normalise_noise(model: Model, variables: Variables) -> None:
-    """Give each map with its offset mean 0 and mean square 1, for each image alone, in place."""
+    """Normalise each map with its offset to mean 0 and mean square 1, per image, in place."""
     stored = _stored_maps(model)
     for number, offset in variables.noise.items():
         maps = stored[number] + offset
@@ -120,5 +120,5 @@ def normalise_noise(model: Model, variables: Variables) -> None:
 
 
 def _stored_maps(model: Model) -> dict[str, Tensor]:
-    """The model's own noise maps by number: (1, side, side)."""
+    """The model's stored noise maps by number: (1, side, side)."""
     return {number: given.map[0] for number, given in model.generator.noise_inputs().items()}

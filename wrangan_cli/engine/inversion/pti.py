@@ -1,7 +1,7 @@
 """Pivotal tuning (Roich et al. 2021): w is fixed at a pivot, then the whole generator is tuned.
 
-The pivot comes from the projector (or an encoder); the tuning moves every parameter of the
-synthesis network for one image. What it yields are differences to the model, never a network.
+The pivot comes from the projector (or an encoder); the tuning changes every parameter of the
+synthesis network for one image. The result is stored as differences to the model, never as a network.
 """
 
 import torch
@@ -18,7 +18,7 @@ from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.models.rendering import heard_noise, synthesize
 
 TRUNCATION = 0.5
-"""Of the random w towards which the locality regulariser moves."""
+"""Truncation of the random w towards which the locality regulariser moves."""
 
 
 def invert(fit: Fit[PtiSettings]) -> Result:
@@ -42,9 +42,9 @@ def loss(fit: Fit[PtiSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
 
 
 def zero_differences(model: Model, batch: int) -> dict[str, Tensor]:
-    """0 for every parameter that is tuned, by its name: (batch, *shape).
+    """Zeros for every parameter that is tuned, by name: (batch, *shape).
 
-    Where noise does not reach the image its strength is no parameter: tuning would let it in.
+    The strength of noise that does not affect the image is not tuned: tuning would let the noise in.
     """
     heard = heard_noise(model.generator)
     unheard = {
@@ -59,7 +59,7 @@ def zero_differences(model: Model, batch: int) -> dict[str, Tensor]:
 
 def tuning_distance(settings: PtiSettings, model: Model) -> str:
     """Name of the perceptual distance of the tuning: the authors' LPIPS-Alex, or the shift-tolerant
-    AlexNet where the model's (or the settings') distance is of that family."""
+    AlexNet if the distance of the model (or the settings) is of that family."""
     if settings.pti_perceptual:
         return settings.pti_perceptual
     family = settings.perceptual or model.perceptual
@@ -69,7 +69,7 @@ def tuning_distance(settings: PtiSettings, model: Model) -> str:
 def nearby_w(pivot: Tensor, target: Tensor, distance: float) -> Tensor:
     """The point at `distance` from each pivot towards a target, all in W+ (B, rows, style_dim).
 
-    As in the authors' code the length is that of all rows together: in W each row moves by
+    As in the authors' code the distance is measured over all rows together: in W each row moves by
     distance / √rows.
     """
     way = target - pivot
@@ -83,11 +83,11 @@ def locality(
     variables: Variables,
     rng: torch.Generator,
 ) -> Tensor:
-    """How far the tuned generator has left the model at a random w near the pivot: (B,).
+    """How far the tuned generator departs from the model at a random w near the pivot: (B,).
 
-    One z is sampled from `rng` for all images, truncated by 0.5. Both generators run without noise;
-    the mean squared error and the perceptual distance of their images are added, both with the
-    weight settings.pti_locality. Images above settings.distance_side are compared at that size.
+    One z is sampled from `rng` for all images, with truncation 0.5. Both generators run without noise;
+    the mean squared error and the perceptual distance of their images are added, each with the
+    weight settings.pti_locality. Images larger than settings.distance_side are compared at that size.
     """
     generator, side = model.generator, settings.distance_side
     rows = generator.config.num_latents

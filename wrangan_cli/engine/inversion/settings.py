@@ -184,7 +184,7 @@ class TuningSettings(OptimisingSettings):
     """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps. Unset: in wrangan what the
     model names, otherwise adam."""
     history: int = 20
-    """Pairs of steps and gradients that lbfgs remembers; each takes twice the memory of the weights."""
+    """Number of pairs of step and gradient that lbfgs stores; each takes twice the memory of the weights."""
     probes: int = 8
     """Backward passes through the generator by which lbfgs measures, at the start, how much each
     direction changes the image; 0: the proportions of lr and epsilon_lr instead."""
@@ -203,7 +203,7 @@ class TuningSettings(OptimisingSettings):
     """Also move the weights that only make what a larger image than the photograph would show. The photograph
     does not constrain them, so they add detail that is in no photograph."""
     penalty: str = "mean"
-    """How ‖·‖² is reduced over the weights of an image: sum or mean (docs/inversion.md)."""
+    """Reduction of ‖·‖² over the weights of an image: sum or mean (docs/inversion.md)."""
     epsilon_init: float = 1e-4
     """Standard deviation of ε (or of the weights' offset) at the start (Algorithm 1, line 2)."""
 
@@ -218,8 +218,8 @@ class TuningSettings(OptimisingSettings):
             self.warmup or self.decay or self.epsilon_warmup or self.history < 1 or self.probes < 0
         ):
             raise ValueError(
-                "optimizer lbfgs: warmup, epsilon_warmup and decay are Adam's, "
-                "history is 1 or more, probes 0 or more"
+                "optimizer lbfgs: leave out warmup, epsilon_warmup and decay, which are Adam's; "
+                "history must be 1 or more, probes 0 or more"
             )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")

@@ -1,4 +1,4 @@
-"""Inversion by trained networks alone: e4e, restyle and hyperstyle; and where w starts otherwise."""
+"""Inversion by trained networks alone (e4e, restyle, hyperstyle), and the start of w for other methods."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -42,11 +42,11 @@ def invert(fit: Fit[TrainedSettings]) -> Result:
 def load_networks(
     model: Model, settings: InversionSettings
 ) -> tuple[Callable[[Tensor], Tensor] | None, Prediction | None]:
-    """What w starts from (`load_initial`), and what finds a code without optimisation, for the methods that
-    have a network for it.
+    """The function that gives the initial w (`load_initial`), and the one that predicts a code without
+    optimisation, for methods that have a network for it.
 
-    Raises UsageError where the model lacks a network, or where the method cannot start so; FileError where
-    it is broken or of another model.
+    Raises UsageError if the model lacks a network, or if the method cannot use that start; FileError if
+    the network is broken or belongs to another model.
     """
     if settings.method in ("encoder", "hyperstyle") and settings.start != "encoder":
         raise UsageError(f"method {settings.method} needs init encoder")
@@ -71,11 +71,11 @@ def _refinement(model: Model, hypernet: Hypernet) -> Prediction:
 
 
 def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
-    """What w (B, style_dim) of images starts from: None for the mean of W.
+    """The function from images to the initial w (B, style_dim); None for the mean of W.
 
     `encoder`: the encoder into W. `e4e`, `restyle`: the first row of their codes, which is the
-    w of all latents before any delta is added. Raises as `load_networks`, and UsageError for
-    an encoder without deltas, whose first row is the latent of the coarsest layer alone.
+    w of all latents before any delta is added. Raises as `load_networks` does, and UsageError for
+    an encoder without deltas, whose first row is only the latent of the coarsest layer.
     """
     if name == "mean":
         return None
@@ -83,13 +83,13 @@ def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
         return load_encoder(model)
     encoder = load_style_encoder(model, name)
     if not encoder.config.deltas:
-        raise UsageError(f"init {name}: the model's has latents of their own and no common w")
+        raise UsageError(f"init {name}: the model's network predicts separate latents and no common w")
     to_codes = _style_codes(model, encoder)
     return lambda images: to_codes(images)[:, 0]
 
 
 def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
-    """The sha256, by name, of the files in the model's folder on whose networks a code depends."""
+    """The sha256, by name, of the network files in the model's folder that a code depends on."""
     kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
     paths = [model.companion(KINDS[kind].file) for kind in kinds if kind in KINDS]
     found = {path: path.stat() for path in paths if path}
@@ -98,12 +98,12 @@ def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
 
 @lru_cache(maxsize=16)
 def _sha256_of(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
-    """Computed once for a state of the file: it is asked for with every photograph."""
+    """Cached by the file's state, since it is needed for every photograph."""
     return sha256(path)
 
 
 def _style_codes(model: Model, encoder: StyleEncoder) -> Callable[[Tensor], Tensor]:
-    # Of the mean that its codes start from, which in a published file is not quite the one measured here.
+    # The mean that its codes start from: in a published file it differs slightly from the one measured here.
     average = average_image(model.generator, encoder.w_mean)
 
     @torch.no_grad()

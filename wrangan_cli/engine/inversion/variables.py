@@ -1,4 +1,4 @@
-"""The unknowns of a batch, and taking images out of it."""
+"""The unknowns of a batch, and the selection of images from it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from torch import Tensor
 from wrangan_cli.engine.models.codes import PREFIXES
 
 GROUPS = tuple(PREFIXES.values())
-"""Fields that variables and codes have in common: what a code stores beside w."""
+"""Fields that variables and codes have in common: what a code stores besides w."""
 
 
 @dataclass
 class Variables:
-    """The unknowns of a batch of B images, each with a leading batch axis; all are offsets to the
-    model but w. Those in `free` are optimised.
+    """The unknowns of a batch of B images, each with a leading batch axis. All except w are offsets to the
+    model. Those in `free` are optimised.
 
     w: (B, style_dim) or (B, num_latents, style_dim). epsilon, delta: by the weight's name,
     (B, O, I, k, k). noise: by number of the noise input, (B, side, side). parameters: by
@@ -31,8 +31,8 @@ class Variables:
     free: list[Tensor] = field(default_factory=list)
 
     def select(self, rows: Tensor | slice) -> "Variables":
-        """Those images alone, as new tensors without history (of a slice: views); `free` names the same
-        unknowns."""
+        """Only these images, as new tensors without autograd history (for a slice: views); `free` names the
+        same unknowns."""
         made: dict[int, Tensor] = {}
 
         def chosen(tensor: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Variables:
 
 
 def joined(parts: Sequence[Variables], order: Tensor) -> Variables:
-    """The images of all parts as one batch: image i of it stands at `order[i]` of their sequence."""
+    """The images of all parts as one batch, whose image i is number `order[i]` in the sequence of parts."""
     first = parts[0]
     groups: dict[str, Any] = {
         g: {

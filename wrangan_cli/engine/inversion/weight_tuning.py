@@ -1,5 +1,5 @@
 """Simple Weight Tune of the paper (section 3.2): w and the weights themselves, θ = θ₀ + δ, under a plain L2
-penalty; what Algorithm 1 is without σ."""
+penalty; Algorithm 1 without σ."""
 
 from torch import Tensor
 

@@ -1,7 +1,7 @@
 """WRanGAN's inversion: Algorithm 1 of the paper (section 3.3), whole. "Line n" is line n of the algorithm.
 
-All photographs of a batch are inverted at once and none depends on another: each has a w and an ε of its own,
-and the loss of each is minimised by itself.
+All photographs of a batch are inverted at once and independently: each has its w and its ε, and its loss is
+minimised separately.
 """
 
 from torch import Tensor

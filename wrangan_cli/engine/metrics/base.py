@@ -1,4 +1,4 @@
-"""What a metric is: of pairs of images, or of two sets of images."""
+"""The kinds of metrics: for pairs of images, for sets of images, for codes, for a model's layers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,33 +26,33 @@ class PairMetric:
     load: Callable[[torch.device], Callable[[Tensor, Tensor], Tensor]]
     """device → a function of two batches (B, 3, H, W) in [-1, 1] giving (B,)."""
     title: str = ""
-    """Head of its column, which says the network exactly; empty: the name."""
+    """Heading of its column, which names the exact network; empty: the name."""
 
     @property
     def column(self) -> str:
-        """Head of its column."""
+        """Heading of its column."""
         return self.title or self.name
 
 
 @dataclass(frozen=True)
 class RecordMetric:
-    """A number that inversion wrote into the code's record."""
+    """A number that inversion stored in the code's record."""
 
     name: str
     higher_is_better: bool
     protocol: str
     key: str
-    """Of the record; older codes lack it."""
+    """Key in the record; older codes lack it."""
 
     @property
     def column(self) -> str:
-        """Head of its column."""
+        """Heading of its column."""
         return self.name
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number for a set; standard_error is None where no honest one is at hand."""
+    """A number for a set; standard_error is None if there is no reliable one."""
 
     value: float
     standard_error: float | None = None
@@ -68,26 +68,26 @@ class SampleMetric:
     compute: Callable[[Tensor, Tensor], Estimate]
     """Features of generated (N, F) and of reference images (M, F), float32 on the CPU."""
     title: str = ""
-    """Head of its column, which says whose features these are; empty: the name."""
+    """Heading of its column, which names the source of the features; empty: the name."""
     network: str = "inception"
-    """Whose features: `inception` or `vgg16`."""
+    """The network of the features: `inception` or `vgg16`."""
 
     @property
     def column(self) -> str:
-        """Head of its column."""
+        """Heading of its column."""
         return self.title or self.name
 
 
 @dataclass(frozen=True)
 class CodeMetric:
-    """A number for a set of codes, from the Inception features of images that were drawn with them."""
+    """A number for a set of codes, from the Inception features of images rendered with them."""
 
     name: str
     higher_is_better: bool
     protocol: str
     compute: Callable[[Tensor, Tensor, int], Estimate]
     """Features of generated (N, F) and of reference images (M, F), float32 on the CPU; the number of codes n:
-    row i is of code i mod n."""
+    row i belongs to code i mod n."""
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,17 @@ class LayerMetric:
     name: str
     protocol: str
     draws: bool
-    """Whether images are drawn (`samples`, `seed` and `batch` matter)."""
+    """Whether images are rendered (so that `samples`, `seed` and `batch` matter)."""
     compute: Callable[["Model", int, int, int], dict[str, float]]
     """Model, samples, seed, batch → layer name → value."""
     of: str = "layer"
-    """What the numbers are of."""
+    """What each number belongs to."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
     """Mean, and its 95 % interval by the percentile bootstrap (2000 resamples, fixed seed).
 
-    The interval is None for a single value. Raises ValueError for none.
+    The interval is None for a single value. Raises ValueError for no values.
     """
     if not values:
         raise ValueError("no values to average")

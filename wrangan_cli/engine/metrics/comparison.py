@@ -1,10 +1,10 @@
-"""Two methods on the same photographs: who is better how often, and by how much.
+"""Compare two methods on the same photographs: how often one is better, and by how much.
 
-Protocol: photographs that both have a value for are compared one by one. `fraction_won` is the fraction
-won by the first method, a tie counting half, with the 95 % Wilson score interval of a
+Protocol: photographs for which both have a value are compared one by one. `fraction_won` is the fraction
+won by the first method, where ties count half, with the 95 % Wilson score interval of a
 binomial proportion. `difference` is the mean of first minus second, with its paired 95 %
-percentile bootstrap interval (as in metrics/base.py). A fraction whose interval holds 0.5, or a
-difference whose interval holds 0, decides nothing.
+percentile bootstrap interval (as in metrics/base.py). The comparison is undecided if the interval of the
+fraction contains 0.5, or that of the difference 0.
 """
 
 import math
@@ -15,12 +15,12 @@ from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.metrics.base import mean_interval
 
 _Z = 1.959963984540054
-"""Two-sided 95 % of the normal distribution."""
+"""Two-sided 95 % quantile of the normal distribution."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_paired` finds."""
+    """The result of `compare_paired`."""
 
     count: int
     wins: int
@@ -38,7 +38,7 @@ class Comparison:
 def compare_paired(
     first: Mapping[str, float], second: Mapping[str, float], higher_is_better: bool
 ) -> Comparison:
-    """Values by photograph of two methods; WranganError where they share no photograph."""
+    """Compare the values of two methods, by photograph; WranganError if they share no photograph."""
     names = [name for name in first if name in second]
     if not names:
         raise WranganError("the two methods have no photograph in common")

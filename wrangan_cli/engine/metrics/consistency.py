@@ -1,18 +1,18 @@
 """Latent editing consistency: invert, edit, invert again, undo (Tov et al. 2021, e4e, section 5).
 
 Protocol: a code is moved along a direction by ± `strength` standard deviations and rendered; this
-image is clipped and inverted as the code itself was (the settings in its record); the new code
-is moved back. If inversion keeps to the editable part of the latent space, one is back where
-one was:
+image is clipped and inverted with the settings in the code's record; the new code
+is moved back. If inversion stays in the editable part of the latent space, this returns to
+the original code:
 
-- `lec`: the distance of the two codes in w, ‖·‖ of each row of W+ (a code in W: of its one row), root
+- `lec`: the distance between the two codes in w: ‖·‖ for each row of W+ (in W: of the single row), root
   mean square over the rows, in units of the size of W (root of the summed variance of w);
 - `lec-image`: mean squared error on [-1, 1] between the images of the two codes, each rendered with its
-  offsets of the weights (for methods that tune weights w alone says too little).
+  offsets of the weights (for methods that tune weights, w alone is not enough).
 
-Both are means over the two signs. Published code measures ‖·‖ over all of W+ in plain units, of one
-sign, drops codes that are not finite and the values outside the 1st…99th percentile. Here nothing is
-dropped: what fails is named, and all the rest counts. Lower is better.
+Both are means over the two signs. The published code measures ‖·‖ over all of W+ without units, for one
+sign, and drops codes that are not finite and values outside the 1st…99th percentile. Here nothing is
+dropped: failures are reported, and everything else counts. Lower is better.
 """
 
 import dataclasses
@@ -35,12 +35,12 @@ NAMES = {
     "lec": "distance in w, root mean square over its rows, in units of the size of W",
     "lec-image": "MSE on [-1, 1] of the images of the two codes",
 }
-"""The two figures, and what they are."""
+"""The two numbers and their descriptions."""
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """How far from its start a code ends, by the names of NAMES."""
+    """The distance of a code from where it started, by the names in NAMES."""
 
     values: dict[str, float]
 
@@ -48,9 +48,9 @@ class Consistency:
 def editing_consistency(
     inverter: Inverter, codes: Sequence[Code], direction: Direction, strength: float = STRENGTH
 ) -> list[Consistency | WranganError]:
-    """Of codes that `inverter` made; all are inverted at once, so give as many as fit into memory.
+    """Measure codes made by `inverter`. All are inverted together, so pass as many as fit into memory.
 
-    A code whose second inversion diverges has a WranganError in its place.
+    A code whose second inversion diverges gives a WranganError.
     """
     ends = [_there_and_back(inverter, codes, Move(direction, sign * strength)) for sign in (1, -1)]
     result: list[Consistency | WranganError] = []
@@ -71,7 +71,7 @@ def codes_consistency(
     batch: int = 8,
     load: Callable[[Model, InversionSettings], Inverter] = Inverter.load,
 ) -> Iterator[Consistency | WranganError]:
-    """`editing_consistency` of codes in their order, each inverted with the settings in its record."""
+    """`editing_consistency` of codes in order, each inverted with the settings in its record."""
     inverters: dict[InversionSettings, Inverter] = {}
     waiting: list[Code | WranganError] = []
     group: list[Code] = []
@@ -102,7 +102,7 @@ def stored_settings(code: Code) -> InversionSettings | WranganError:
     """The settings that a code was made with, its side too, or that its record does not say them all."""
     there = code.info.get("settings", {})
     if not there or code.info.get("edits"):
-        return WranganError("no code as `wrangan invert` makes it: cannot be inverted again as it was")
+        return WranganError("not made by `wrangan invert`: cannot be inverted again in the same way")
     side = {"size": code.info["side"]} if "side" in code.info else {}
     try:
         method = there.get("method", "wrangan")

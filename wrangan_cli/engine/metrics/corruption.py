@@ -1,23 +1,23 @@
-"""Corruption: what fitting one image has done to the rest of the latent space.
+"""Corruption: the effect of fitting one image on the rest of the latent space.
 
 The paper's Table 4 and Figure 2: each code's generator, with the code's offsets of the
-weights in place, renders images at w moved in random directions, and these are compared with
-real images by FID or KID. A fit that holds everywhere renders faces there too; one that has bent
-the weights for one w renders debris.
+weights, renders images at w moved in random directions, and these are compared with
+real images by FID or KID. A sound fit renders faces there too; one that has distorted
+the weights for a single w renders debris.
 
-Images: image i is rendered with code i mod n, at w + s·d: d a random unit vector of R^style_dim, a
-function of the seed and i alone and so the same for every method; s the characteristic
-size of W, the root of the summed variance of w over 10,000 samples. Of a code in W+ every row is
+Images: image i is rendered with code i mod n, at w + s·d, where d is a random unit vector of R^style_dim
+that depends only on the seed and i, and so is the same for every method, and s is the characteristic
+size of W, the root of the summed variance of w over 10,000 samples. In W+ every row is
 moved alike. Reference and features are those of `fid` and `kid`.
 
 Protocols of the numbers:
-- `corruption-kid`, `corruption-fid`: of the images of one code against the reference, as in the paper
-  (there 1000 images of one code); the mean over the codes. The standard error is that of the mean over the
-  codes, the reference as given; of one code, that of KID. KID is unbiased: few images a code cost certainty
-  and no more. FID is not.
+- `corruption-kid`, `corruption-fid`: the images of one code against the reference, as in the paper
+  (there 1000 images of one code), averaged over the codes. The standard error is that of the mean over the
+  codes, for a fixed reference; for a single code, that of KID. KID is unbiased: few images per code only
+  make it less certain. FID is biased.
 - `corruption-face`: the fraction of the images in which the detector finds a face. For faces only.
-- `corruption-pooled-kid`, `corruption-pooled-fid`: of the images of all codes together. Those of several
-  codes differ, and are so more like the many images of the reference: smaller numbers.
+- `corruption-pooled-kid`, `corruption-pooled-fid`: the images of all codes together. They are more diverse,
+  and so closer to the many images of the reference: the numbers are smaller.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -41,25 +41,25 @@ from wrangan_cli.engine.models.codes import Code, render
 from wrangan_cli.engine.models.folder import Model
 
 FACE = "corruption-face"
-FACE_PROTOCOL = "w moved by the size of W in random directions, offsets kept; share with a face that is found"
+FACE_PROTOCOL = "w moved by the size of W in random directions, offsets kept; fraction with a detected face"
 FACE_SIDE = 256
-"""Side in px at which faces are looked for, at the least."""
+"""Minimum side in px at which faces are detected."""
 MOVED = "w moved by the size of W in random directions, offsets kept"
 LEAST = {"kid": kid.LEAST, "fid": 2}
-"""Images of each code that a metric takes at the least."""
+"""Minimum number of images per code that a metric needs."""
 
 
 def mean_over_codes(metric: SampleMetric, generated: Tensor, reference: Tensor, codes: int) -> Estimate:
-    """A metric of each code's own images, and the mean over the codes.
+    """A metric of the images of each code, averaged over the codes.
 
-    generated: features (N, F), row i of code i mod `codes`. reference: (M, F). Raises WranganError where a
-    code has fewer images than the metric takes.
+    generated: features (N, F), row i of code i mod `codes`. reference: (M, F). Raises WranganError if a
+    code has fewer images than the metric needs.
     """
     least = LEAST[metric.name]
     if len(generated) < least * codes:
         raise WranganError(
             f"corruption-{metric.name}: {len(generated)} images of {codes} codes, expected {least} of each: "
-            f"take {least * codes} samples or more"
+            f"use {least * codes} samples or more"
         )
     if codes == 1:
         return metric.compute(generated, reference)
@@ -67,8 +67,8 @@ def mean_over_codes(metric: SampleMetric, generated: Tensor, reference: Tensor, 
 
 
 def one_code(metric: SampleMetric, generated: Tensor, reference: Tensor) -> float:
-    """A metric of the images of one code, without a standard error: that takes long, and of a mean over codes
-    it is the values that tell it."""
+    """A metric of the images of one code, without a standard error: that is slow to compute, and the error
+    of a mean over codes follows from the values."""
     if metric.name == kid.METRIC.name:
         return kid.kid(generated, reference, with_error=False).value
     return metric.compute(generated, reference).value
@@ -85,8 +85,8 @@ def _metrics() -> tuple[CodeMetric, ...]:
     made = []
     for metric in (kid.METRIC, fid.METRIC):
         each_code, pooled = f"corruption-{metric.name}", f"corruption-pooled-{metric.name}"
-        each = f"{MOVED}; of each code's own images, mean over the codes; {metric.protocol}"
-        together = f"{MOVED}; of the images of all codes together; {metric.protocol}"
+        each = f"{MOVED}; images of each code separately, mean over the codes; {metric.protocol}"
+        together = f"{MOVED}; images of all codes together; {metric.protocol}"
         made.append(CodeMetric(each_code, False, each, partial(mean_over_codes, metric)))
         made.append(CodeMetric(pooled, False, together, partial(_pooled, metric)))
     return tuple(made)
@@ -102,7 +102,7 @@ METRICS = _metrics()
 def moved_images(
     model: Model, codes: Sequence[Code], indices: Sequence[int], seed: int = 0, batch: int = 16
 ) -> Iterator[Tensor]:
-    """Batches (B, 3, S, S) of the images `indices` of the protocol, not clipped; S is the model's
+    """The images `indices` of the protocol in batches (B, 3, S, S), not clipped; S is the model's
     `sample_side`."""
     for start in range(0, len(indices), batch):
         part = [
@@ -123,7 +123,7 @@ def moved_features(
 ) -> Tensor:
     """Features (count, F) by `network` of the protocol's first `count` images, in order, in every process.
 
-    Of several processes each renders a part; all of them must call this. progress: called with the number of
+    Under torchrun each process renders a part, and all must call this. progress: called with the number of
     images that this process has done.
     """
     images = moved_images(model, codes, own_shard(range(count)), seed, batch)
@@ -138,8 +138,8 @@ def face_fraction(
     seed: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> float:
-    """The fraction of the protocol's first `count` images in which the detector finds a face (enlarged to
-    256 px where they are smaller). Raises WranganError if the detector's package is missing."""
+    """The fraction of the protocol's first `count` images in which the detector finds a face (smaller images
+    are enlarged to 256 px). Raises WranganError if the detector's package is missing."""
     detector = FaceDetector()
     found = 0
     for done, image in enumerate(moved_images(model, codes, range(count), seed, batch=1), 1):

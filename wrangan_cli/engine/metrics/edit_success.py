@@ -1,20 +1,20 @@
-"""Edit success: is it the same person, edited? One number for what a user of an inversion wants.
+"""Edit success: is it the same person, edited? One number for what a user wants from an inversion.
 
-Protocol. Each code is moved along a direction towards what its photograph does not show: for a direction
-that was learned from an attribute, so that the attribute net calls the image the opposite of what it calls
-the photograph; for pose, so that the yaw of the landmarks changes by YAW away from the side to which the
-photograph is turned. It is moved in STEPS equal steps to the end of the direction's sensible range, until
-the attribute has changed as asked, or by one strength that is given. At that step the edit is a success if
+Protocol. Each code is moved along a direction away from what its photograph shows. For a direction
+that was learned from an attribute, the attribute net's decision must become the opposite of that for
+the photograph; for pose, the yaw of the landmarks must change by YAW away from the side to which the
+photograph is turned. The code is moved in STEPS equal steps towards the end of the direction's sensible range
+until the attribute has changed, or by one given strength. At that step the edit is a success if
 
-- the attribute has changed as asked,
+- the attribute has changed,
 - the detector finds a face,
 - the identity distance between the *photograph* and the edit is below SAME_PERSON.
 
-Images and photographs are seen at 256 px (reduced by area, or enlarged bilinearly). A fit that is close and
-cannot be edited fails by the first or the second, an encoder's code of somebody else by the third. The
-success rate is a mean over photographs of each one's fraction of directions that succeed, so that its
-bootstrap interval is over photographs. Judges are the attribute net, the detector and dlib's recogniser:
-their mistakes are in it. Higher is better.
+Images and photographs are judged at 256 px (reduced by area averaging, or enlarged bilinearly). A close fit
+that cannot be edited fails the first or the second test, an encoder's code of a different person the third.
+The success rate is the mean over photographs of the fraction of directions that succeed, so that its
+bootstrap interval is over photographs. The judges are the attribute net, the detector and dlib's recogniser,
+whose mistakes affect it. Higher is better.
 """
 
 import math
@@ -38,12 +38,12 @@ from wrangan_cli.engine.models.folder import Model
 NAME = "edit-success"
 STEPS = 5
 YAW = 0.25
-"""Change of yaw that counts, as a fraction of the distance of the eyes (editing/pose.py)."""
+"""Change of yaw that counts, as a fraction of the distance between the eyes (editing/pose.py)."""
 SAME_PERSON = 0.6
-"""Identity distance below which dlib calls two pictures one person."""
+"""Identity distance below which dlib considers two pictures the same person."""
 POSE = "pose"
 PROTOCOL = (
-    "share of edits after which the attribute is the opposite of the photograph's (pose: yaw changed by "
+    "fraction of edits after which the attribute is the opposite of the photograph's (pose: yaw changed by "
     f"{YAW:g}), a face is found, and the identity distance to the photograph is below {SAME_PERSON:g}; "
 )
 BY_STEPS = f"moved in {STEPS} steps to the end of the direction's range, until the attribute has changed"
@@ -57,17 +57,17 @@ class Point:
     strength: float
     """Standard deviations along the direction, signed; 0: not edited."""
     change: float
-    """Of the score in the asked direction, against the photograph's; NaN where it cannot be told."""
+    """Change of the score, in the requested sense, from that of the photograph; NaN if undecided."""
     reached: bool
-    """Whether the attribute has changed as asked."""
+    """Whether the attribute has changed as requested."""
     face: bool
-    """Whether the detector finds one."""
+    """Whether the detector finds a face."""
     identity: float
     """Distance to the photograph."""
 
     @property
     def success(self) -> bool:
-        """All three."""
+        """Whether all three conditions hold."""
         return self.reached and self.face and self.identity < SAME_PERSON
 
 
@@ -80,35 +80,35 @@ class Trial:
     """Unedited first, then by growing strength."""
 
     def outcome(self) -> Point:
-        """The first edit that has changed the attribute as asked; the last one where none has."""
+        """The first edit that has changed the attribute as requested; the last one if none has."""
         edits = self.points[1:]
         return next((point for point in edits if point.reached), edits[-1])
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What the edits are scored by; made once for many codes."""
+    """The networks that score the edits; made once for many codes."""
 
     directions: Mapping[str, Direction]
-    """By name, in the order asked for."""
+    """By name, in the requested order."""
     columns: Mapping[str, tuple[int, float]]
-    """Of each direction but pose: column of the logits, and the sign with which it raises them."""
+    """For each direction except pose: column of the logits, and the sign with which it changes them."""
     logits: Callable[[Tensor], Tensor]
     """Images (B, 3, S, S) → logits of the attributes (B, A)."""
     yaw: Callable[[Tensor], Tensor]
-    """Images → yaw (B,); NaN where no face is found."""
+    """Images → yaw (B,); NaN if no face is found."""
     describe: Callable[[Tensor], Tensor]
     """Images → identity descriptors (B, D)."""
 
 
 class Look:
-    """What a judge says of one image (1, 3, S, S): each thing computed once, when it is asked for."""
+    """The judge's scores of one image (1, 3, S, S), each computed once, on first use."""
 
     def __init__(self, judge: Judge, image: Tensor) -> None:
         self._judge, self._image = judge, image
 
     def score(self, direction: str) -> float:
-        """What the direction raises; NaN where it cannot be told."""
+        """The score that the direction raises; NaN if undecided."""
         if direction == POSE:
             return self.yaw
         column, sign = self._judge.columns[direction]
@@ -116,17 +116,17 @@ class Look:
 
     @cached_property
     def yaw(self) -> float:
-        """NaN where no face is found."""
+        """Yaw; NaN if no face is found."""
         return float(self._judge.yaw(self._image)[0])
 
     @property
     def face(self) -> bool:
-        """Whether the detector finds one."""
+        """Whether the detector finds a face."""
         return not math.isnan(self.yaw)
 
     @cached_property
     def logits(self) -> Tensor:
-        """Of the attributes: (A,)."""
+        """The logits of the attributes: (A,)."""
         return self._judge.logits(self._image)[0].cpu()
 
     @cached_property
@@ -136,7 +136,7 @@ class Look:
 
 
 def load_judge(model: Model, directions: Iterable[Direction], only_scored: bool = False) -> Judge:
-    """The judge of `directions`. only_scored: those that no score belongs to are left out.
+    """The judge of `directions`. only_scored: leave out directions that have no score.
 
     Raises UsageError for a direction that no score belongs to (with `only_scored`: where none is left), and
     where the model has no attribute net; WranganError naming the extra where the detector or the
@@ -167,7 +167,7 @@ def trials(
     """The trials of one code, a direction each.
 
     photo: (3, S, S) in [-1, 1]. strength: the size of the one edit; None: STEPS up to the end of the
-    direction's range. A photograph whose yaw cannot be told has no trial of pose.
+    direction's range. A photograph without a measurable yaw has no trial for pose.
     """
     target = Look(judge, seen(photo[None]))
     start = Look(judge, _rendered(model, code))
@@ -192,7 +192,7 @@ def _point(direction: str, strength: float, sign: float, target: Look, edited: L
 
 
 def sizes(direction: Direction, sign: float, strength: float | None) -> list[float]:
-    """The strengths to be tried, without their sign."""
+    """The absolute strengths to try."""
     if strength is not None:
         return [abs(strength)]
     low, high = direction.range
@@ -201,7 +201,7 @@ def sizes(direction: Direction, sign: float, strength: float | None) -> list[flo
 
 
 def seen(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S) at the side at which all are judged."""
+    """Images (B, 3, S, S), resized to the side at which all are judged."""
     side = images.shape[-1]
     if side == LANDMARK_SIDE:
         return images
@@ -215,7 +215,7 @@ def _rendered(model: Model, code: Code) -> Tensor:
 
 
 def fraction(values: Sequence[bool]) -> float:
-    """Of the values that are true, 0…1; NaN of none."""
+    """The fraction of true values, 0…1; NaN for no values."""
     return sum(values) / len(values) if values else math.nan
 
 
@@ -225,8 +225,8 @@ def by_photograph(found: Mapping[str, Sequence[Trial]]) -> list[float]:
 
 
 def parts(some: Sequence[Trial]) -> dict[str, float]:
-    """Of many trials: the fraction that reached the attribute, of these the fraction with a face and that of
-    the same person; and, of all, the fraction whose unedited image is of the same person."""
+    """For many trials: the fraction that changed the attribute; among these, the fractions with a face and
+    with the same person; and, among all, the fraction whose unedited image shows the same person."""
     ends = [trial.outcome() for trial in some]
     there = [end for end in ends if end.reached]
     return {

@@ -1,9 +1,9 @@
-"""Fréchet Inception distance (Heusel et al. 2017), by torch-fidelity on our features.
+"""Fréchet Inception distance (Heusel et al. 2017), computed by torch-fidelity from our features.
 
 Protocol: ‖μ₁-μ₂‖² + Tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½) of the 2048 Inception features of
-metrics/inception.py, in float64. Biased upwards the more the smaller the sets: figures
-compare only at equal counts, which is why they are always given. Lower is better. No
-standard error (a bootstrap of it is biased too).
+metrics/inception.py, in float64. It is biased upwards, the more so for small sets: values are
+comparable only at equal counts, which are therefore always given. Lower is better. No
+standard error (its bootstrap is biased too).
 """
 
 from torch import Tensor

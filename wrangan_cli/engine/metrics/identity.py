@@ -1,15 +1,15 @@
-"""Identity distance: how much two images of a face look like two persons.
+"""Identity distance: how much two images of faces look like different persons.
 
 Network: dlib's face recognition ResNet (128 numbers, weights of face_recognition_models, CC0), run
-by package dlib (`dlib-bin`). It was trained so that two pictures of one person are nearer
-than 0.6, and those of two people farther.
+by package dlib (`dlib-bin`). It was trained so that two pictures of the same person are closer
+than 0.6, and those of different persons farther apart.
 
 Protocol: images as aligned for FFHQ. They are rounded to 8 bits; below 161 px a side they are
-enlarged bilinearly to 256. No face is looked for: alignment fixes where it is, so that no
+enlarged bilinearly to 256. No detector is run: alignment determines the position of the face, so no
 image drops out because a detector missed it (which would favour the methods that fail most).
-The box is BOX, the median of dlib's detector over aligned photographs; in it the
-five-point predictor finds the eyes and the nose, by which dlib cuts out the face (150 px).
-Euclidean distance of the two descriptors. Lower is better. For faces only.
+The box is BOX, the median of dlib's detections over aligned photographs; in it the
+five-point predictor finds the eyes and the nose, by which dlib crops the face (150 px).
+The metric is the Euclidean distance between the two descriptors. Lower is better. For faces only.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class FaceDescriptors:
 
 
 def load_descriptors() -> FaceDescriptors:
-    """The network on the CPU; WranganError naming the extra when package or weights are missing."""
+    """The network on the CPU; a WranganError that names the extra if package or weights are missing."""
     try:
         import dlib
     except ImportError as error:

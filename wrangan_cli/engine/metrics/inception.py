@@ -1,12 +1,12 @@
-"""Inception features of images, as FID, KID, precision and recall take them.
+"""Inception features of images, for FID, KID, precision and recall.
 
 Network: Inception-v3 of 2015-12-05 as TorchScript, 2048 values after the last pooling.
-It does no other resizing. Protocol, in this order:
+Protocol, in this order:
 
-1. values in [-1, 1] are rounded to 8 bits, as a saved image has them;
+1. values in [-1, 1] are rounded to 8 bits, as in a saved image;
 2. images with a side below 161 px are enlarged bilinearly to 256;
 3. bilinear to 299 × 299 by the rule of TensorFlow 1 (source px = target px · n / 299, no
-   antialiasing), which the original network applies itself;
+   antialiasing), which the original network applies itself; there is no other resizing;
 4. (value - 128) / 128 into the network, float32.
 """
 
@@ -42,14 +42,14 @@ class InceptionFeatures:
 
 
 def load_inception(device: torch.device | str = "cpu", wanted_by: str = "fid") -> InceptionFeatures:
-    """The network on `device`; WranganError if its file is not there, FileError if broken.
+    """The network on `device`; WranganError if its file is missing, FileError if it is broken.
 
-    The file holds TorchScript, which runs when loaded; its sha256 is checked before.
+    The file holds TorchScript, which runs when loaded, so its sha256 is checked first.
     """
     path = find_weights(INCEPTION, wanted_by)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+            warnings.simplefilter("ignore")  # torch warns that TorchScript is deprecated
             network = torch.jit.load(str(path), map_location=device).eval()
     except (RuntimeError, OSError) as error:
         raise FileError(path, f"not readable as TorchScript ({cause_of(error)})") from error
@@ -70,13 +70,13 @@ def extract_features(
     for images in batches:
         features = inception(images)
         if not features.isfinite().all():
-            raise WranganError("Inception features are not finite: the model's images are not either")
+            raise WranganError("Inception features are not finite, because the model's images are not")
         parts.append(features)
         done += len(images)
         if progress:
             progress(done)
     if not parts:
-        raise WranganError("no images to take features of")
+        raise WranganError("no images to extract features from")
     return torch.cat(parts)
 
 

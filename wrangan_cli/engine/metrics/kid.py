@@ -1,14 +1,14 @@
-"""Kernel Inception distance (Bińkowski et al. 2018), by torch-fidelity on our features.
+"""Kernel Inception distance (Bińkowski et al. 2018), computed by torch-fidelity from our features.
 
 Protocol: squared maximum mean discrepancy, unbiased, kernel (x·y / 2048 + 1)³, of the
 Inception features of metrics/inception.py; mean over 100 pairs of subsets (seed 2020)
 drawn without replacement. A subset has 1000 images, or half of the smaller set if that is
-less. Unbiased, so sets of different sizes compare; slightly negative values are possible.
+smaller. It is unbiased, so sets of different sizes are comparable; slightly negative values are possible.
 Lower is better.
 
-Standard error: root of the variance of the estimate from all pairs (`mmd_variance`), and of a
-hundredth of the variance of the subsets, which is what they add. (Their deviation over √100 alone would be
-far too small: they overlap.)
+Standard error: the root of the variance of the estimate from all pairs (`mmd_variance`) plus a
+hundredth of the variance over the subsets, which they add. (The standard deviation over the subsets divided
+by √100 would be far too small, since they overlap.)
 """
 
 import math
@@ -23,13 +23,13 @@ from wrangan_cli.engine.metrics.mmd_variance import Matrix, mmd_variance
 SUBSETS = 100
 SUBSET_SIZE = 1000
 LEAST = 4
-"""Images of which a KID can be had."""
+"""Minimum number of images for KID."""
 
 
 def kid(generated: Tensor, reference: Tensor, with_error: bool = True) -> Estimate:
     """Of features (N, F) and (M, F), N, M ≥ 4; WranganError for fewer.
 
-    with_error: whether the standard error is wanted, which takes a few seconds for large sets.
+    with_error: whether to compute the standard error, which takes a few seconds for large sets.
     """
     require_samples("kid", LEAST, generated, reference)
     require_package("kid")

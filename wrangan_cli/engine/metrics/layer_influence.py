@@ -1,8 +1,8 @@
 """How much one layer's random weights move the image (the paper's Table 7).
 
 Protocol: for random w, MSE on [-1, 1] between the image of the mean weights and the image with ε ~
-N(0, 1) in this layer's weight alone, drawn for each image; mean over the images. The last row,
-`all`, is the MSE when every random weight is drawn.
+N(0, 1) only in this layer's weight, sampled for each image; mean over the images. The last row,
+`all`, is the MSE when every random weight is sampled.
 """
 
 import torch
@@ -32,5 +32,5 @@ def layer_influence(model: Model, samples: int = 64, seed: int = 0, batch: int =
 
 
 METRIC = LayerMetric(
-    "layer-influence", "MSE on [-1, 1] when one layer's ε alone is drawn, per image", True, layer_influence
+    "layer-influence", "MSE on [-1, 1] when only one layer's ε is sampled, per image", True, layer_influence
 )

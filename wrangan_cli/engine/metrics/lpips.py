@@ -1,9 +1,9 @@
 """The four perceptual distances as metrics: LPIPS and shift-tolerant LPIPS.
 
-Protocol: images in [-1, 1]; a side below 161 px is enlarged bilinearly to 256, other sizes
-stay. Lower is better. `lpips-*` (version 0.1) and `st-lpips-*` are different metrics:
-their figures are not comparable. The published figures of the field, the paper's among them,
-are of LPIPS; they have no place in a column of shift-tolerant LPIPS.
+Protocol: images in [-1, 1]; those with a side below 161 px are enlarged bilinearly to 256, others
+unchanged. Lower is better. `lpips-*` (version 0.1) and `st-lpips-*` are different metrics:
+their values are not comparable. Published values, including the paper's,
+are of LPIPS and must not be compared with shift-tolerant LPIPS.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ _COLUMNS = {
     "st-lpips-vgg": "st-LPIPS-VGG",
     "st-lpips-alex": "st-LPIPS-Alex",
 }
-"""Heads of columns: `paper` where the network is that of the paper's figures, and only there."""
+"""Headings of columns; `paper` only for the networks behind the paper's values."""
 
 
 def _metric(name: str) -> PairMetric:

@@ -13,8 +13,7 @@ NEIGHBOURHOOD = 3
 def manifold_share(name: str, generated: Tensor, reference: Tensor) -> Estimate:
     """`precision` or `recall` of features (N, F) and (M, F), N, M ≥ 5; WranganError for fewer.
 
-    The standard error is the binomial one of the images that are counted; the spheres
-    are taken as given.
+    The standard error is the binomial one over the counted images, for fixed spheres.
     """
     require_samples(name, NEIGHBOURHOOD + 2, generated, reference)
     require_package(name)

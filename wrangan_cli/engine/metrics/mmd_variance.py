@@ -1,4 +1,4 @@
-"""How far an unbiased squared maximum mean discrepancy may be from its expectation.
+"""The variance of an unbiased squared maximum mean discrepancy.
 
 The estimate of sets X (N) and Y (M) is U(X, X) + U(Y, Y) - 2 U(X, Y), each U a mean of the kernel over
 pairs of different images. Its variance follows from the moments of the kernel (Hoeffding's decomposition,
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 MOST = 2000
-"""Images of each set by which the moments are estimated."""
+"""Maximum number of images per set from which the moments are estimated."""
 
 
 @dataclass(frozen=True)
 class _Within:
-    """Of k(x, x′) of one set: variances of its mean over x′, and of itself."""
+    """For k(x, x′) within one set: the variances of its mean over x′, and of k itself."""
 
     first: float
     second: float
@@ -28,13 +28,13 @@ class _Within:
 def mmd_variance(first: Matrix, second: Matrix, kernel: Callable[[Matrix, Matrix], Matrix]) -> float:
     """Variance of the estimate from features (N, F) and (M, F), N, M ≥ 4.
 
-    kernel: (n, F) and (m, F) → (n, m). At the least that is given which remains where the two sets are of one
-    distribution: the unbiased number alone would now and then be negative there.
+    kernel: (n, F) and (m, F) → (n, m). The result is at least the variance for two sets of the same
+    distribution, since the unbiased estimate alone can be negative there.
     """
     count, other = len(first), len(second)
     x, y = _some(first), _some(second)
     xx, yy, xy = kernel(x, x), kernel(y, y), kernel(x, y)
-    # A constant changes nothing but how many digits are left.
+    # Subtracting a constant only preserves precision.
     xx, yy, xy = (matrix - xy.mean() for matrix in (xx, yy, xy))
     np.fill_diagonal(xx, 0)
     np.fill_diagonal(yy, 0)
@@ -56,7 +56,7 @@ def mmd_variance(first: Matrix, second: Matrix, kernel: Callable[[Matrix, Matrix
 
 
 def _some(features: Matrix) -> Matrix:
-    """At most MOST rows, from all over."""
+    """At most MOST rows, evenly spaced."""
     if len(features) <= MOST:
         return features
     return features[np.linspace(0, len(features) - 1, MOST).astype(int)]
@@ -77,7 +77,7 @@ def _within(matrix: Matrix) -> _Within:
 
 
 def _across(matrix: Matrix) -> tuple[float, float, float]:
-    """Of k(x, y): variances of its mean over y, of that over x, and of itself. matrix: (n, m)."""
+    """For k(x, y): the variances of its mean over y, of its mean over x, and of k itself. matrix: (n, m)."""
     n, m = matrix.shape
     by_row, by_column = matrix.sum(axis=1), matrix.sum(axis=0)
     rows, columns, squares = by_row @ by_row, by_column @ by_column, (matrix**2).sum()
@@ -90,7 +90,10 @@ def _across(matrix: Matrix) -> tuple[float, float, float]:
 
 
 def _covariance(within: Matrix, across: Matrix) -> float:
-    """Of the means of k(x, x′) over x′ and of k(x, y) over y. within: (n, n), diagonal 0; across: (n, m)."""
+    """Covariance of the means of k(x, x′) over x′ and of k(x, y) over y.
+
+    within: (n, n), diagonal 0. across: (n, m).
+    """
     n, m = across.shape
     inside, outside = within.sum(axis=1), across.sum(axis=1)
     together = inside @ outside
@@ -99,7 +102,7 @@ def _covariance(within: Matrix, across: Matrix) -> float:
 
 
 def _interaction(matrix: Matrix, diagonal: bool) -> float:
-    """Mean square of what means of rows and columns leave."""
+    """Mean square of the residuals after subtracting the means of rows and columns."""
     n, m = matrix.shape
     counted = n * m if diagonal else n * (n - 1)
     by_row, by_column = matrix.sum(axis=1) * n / counted, matrix.sum(axis=0) * m / counted

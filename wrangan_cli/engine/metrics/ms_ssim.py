@@ -1,6 +1,6 @@
 """Multi-scale structural similarity (Wang et al. 2003), by package pytorch-msssim.
 
-Protocol: values brought to [0, 1], data range 1, window 11 with σ 1.5, five scales with the
+Protocol: values mapped to [0, 1], data range 1, window 11 with σ 1.5, five scales with the
 published weights, mean over the colour channels. Images with a side below 161 px (five
 scales do not fit) are enlarged bilinearly to 256 first. Range 0…1, higher is better.
 """

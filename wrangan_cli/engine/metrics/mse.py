@@ -1,6 +1,6 @@
 """Mean squared error.
 
-Protocol: over the 3·H·W values of an image in [-1, 1]; four times the figure on [0, 1].
+Protocol: over the 3·H·W values of an image in [-1, 1]; four times the value on [0, 1].
 Range 0…4, lower is better.
 """
 

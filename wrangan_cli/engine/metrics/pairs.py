@@ -1,4 +1,4 @@
-"""Photographs against the images of their codes."""
+"""Photographs compared with the images of their codes."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,28 +32,28 @@ class Pair:
 
 @dataclass(frozen=True)
 class Compared:
-    """What the metrics say of a pair: values by metric name, or why there are none."""
+    """The metrics of a pair: values by metric name, or why there are none."""
 
     pair: Pair
     values: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
-    """What the code's record does not tell: metric name → why."""
+    """Metrics missing in the code's record: metric name → why."""
     error: WranganError | OSError | None = None
     side: int | None = None
-    """Side in px at which the code was fitted to the photograph; both may have been reduced further since."""
+    """Side in px at which the code was fitted to the photograph; both may be reduced further to compare."""
 
 
 def side_note(side: int) -> str:
-    """What a setting `metric_side` of so many px means, for those who read the numbers."""
+    """What a setting `metric_side` of `side` px means, as a note beside the numbers."""
     if not side:
-        return "at the photograph's own side"
+        return "at the side of the photograph"
     return f"photographs of more than {side} px and their images reduced to {side} by area"
 
 
 def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]]:
-    """Photographs and codes of the same stem, and what has no partner or too many.
+    """Photographs and codes of the same stem, and an error for each file with no partner or too many.
 
-    Raises FileError for a folder without photographs or codes, and for a path that is not there.
+    Raises FileError for a folder without photographs or codes, and for a missing path.
     """
     if not codes.exists():
         raise FileError(codes, "no such file or folder")
@@ -64,7 +64,7 @@ def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]
     for code in find_codes(codes):
         first = code_of.setdefault(same_name(code.stem), code)
         if first != code:
-            left.append(FileError(code, f"differs from {first} in the Unicode form of its name only"))
+            left.append(FileError(code, f"its name differs from {first} only in Unicode form"))
     for stem, candidates in by_stem.items():
         if len(candidates) > 1:
             left += [
@@ -85,7 +85,7 @@ def pair_by_stem(photos: Path, codes: Path) -> tuple[list[Pair], list[FileError]
 def load_metrics(
     metrics: Sequence[PairMetric], device: torch.device
 ) -> tuple[dict[str, Measure], list[WranganError]]:
-    """The functions of `metrics` by name, and why the others cannot be had."""
+    """The functions of `metrics` by name, and the errors of those that cannot be loaded."""
     measures: dict[str, Measure] = {}
     missing: list[WranganError] = []
     for metric in metrics:
@@ -104,15 +104,15 @@ def compare_pairs(
     records: Sequence[RecordMetric] = (),
     metric_side: int = METRIC_SIDE,
 ) -> Iterator[Compared]:
-    """Apply `measures` to each pair, in the order of `pairs`, at the side at which the code was made: the
-    photograph's own, at most the model's, or that of the setting `size` in the code's record; where that is
-    more than `metric_side` px (0: never), at `metric_side`.
+    """Apply `measures` to each pair, in order, at the side at which the code was made: that of the
+    photograph, at most the model's, or the setting `size` in the code's record. If this exceeds `metric_side`
+    px (0: no limit), compare at `metric_side`.
 
-    records: metrics that are read from the codes' records beside.
+    records: metrics that are also read from the codes' records.
 
-    The code's image is clipped to [-1, 1] and not rounded to 8 bits; the photograph is
-    loaded as for inversion (central square, box filter), and the image reduced by area to its side.
-    From there both are reduced to `metric_side` by area.
+    The image of the code is clipped to [-1, 1] and not rounded to 8 bits. The photograph is
+    loaded as for inversion (central square, box filter), and the image reduced by area averaging to its side.
+    Then both are reduced to `metric_side` by area averaging.
     A pair that cannot be read or rendered has an error and no values.
     """
     for start in range(0, len(pairs), batch):
@@ -139,14 +139,14 @@ def compare_pairs(
 
 
 def size_of(code: Code) -> int:
-    """The setting `size` of its inversion; 0 where the record has none."""
+    """The setting `size` of its inversion; 0 if the record has none."""
     settings = code.info.get("settings")
     size = settings.get("size") if isinstance(settings, dict) else None
     return size if isinstance(size, int) and size > 0 else 0
 
 
 def unlike_sides(first: Sequence[Compared], second: Sequence[Compared]) -> dict[str, tuple[int, int]]:
-    """By stem the photographs that were compared at one side in `first` and at another in `second`."""
+    """The photographs, by stem, that were compared at different sides in `first` and `second`."""
     sides = {row.pair.photo.stem: row.side for row in second}
     return {
         stem: (row.side, other)
@@ -165,7 +165,8 @@ def measured(
 ) -> list[dict[str, float]]:
     """Photographs (3, S, S) in [-1, 1] against the images of their codes: metric → value, for each.
 
-    Each at its own side S, at most the model's and `metric_side` (0: no bound); those of one side together.
+    Each at its side S, at most that of the model and `metric_side` (0: no limit); those of equal side
+    together.
     """
     rows: list[dict[str, float]] = [{} for _ in codes]
     for chosen in by_side(photos):
@@ -180,7 +181,7 @@ def measured(
 
 
 def recorded(code: Code, records: Sequence[RecordMetric]) -> tuple[dict[str, float], dict[str, str]]:
-    """What the code's record tells of `records`: metric → value, and metric → why there is none."""
+    """The values of `records` in the code's record: metric → value, and metric → why there is none."""
     values, missing = {}, {}
     for metric in records:
         value = code.info.get(metric.key)

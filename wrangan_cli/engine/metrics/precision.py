@@ -1,9 +1,10 @@
 """Precision (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
-Protocol: the fraction of generated images whose feature vector lies within a sphere around some
-reference image's, the sphere reaching to its 3rd nearest neighbour among the reference ones.
+Protocol: the fraction of generated images whose feature vector lies in a sphere around that of some
+reference image, with the distance to its 3rd nearest reference neighbour as radius.
 Range 0…1, higher is better. `precision` is on the Inception features of metrics/inception.py (pool3),
-`precision-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.
+`precision-vgg16` on those of metrics/vgg16.py, as in the authors' protocol, which the paper quotes. The two
+are not comparable.
 """
 
 from torch import Tensor

@@ -1,8 +1,8 @@
 """Peak signal-to-noise ratio.
 
 Protocol: 10·log10(2² / MSE) per image with values in [-1, 1], whose peak-to-peak range
-is 2 (the same figure as with 1 on [0, 1] or 255 on 8 bits); the mean is over the decibels
-of the images. Equal images would be infinite: 100 dB is the most. Higher is better.
+is 2 (the same value as with 1 on [0, 1] or 255 on 8 bits); means are taken over decibels.
+Equal images, which would be infinite, count as 100 dB. Higher is better.
 """
 
 from torch import Tensor

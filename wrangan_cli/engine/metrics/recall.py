@@ -1,9 +1,10 @@
 """Recall (Kynkäänniemi et al. 2019), on Inception features and on VGG16's.
 
-Protocol: the fraction of reference images whose feature vector lies within a sphere around some
-generated image's, the sphere reaching to its 3rd nearest neighbour among the generated ones.
+Protocol: the fraction of reference images whose feature vector lies in a sphere around that of some
+generated image, with the distance to its 3rd nearest generated neighbour as radius.
 Range 0…1, higher is better. `recall` is on the Inception features of metrics/inception.py (pool3),
-`recall-vgg16` on those of metrics/vgg16.py, as the authors have it and the paper quotes it: two scales.
+`recall-vgg16` on those of metrics/vgg16.py, as in the authors' protocol, which the paper quotes. The two
+are not comparable.
 """
 
 from torch import Tensor

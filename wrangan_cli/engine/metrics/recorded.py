@@ -1,9 +1,9 @@
-"""What the inversion of a photograph cost: seconds and peak memory, from the code's record.
+"""The cost of inverting a photograph: seconds and peak memory, from the code's record.
 
-Protocol: seconds are wall-clock time of its batch over the number of photographs in it, the
-loading of model and networks left out. Memory is that of the whole batch: on a GPU
+Protocol: seconds are the wall-clock time of its batch divided by the number of photographs in it,
+without loading model and networks. Memory is that of the whole batch: on a GPU
 PyTorch's tensors, elsewhere the resident memory of the whole process (engine/base/peak_memory.py).
-Figures compare on one machine, at one `--batch`, with nothing else running.
+Values are comparable only on the same machine, at the same `--batch`, with nothing else running.
 """
 
 from wrangan_cli.engine.metrics.base import RecordMetric

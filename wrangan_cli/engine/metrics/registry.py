@@ -46,14 +46,14 @@ PEOPLE_METRICS = {edit_success.NAME: edit_success.PROTOCOL}
 
 _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "pairs": (PAIR_METRICS, "compares pairs: give --codes and --photos"),
-    "records": (RECORD_METRICS, "is of pairs: give --codes and --photos"),
+    "records": (RECORD_METRICS, "applies to pairs: give --codes and --photos"),
     "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
-    "codes": (CODE_METRICS, "looks at codes alone: give --codes, and no --photos"),
-    "faces": (FACE_METRICS, "looks at codes alone: give --codes, and no --photos"),
-    "edited": (consistency.NAMES, "looks at codes alone: give --codes, and no --photos"),
+    "codes": (CODE_METRICS, "measures codes alone: give --codes, and no --photos"),
+    "faces": (FACE_METRICS, "measures codes alone: give --codes, and no --photos"),
+    "edited": (consistency.NAMES, "measures codes alone: give --codes, and no --photos"),
     "people": (PEOPLE_METRICS, "edits and compares: give --codes and --photos"),
-    "layers": (LAYER_METRICS, "looks at a model's layers: leave out --codes and --photos"),
-    "attributes": (ATTRIBUTE_METRICS, "looks at a model's attributes: leave out --codes and --photos"),
+    "layers": (LAYER_METRICS, "measures a model's layers: leave out --codes and --photos"),
+    "attributes": (ATTRIBUTE_METRICS, "measures a model's attributes: leave out --codes and --photos"),
 }
 
 
@@ -63,46 +63,49 @@ _ALONE = ("samples", "layers", "attributes")
 
 
 def default_pair_metrics(model: Model) -> list[str]:
-    """What pairs are measured by where nothing is named."""
+    """The default metrics of pairs."""
     return ["mse", "psnr", "ms-ssim", model.perceptual]
 
 
 def pair_metrics(names: Sequence[str]) -> list[PairMetric]:
-    """Those of `names` that compare images; metrics of the codes' records and edit success may be among them.
+    """The metrics among `names` that compare images; those of the codes' records and edit success may be
+    present.
 
-    As in all of these, each once, and UsageError for an unknown name or one of another kind.
+    As in all of these functions, each name counts once; UsageError for an unknown name or one of another
+    kind.
     """
     return [PAIR_METRICS[name] for name in _of_kind(names, *_OF_PAIRS) if name in PAIR_METRICS]
 
 
 def record_metrics(names: Sequence[str]) -> list[RecordMetric]:
-    """Those of `names` that the codes' records tell; metrics of pairs may be among them."""
+    """The metrics among `names` that codes record; metrics of pairs may be present."""
     return [RECORD_METRICS[name] for name in _of_kind(names, *_OF_PAIRS) if name in RECORD_METRICS]
 
 
 def sample_metrics(names: Sequence[str]) -> list[SampleMetric]:
-    """Those of `names` that compare sets of samples; metrics of layers and attributes may be among them."""
+    """The metrics among `names` that compare sets of samples; metrics of layers and attributes may be
+    present."""
     return [SAMPLE_METRICS[name] for name in _of_kind(names, *_ALONE) if name in SAMPLE_METRICS]
 
 
 def layer_metrics(names: Sequence[str]) -> list[LayerMetric]:
-    """Those of `names` that look at layers or attributes; metrics of samples may be among them."""
+    """The metrics among `names` that measure layers or attributes; metrics of samples may be present."""
     known = {**LAYER_METRICS, **ATTRIBUTE_METRICS}
     return [known[name] for name in _of_kind(names, *_ALONE) if name in known]
 
 
 def code_metrics(names: Sequence[str]) -> list[CodeMetric]:
-    """Those of `names` that compare images of moved codes; others of codes alone may be among them."""
+    """The metrics among `names` that compare images of moved codes; others of codes alone may be present."""
     return [CODE_METRICS[name] for name in _of_kind(names, *_OF_CODES) if name in CODE_METRICS]
 
 
 def face_metrics(names: Sequence[str]) -> list[str]:
-    """Those of `names` that look for faces in images of moved codes."""
+    """The metrics among `names` that detect faces in images of moved codes."""
     return [name for name in _of_kind(names, *_OF_CODES) if name in FACE_METRICS]
 
 
 def edited_metrics(names: Sequence[str]) -> dict[str, str]:
-    """Those of `names` that edit and invert again, with what they are."""
+    """The metrics among `names` that edit and invert again, with their descriptions."""
     return {n: consistency.NAMES[n] for n in _of_kind(names, *_OF_CODES) if n in consistency.NAMES}
 
 

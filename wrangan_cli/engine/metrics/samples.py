@@ -1,4 +1,4 @@
-"""Generated samples, and the reference they are compared with."""
+"""Generated samples, and the reference with which they are compared."""
 
 import hashlib
 import itertools
@@ -23,7 +23,7 @@ from wrangan_cli.engine.models.folder import Model, sample_w
 from wrangan_cli.engine.models.randomized import draw_epsilon
 
 REFERENCE_FILE = "reference.safetensors"
-"""In a model's folder: features of images that the model was not trained on."""
+"""File in a model's folder: features of images on which the model was not trained."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Reference:
     source: str
     """Where the images come from."""
     resolution: int
-    """Side in px to which they were reduced before."""
+    """Side in px to which they were reduced beforehand."""
 
 
 def generated_images(
@@ -48,11 +48,11 @@ def generated_images(
     """Batches (B, 3, S, S) of `count` images of random z, no truncation, stored noise maps; S is the
     model's `sample_side`.
 
-    epsilon: scale of ε ~ N(0, 1), drawn anew for each image; 0 is the mean weights.
-    indices: which of the `count` images are wanted (default: all, in order). An image is a
-    function of `seed` and its index: it does not depend on `batch` or on the others.
+    epsilon: scale of ε ~ N(0, 1), sampled for each image; 0: the mean weights.
+    indices: which of the `count` images to generate (default: all, in order). An image depends
+    only on `seed` and its index, not on `batch` or on the others.
 
-    Raises UsageError for ε of a model without random weights.
+    Raises UsageError for ε with a model without random weights.
     """
     chosen = torch.as_tensor(range(count) if indices is None else indices, dtype=torch.long)
     if not len(chosen):
@@ -69,8 +69,8 @@ def epsilon_of_images(
 ) -> dict[str, Tensor]:
     """ε ~ N(0, scale²) of the images `indices`: name of the weight → (B, O, I, k, k).
 
-    Each is a function of `seed` and its index alone, so that neither the batch matters nor has a
-    process to draw for another. Raises UsageError for a model without random weights.
+    Each depends only on `seed` and its index, so that it is independent of the batch and no process has to
+    sample for another. Raises UsageError for a model without random weights.
     """
     sources = (int(np.random.SeedSequence([seed, index]).generate_state(1)[0]) for index in indices)
     drawn = [draw_epsilon(model.generator, scale=scale, rng=random_generator(s)) for s in sources]
@@ -86,9 +86,9 @@ def generated_features(
     epsilon: float = 0.0,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (count, F) of `generated_images`, in their order, in every process.
+    """Features (count, F) of `generated_images`, in order, in every process.
 
-    Of several processes each generates a shard; all of them must call this. progress:
+    Under torchrun each process generates a shard, and all must call this. progress:
     called with the number of images that this process has done.
     """
     shard = own_shard(range(count))
@@ -100,7 +100,7 @@ def shared_features(
     images: Iterator[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (N, F) of the images of all processes, in order, from the batches of this one's shard."""
+    """Features (N, F) of the images of all processes, in order; `images`: the batches of this one's shard."""
     first = next(images, None)
     if first is None:
         return _gathered(torch.empty(0))
@@ -116,10 +116,10 @@ def image_set_features(
     shared: bool = False,
     network: WeightFile = INCEPTION,
 ) -> Tensor:
-    """Features (N, F) of an image set; kept in `cache_dir` under a digest of its pixels and of `network`, the
-    file of the network that `inception` is.
+    """Features (N, F) of an image set, cached in `cache_dir` by a digest of its pixels and of `network`, the
+    weight file of `inception`.
 
-    shared: of several processes each does a shard, and all of them must call this.
+    shared: each process does a shard, and all must call this.
     """
     cached = None
     if cache_dir is not None and (is_main() or not shared):
@@ -146,13 +146,13 @@ def image_set_features(
 
 
 def _gathered(here: Tensor) -> Tensor:
-    """The features of all images from those of this process's shard, which may be empty."""
-    # Shards travel whole: a row alone would be pickled with everything that it is a view of.
+    """The features of all images; `here`: those of this process's shard, which may be empty."""
+    # Send whole shards: a single row would be pickled with the whole tensor that it is a view of.
     return torch.stack(gather_shards(cast(Sequence[Tensor], here)))
 
 
 def _read_features(path: Path | None) -> Tensor | None:
-    """What the cache holds; None where it is not there, or broken."""
+    """The cached features; None if missing or broken."""
     if path is not None:
         with suppress(FileError, KeyError):
             return read_tensors(path)[0]["features"]
@@ -194,11 +194,11 @@ def load_reference(path: Path, resolution: int) -> Reference:
 
 
 def model_reference(model: Model) -> Reference:
-    """The reference that travels with a model; WranganError if none does."""
+    """The reference stored with a model; WranganError if there is none."""
     path = model.companion(REFERENCE_FILE)
     if path is None:
         raise WranganError(
-            f"{model.path / REFERENCE_FILE}: not there, so model {model.name} needs --reference "
+            f"{model.path / REFERENCE_FILE}: missing, so model {model.name} needs --reference "
             "(a zip or folder of images)"
         )
     return load_reference(path, model.sample_side)

@@ -1,4 +1,4 @@
-"""Metrics of sets of images, end to end: generated images, real ones, one network's features of both."""
+"""Metrics of sets of images, end to end: features of generated and of real images by one network."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,34 +21,34 @@ from wrangan_cli.engine.models.folder import Model
 Network = Callable[[Tensor], Tensor]
 """Images (B, 3, S, S) in [-1, 1] → features (B, F)."""
 WEIGHTS = {"inception": INCEPTION, "vgg16": TORCHVISION_VGG}
-"""By the names that `SampleMetric.network` has."""
+"""Weight files by the names of `SampleMetric.network`."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Which images are generated."""
+    """Which images to generate."""
 
     count: int
-    """Images, of all codes together where there are some."""
+    """Number of images; with codes, over all codes together."""
     seed: int = 0
     batch: int = 16
-    """Images at a time; no number depends on it."""
+    """Images per batch; does not change the results."""
     epsilon: float = 0.0
-    """Scale of ε ~ N(0, 1), drawn for each image of random z; 0: the mean weights."""
+    """Scale of ε ~ N(0, 1), sampled for each image of random z; 0: the mean weights."""
     codes: Sequence[Code] | None = None
-    """Images at moved w with the weights of these (corruption.py); None: images of random z."""
+    """Render at moved w with the weights of these codes (corruption.py); None: images of random z."""
 
     def features(
         self, model: Model, network: Network, progress: Callable[[int], None] | None = None
     ) -> Tensor:
-        """Features (count, F) in order, in every process; all of them must call this."""
+        """Features (count, F) in order, in every process; all processes must call this."""
         if self.codes is not None:
             return moved_features(model, network, self.codes, self.count, self.seed, self.batch, progress)
         return generated_features(model, network, self.count, self.seed, self.batch, self.epsilon, progress)
 
 
 def load_network(name: str, device: torch.device, wanted_by: str) -> Network:
-    """`inception` or `vgg16`; raises WranganError, which says for what it was `wanted_by`, where its package
+    """`inception` or `vgg16`; a WranganError that names `wanted_by`, what needs it, if its package
     or file is missing."""
     if name == "vgg16":
         return vgg16.load_vgg16(device, wanted_by)
@@ -56,7 +56,7 @@ def load_network(name: str, device: torch.device, wanted_by: str) -> Network:
 
 
 def by_network(names: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics by the network whose features they are of; those of no network stand with `inception`."""
+    """Metrics by the network whose features they use; those without a network are listed with `inception`."""
     found: dict[str, list[str]] = {name: [] for name in WEIGHTS}
     for name in names:
         found[SAMPLE_METRICS[name].network if name in SAMPLE_METRICS else "inception"].append(name)
@@ -73,9 +73,9 @@ def reference_features(
     progress: Callable[[int], None] | None = None,
     shared: bool = False,
 ) -> Reference:
-    """The reference that real images are, by the network called `name`; kept in `cache_dir`.
+    """The reference features of real images by the network called `name`; cached in `cache_dir`.
 
-    source: where the images come from. shared: of several processes each does a part, and all must call this.
+    source: where the images come from. shared: each process does a part, and all must call this.
     """
     features = image_set_features(
         images, network, batch, cache_dir, progress, shared=shared, network=WEIGHTS[name]
@@ -86,8 +86,8 @@ def reference_features(
 def estimates(
     metrics: Sequence[SampleMetric | CodeMetric], generated: Tensor, real: Reference, codes: int = 0
 ) -> Iterator[tuple[SampleMetric | CodeMetric, Estimate | WranganError]]:
-    """Each metric with its number, or why there is none; generated: features (N, F), row i of code i mod
-    `codes` for metrics of codes."""
+    """Each metric with its estimate, or the error. generated: features (N, F); for metrics of codes row i
+    belongs to code i mod `codes`."""
     for metric in metrics:
         try:
             if isinstance(metric, CodeMetric):

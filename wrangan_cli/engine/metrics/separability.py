@@ -1,17 +1,17 @@
-"""Separability: how well hyperplanes in W part the images by attribute (the paper's Table 5).
+"""Separability: how well hyperplanes in W separate images by attribute (the paper's Table 5).
 
-Protocol, for each attribute that the model's attribute net knows: `samples` random w are drawn and
-scored by the net. Of the tenth with the highest scores and of that with the lowest 70 % fit a
-linear SVM (editing/svm.py), 30 % are held out. Given are, in 0…1:
+Protocol, for each attribute of the model's attribute net: the images of `samples` random w are
+scored by the net. 70 % of the tenth with the highest scores and of the tenth with the lowest are used to fit
+a linear SVM (editing/svm.py), 30 % are held out. Results in 0…1:
 
-- `test`: accuracy on the 30 %, the paper's figure;
+- `test`: accuracy on the 30 %, as in the paper;
 - `rest`: accuracy on the eight tenths in between, whose scores are less clear (label: probability at
   least halfway between those of the extreme scores);
 - `moved`: every held-out w is moved by 3 standard deviations along the normal towards the other side,
-  rendered and scored again: the fraction whose label is now that of the other side. It says whether the
-  hyperplane is of use, and not of the sampling alone.
+  rendered and scored again: the fraction whose label is now that of the other side. It tells whether the
+  hyperplane is useful for editing, beyond describing the samples.
 
-The judge is the attribute net: its mistakes are in all three figures. Higher is better.
+  The attribute net is the judge: its mistakes affect all three numbers. Higher is better.
 """
 
 import dataclasses
@@ -42,10 +42,10 @@ class Separability:
 
     test: float
     rest: float | None
-    """None where every sample is among the highest or the lowest."""
+    """None if every sample is among the highest or the lowest."""
     moved: float
     held_out: int
-    """Samples behind `test` and `moved`."""
+    """Number of samples behind `test` and `moved`."""
 
 
 def separability(
@@ -54,12 +54,12 @@ def separability(
     settings: LearnSettings,
     on_images: Callable[[int], None] | None = None,
 ) -> dict[str, Separability | WranganError]:
-    """Direction name (or the attribute's, where there is none) → accuracies, or why there are none.
+    """Name of the direction (or else of the attribute) → accuracies, or the error.
 
-    settings.epsilon: scale of the ε with which all images are drawn; 0 is the mean weights.
+    settings.epsilon: scale of the ε with which all images are rendered; 0: the mean weights.
     Raises WranganError without scikit-learn, or when scores are not finite.
     """
-    require_sklearn()  # reported now, and not after the samples
+    require_sklearn()  # report it now, not after rendering
     w, logits = score_samples(model, net, settings, on_images)
     found: dict[str, Separability | WranganError] = {}
     for name, (column, sign) in judged(net).items():

@@ -1,4 +1,4 @@
-"""Share of a random weight's numbers that have been given up: |σ| < 10⁻³ (the paper's Table 6)."""
+"""The fraction of a random weight's elements with negligible σ: |σ| < 10⁻³ (the paper's Table 6)."""
 
 from wrangan_cli.engine.metrics.base import LayerMetric
 from wrangan_cli.engine.models.folder import Model
@@ -10,4 +10,6 @@ def std_share(model: Model, samples: int = 0, seed: int = 0, batch: int = 16) ->
     return small_std_share(model.generator)
 
 
-METRIC = LayerMetric("std-share", f"share of |σ| < {SMALL_STD:g} in each random layer, 0…1", False, std_share)
+METRIC = LayerMetric(
+    "std-share", f"fraction of |σ| < {SMALL_STD:g} in each random layer, 0…1", False, std_share
+)

@@ -1,10 +1,10 @@
-"""VGG16 features of images, as the authors of precision and recall take them (Kynkäänniemi et al. 2019).
+"""VGG16 features of images, as used by the authors of precision and recall (Kynkäänniemi et al. 2019).
 
 Network: torchvision's VGG16 of ImageNet, the 4096 values of its second fully connected layer after the
-ReLU. The authors' file (a TensorFlow pickle) holds VGG16 of another training on ImageNet; torch-fidelity
-and the usual PyTorch ports take torchvision's too. Protocol, in this order:
+ReLU. The authors' file (a TensorFlow pickle) holds a VGG16 from another training on ImageNet; torch-fidelity
+and the usual PyTorch ports use torchvision's too. Protocol, in this order:
 
-1. values in [-1, 1] are rounded to 8 bits, as a saved image has them;
+1. values in [-1, 1] are rounded to 8 bits, as in a saved image;
 2. images with a side below 161 px are enlarged bilinearly to 256;
 3. bilinear to 224 × 224 by the rule of TensorFlow 1, as torch-fidelity does;
 4. to [0, 1], minus ImageNet's mean, over its standard deviation, float32.
@@ -41,11 +41,11 @@ class VGG16Features:
 
 
 def load_vgg16(device: torch.device | str = "cpu", wanted_by: str = "precision-vgg16") -> VGG16Features:
-    """The network on `device`; WranganError if its file is not there, FileError if it is another."""
+    """The network on `device`; WranganError if its file is missing, FileError if it is a different one."""
     path = find_weights(TORCHVISION_VGG, wanted_by)
     from torchvision.models import vgg16
 
-    # On the meta device nothing is drawn at random or downloaded; the file's tensors take its place.
+    # On the meta device nothing is initialised or downloaded; the tensors of the file are assigned instead.
     with torch.device("meta"):
         network = vgg16()
     try:

@@ -9,7 +9,7 @@ from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, Mobi
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 Architecture = tuple[type[GeneratorConfig], Callable[[Any], Generator]]
-"""Its settings, and the generator that is made of them."""
+"""The class of its settings, and that of the generator made from them."""
 
 _ALL: tuple[Architecture, ...] = (
     (StyleGAN2Config, StyleGAN2Generator),
@@ -18,7 +18,7 @@ _ALL: tuple[Architecture, ...] = (
 ARCHITECTURES = {config.architecture: (config, generator) for config, generator in _ALL}
 """By name."""
 OLDEST = StyleGAN2Config.architecture
-"""That of a record which names none: models of before had no other."""
+"""The architecture of records that name none: older models had no other."""
 
 
 def build_generator(config: GeneratorConfig) -> Generator:
@@ -27,14 +27,14 @@ def build_generator(config: GeneratorConfig) -> Generator:
 
 
 def config_record(config: GeneratorConfig) -> dict[str, Any]:
-    """What `config.json` says of a generator: its `architecture`, and its settings as `generator`."""
+    """The entries of `config.json` for a generator: `architecture`, and its settings as `generator`."""
     return {"architecture": config.architecture, "generator": config.to_json()}
 
 
 def read_generator_config(record: dict[str, Any]) -> GeneratorConfig:
     """The inverse of `config_record`.
 
-    Raises ValueError for an architecture that is not known, and KeyError, TypeError, ValueError or
+    Raises ValueError for an unknown architecture, and KeyError, TypeError, ValueError or
     AttributeError for a bad field.
     """
     name = record.get("architecture", OLDEST)

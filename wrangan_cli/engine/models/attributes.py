@@ -23,9 +23,9 @@ class AttributeConfig:
     names: tuple[str, ...]
     """The attributes, in the order of the logits."""
     resolution: int = 64
-    """Side in px that images are brought to before the first layer."""
+    """Side in px to which images are resized before the first layer."""
     widths: tuple[int, ...] = (24, 32, 64, 96, 128)
-    """Feature maps; each layer of the list halves the side."""
+    """Feature maps of the layers, each of which halves the side."""
 
     def __post_init__(self) -> None:
         if not self.names or len(set(self.names)) != len(self.names):
@@ -72,7 +72,7 @@ class AttributeNet(nn.Module):
         super().__init__()
         self.config = config
         stem, *rest = config.widths
-        # At full size one thin layer only: that is where the time goes.
+        # Only one thin layer at full size, which takes most of the time.
         self.stem = nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False)
         self.stem_norm = nn.GroupNorm(_GROUPS, stem)
         inputs = [stem, *rest][: len(rest)]
@@ -104,7 +104,7 @@ class AttributeNet(nn.Module):
 def attribute_logits(net: AttributeNet, images: Tensor, batch: int = 256) -> Tensor:
     """Logits of many images without gradients: (N, len(names)) float32 on the net's device.
 
-    images: (N, 3, H, W) in [-1, 1] on any device; values outside are clipped, as on disk.
+    images: (N, 3, H, W) in [-1, 1] on any device; values outside are clipped, as in image files.
     """
     device = net.head.weight.device
     return torch.cat([net(part.to(device).clamp(-1, 1)) for part in images.split(batch)])

@@ -1,4 +1,4 @@
-"""Codes: what inversion yields for one image, and how images are drawn from them."""
+"""Codes, the results of inverting one image each, and rendering images from them."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from wrangan_cli.engine.models.shared_offsets import with_shared
 
 SUFFIX = ".st"
 IMPORTED = "import"
-"""The method in the record of a code that another tool's latent became."""
+"""The method in the record of a code that was imported from another tool's latent."""
 PREFIXES = {"epsilon": "epsilon", "delta": "delta", "noise": "noise", "parameter": "parameters"}
-"""What a tensor's name in the file begins with, and the field of Code that it belongs to."""
+"""Prefix of a tensor's name in the file → the field of Code that holds it."""
 
-# Each image has its own weights: what is drawn at once is limited by memory.
+# Each image has separate weights, so memory limits how many are rendered together.
 _BATCH = 8
 
 
@@ -30,11 +30,11 @@ _BATCH = 8
 class Code:
     """One inverted image.
 
-    w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. All else is float16 or
-    float32, and an offset to the model: what a code lacks is zero. epsilon, delta: by the
-    weight's name, (O, I, k, k), in units of σ and in plain units. noise: by number of the
-    noise input ("0", "1", …), (side, side), of its noise map. parameters: by name in the
-    state dict, in the parameter's shape, of any parameter of the synthesis network. info: JSON
+    w: float32 (style_dim,) in W or (num_latents, style_dim) in W+. All other tensors are float16 or
+    float32 offsets to the model; missing ones are zero. epsilon, delta: by the
+    weight's name, (O, I, k, k), in units of σ and absolute, respectively. noise: offsets to noise maps, by
+    number of the noise input ("0", "1", …), (side, side). parameters: offsets to any parameter of the
+    synthesis network, by name in the state dict, in the parameter's shape. info: JSON
     values (model, model_sha256, method, settings, seed, steps, distortion, source …).
     """
 
@@ -46,7 +46,7 @@ class Code:
     info: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """In short: whole tensors would fill the screen."""
+        """A short form, without whole tensors."""
         made = f"{self.info.get('model', 'unknown')}, {self.info.get('method', 'unknown')}"
         offsets = sum(len(getattr(self, group)) for group in PREFIXES.values())
         return f"Code({made}, w {tuple(self.w.shape)}, {offsets} offsets)"
@@ -66,8 +66,8 @@ def save_code(path: Path, code: Code) -> None:
 def load_code(path: Path, model: Model | None = None) -> Code:
     """Read a code; with `model`, check that it was made for that model and fits it.
 
-    A frame of a clip comes with what its clip shares (shared_offsets.py), as any other code.
-    Raises FileError: unreadable, not a code, not finite, or of another model.
+    For a frame of a clip, the shared offsets (shared_offsets.py) are added, as if it were an ordinary code.
+    Raises FileError: unreadable, not a code, not finite, or made for another model.
     """
     tensors, info = read_tensors(path)
     if info.get("kind") != "code" or "w" not in tensors:
@@ -87,7 +87,7 @@ def load_code(path: Path, model: Model | None = None) -> Code:
 
 
 def holds_code(path: Path, code: Code) -> bool:
-    """Whether the file is a code with the same w and the same record; a file that is no code is not."""
+    """Whether the file is a code with the same w and the same record."""
     try:
         there = load_code(path)
     except FileError:
@@ -103,7 +103,7 @@ def random_code(model: Model, seed: int, truncation: float = 1.0) -> Code:
 
 
 def find_codes(path: Path) -> list[Path]:
-    """The codes of a folder, by name, or the one file; FileError if there are none."""
+    """The codes in a folder, sorted by name, or the single file; FileError if there are none."""
     if not path.is_dir():
         return [path]
     found = sorted(p for p in path.iterdir() if p.suffix == SUFFIX and not p.name.startswith("."))
@@ -113,16 +113,16 @@ def find_codes(path: Path) -> list[Path]:
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """The metadata of a code alone."""
+    """Only the metadata of a code."""
     return load_code(path).info
 
 
 def render(model: Model, codes: Sequence[Code], side: int | None = None) -> Tensor:
-    """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped; with `side`
-    reduced to it by area, where they are larger.
+    """The images of `codes`: (B, 3, R, R) float32 on the model's device, not clipped. side: larger images are
+    reduced to it by area averaging.
 
-    Codes that lack an offset that others have count as zero there. Codes with offsets of
-    `parameters` are drawn one by one, the others together.
+    An offset that only some of the codes have counts as zero in the others. Codes with offsets of
+    `parameters` are rendered one by one, the others together.
     """
     images: dict[int, Tensor] = {}
     together = [index for index, code in enumerate(codes) if not code.parameters]
@@ -140,8 +140,8 @@ def render_each(
 ) -> Iterator[Tensor]:
     """`render` of any number of codes, one image after another: (3, R, R) float32 on the CPU, not clipped.
 
-    Codes are taken, and images drawn, a few at a time; no more are held. on_image is told how many
-    were drawn so far, first 0.
+    Only a few codes and images are in memory at a time. on_image gets the number of images rendered
+    so far, starting with 0.
     """
     waiting, done = iter(codes), 0
     if on_image:
@@ -181,7 +181,7 @@ def _stack(offsets: Sequence[Mapping[str, Tensor]], device: torch.device) -> dic
 
 
 def check_fit(path: Path, code: Code, model: Model) -> None:
-    """FileError, which names `path`, unless the code was made for the model and fits it."""
+    """FileError about `path` unless the code was made for the model and fits it."""
     made_for, config = code.info.get("model_sha256"), model.generator.config
     if made_for != model.sha256:
         name = code.info.get("model", "unknown")
@@ -191,7 +191,7 @@ def check_fit(path: Path, code: Code, model: Model) -> None:
             f"not for {model.name} ({model.sha256[:12]}…)",
         )
     if code.w.shape not in ((config.style_dim,), (config.num_latents, config.style_dim)):
-        raise FileError(path, f"w has shape {tuple(code.w.shape)}, which {model.name} cannot draw")
+        raise FileError(path, f"w has shape {tuple(code.w.shape)}, which {model.name} cannot render")
     for kind, offsets, weights in (
         ("epsilon", code.epsilon, model.generator.random_weights()),
         ("delta", code.delta, model.generator.weights()),

@@ -31,15 +31,15 @@ class StyleGAN2Config(GeneratorConfig):
     mapping_lr_multiplier: float = 0.01
     """Learning-rate multiplier of the mapping network."""
     randomized_layers: RandomLayers = 0
-    """N: the last N styled convolutions have random 3×3 weights (paper, section 3.4); or their names."""
+    """N: the last N styled convolutions have random 3×3 weights (paper, section 3.4); or names of weights."""
     conv_clamp: float | None = None
-    """Clamp of every layer's output (NVIDIA's fp16 models); none in rosinality's."""
+    """Clamp of every layer's output (NVIDIA's fp16 models); None in rosinality's."""
     fir_taps: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
     """1-D filter of all up- and down-sampling."""
     image_channels: int = 3
     """Colour channels."""
     stddev_group: int | None = 4
-    """Images that share one standard deviation in the discriminator; none: the whole batch."""
+    """Images that share one standard deviation in the discriminator; None: the whole batch."""
 
     def __post_init__(self) -> None:
         counts = [self.style_dim, self.image_channels, self.mapping_layers, *self.channels.values()]
@@ -86,7 +86,7 @@ class StyleGAN2Config(GeneratorConfig):
 
     def discriminator(self) -> "Discriminator":
         """The residual discriminator that StyleGAN2 is trained against."""
-        from wrangan_cli.engine.models.discriminator import Discriminator  # it is made of these settings
+        from wrangan_cli.engine.models.discriminator import Discriminator  # avoids a circular import
 
         return Discriminator(self)
 

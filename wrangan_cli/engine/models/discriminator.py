@@ -61,10 +61,10 @@ class Discriminator(nn.Module):
 
         B must be divisible by the group of min(B, config.stddev_group) images that
         share a standard deviation (ValueError otherwise). Activations are in
-        `low_precision` where that is set; the logits are not.
+        `low_precision` if that is set; the logits are not.
         """
         x = images
-        # The first layer, from RGB, works at the side of the block that follows it.
+        # The first layer, from RGB, works at the side of the following block.
         for layer, side in zip(self.convs, [images.shape[-1], *self.config.resolutions[:0:-1]], strict=True):
             if self.low_precision:
                 x = x.to(self.low_precision.at(side, images.dtype))

@@ -1,7 +1,7 @@
-"""EfficientNet-lite0 (Tan and Le 2019, without squeeze and excitation): the body alone, trainable.
+"""EfficientNet-lite0 (Tan and Le 2019, without squeeze and excitation): only the body, trainable.
 
-In plain PyTorch, so that a network with this body needs no other package. Its padding is TensorFlow's:
-where a convolution halves the side, the odd px of padding is at the right and at the bottom.
+In plain PyTorch, so that a network with this body needs no other package. Padding follows TensorFlow:
+if a convolution halves the side, the odd px of padding is at the right and at the bottom.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ STAGES = (
     _Stage(320, 1, 3, 1),
 )
 WIDTH = STAGES[-1].width
-"""Channels of the last map, which is 32 times smaller than the image."""
+"""Channels of the last map, whose side is 1/32 of the image's."""
 
 
 class _PaddedConv(nn.Conv2d):
@@ -75,7 +75,7 @@ class InvertedResidual(nn.Module):
 
 
 def efficientnet_lite0() -> nn.Sequential:
-    """Images (B, 3, H, W) in [-1, 1], which is how the classifier was trained, to maps
+    """A network from images (B, 3, H, W) in [-1, 1], the range of the classifier's training, to maps
     (B, WIDTH, ⌈H / 32⌉, ⌈W / 32⌉)."""
     layers: list[nn.Module] = [*_unit(3, STEM, 3, 2), nn.ReLU6()]
     inputs = STEM
@@ -92,10 +92,10 @@ def efficientnet_lite0() -> nn.Sequential:
 
 
 def load_pretrained(body: nn.Module, classifier: Mapping[str, Tensor]) -> None:
-    """Give `efficientnet_lite0()` the weights of a whole classifier: the same layers in the same order,
-    whatever their names; what follows the body (1×1 convolution, norm, linear) is left out.
+    """Load the weights of a whole classifier into `efficientnet_lite0()`: the same layers in the same order,
+    whatever their names, without the layers after the body (1×1 convolution, norm, linear).
 
-    Raises ValueError where a shape differs.
+    Raises ValueError if a shape differs.
     """
     own = body.state_dict()
     for (name, tensor), given in zip(own.items(), classifier.values(), strict=False):

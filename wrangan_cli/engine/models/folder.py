@@ -25,22 +25,23 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FITTED = "fitted.safetensors"
-"""What this project made for weights that are fetched (fetched_models.py)."""
+"""This project's additions to weights that are fetched (fetched_models.py)."""
 LENT = (
     *("encoder.safetensors", "encoder-e4e.safetensors", "encoder-restyle.safetensors"),
     *("attributes.safetensors", "directions.safetensors"),
 )
-"""What depends on W and on what the images show alone: the forms of one generator can share it."""
+"""Files that depend only on W and on the content of the images, so that forms of one generator can share
+them."""
 
 
 @dataclass(frozen=True)
 class Lender:
-    """A bundled model of which another is a smaller form, and whose LENT files serve it too."""
+    """A bundled model of which another is a smaller form, and whose LENT files the other uses, too."""
 
     folder: Path
-    """What ships for it."""
+    """The folder of the files that ship for it."""
     sha256: str
-    """Of its `model.safetensors`, which need not be there."""
+    """That of its `model.safetensors`, which need not exist."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ class Model:
     name: str
     """Name of the folder."""
     path: Path
-    """The folder; what the user makes for the model is written there."""
+    """The folder, to which files that the user makes for the model are written."""
     sha256: str
-    """Of `model.safetensors`; codes refer to it."""
+    """That of `model.safetensors`; codes refer to it."""
     generator: Generator
     w_mean: Tensor
     """Mean of w over many z: float32 (style_dim,), on the generator's device."""
@@ -61,9 +62,9 @@ class Model:
     perceptual: str
     """Name of the model's perceptual distance (engine/models/perceptual.py)."""
     inversion: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of wrangan that were measured to suit the model's σ (NAMED_BY_MODEL), such as `epsilon_lr`."""
+    """Settings of wrangan that suit the model's σ by measurement (NAMED_BY_MODEL), such as `epsilon_lr`."""
     bundled: Path | None = None
-    """Where a model whose weights were fetched has what ships with it; None: all is in `path`."""
+    """Folder of the files that ship with a model whose weights are fetched; None: everything is in `path`."""
     lender: Lender | None = None
     """The model that `config.json` names as `companions_of`; None for a model that stands alone."""
 
@@ -73,20 +74,20 @@ class Model:
         return f"Model({self.name}, {kind}, {self.resolution} px, {self.device})"
 
     def companions(self, name: str) -> list[Path]:
-        """The files of this name that go with the model: its own folder's first, then what ships with it,
-        then, of LENT, what ships with its lender."""
+        """The files of this name that belong to the model: first in its folder, then those that ship with it,
+        then, for LENT files, those that ship with its lender."""
         folders = [self.path, *([self.bundled] if self.bundled else [])]
         if self.lender and name in LENT:
             folders.append(self.lender.folder)
         return [folder / name for folder in folders if (folder / name).is_file()]
 
     def shares(self, made_for: object) -> bool:
-        """Whether an encoder into W or directions that were made for the model of this sha256 serve this one:
-        made for it, or for its lender."""
+        """Whether an encoder into W or directions made for the model with this sha256 suit this one: made for
+        it, or for its lender."""
         return made_for == self.sha256 or (self.lender is not None and made_for == self.lender.sha256)
 
     def companion(self, name: str) -> Path | None:
-        """The first of `companions`; None where there is none."""
+        """The first of `companions`; None if there is none."""
         return next(iter(self.companions(name)), None)
 
     @property
@@ -96,13 +97,13 @@ class Model:
 
     @property
     def sample_side(self) -> int:
-        """Side in px at which its samples are compared with real images (FID, KID, corruption …): its own,
-        at most 256, to which the field reduces larger ones."""
+        """Side in px at which its samples are compared with real images (FID, KID, corruption …): that of its
+        images, at most 256, as is usual in the field."""
         return min(self.resolution, SAMPLE_SIDE)
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return self.w_mean.device
 
 
@@ -119,7 +120,7 @@ def bundled_models() -> dict[str, Path]:
 
 
 def network_of(folder: Path, record: dict[str, Any]) -> Generator:
-    """A new generator of the settings in a model's record; FileError for bad ones."""
+    """A new generator with the settings in a model's record; FileError for bad ones."""
     try:
         return build_generator(read_generator_config(record))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,8 +130,8 @@ def network_of(folder: Path, record: dict[str, Any]) -> Generator:
 def read_model(folder: Path, device: torch.device | str = "cpu") -> Model:
     """Read the model of a folder that holds its weights, in float32, onto `device`.
 
-    Raises FileError for files that are missing, broken, or do not fit each other. What its record says of
-    inversion is not checked here (library.py).
+    Raises FileError for files that are missing, broken, or do not fit each other. The inversion settings
+    in its record are not checked here (see library.py).
     """
     record = read_config(folder)
     generator = network_of(folder, record)
@@ -172,13 +173,13 @@ def save_model(
     """Write `config.json` and `model.safetensors` (and `discriminator.safetensors`) to `folder`.
 
     w_mean is measured if not given. source: where the weights come from, for the
-    record. dtype: storage type of the weights. inversion: see Model. An earlier model's
-    discriminator there is removed. Other files in the folder stay, but what was trained for the
-    old weights no longer fits them.
+    record. dtype: storage type of the weights. inversion: see Model. The discriminator of an earlier
+    model there is removed. Other files in the folder are kept, but networks trained for the
+    old weights no longer fit.
 
     The files are replaced together, `config.json` last, with the sha256 of the others: a
-    crash between two renames leaves a folder that `read_model` refuses, and no model that is
-    made of two. Raises FileError where they cannot be written.
+    crash between two renames leaves a folder that `read_model` rejects, not a mixture of two
+    models. Raises FileError if they cannot be written.
     """
     measured_mean, w_std = w_statistics(generator)
     tensors = stored_weights(generator, dtype, prefix="generator.")
@@ -211,9 +212,9 @@ def save_model(
 def carry_companions(start: Model, folder: Path) -> list[Path]:
     """Copy what was trained for `start` (encoder, directions, attribute net, reference) into `folder`.
 
-    For a model there that draws the same images of the same w, as one does to which only a σ was
-    given. Files that name the model they were made for, or another of them (a hypernetwork its
-    encoder), get the new one's sha256.
+    For a model there that renders the same images from the same w, such as one to which only σ was
+    added. Files that name the model for which they were made, or one another (a hypernetwork its
+    encoder), get the sha256 of the new one.
     """
     own = sha256(folder / WEIGHTS)
     carried = []
@@ -230,7 +231,7 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
             if not (made_for == start.sha256 or (path.name in LENT and start.shares(made_for))):
                 continue
             record["model_sha256"] = own
-        # By name an encoder comes before the hypernetwork that was trained with it.
+        # In order of names, an encoder comes before the hypernetwork that was trained with it.
         if record.get("encoder_sha256") in renewed:
             record["encoder_sha256"] = renewed[record["encoder_sha256"]]
         write_tensors(folder / path.name, tensors, record)
@@ -242,7 +243,7 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
 def load_discriminator(folder: Path, config: GeneratorConfig) -> Discriminator:
     """The discriminator that was trained with a model, in float32 on the CPU.
 
-    Raises UsageError for an architecture that has none, FileError where it is missing or broken.
+    Raises UsageError for an architecture that has none, FileError if it is missing or broken.
     """
     discriminator = config.discriminator()
     path = folder / DISCRIMINATOR
@@ -253,13 +254,13 @@ def load_discriminator(folder: Path, config: GeneratorConfig) -> Discriminator:
 
 
 def find_discriminator(model: Model) -> Discriminator | None:
-    """`load_discriminator` of a model, or None where none travels with it."""
+    """`load_discriminator` of a model, or None if it has none."""
     path = model.companion(DISCRIMINATOR)
     return load_discriminator(path.parent, model.generator.config) if path else None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, checked to be a model's; FileError otherwise."""
+    """`config.json` of a model; FileError if it is not one."""
     path = folder / CONFIG
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -271,20 +272,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def recorded_sha256(folder: Path) -> str | None:
-    """What `config.json` says of `model.safetensors`, which need not be there; None if it says nothing."""
+    """The sha256 of `model.safetensors`, which need not exist, in `config.json`; None if not recorded."""
     known = read_config(folder).get("sha256")
     return known.get(WEIGHTS) if isinstance(known, dict) else None
 
 
 def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
-    """The file's sha256; FileError if `config.json` says another. Models of before say none."""
+    """The file's sha256; FileError if `config.json` records a different one. Older models record none."""
     digest, known = sha256(weights), record.get("sha256")
     named = known.get(weights.name) if isinstance(known, dict) else None
     if named not in (None, digest):
         again = (
-            f"it was changed; get it anew: wrangan fetch {weights.parent.name} --overwrite"
+            f"it was changed: run `wrangan fetch {weights.parent.name} --overwrite`"
             if "fetched" in record
-            else "the saving was interrupted; save, train or convert the model again"
+            else "saving was interrupted: save, train or convert the model again"
         )
         raise FileError(
             weights, f"sha256 {digest[:12]}…, and {CONFIG} was written with {str(named)[:12]}…: {again}"
@@ -293,7 +294,7 @@ def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
 
 
 def _lender(folder: Path, record: Mapping[str, Any]) -> Lender | None:
-    """The bundled model that the record names; FileError where there is none."""
+    """The bundled model that the record names; FileError if it does not exist."""
     name = record.get("companions_of")
     if name is None:
         return None
@@ -305,7 +306,7 @@ def _lender(folder: Path, record: Mapping[str, Any]) -> Lender | None:
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:
-    """State dict for storage: without FIR kernels, which the settings determine."""
+    """The state dict to store, without FIR kernels, which the settings determine."""
     return {
         prefix + name: tensor.to(dtype)
         for name, tensor in network.state_dict().items()
@@ -344,7 +345,7 @@ def w_statistics(generator: Generator, samples: int = W_SAMPLES) -> tuple[Tensor
     mean = w.mean(dim=0)
     std = (w - mean).square().sum(dim=1).mean().sqrt()
     if not (mean.isfinite().all() and std.isfinite()):
-        raise WranganError("the mapping network gives values that are not finite")
+        raise WranganError("the mapping network returned values that are not finite")
     return mean, float(std)
 
 

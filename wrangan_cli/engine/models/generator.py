@@ -1,7 +1,7 @@
-"""What the suite asks of a generator, whatever its architecture; the one place that says it.
+"""The interface of generators of every architecture, in this one place.
 
 An architecture is a subclass of `GeneratorConfig` and one of `Generator`, named in
-`architectures.py`. Nothing outside `engine/models/` asks which one a model is.
+`architectures.py`. Nothing outside `engine/models/` depends on which one a model has.
 """
 
 from abc import ABC, abstractmethod
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 NoiseMode = Literal["const", "random", "none"]
 Offsets = Mapping[str, Tensor]
 RandomLayers = int | tuple[str, ...]
-"""Which weights are random: those of the last N styled convolutions, or those of these names, each a
-weight's, a layer's, or what several layers' names begin with up to a dot (`layers.3`)."""
+"""Which weights are random: those of the last N styled convolutions, or those of these names. A name is that
+of a weight, of a layer, or a prefix of several layers up to a dot (`layers.3`)."""
 
 
 class GeneratorConfig(ABC):
@@ -63,14 +63,13 @@ class GeneratorConfig(ABC):
         return cls(**fields)
 
     def with_random(self, which: RandomLayers) -> Self:
-        """The same generator with these weights random; ValueError for what it does not have."""
+        """The same generator with these weights random; ValueError for weights that it does not have."""
         return replace(self, randomized_layers=which)  # type: ignore[type-var]  # subclasses are dataclasses
 
     def discriminator(self) -> "Discriminator":
-        """A new discriminator of this architecture's own; UsageError where it has none."""
+        """A new discriminator of this architecture; UsageError if it has none."""
         raise UsageError(
-            f"{self.architecture} has no discriminator of its own: use --discriminator projected, "
-            "or σ by sensitivity"
+            f"{self.architecture} has no discriminator: use --discriminator projected, or σ by sensitivity"
         )
 
 
@@ -79,7 +78,8 @@ class StyledWeight:
     """A weight of a styled convolution, which may be random: θ = μ + σ⊙ε + δ."""
 
     owner: nn.Module
-    """Holds μ as `weight`, of `shape` or with an axis of 1 before it, and σ as `std`, of `shape`, or None."""
+    """Holds μ as `weight`, of `shape`, possibly with a leading axis of 1, and σ as `std`, of `shape`, or
+    None."""
     key: str
     """Name of the owner in the state dict."""
     layer: str
@@ -87,13 +87,13 @@ class StyledWeight:
     row: int
     """Row of W+ that modulates it."""
     side: int
-    """Side in px of the feature maps that it makes."""
+    """Side in px of its output feature maps."""
     low: int | None = None
-    """Of its output channels the first so many make what is seen at `side`, the others detail that only
-    images of twice that show; None: there are no others."""
+    """Number of leading output channels that determine the image at `side`; the others add detail that only
+    images of twice that side show. None: all determine it."""
 
     def shown(self, side: int) -> int:
-        """How many of its output channels, the first ones, draw what images of `side` px show."""
+        """Number of its leading output channels that affect what images of `side` px show."""
         if side < self.side:
             return 0
         outputs = self.shape[0]
@@ -108,7 +108,7 @@ class StyledWeight:
 
     @property
     def std(self) -> nn.Parameter | None:
-        """σ: (O, I, k, k); None where the weight is not random."""
+        """σ: (O, I, k, k); None if the weight is not random."""
         std = self.owner.std
         assert std is None or isinstance(std, Tensor)
         return std  # type: ignore[return-value]
@@ -158,9 +158,9 @@ class Generator(nn.Module, ABC):
 
         w: (B, style_dim) in W, or (B, num_latents, style_dim) in W+. epsilon, delta: by the names of
         `weights`, ε (in units of σ) and a plain offset, each (O, I, k, k) for the whole batch or
-        (B, O, I, k, k) per image. Without ε a random weight is its mean. noise: the stored maps,
-        fresh ones, none, or one given (B or 1, 1, side, side) for each of `noise_inputs`. side: the
-        images reduced by area to this side, where R is larger (`reduced`): (B, 3, side, side).
+        (B, O, I, k, k) per image. Without ε a random weight equals its mean. noise: the stored maps,
+        random ones, none, or given maps (B or 1, 1, side, side), one for each of `noise_inputs`. side: if R
+        is larger, reduce the images to this side by area averaging (`reduced`): (B, 3, side, side).
         """
 
     def forward(self, z: Tensor, noise: NoiseMode = "random") -> Tensor:
@@ -169,7 +169,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def weights(self) -> dict[str, StyledWeight]:
-        """The weights of all styled convolutions by name, in order of use; ε, σ and δ go by these names."""
+        """The weights of all styled convolutions by name, in order of use; ε, σ and δ use these names."""
 
     @abstractmethod
     def noise_inputs(self) -> dict[str, NoiseInput]:
@@ -184,17 +184,17 @@ class Generator(nn.Module, ABC):
         }
 
     def cached_weights(self) -> AbstractContextManager[None]:
-        """Within this block what every image asks of the weights may be computed once. They must not
-        be changed in it; replacing them (functional_call) is noticed."""
+        """Within this block values that depend only on the weights may be computed once. The weights must
+        not be changed in place; replacing them (functional_call) is detected."""
         return nullcontext()
 
     def set_precision(self, name: str, top: int) -> None:
         """Compute the `top` largest resolutions in `name` (float32, bf16 or fp16) while training.
 
-        Raises UsageError where the architecture cannot.
+        Raises UsageError if the architecture does not support it.
         """
         if name != "float32" and top > 0:
-            raise UsageError(f"precision {name}: {self.config.architecture} computes in float32 alone")
+            raise UsageError(f"precision {name}: {self.config.architecture} supports only float32")
 
     @property
     def device(self) -> torch.device:
@@ -217,21 +217,21 @@ class Generator(nn.Module, ABC):
 
 
 def reduced(images: Tensor, side: int | None) -> Tensor:
-    """Square images (B, C, R, R) reduced by area to `side` px where R is larger; None: as they are."""
+    """Square images (B, C, R, R) reduced by area averaging to `side` px if R is larger; None: unchanged."""
     if side is None or images.shape[-1] <= side:
         return images
     return F.interpolate(images, size=(side, side), mode="area")
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: lists, and names for the keys, in the order of the numbers that they stand for."""
+    """The value in JSON types: lists, and keys as strings, in numerical order."""
     if isinstance(value, dict):
         return {str(key): own for key, own in sorted(value.items())}
     return list(value) if isinstance(value, tuple) else value
 
 
 def read_random_layers(value: Any) -> RandomLayers:
-    """RandomLayers as JSON has them, a number or a list of names; TypeError for anything else."""
+    """RandomLayers from JSON, a number or a list of names; TypeError for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
@@ -243,7 +243,7 @@ def random_names(which: RandomLayers, weights: Mapping[str, str]) -> set[str]:
     """The names of the weights that `which` makes random.
 
     weights: the layer of each weight by the weight's name, in order of use. Raises ValueError for
-    more layers than there are, or a name that is none.
+    more layers than there are, or an unknown name.
     """
     layers = list(dict.fromkeys(weights.values()))
     if isinstance(which, int):
@@ -263,7 +263,7 @@ def random_names(which: RandomLayers, weights: Mapping[str, str]) -> set[str]:
 def parse_random_layers(text: str, generator: Generator) -> RandomLayers:
     """`6` → 6, the last six styled convolutions; `3-5`, `convs.6,convs.7` or `layers.3-5` → names.
 
-    A range counts by the number in a layer's name. UsageError for what the generator does not have.
+    A range refers to the numbers in the names of layers. UsageError for layers that do not exist.
     """
     if text.strip().isdigit():
         which: RandomLayers = int(text)
@@ -277,7 +277,7 @@ def parse_random_layers(text: str, generator: Generator) -> RandomLayers:
 
 
 def _named(item: str, generator: Generator) -> Iterator[str]:
-    """The layers of a range, or the one name."""
+    """The layers of a range, or the single name."""
     first, dash, last = item.strip().rpartition("-")
     start = first.rpartition(".")[2]
     if not (dash and start.isdigit() and last.isdigit()):
@@ -292,5 +292,5 @@ def _named(item: str, generator: Generator) -> Iterator[str]:
             yield layer
     if not found:
         raise UsageError(
-            f"layers {item.strip()!r}: none there; there are {', '.join(generator.layer_names())}"
+            f"layers {item.strip()!r}: no such layer; there are {', '.join(generator.layer_names())}"
         )

@@ -1,7 +1,7 @@
 """Building blocks shared by the generator, the discriminator and the encoders.
 
-Attribute names follow rosinality's state-dict keys, so that his checkpoints load
-without a map (docs/conversion.md).
+Attribute names follow rosinality's state-dict keys, so that rosinality's checkpoints load
+without renaming (docs/conversion.md).
 """
 
 import math
@@ -24,7 +24,7 @@ class PixelNorm(nn.Module):
 
 
 class Constant(nn.Module):
-    """What a generator's first layer sees: (1, C, 4, 4)."""
+    """The learned input of a generator's first layer: (1, C, 4, 4)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Constant(nn.Module):
 
 
 class NoiseStrength(nn.Module):
-    """One number, under the key that rosinality gives it."""
+    """A scalar, under rosinality's key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class NoiseMaps(nn.Module):
     """The stored noise maps of a generator: white noise, (1, 1, side, side) each."""
 
     def __init__(self, sides: Iterable[int]) -> None:
-        """sides: of the styled convolutions' outputs in px, in order of use."""
+        """sides: those of the styled convolutions' outputs in px, in order of use."""
         super().__init__()
         for index, side in enumerate(sides):
             self.register_buffer(f"noise_{index}", torch.randn(1, 1, side, side))
@@ -54,8 +54,8 @@ class NoiseMaps(nn.Module):
         return stored
 
     def given(self, index: int, noise: NoiseMode | Sequence[Tensor], batch: int) -> Tensor | None:
-        """What a layer adds, by `noise` of `Generator.synthesis`: the stored map or one of those given, fresh
-        ones (batch, 1, side, side), or nothing."""
+        """The noise that a layer adds, by `noise` of `Generator.synthesis`: the stored map, a given one,
+        random ones (batch, 1, side, side), or None."""
         if not isinstance(noise, str):
             return noise[index]
         if noise == "none":
@@ -64,7 +64,7 @@ class NoiseMaps(nn.Module):
         return stored if noise == "const" else torch.randn(batch, *stored.shape[1:], device=stored.device)
 
     def inputs(self, strengths: Mapping[str, NoiseStrength]) -> dict[str, NoiseInput]:
-        """`Generator.noise_inputs`. strengths: the `noise` of each styled convolution, by the convolution's
+        """The result of `Generator.noise_inputs`. strengths: the `noise` of each styled convolution, by its
         name, in order of use."""
         return {
             str(index): NoiseInput(name, self.stored(index), strength.weight, f"{name}.noise.weight")
@@ -102,7 +102,7 @@ class EqualLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, in) → (B, out)."""
         bias = self.bias if self.lr_multiplier == 1 else self.bias * self.lr_multiplier
-        # One operation, and the scale on the few results instead of the many weights.
+        # One operation, with the scale on the few results rather than the many weights.
         x = torch.addmm(bias.to(x.dtype), x, self.weight.to(x.dtype).t(), alpha=self.scale)
         return bias_act(x, None, activate=True) if self.activate else x
 

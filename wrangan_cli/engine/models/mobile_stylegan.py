@@ -1,9 +1,9 @@
 """MobileStyleGAN (Belousov 2021, arXiv 2104.04767): StyleGAN2's W, separable convolutions, wavelets.
 
-The mapping network is the teacher's, so a w, a direction or a row of W+ means what it means in the
-StyleGAN2 that it was distilled from. A styled convolution is a depthwise 3×3 and a 1×1 (the first, at 4 px,
-one dense 3×3) without demodulation; both weights may be random. What doubles the side is an inverse Haar
-transform, which makes four pixels of four channels and has no weights.
+The mapping network is the teacher's, so a w, a direction or a row of W+ has the same meaning as in the
+StyleGAN2 from which it was distilled. A styled convolution is a depthwise 3×3 and a 1×1 (the first, at 4 px,
+one dense 3×3) without demodulation; both weights may be random. The side is doubled by an inverse Haar
+transform, which turns four channels into four pixels and has no weights.
 """
 
 import math
@@ -48,7 +48,7 @@ class MobileStyleGANConfig(GeneratorConfig):
     channels: dict[int, int]
     """Feature maps at each side 4, 8 …; all but the last must be multiples of 4."""
     num_latents: int = 18  # type: ignore[assignment]
-    """Rows of a W+ code: those of the teacher, so that its codes mean the same rows here."""
+    """Rows of a W+ code: as many as the teacher has, so that rows correspond."""
     style_dim: int = 512
     """Length of z and w."""
     mapping_layers: int = 8
@@ -143,7 +143,7 @@ class _StyledConv(nn.Module):
         self.parts = tuple(parts)
         self.noise = NoiseStrength()
         self.bias = nn.Parameter(torch.zeros(outputs))
-        # The teacher's equalised learning rate: 1/√(inputs · 9) for the separable form too.
+        # The teacher's equalised learning rate: 1/√(inputs · 9), also for the separable form.
         self.scale = 1 / math.sqrt(inputs * 9)
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, offsets: Mapping[str, Any]) -> Tensor:
@@ -185,8 +185,9 @@ class _ToImage(nn.Module):
         self.colours, self.wavelet = colours, wavelet
 
     def forward(self, x: Tensor, w: Tensor, side: int | None) -> Tensor:
-        """The image, or its means at `side` px if that divides the side of x: of the low band alone, which
-        halved is the means over 2×2 px, exactly; means come before the convolution, as both are linear."""
+        """The image, or its means at `side` px if that divides the side of x: then only the low band is used,
+        half of which equals the means over 2×2 px; averaging precedes the convolution, since both are
+        linear."""
         style = self.modulation(w) * self.scale
         weight: Tensor = self.conv.weight[:, :, 0, 0]
         bias: Tensor = self.bias
@@ -239,7 +240,8 @@ class MobileStyleGANGenerator(Generator):
         given = {"epsilon": epsilon or {}, "delta": delta or {}}
         if len(w) == 1 or w.device.type != "cpu":
             return self._drawn(w, given, noise, side)
-        # On the CPU one by one: styles then go into the depthwise weights, and planes stay in the cache.
+        # One by one on the CPU: styles can then be folded into the depthwise weights, and planes stay in
+        # cache.
         images = []
         for row in range(len(w)):
             own = {
@@ -290,7 +292,7 @@ class MobileStyleGANGenerator(Generator):
                 key = f"{name}.{part}"
                 weight = StyledWeight(getattr(layer, part), key, name, row, side)
                 if part != "depthwise" and name in before_up:
-                    # A quarter of what an upsampling takes is its low band.
+                    # A quarter of the input of an upsampling is its low band.
                     weight = replace(weight, low=weight.shape[0] // 4)
                 found[key] = weight
         return found

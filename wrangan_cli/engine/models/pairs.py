@@ -1,4 +1,4 @@
-"""Pairs (w, image) that a generator has drawn, once, for every training that wants images with known w."""
+"""Pairs (w, image) rendered once by a generator, for every training that needs images with known w."""
 
 import hashlib
 import json
@@ -19,21 +19,21 @@ from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import Generator
 
 SHARD = 256
-"""Pairs of one file: what an interruption may lose."""
+"""Pairs per file: the most that an interruption can lose."""
 SEED_STRIDE = 1_000_003
-"""Between the seeds of two drawings, so that their files never share one."""
+"""Factor between seeds and the seeds of files, so that files of different seeds never share one."""
 DRAWN_TOGETHER = 32
-"""Images at a time on a GPU; on the CPU one, which is as fast there and shows where it is."""
+"""Images rendered together on a GPU; on the CPU one, which is as fast there and shows progress."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """A folder of pairs, its w in memory and its images read as they are asked for."""
+    """A folder of pairs, with its w in memory and its images read on demand."""
 
     w: Tensor
     """float32 (N, style_dim), on the CPU."""
     side: int
-    """Of the images, in px."""
+    """Side of the images in px."""
     shards: tuple[Path, ...] = field(repr=False)
     """Files of SHARD pairs each, in order; the last may have fewer."""
 
@@ -59,7 +59,7 @@ class Pairs:
 
 
 def means_sha256(generator: Generator) -> str:
-    """sha256 of all that images at ε = 0 depend on: they are the same whatever σ is."""
+    """sha256 of everything that images at ε = 0 depend on, which does not include σ."""
     digest = hashlib.sha256()
     random = {f"{weight.key}.std" for weight in generator.random_weights().values()}
     for name, tensor in sorted(generator.state_dict().items()):
@@ -78,11 +78,11 @@ def draw_pairs(
     seed: int = 0,
     on_pairs: Callable[[int], None] | None = None,
 ) -> Pairs:
-    """Draw w of random z and their images at ε = 0, reduced by area to `side`, into `folder`.
+    """Render w of random z and their images at ε = 0, reduced by area averaging to `side`, into `folder`.
 
-    What stands there of the same model, side and seed is kept: an interrupted drawing goes on, and a
-    larger number adds to it. on_pairs is told how many there are. Raises UsageError for numbers that make
-    no sense, FileError for files of another.
+    Existing pairs of the same model, side and seed are kept: an interrupted run continues, and a
+    larger number adds to them. on_pairs gets the number of pairs so far. Raises UsageError for invalid
+    numbers, FileError for pairs of another model, side or seed.
     """
     if samples < 1 or side < 1 or seed < 0:
         raise UsageError(f"pairs: {samples} of {side} px, seed {seed}: expected 1 or more, seed 0 or more")
@@ -110,19 +110,19 @@ def draw_pairs(
 
 
 def open_pairs(folder: Path, generator: Generator) -> Pairs:
-    """The pairs of a folder; FileError where there are none, or those of another generator."""
+    """The pairs in a folder; FileError if there are none, or if they belong to another generator."""
     shards = sorted(folder.glob("pairs-*.safetensors"))
     if not shards:
-        raise FileError(folder, "no pairs in it (draw some: `wrangan generate --pairs`)")
+        raise FileError(folder, "no pairs in it: make some with `wrangan generate --pairs`")
     wanted, side, rows = means_sha256(generator), 0, []
     for number, path in enumerate(shards):
         record, w, shape = _read(path)
         if record.get("means_sha256") != wanted or w.shape[1] != generator.config.style_dim:
-            raise FileError(path, "drawn by another generator")
+            raise FileError(path, "made with another generator")
         if path != _shard(folder, number) or (side and shape[-1] != side):
-            raise FileError(path, "the files before it are of another number or size")
+            raise FileError(path, "does not match the number or size of the files before it")
         if len(w) != SHARD and path != shards[-1]:
-            raise FileError(path, f"{len(w)} pairs, expected {SHARD}: draw them again")
+            raise FileError(path, f"{len(w)} pairs, expected {SHARD}: make them again")
         side = shape[-1]
         rows.append(w)
     return Pairs(torch.cat(rows), side, tuple(shards))
@@ -151,5 +151,5 @@ def _read(path: Path) -> tuple[dict[str, object], Tensor, list[int]]:
     if not isinstance(record, dict) or record.get("kind") != "pairs":
         raise FileError(path, "not a file of pairs")
     if w.ndim != 2 or len(shape) != 4 or len(w) != shape[0] or shape[2] != shape[3]:
-        raise FileError(path, f"w of shape {tuple(w.shape)} and images of {tuple(shape)} are no pairs")
+        raise FileError(path, f"w of shape {tuple(w.shape)} and images of {tuple(shape)} do not form pairs")
     return record, w.float(), list(shape)

@@ -1,12 +1,12 @@
 """Perceptual distances between images, behind one small interface.
 
-Four distances, none of which stands in for another:
+Four distances, none of which can replace another:
 
 - `lpips-vgg`, `lpips-alex`: LPIPS 0.1 (Zhang et al. 2018) by package lpips. The linear
-  heads travel in the package, the ImageNet weights of the backbone do not.
+  heads are in the package, the ImageNet weights of the backbone are not.
 - `st-lpips-vgg`, `st-lpips-alex`: shift-tolerant LPIPS (Ghildyal and Liu, ECCV 2022), with
-  backbone and heads from the package stlpips_pytorch. Trained for the metric: its numbers
-  are not comparable with those of LPIPS.
+  backbone and heads from the package stlpips_pytorch. The backbone was trained for the metric, so its
+  numbers are not comparable with those of LPIPS.
 """
 
 import pickle
@@ -42,12 +42,12 @@ class PerceptualDistance(nn.Module):
     scale: Tensor
 
     def __init__(self, name: str, taps: nn.ModuleList, heads: list[Tensor]) -> None:
-        """taps: each maps the output of the one before it to the next feature map; heads:
+        """taps: each maps the output of the previous one to the next feature map; heads:
         the non-negative weight of each map's channels, (C,)."""
         super().__init__()
         self.name = name
         self.taps = taps
-        # The weight of a squared difference is the square of a weight of the features.
+        # Weighting a squared difference by v equals weighting the features by √v.
         for index, head in enumerate(heads):
             self.register_buffer(f"root{index}", head.detach().float().clamp_min(0).sqrt()[:, None, None])
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
@@ -67,9 +67,9 @@ class PerceptualDistance(nn.Module):
         hidden, maps = (images - self.shift) / self.scale, []
         for index, tap in enumerate(self.taps):
             hidden = tap(hidden)
-            # Bounded before the root: its slope at 0 (a dead pixel) is infinite.
+            # Bounded before the root, whose slope at 0 (a dead pixel) is infinite.
             length = hidden.square().sum(dim=1, keepdim=True).clamp_min(_TINY**2).sqrt()
-            # Not divided by: the gradient of a division passes over the whole map three times more.
+            # No division: its gradient needs three more passes over the whole map.
             maps.append(hidden * (length + _TINY).reciprocal() * getattr(self, f"root{index}"))
         return maps
 
@@ -84,7 +84,7 @@ class PerceptualDistance(nn.Module):
 
 
 def check_perceptual(name: str) -> None:
-    """UsageError for a name that is none of PERCEPTUAL_NAMES."""
+    """UsageError for a name that is not in PERCEPTUAL_NAMES."""
     if name not in PERCEPTUAL_NAMES:
         raise UsageError(f"perceptual distance {name!r}: expected one of {', '.join(PERCEPTUAL_NAMES)}")
 
@@ -92,8 +92,8 @@ def check_perceptual(name: str) -> None:
 def load_perceptual(name: str, device: torch.device | str = "cpu") -> PerceptualDistance:
     """The distance `name`, one of PERCEPTUAL_NAMES, on `device`.
 
-    Raises UsageError for another name, WranganError when its weights are not there
-    (naming the other choices), FileError when they are not what they should be.
+    Raises UsageError for another name, WranganError if its weights are missing
+    (naming the other choices), FileError if they are not the expected ones.
     """
     check_perceptual(name)
     others = ", ".join(other for other in PERCEPTUAL_NAMES if other != name)
@@ -103,8 +103,9 @@ def load_perceptual(name: str, device: torch.device | str = "cpu") -> Perceptual
 
 
 def suited(net: PerceptualDistance) -> PerceptualDistance:
-    """`net`, in place, as it is fastest on its device (docs/benchmarks.md): on the CPU LPIPS's VGG in the
-    layout that the compiled kernels know, the others in channels_last, some 10 % faster there."""
+    """`net`, changed in place to the layout that is fastest on its device (docs/benchmarks.md): on the CPU
+    LPIPS's VGG in the layout of the compiled kernels, the others in channels_last, about 10 % faster
+    there."""
     if net.shift.device.type != "cpu":
         return net
     if net.name != "lpips-vgg":
@@ -115,9 +116,9 @@ def suited(net: PerceptualDistance) -> PerceptualDistance:
 
 
 def for_loss(images: Tensor, max_side: int = LOSS_SIDE) -> Tensor:
-    """Images (B, 3, H, W) as a loss sees them: their own size within bounds.
+    """Images (B, 3, H, W) for a loss: unchanged if their size is within bounds.
 
-    A side above `max_side` px is reduced to it by area; one below 32 px (where the
+    A side above `max_side` px is reduced to it by area averaging; one below 32 px (where the
     deepest feature maps would vanish) is enlarged to 32 bilinearly.
     """
     height, width = images.shape[-2:]
@@ -129,8 +130,8 @@ def for_loss(images: Tensor, max_side: int = LOSS_SIDE) -> Tensor:
 
 
 def for_metric(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) as a metric sees them: a side below 161 px enlarged bilinearly
-    (align_corners=False) to 256, the other in proportion; larger images as they are."""
+    """Images (B, 3, H, W) for a metric: a side below 161 px is enlarged bilinearly
+    (align_corners=False) to 256, the other in proportion; larger images are unchanged."""
     return _enlarged(images, METRIC_SMALL, METRIC_SIDE)
 
 
@@ -152,7 +153,7 @@ def _lpips(name: str, others: str) -> PerceptualDistance:
     except ImportError as error:
         raise WranganError(f"{name}: package lpips cannot be imported ({error})") from error
     net = name.removeprefix("lpips-")
-    # On the meta device nothing is downloaded or drawn at random; the files fill it below.
+    # On the meta device nothing is downloaded or initialised; the files fill it below.
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         package = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
@@ -175,7 +176,7 @@ class BlurPool(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         row = torch.tensor([0.25, 0.5, 0.25])
-        # Not part of the state: the file's own copies of this filter are not read.
+        # Not part of the state: the copies of this filter in the file are not read.
         self.register_buffer("filter", torch.outer(row, row).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,17 +190,17 @@ def _shift_tolerant(name: str, others: str) -> PerceptualDistance:
     path = weights.find_weights(file, name, others)
     state = read_state(path)
     taps = shift_tolerant_taps(vgg)
-    # `net.slice2.6.weight`: 6 counts the layers of the whole network, as keys here do.
+    # `net.slice2.6.weight`: 6 is the index in the whole network, as in the keys here.
     flat = {key.split(".", 2)[2]: value for key, value in state.items() if key.startswith("net.slice")}
     _fill({key.split(".", 1)[1]: value for key, value in taps.state_dict().items()}, flat, path)
     return PerceptualDistance(name, taps, _heads(state, len(taps), path))
 
 
 def shift_tolerant_taps(vgg: bool) -> nn.ModuleList:
-    """The five stages of shift-tolerant AlexNet or VGG16, layers named by their count.
+    """The five stages of shift-tolerant AlexNet or VGG16, with layers named by index.
 
-    Against torchvision's networks: every stride is 1, and a BlurPool halves instead (in
-    AlexNet after the first convolution too, before its ReLU); convolutions have their
+    Differences from torchvision's networks: every stride is 1, and a BlurPool halves the side (in
+    AlexNet also after the first convolution, before its ReLU); convolutions keep their
     usual zero padding.
     """
     stages: list[list[nn.Module]] = []
@@ -231,7 +232,7 @@ def shift_tolerant_taps(vgg: bool) -> nn.ModuleList:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A file of tensors by name, on the CPU; nothing in it is executed. FileError where it is none."""
+    """The tensors of a file by name, on the CPU; nothing in it is executed. FileError for other files."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:

@@ -1,4 +1,4 @@
-"""Which resolutions of a network compute in half precision; its weights stay float32."""
+"""Half precision for the top resolutions of a network; its weights stay float32."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class LowPrecision:
     smallest: int
 
     def at(self, side: int, otherwise: torch.dtype) -> torch.dtype:
-        """Type of the activations of `side` px."""
+        """Dtype of activations of `side` px."""
         return self.dtype if side >= self.smallest else otherwise
 
 
@@ -33,5 +33,5 @@ def low_precision(name: str, top: int, config: StyleGAN2Config) -> LowPrecision 
     if dtype is None or top == 0:
         return None
     if dtype is torch.float16 and config.conv_clamp is None:
-        raise UsageError("precision fp16: the model was made without a clamp (conv_clamp), use bf16")
+        raise UsageError("precision fp16: the model has no clamp (conv_clamp): use bf16")
     return LowPrecision(dtype, config.resolutions[max(0, len(config.resolutions) - top)])

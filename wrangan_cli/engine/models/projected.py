@@ -22,16 +22,16 @@ CLASSIFIER = "tf_efficientnet_lite0"
 WIDTH = 64
 """Channels of the mixed features."""
 STRIDES = (4, 8, 16, 32)
-"""Of the four feature maps, in px of the classifier's input."""
+"""Strides of the four feature maps, in px of the classifier's input."""
 
 
 class ProjectedDiscriminator(nn.Module):
     """Images (B, 3, R, R) in [-1, 1] to logits (B, 4), one for each depth of the classifier.
 
-    side: the classifier sees images resized to it (bilinear), a power of two from 64 on.
-    features: the frozen classifier, images to its feature maps; `load_features` makes one.
-    Only `heads` are trained; the batch norms in them use the statistics of the batch
-    that they are given, so a process and a micro-batch each have their own.
+    side: the classifier sees images resized to it (bilinear), a power of two, 64 or more.
+    features: the frozen classifier, from images to its feature maps; `load_features` makes one.
+    Only `heads` are trained. Their batch norms use the statistics of the current batch,
+    so these differ between processes and micro-batches.
     """
 
     def __init__(self, features: nn.Module, channels: Sequence[int], side: int = 128) -> None:
@@ -56,24 +56,24 @@ class ProjectedDiscriminator(nn.Module):
         for index in reversed(range(len(self.heads))):
             mixed = self.across_channels[index](maps[index])
             if deeper is not None:
-                # Two signals of the same strength: the root keeps the variance.
+                # The sum of two signals of equal strength: the root preserves the variance.
                 mixed = (mixed + F.interpolate(deeper, scale_factor=2, mode="bilinear")) / 2**0.5
             deeper = self.across_scales[index](mixed)
             logits.append(self.heads[index](deeper).flatten(1))
         return torch.cat(logits[::-1], dim=1)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The state without the classifier's, which is the same in every run."""
+        """The state without that of the classifier, which is the same in every run."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("features.")}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on from `trained_state()`."""
+        """Continue from `trained_state()`."""
         own = {name: value for name, value in self.state_dict().items() if name.startswith("features.")}
         self.load_state_dict(state | own)
 
 
 def load_projected(side: int, device: torch.device) -> ProjectedDiscriminator:
-    """A new projected discriminator, its heads and mixers drawn from PyTorch's random state."""
+    """A new projected discriminator, with heads and mixers initialised from PyTorch's random state."""
     features, channels = load_features()
     return ProjectedDiscriminator(features, channels, side).to(device).to(memory_format=torch.channels_last)
 
@@ -81,7 +81,7 @@ def load_projected(side: int, device: torch.device) -> ProjectedDiscriminator:
 def load_features() -> tuple[nn.Module, list[int]]:
     """EfficientNet-lite0 as feature maps at strides 4 … 32, and their channels.
 
-    Raises WranganError where timm or the weights are missing, FileError for another file.
+    Raises WranganError if timm or the weights are missing, FileError for a different file.
     """
     path = weights.find_weights(weights.EFFICIENTNET_LITE0, "the projected discriminator")
     try:
@@ -99,9 +99,9 @@ def load_features() -> tuple[nn.Module, list[int]]:
 
 
 def fold_batch_norms(network: nn.Module) -> None:
-    """Merge each batch norm that follows a convolution into it; the activation after it stays.
+    """Merge each batch norm that follows a convolution into it; the activation after it is kept.
 
-    In evaluation mode both are linear; one pass over memory instead of two.
+    In evaluation mode both are linear; merging saves one pass over memory.
     """
     for module in list(network.modules()):
         convolution: str | None = None
@@ -109,7 +109,7 @@ def fold_batch_norms(network: nn.Module) -> None:
             if isinstance(child, nn.BatchNorm2d) and convolution is not None:
                 fused = fuse_conv_bn_eval(getattr(module, convolution), child)
                 setattr(module, convolution, fused)
-                # timm's batch norm carries the activation.
+                # timm's batch norm includes the activation.
                 setattr(module, name, getattr(child, "act", nn.Identity()))
             convolution = name if isinstance(child, nn.Conv2d) else None
 
@@ -134,5 +134,5 @@ def projected_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def projected_generator_loss(fake: Tensor) -> Tensor:
-    """The generator's side of the hinge loss: mean of -logits."""
+    """The generator's part of the hinge loss: mean of -logits."""
     return -fake.mean()

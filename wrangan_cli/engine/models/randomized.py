@@ -10,17 +10,18 @@ from wrangan_cli.engine.models.architectures import build_generator
 from wrangan_cli.engine.models.generator import Generator, RandomLayers, StyledWeight
 
 SMALL_STD = 1e-3
-"""Below this |σ| a weight counts as frozen (paper, Table 6)."""
+"""A weight with |σ| below this counts as frozen (paper, Table 6)."""
 _TINY = 1e-8
 
 
 def tunable_weights(generator: Generator) -> dict[str, StyledWeight]:
-    """What weight tuning may move: the random weights, or those of all styled convolutions where none is."""
+    """The weights that weight tuning moves: the random ones, or if there are none, those of all styled
+    convolutions."""
     return generator.random_weights() or generator.weights()
 
 
 def num_randomized(generator: Generator) -> int:
-    """Random weights in total."""
+    """Total number of random weights."""
     return sum(weight.shape.numel() for weight in generator.random_weights().values())
 
 
@@ -32,13 +33,13 @@ def draw_epsilon(
 ) -> dict[str, Tensor]:
     """ε ~ N(0, scale²) by the weight's name.
 
-    batch=None: (O, I, k, k), one draw for all images of a call (Algorithm 2);
-    batch=B: (B, O, I, k, k), one draw per image.
+    batch=None: (O, I, k, k), one sample for all images of a call (Algorithm 2);
+    batch=B: (B, O, I, k, k), one sample per image.
     Raises UsageError for a generator without random weights.
     """
     weights = generator.random_weights()
     if not weights:
-        raise UsageError("the model has no random weights: there is nothing that epsilon could scale")
+        raise UsageError("the model has no random weights, so epsilon does not apply")
     leading = () if batch is None else (batch,)
     drawn = {}
     for name, weight in weights.items():
@@ -66,7 +67,7 @@ def randomize(generator: Generator, which: RandomLayers, std: float = 1.0) -> Ge
 
 
 def _without_std(generator: Generator) -> dict[str, Tensor]:
-    """The state dict without σ, in whatever form that is trained."""
+    """The state dict without σ, whatever the form in which it is trained."""
     of_std = tuple(
         f"{weight.key}.{name}"
         for weight in generator.random_weights().values()
@@ -76,9 +77,9 @@ def _without_std(generator: Generator) -> dict[str, Tensor]:
 
 
 def parametrise_std(generator: Generator, form: str) -> None:
-    """Train σ in another form, in place: `raw` (as it is), `softplus` or `log`, which keep it positive.
+    """Train σ in another form, in place: `raw` (itself), `softplus` or `log`, which keep it positive.
 
-    The σ of before is kept, without its sign. Undone by `with_plain_std`.
+    The previous σ is kept, without its sign. Undone by `with_plain_std`.
     """
     if form == "raw":
         return
@@ -89,11 +90,11 @@ def parametrise_std(generator: Generator, form: str) -> None:
 
 
 def with_plain_std(generator: Generator) -> Generator:
-    """The generator with σ as plain weights: itself, or a copy where σ has another form."""
+    """The generator with σ as plain weights: itself, or a copy if σ has another form."""
     weights = generator.random_weights().values()
     if not any(parametrize.is_parametrized(weight.owner, "std") for weight in weights):
         return generator
-    # Not a deep copy: it would share the class that parametrize has made, and spoil the original.
+    # Not a deep copy, which would share the class made by parametrize, and so damage the original.
     state = _without_std(generator)
     state |= {f"{weight.key}.std": weight.std.detach() for weight in weights if weight.std is not None}
     plain = build_generator(generator.config)
@@ -123,7 +124,7 @@ class _Log(nn.Module):
 
 
 def small_std_share(generator: Generator) -> dict[str, float]:
-    """Share of |σ| < 1e-3 in each random weight, 0…1 (paper, Table 6)."""
+    """Fraction of |σ| < 1e-3 in each random weight, 0…1 (paper, Table 6)."""
     return {
         name: (weight.std.detach().abs() < SMALL_STD).double().mean().item()
         for name, weight in generator.random_weights().items()

@@ -1,4 +1,4 @@
-"""One image for each row of offsets to a generator: of its weights, noise maps, or any parameter."""
+"""Render one image per row of offsets to a generator's weights, noise maps, or any parameter."""
 
 from typing import Any
 
@@ -23,15 +23,15 @@ def synthesize(
     w, epsilon, delta, side: as `Generator.synthesis` takes them, with a batch axis. noise: by the
     number of the noise input ("0", "1", …), (B, side, side) added to the stored map. parameters: by
     name in the state dict, (B, *shape) added to the parameter; images are then rendered one by one,
-    since no convolution serves several generators. without_noise: leave all noise out. Gradients
-    flow to all that is given.
+    since a convolution has the weights of one generator. without_noise: leave out all noise. Gradients
+    flow to all inputs.
     """
     maps: Any = "none" if without_noise else noise_maps(generator, noise) if noise else "const"
     if not parameters:
         return generator.synthesis(w, epsilon=epsilon, delta=delta, noise=maps, side=side)
     own = dict(generator.named_parameters())
     synthesis, images = _Synthesis(generator), []
-    # Taken apart at once: the gradient of value[row] is as large as the whole batch, for every row.
+    # Unbound at once: the gradient of each value[row] would be as large as the whole batch.
     rows = {name: value.unbind() for name, value in parameters.items()}
     epsilons, deltas = _ones(epsilon), _ones(delta)
     for row, one in enumerate(w.split(1)):
@@ -47,12 +47,12 @@ def synthesize(
 
 
 def _ones(offsets: Offsets | None) -> dict[str, tuple[Tensor, ...]]:
-    """Each row by itself, with its batch axis."""
+    """Each row separately, with its batch axis."""
     return {name: value.split(1) for name, value in (offsets or {}).items()}
 
 
 def noise_maps(generator: Generator, noise: Offsets) -> list[Tensor]:
-    """The map of each noise input: (B, 1, side, side), or (1, 1, side, side) where it is the stored one."""
+    """The map of each noise input: (B, 1, side, side), or (1, 1, side, side) for the stored one."""
     return [
         given.map + noise[number][:, None] if number in noise else given.map
         for number, given in generator.noise_inputs().items()
@@ -60,13 +60,13 @@ def noise_maps(generator: Generator, noise: Offsets) -> list[Tensor]:
 
 
 def heard_noise(generator: Generator) -> dict[str, NoiseInput]:
-    """The noise inputs that reach the image: their strength is not 0, as it is everywhere in a
-    generator without noise inputs."""
+    """The noise inputs that affect the image, those of nonzero strength; none in a generator without
+    noise."""
     return {number: given for number, given in generator.noise_inputs().items() if bool(given.strength.any())}
 
 
 class _Synthesis(nn.Module):
-    """`synthesis` as the call that functional_call makes."""
+    """A module that calls `synthesis`, for functional_call."""
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()

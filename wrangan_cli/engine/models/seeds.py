@@ -1,4 +1,4 @@
-"""Random latents and their images, one a seed."""
+"""Random latents and their images, one per seed."""
 
 import torch
 from torch import Tensor
@@ -19,9 +19,9 @@ def w_of_seed(model: Model, seed: int, truncation: float = 1.0) -> Tensor:
 def image_of_seed(model: Model, seed: int, truncation: float = 1.0, epsilon: float = 0.0) -> Tensor:
     """The image (3, S, S), about [-1, 1] and not clipped, of the latent of `seed`; on the model's device.
 
-    truncation: w = mean + truncation · (w − mean): 1 leaves w as it is, 0 gives the mean image. epsilon:
-    scale of ε ~ N(0, 1), drawn from the same seed; 0 is the mean weights. Raises UsageError for ε of a model
-    without random weights.
+    truncation: w = mean + truncation · (w − mean): 1 leaves w unchanged, 0 gives the mean image. epsilon:
+    scale of ε ~ N(0, 1), sampled from the same seed; 0: the mean weights. Raises UsageError for ε with a
+    model without random weights.
     """
     generator = model.generator
     w = w_of_seed(model, seed, truncation)[None]

@@ -1,8 +1,8 @@
-"""Codes of the frames of one clip: the offsets that they share stand in one file beside them.
+"""Codes of the frames of one clip, which share offsets that are stored in one file beside them.
 
-A frame's `.st` holds w and, of low rank, what its ε differs by: for a weight (O, I, k, k) the factors
-`left.<weight>` (O, r) and `right.<weight>` (r, I·k·k), whose product is added to the shared ε. Its record's
-`shared` names the file and its sha256.
+The `.st` of a frame holds w and a low-rank difference of its ε: for a weight (O, I, k, k) the factors
+`left.<weight>` (O, r) and `right.<weight>` (r, I·k·k), whose product is added to the shared ε. `shared` in
+its record names the file and its sha256.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 
 KIND = "shared-offsets"
 SHARED_FILE = "shared.safetensors"
-"""Not `.st`: what goes through the codes of a folder passes it by."""
+"""Not `.st`, so that it does not count among the codes of a folder."""
 EPSILON, LEFT, RIGHT = "epsilon.", "left.", "right."
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -29,14 +29,14 @@ Factors = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Shared:
-    """What the frames of a clip have in common."""
+    """The data that the frames of a clip share."""
 
     epsilon: dict[str, Tensor]
     """By the weight's name, (O, I, k, k), float32."""
     w: Tensor
-    """Of the key frames that it was found with: float32 (K, style_dim)."""
+    """w of the key frames on which it was fitted: float32 (K, style_dim)."""
     sha256: str
-    """Of the file."""
+    """sha256 of the file."""
 
 
 def save_shared(path: Path, epsilon: Mapping[str, Tensor], w: Tensor, record: Mapping[str, Any]) -> None:
@@ -46,11 +46,11 @@ def save_shared(path: Path, epsilon: Mapping[str, Tensor], w: Tensor, record: Ma
 
 
 def load_shared(path: Path) -> Shared:
-    """What `save_shared` wrote; FileError if it is not there, or something else."""
+    """Read a file of `save_shared`; FileError if it is missing, or something else."""
     try:
         about = path.stat()
     except OSError as error:
-        raise FileError(path, "no such file, which the frames of the clip need") from error
+        raise FileError(path, "no such file, but the frames of the clip need it") from error
     return _read(path, about.st_mtime_ns, about.st_size)
 
 
@@ -69,10 +69,10 @@ def _read(path: Path, _changed: int, _size: int) -> Shared:
 def with_shared(
     path: Path, tensors: dict[str, Tensor], info: dict[str, Any]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and record of a code at `path` as if it stood alone: `epsilon.<weight>` in full.
+    """Tensors and record of the code at `path` as of an ordinary code: with `epsilon.<weight>` in full.
 
-    What has no `shared` in its record is returned as it is. FileError: the file beside it is missing,
-    is another one, or does not fit.
+    A code without `shared` in its record is returned unchanged. FileError: the file beside it is missing,
+    is a different one, or does not fit.
     """
     if "shared" not in info:
         return tensors, info

@@ -38,7 +38,7 @@ from wrangan_cli.engine.ops.modulated_conv import modulated_conv2d, styled_conv2
 
 
 class _Kernel(nn.Module):
-    """Holds one FIR kernel as a buffer, under the key that rosinality gives it."""
+    """Holds one FIR kernel as a buffer, under rosinality's key."""
 
     def __init__(self, taps: Sequence[float], gain: float) -> None:
         super().__init__()
@@ -69,11 +69,11 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1.0 / math.sqrt(in_channels * size**2)
         self.demodulate = demodulate
         self.kept: tuple[Tensor, Tensor] | None = None
-        """A weight and its energy, within `cached_weights`; good for that very tensor alone."""
+        """A weight and its energy, within `cached_weights`; valid only for that tensor."""
 
     def style(self, w: Tensor) -> Tensor:
-        """What multiplies the input channels, the scale of the equalised learning rate in it: (B, style_dim)
-        → (B, I)."""
+        """The factors of the input channels, including the scale of the equalised learning rate:
+        (B, style_dim) → (B, I)."""
         return self.modulation(w) * self.scale
 
     def kernel(self, epsilon: Tensor | None = None, delta: Tensor | None = None) -> Tensor:
@@ -83,12 +83,12 @@ class ModulatedConv2d(nn.Module):
     def kernel_and_energy(
         self, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """`kernel`, and its energy (`weight_energy`) where that costs nothing: it is computed with
-        the kernel, or kept (`cached_weights`)."""
+        """`kernel`, and its energy (`weight_energy`) if that costs nothing: computed with
+        the kernel, or cached (`cached_weights`)."""
         if epsilon is None and delta is None:
             kept = self.kept
             return self.weight[0], kept[1] if kept is not None and kept[0] is self.weight else None
-        # θ = μ + σ⊙ε or μ + δ, one a photograph, is what inversion asks for in every step.
+        # Inversion needs θ = μ + σ⊙ε or μ + δ, one per photograph, in every step.
         offset, std = (epsilon, self.std) if delta is None else (delta, None)
         if offset is not None and (epsilon is None or (delta is None and std is not None)):
             same = offset.ndim == 5 and offset.dtype == self.weight.dtype
@@ -99,7 +99,7 @@ class ModulatedConv2d(nn.Module):
     def forward(
         self, x: Tensor, style: Tensor, epsilon: Tensor | None = None, delta: Tensor | None = None
     ) -> Tensor:
-        """x: (B, I, H, W), style: of `style` → (B, O, H', W')."""
+        """x: (B, I, H, W), style: from `style` → (B, O, H', W')."""
         weight, energy = self.kernel_and_energy(epsilon, delta)
         return modulated_conv2d(
             x,
@@ -173,7 +173,7 @@ class ToRGB(nn.Module):
             most = -1.0 if self.clamp is None else self.clamp
             return kernels().to_rgb(x, weight, style, self.bias.flatten(), skip, fir, most)
         y = bias_act(self.conv(x, style), self.bias.flatten(), activate=False, clamp=self.clamp)
-        # The image itself is summed in the precision of w, whatever x is in.
+        # The image is summed in the precision of w, whatever the precision of x.
         y = y.to(style.dtype)
         if skip is not None:
             assert self.upsample is not None
@@ -182,25 +182,26 @@ class ToRGB(nn.Module):
 
 
 def noise_side(index: int) -> int:
-    """Side in px of the output, and so of the noise map, of the styled convolution `index`."""
+    """Side in px of the output, and of the noise map, of the styled convolution `index`."""
     return 2 ** ((index + 5) // 2)
 
 
 class _AllStyles:
-    """The maps from w to all styles as one: a row for each input channel of each modulated convolution."""
+    """The maps from w to all styles as a single map, with a row per input channel of each modulated
+    convolution."""
 
     def __init__(self, convs: Sequence[ModulatedConv2d]) -> None:
         self.made_of = [tensor for conv in convs for tensor in (conv.modulation.weight, conv.modulation.bias)]
         maps = [(conv.modulation, conv.scale) for conv in convs]
         with torch.no_grad():
             rows = torch.cat([own.weight * (own.scale * scale) for own, scale in maps])
-            # (style_dim, rows): on the CPU a product with one w is a third faster so.
+            # (style_dim, rows): a product with one w is a third faster on the CPU in this layout.
             self.weight = rows.t().contiguous()
             self.bias = torch.cat([own.bias * (own.lr_multiplier * scale) for own, scale in maps])
         self.widths = [len(own.bias) for own, _ in maps]
 
     def good_for(self, maps: Sequence[EqualLinear], dtype: torch.dtype) -> bool:
-        """Whether these are the maps that it is made of, none replaced, and it takes a w of that type."""
+        """Whether it was made from these maps, none replaced, and accepts w of this dtype."""
         tensors = (tensor for own in maps for tensor in (own.weight, own.bias))
         return self.weight.dtype == dtype and all(
             mine is given for mine, given in zip(self.made_of, tensors, strict=True)
@@ -208,7 +209,7 @@ class _AllStyles:
 
 
 class StyleGAN2Generator(Generator):
-    """Karras et al. 2020: a weight for each styled convolution, named as the layer is."""
+    """Karras et al. 2020: one weight per styled convolution, with the name of the layer."""
 
     config: StyleGAN2Config
 
@@ -254,7 +255,7 @@ class StyleGAN2Generator(Generator):
         return layers
 
     def _to_rgb(self, index: int) -> ToRGB:
-        """What makes the image after the styled convolution `index`, an even one."""
+        """The layer that makes the image after the styled convolution `index`, which is even."""
         layer = self.to_rgb1 if index == 0 else self.to_rgbs[index // 2 - 1]
         assert isinstance(layer, ToRGB)
         return layer
@@ -269,7 +270,7 @@ class StyleGAN2Generator(Generator):
         return found
 
     def styles(self, w: Tensor) -> list[Tensor]:
-        """Of each of `modulated_convs`, (B, I). w: (B, style_dim) or (B, num_latents, style_dim)."""
+        """The styles of `modulated_convs`, (B, I) each. w: (B, style_dim) or (B, num_latents, style_dim)."""
         convs = self.modulated_convs()
         if w.ndim == 3:
             return [conv.style(w[:, row]) for row, conv in convs]
@@ -286,7 +287,7 @@ class StyleGAN2Generator(Generator):
         noise: NoiseMode | Sequence[Tensor] = "const",
         side: int | None = None,
     ) -> Tensor:
-        """As in the interface. Activations are in `low_precision` where that is set."""
+        """As in the interface. Activations are in `low_precision` if that is set."""
         self.check_w(w)
         epsilon, delta = epsilon or {}, delta or {}
         styles = iter(self.styles(w))
@@ -303,14 +304,14 @@ class StyleGAN2Generator(Generator):
         return reduced(image, side)
 
     def weights(self) -> dict[str, StyledWeight]:
-        """One a styled convolution, by the layer's name."""
+        """One per styled convolution, by the layer's name."""
         return {
             name: StyledWeight(layer.conv, f"{name}.conv", name, index, noise_side(index))
             for index, (name, layer) in enumerate(self.styled_convs().items())
         }
 
     def noise_inputs(self) -> dict[str, NoiseInput]:
-        """One a styled convolution, by its number."""
+        """One per styled convolution, by its number."""
         return self.noises.inputs({name: layer.noise for name, layer in self.styled_convs().items()})
 
     def set_precision(self, name: str, top: int) -> None:
@@ -319,8 +320,8 @@ class StyleGAN2Generator(Generator):
 
     @contextmanager
     def cached_weights(self) -> Iterator[None]:
-        """As in the interface. Kept are energies, for the demodulation, and the maps from w to all styles
-        as one."""
+        """As in the interface. Caches energies, for the demodulation, and the combined map from w to all
+        styles."""
         convs = [conv for _, conv in self.modulated_convs()]
         mine = [c for c in convs if c.demodulate and c.kept is None and not c.weight.requires_grad]
         for conv in mine:

@@ -1,5 +1,5 @@
-"""The one place that asks for compiled kernels (package `wrangan_kernels`); without them every
-operation here is made of PyTorch's own."""
+"""The one place that uses compiled kernels (package `wrangan_kernels`); without them every
+operation here consists of PyTorch operations."""
 
 import math
 from typing import Any
@@ -16,18 +16,18 @@ _TYPES = {
 }
 MOST_TAPS, MOST_COLOURS = 8, 4
 _SMALLEST = 100_000
-"""Numbers of one image from which the CPU's kernels for filters and activations pay (docs/kernels.md)."""
+"""Elements per image above which the CPU kernels for filters and activations pay off (docs/kernels.md)."""
 
 
 def kernels() -> Any:
-    """The operators (kernels/wrangan_kernels/operators.py); only where `compiled` says so."""
+    """The operators (kernels/wrangan_kernels/operators.py); use them only if `compiled` allows it."""
     return torch.ops.wrangan
 
 
 def compiled(x: Tensor) -> bool:
-    """Whether the kernels serve tensors like x; the first call on a device loads or makes them.
+    """Whether the kernels support tensors like x; the first call on a device loads or builds them.
 
-    Raises WranganError where WRANGAN_KERNELS=require and they cannot be had.
+    Raises WranganError if WRANGAN_KERNELS=require and they are not available.
     """
     types = _TYPES.get(x.device.type)
     return types is not None and x.dtype in types and ready(x.device.type)
@@ -43,37 +43,37 @@ def ready(device: str) -> bool:
 
 
 def large(x: Tensor) -> bool:
-    """`compiled`, and worth a kernel that passes over x once; the batch does not matter for it."""
+    """`compiled`, and x is large enough for a kernel that passes over it once, regardless of the batch."""
     return compiled(x) and (x.device.type != "cpu" or math.prod(x.shape[1:]) >= _SMALLEST)
 
 
 def filters(x: Tensor, kernel: Tensor) -> bool:
-    """Whether the kernels can run this FIR over x, and x is worth it."""
+    """Whether the kernels can apply this FIR filter to x, and x is large enough."""
     return knows(kernel) and large(x)
 
 
 def knows(kernel: Tensor) -> bool:
-    """Whether the kernels have this FIR: square, of few taps, and not trained itself."""
+    """Whether the kernels support this FIR filter: square, with few taps, and not trained."""
     square = kernel.shape[0] == kernel.shape[1] <= MOST_TAPS
     return square and kernel.dtype == torch.float32 and not kernel.requires_grad
 
 
 def whole_layer(x: Tensor, fir: Tensor | None, *others: Tensor | None) -> bool:
-    """Whether the CPU's operators of whole layers (styled_conv, to_rgb) take these: all of one type, and a
-    FIR that they know, if any."""
+    """Whether the CPU operators of whole layers (styled_conv, to_rgb) support these tensors: all of one
+    dtype, and a supported FIR filter, if any."""
     same = all(other is None or other.dtype == x.dtype for other in others)
     return same and x.device.type == "cpu" and (fir is None or knows(fir)) and compiled(x)
 
 
 def activation_layout(device: torch.device) -> torch.memory_format:
-    """How convolutional networks keep their activations: the CPU's kernels know the contiguous layout,
-    PyTorch's own convolutions are faster in the other."""
+    """The memory layout for convolutional networks: the CPU kernels need the contiguous one, while
+    PyTorch's convolutions are faster in channels_last."""
     ours = device.type == "cpu" and ready("cpu")
     return torch.contiguous_format if ours else torch.channels_last
 
 
 def laid_out(x: Tensor) -> Tensor:
-    """x in one of the two layouts that the kernels know: on the CPU contiguous, elsewhere either."""
+    """x in a layout that the kernels support: contiguous on the CPU, either layout elsewhere."""
     if x.device.type != "cpu" and x.is_contiguous(memory_format=torch.channels_last):
         return x
     return x.contiguous()

@@ -1,7 +1,7 @@
 """FIR resampling of image batches (StyleGAN2, Karras et al. 2020, appendix B).
 
-Without compiled kernels every filter runs as one depthwise convolution, which oneDNN and
-cuDNN have fast paths for. Gradients of any order exist either way.
+Without compiled kernels every filter runs as one depthwise convolution, for which oneDNN and
+cuDNN have fast paths. Gradients of any order exist either way.
 """
 
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def upfirdn2d(
 
 def add_upsampled(y: Tensor, skip: Tensor, kernel: Tensor) -> Tensor:
     """y + skip enlarged twofold: y (B, C, 2H, 2W), skip (B, C, H, W), kernel (k, k) of gain 4."""
-    # Of any size: three channels at a time are what PyTorch's transposed convolution is slow at.
+    # At any size: PyTorch's transposed convolution is slow for three channels.
     if y.dtype == skip.dtype and knows(kernel) and compiled(y):
         return kernels().add_upsampled(laid_out(y), laid_out(skip), kernel)
     return y + upfirdn2d(skip, kernel, up=2, pad=upsample_padding(kernel.shape[0]))

@@ -1,4 +1,4 @@
-"""Convolutions of frozen networks that see images, which are faster on the CPU than PyTorch's."""
+"""Convolutions for frozen networks that see images, faster on the CPU than PyTorch's."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from wrangan_cli.engine.ops.dispatch import compiled
 from wrangan_cli.engine.ops.modulated_conv import conv2d
 
 _FEW = 36
-"""Pixels of all images of a batch up to which the layout does not matter."""
+"""Number of pixels of a whole batch up to which the layout does not matter."""
 
 
 class _ByRows(torch.autograd.Function):
-    """conv2d of stride 1, whose gradient in x is taken one row of the filter at a time.
+    """conv2d of stride 1, whose gradient with respect to x is computed one filter row at a time.
 
-    The gradient of a convolution from C to O channels is one from O to C, and with C = 3 a vector
-    unit of 16 lanes idles. Here it is a convolution with one row of the filter, from O to C·k
-    channels, and the sum of its k parts, each shifted by a row: for 11×11 filters about three
-    times as fast.
+    The gradient of a convolution from C to O channels is a convolution from O to C, and with C = 3 most of
+    16 vector lanes idle. Here it is a convolution with one row of the filter, from O to C·k
+    channels, followed by the sum of its k parts, each shifted by a row: about three times as fast for
+    11×11 filters.
     """
 
     @staticmethod
@@ -38,7 +38,7 @@ class _ByRows(torch.autograd.Function):
         height = grad.shape[2]
         whole = parts.new_zeros(len(grad), channels, height + side - 1, parts.shape[-1])
         for dy in range(side):
-            # What moved row y of the output through row dy of the filter: row y + dy of the padded image.
+            # Row y of the output depends, through row dy of the filter, on row y + dy of the padded image.
             whole[:, :, dy : dy + height] += parts[:, :, dy]
         return whole[:, :, ctx.padding : whole.shape[2] - ctx.padding], None, None, None
 
@@ -46,7 +46,8 @@ class _ByRows(torch.autograd.Function):
 class ImageConv2d(nn.Conv2d):
     """`nn.Conv2d` of stride 1 and square filters, for a frozen network that sees images.
 
-    Same numbers, but for rounding; on the CPU the gradient in the image is fast. padding: less than `side`.
+    Same results, except for rounding; the gradient with respect to the image is fast on the CPU. padding:
+    less than `side`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, side: int, padding: int) -> None:
@@ -63,10 +64,10 @@ class ImageConv2d(nn.Conv2d):
 
 
 class FrozenConv3x3(nn.Conv2d):
-    """`nn.Conv2d` with 3×3 filters, stride 1 and padding 1, by compiled kernels where they are had.
+    """`nn.Conv2d` with 3×3 filters, stride 1 and padding 1, by compiled kernels if available.
 
-    Same numbers, but for rounding. Activations in the other layout go PyTorch's way, unless there are few
-    (what takes time is then to read the filters, which PyTorch does more than once). Filters are best
+    Same results, except for rounding. Activations in the other layout are left to PyTorch, unless they are
+    small (the time then goes into reading the filters, which PyTorch does more than once). Filters should be
     contiguous.
     """
 
@@ -83,7 +84,7 @@ class FrozenConv3x3(nn.Conv2d):
 
 
 def with_frozen_convs(network: nn.Module) -> None:
-    """Let the 3×3 convolutions of a frozen network that are like FrozenConv3x3 be one, in place."""
+    """Replace the 3×3 convolutions of a frozen network by FrozenConv3x3 where they match, in place."""
     for parent in list(network.modules()):
         for name, conv in list(parent.named_children()):
             if type(conv) is not nn.Conv2d or conv.groups != 1 or conv.padding_mode != "zeros":

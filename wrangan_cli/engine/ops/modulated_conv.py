@@ -17,7 +17,7 @@ from wrangan_cli.engine.ops.fir import up_conv_padding, upfirdn2d
 
 
 def weight_energy(weight: Tensor) -> Tensor:
-    """Σ weight² over the taps: (…, O, I, k, k) → (…, O, I). All that demodulation needs of a weight."""
+    """Σ weight² over the taps: (…, O, I, k, k) → (…, O, I), which is all that demodulation needs."""
     return weight.square().sum(dim=(-1, -2))
 
 
@@ -33,9 +33,9 @@ def modulated_conv2d(
     """Convolve `x` with weight · style, optionally doubling its size.
 
     x: (B, I, H, W). weight: (O, I, k, k), shared, or (B, O, I, k, k), one per image.
-    style: (B, I), multiplies input channels; the scale of the equalised learning rate is in it.
+    style: (B, I), multiplies input channels; includes the scale of the equalised learning rate.
     fir: the (taps, taps) kernel of gain 4 that follows the stride-2 transposed convolution when `up`.
-    energy: `weight_energy(weight)`, where that is known; else it is computed for the demodulation.
+    energy: `weight_energy(weight)`, if known; otherwise it is computed for the demodulation.
     With x in fp16 and `demodulate`, weight and style are first divided by their largest magnitude,
     which demodulation undoes: the sums then stay within fp16's range.
     Returns (B, O, H, W), or (B, O, 2H, 2W) when `up`.
@@ -64,7 +64,7 @@ def styled_conv2d(
 ) -> Tensor:
     """A whole styled layer: `modulated_conv2d` (demodulated), + strength · noise, then `bias_act`.
 
-    noise: (1 or B, 1, H', W') of the result's size, or none. strength: (1,). bias: (O,).
+    noise: (1 or B, 1, H', W') with the sides of the result, or None. strength: (1,). bias: (O,).
     """
     if weight.shape[-1] == 3 and whole_layer(x, fir if up else None, weight, style):
         before, after = up_conv_padding(fir.shape[0], 3) if up and fir is not None else (0, 0)
@@ -113,8 +113,8 @@ def convolved(
     up: bool,
     energy: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The convolution of `modulated_conv2d` before its FIR, and the factors (B, O) of the demodulation
-    where the result still lacks them."""
+    """The convolution of `modulated_conv2d` before its FIR filter, and the factors (B, O) of the demodulation
+    if they still have to be applied."""
     batch, _, height, width = x.shape
     size = weight.shape[-1]
     if x.dtype == torch.float16 and demodulate:
@@ -144,16 +144,16 @@ def convolved(
 
 
 def conv2d(x: Tensor, weight: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
-    """A plain convolution without bias: x (B, I, H, W), weight (O, I, k, k) of the same type."""
+    """A plain convolution without bias: x (B, I, H, W), weight (O, I, k, k) of the same dtype."""
     if weight.shape[-1] == 3 and x.device.type == "cpu" and weight.dtype == x.dtype and compiled(x):
         if stride == padding == 1:
             return kernels().conv3x3(x, weight, None, None, False)
         if stride == 2 and padding == 0 and all(side % 2 and side > 1 for side in x.shape[2:]):
-            # The gradient of the up-sampling convolution, with inputs and outputs in each other's place.
+            # The gradient of the up-sampling convolution, with inputs and outputs exchanged.
             return kernels().conv3x3_up(x, weight.transpose(0, 1), None, None, True)
     return F.conv2d(x, weight, stride=stride, padding=padding)
 
 
 def _largest(values: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """max |values| over `dims`, kept as axes of length 1; a constant to the gradient, since it cancels."""
+    """max |values| over `dims`, kept as axes of length 1; without gradient, since it cancels."""
     return values.detach().abs().amax(dim=dims, keepdim=True).clamp(min=1e-8)

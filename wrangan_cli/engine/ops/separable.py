@@ -1,8 +1,8 @@
 """Operations of MobileStyleGAN: separable styled convolution, inverse Haar transform, image of few channels.
 
-By kernels (kernels/wrangan_kernels/separable.py), without them by PyTorch. Everything is
-channels_last: depthwise convolutions are three times as fast so, and a 1×1 convolution is
-one product of matrices (docs/benchmarks.md).
+They use kernels (kernels/wrangan_kernels/separable.py) if available, otherwise PyTorch. Everything is
+channels_last, in which depthwise convolutions are three times as fast and a 1×1 convolution is
+one matrix product (docs/benchmarks.md).
 """
 
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ __all__ = ["inverse_haar", "modulated_pointwise", "modulated_separable", "styled
 
 SLOPE = 0.2
 _VECTOR = 16
-"""Channels of the CPU kernels' vectors, on the widest processor: they take multiples of it."""
+"""Channels per vector of the CPU kernels on the widest processor; they need multiples of it."""
 _MOST_POOLED = 16
 
 
@@ -47,7 +47,7 @@ def modulated_separable(
         if depthwise is None:
             y = F.conv2d(x, mixing * style[0][:, None, None], bias, padding=mixing.shape[-1] // 2)
         else:
-            # The style goes into the few weights instead of the many pixels.
+            # Apply the style to the few weights rather than the many pixels.
             y = F.conv2d(x, depthwise * style[0][:, None, None, None], padding=1, groups=x.shape[1])
             y = _pointwise(y, mixing[:, :, 0, 0], bias)
     else:
@@ -86,7 +86,7 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _each(x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """A convolution with zero padding; each image by its own weight where it has one."""
+    """A convolution with zero padding, with a separate weight for each image if given."""
     padding = weight.shape[-1] // 2
     if weight.ndim == 4:
         return F.conv2d(x, weight, padding=padding, groups=groups)

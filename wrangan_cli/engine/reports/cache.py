@@ -1,4 +1,4 @@
-"""What a report has computed already, by what it depends on."""
+"""Results that a report has already computed, keyed by everything that they depend on."""
 
 import hashlib
 import json
@@ -16,17 +16,16 @@ from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 
 VERSION = 1
-"""Part of every key: raised when a measure changes its meaning."""
+"""Part of every key; raised when a measure changes its meaning."""
 PATIENCE = 5.0
-"""Seconds between two writings."""
+"""Seconds between two writes."""
 
 
 class Cache:
     """JSON values and feature tensors by kind and key (JSON values that name all they depend on).
 
-    The values of a kind are one file, which is written every few seconds and by `flush`. A file
-    that cannot be read counts as not there. `computed` lists the kinds that were stored in this run, one
-    entry each time.
+    The values of a kind are in one file, which is written every few seconds and by `flush`. A file
+    that cannot be read counts as missing. `computed` lists the kind of every value stored in this run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +48,7 @@ class Cache:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not on the disk yet; FileError or OSError where that fails."""
+        """Write what is not on the disk yet; FileError or OSError if that fails."""
         for kind in sorted(self._changed):
             with replaced_atomically(self._file(kind)) as temporary:
                 temporary.write_text(json.dumps(self._values(kind), indent=0) + "\n")
@@ -69,7 +68,7 @@ class Cache:
         return self.folder / f"{kind}.json"
 
     def made(self, kind: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
-        """The stored value; where there is none it is made (as JSON gives it back) and stored."""
+        """The stored value; if there is none, it is made, stored, and returned as read back from JSON."""
         value = self.get(kind, key)
         if value is None:
             value = make()
@@ -77,7 +76,7 @@ class Cache:
         return value
 
     def features(self, kind: str, key: dict[str, Any], make: Callable[[], Tensor]) -> Tensor:
-        """The same for features (N, F), which are kept in float16 and given in float32."""
+        """The same for features (N, F), which are stored in float16 and returned in float32."""
         path = self.folder / kind / f"{_name(key)}.safetensors"
         with suppress(FileError, KeyError):
             return read_tensors(path)[0]["features"].float()

@@ -1,4 +1,4 @@
-"""Edit success by method: its table, and the curve of persons kept against attributes changed."""
+"""Edit success by method: its table, and the curve of identity kept against attributes changed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ ALL = "all"
 
 
 def measure_edits(subject: Subject) -> tuple[Table, Found]:
-    """The table, and the trials behind it for the figure; what cannot be had is named in the table."""
+    """The table, and the trials behind it for the figure; the table lists what could not be measured."""
     missing: list[str] = []
     found: Found = {}
     names: list[str] = []
@@ -31,7 +31,7 @@ def measure_edits(subject: Subject) -> tuple[Table, Found]:
             raise WranganError("edit_success=0, or no photograph has a code of every method")
         judge = edit_success.load_judge(subject.model, _directions(subject), only_scored=True)
     except WranganError as error:
-        # Where a file was looked for is of no interest to the report's readers.
+        # Readers of the report need not know where a file was looked for.
         why = error.cause if isinstance(error, FileError) else str(error)
         missing.append(subject.leave_out("edit success", why))
     else:
@@ -74,7 +74,7 @@ def _of_method(subject: Subject, judge: Judge, method: str, jobs: Sequence[Job])
                 subject.failures.append(about_job(job, error))
                 continue
             for name in judge.directions:
-                # No points: the photograph's score cannot be told.
+                # No points: the score of the photograph is undecided.
                 known[job, name] = made.get(name, [])
                 subject.cache.put("edits", keys[job, name], known[job, name])
             advance(count)
@@ -121,14 +121,14 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
         ],
         rows,
         f"{edit_success.PROTOCOL}{edit_success.BY_STEPS}. Mean and 95 % bootstrap interval over the "
-        "photographs. The last columns are of all directions together.",
+        "photographs. The last columns are over all directions.",
         missing,
     )
 
 
 def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[float, float]]]:
-    """Method → for each step (attribute changed, same person with a face), fractions of the trials of a
-    direction, or of all of them."""
+    """Method → for each step (attribute changed, same person with a face), as fractions of the trials of a
+    direction, or of all directions."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for method, of_stem in found.items():
         some = [t for tried in of_stem.values() for t in tried if direction in (ALL, t.direction)]
@@ -143,7 +143,7 @@ def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[fl
 
 
 def panels(found: Found) -> dict[str, Any]:
-    """What the figure shows: title → lines of `kept_and_changed`."""
+    """The panels of the figure: title → lines of `kept_and_changed`."""
     names = dict.fromkeys(
         t.direction for of_stem in found.values() for tried in of_stem.values() for t in tried
     )

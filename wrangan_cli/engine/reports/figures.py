@@ -20,12 +20,12 @@ from wrangan_cli.engine.reports.tables import Table, Value
 FIGURE_SIDE = 128
 """Small images are enlarged (nearest neighbour) to about this side."""
 LARGEST_SIDE = 320
-"""Larger images are reduced to this side, at which a grid of them and its labels can be read."""
+"""Larger images are reduced to this side, so that a grid of them and its labels stay legible."""
 STRATEGIES = ("weight-tuning", "pti", "wrangan")
-"""The three ways of keeping tuned weights in check (the paper's Figure 1)."""
+"""The three ways of regularising tuned weights (the paper's Figure 1)."""
 STRATEGY_DIRECTIONS = 4
 WAY_STEPS = 7
-"""Images from one photograph to the next, both included."""
+"""Number of images from one photograph to the next, both included."""
 
 Figure = tuple[Path, str]
 """File and caption."""
@@ -63,7 +63,7 @@ def _reconstructions(
     key = {"columns": methods, "images": [[subject.sha(path) for path in column] for column in columns]}
 
     def rows(crop: bool = False) -> list[Tensor]:
-        """Of each photograph (1 + methods, 3, S, S) at its own side, as they are measured."""
+        """For each photograph (1 + methods, 3, S, S), at the side at which they are measured."""
         found = []
         for files in zip(*columns, strict=True):
             size = load_image(files[0]).shape[-1]
@@ -92,8 +92,8 @@ def _reconstructions(
         ),
         (
             renderings.figure("differences", key, maps),
-            "Differences to the photograph, mean over the colours (Figures 12, 13): purple none, yellow the "
-            "99th percentile of all and more.",
+            "Differences from the photograph, mean over the colours (Figures 12, 13): purple is none, yellow "
+            "the 99th percentile of all or more.",
         ),
     ]
 
@@ -148,7 +148,7 @@ def _strategies(
 
     caption = (
         "Three strategies of regularisation, one photograph, and edits (Figure 1). "
-        "KID: of its own moved images, as in Table 4."
+        "KID: of the code's moved images, as in Table 4."
     )
     return [(renderings.figure("strategies", key, draw), caption)]
 
@@ -171,7 +171,7 @@ def _interpolations(
         rows = [torch.stack(list(way)).clamp(-1, 1) for way in ways]
         return labelled_grid([sized(row) for row in rows], titles)
 
-    caption = "Straight ways from one code to the next (Figure 7)."
+    caption = "Linear interpolation from one code to the next (Figure 7)."
     return [(renderings.figure("interpolations", key, draw), caption)]
 
 
@@ -228,8 +228,8 @@ def _corruption(renderings: Renderings, corruption: Mapping[str, Mapping[str, fl
     return [
         (
             path,
-            "Corruption of each photograph's generator: KID of its own moved images, less that of "
-            f"{baseline} (Figure 2, there with FID). Few images each: only large differences mean something.",
+            "Corruption of each photograph's generator: KID of its moved images, minus that of "
+            f"{baseline} (Figure 2, there with FID). Few images each: only large differences are meaningful.",
         )
     ]
 
@@ -241,25 +241,25 @@ def _edit_success(renderings: Renderings, measured: Measured) -> list[Figure]:
     whole = {
         title: [(method, SOLID, points) for method, points in lines.items()] for title, lines in found.items()
     }
-    across, up = "attribute changed", "a face, of the same person"
+    across, up = "attribute changed", "a face of the same person"
     path = renderings.plot(
         "edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up, fractions=True)
     )
     caption = (
-        "The same person, edited: the fraction of edits that have changed the attribute as asked against the "
-        "fraction that are still of the same person, unedited at the left and then in equal steps to the end "
+        "The same person, edited: the fraction of edits that have changed the attribute against the "
+        "fraction that still show the same person, unedited at the left and then in equal steps to the end "
         "of each direction's range. Up and to the right is better."
     )
     return [(path, caption)]
 
 
 def _sweep(renderings: Renderings, sweep: Table) -> list[Figure]:
-    """A panel for each measure, a curve for each method and N."""
+    """One panel per measure, one curve per method and N."""
     alphas: dict[str, list[Curve]] = {}
     lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
     for column in sweep.columns:
         if column.higher_is_better is None:
-            continue  # what the points are, and not how good
+            continue  # describes the points, not their quality
         for method, layers in lines:
             cells = [
                 (row["alpha"], row.get(column.key))
@@ -277,7 +277,7 @@ def _sweep(renderings: Renderings, sweep: Table) -> list[Figure]:
 
 
 def one_side(images: Sequence[Tensor]) -> list[Tensor]:
-    """Batches (N, 3, S, S), each brought to the largest S among them."""
+    """Batches (N, 3, S, S), all resized to the largest S among them."""
     side = max(batch.shape[-1] for batch in images)
     return [
         batch
@@ -288,8 +288,8 @@ def one_side(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def sized(images: Tensor) -> Tensor:
-    """(N, 3, H, W) at a side that suits a figure: small images by a whole factor, nearest neighbour; large
-    ones reduced by area."""
+    """(N, 3, H, W) at a side that suits a figure: small images enlarged by a whole factor (nearest
+    neighbour), large ones reduced by area averaging."""
     if images.shape[-1] > LARGEST_SIDE:
         return F.interpolate(images, size=(LARGEST_SIDE, LARGEST_SIDE), mode="area")
     factor = max(1, FIGURE_SIDE // images.shape[-1])
@@ -297,7 +297,7 @@ def sized(images: Tensor) -> Tensor:
 
 
 def difference_scale(errors: Tensor) -> float:
-    """The 99th percentile of all differences, which the maps show as their top."""
+    """The 99th percentile of all differences, the top of the colour scale of the maps."""
     # quantile() takes no more than 16 million numbers.
     flat = errors.flatten()
     return max(float(flat[:: max(1, len(flat) // 1_000_000)].quantile(0.99)), 1e-6)

@@ -1,4 +1,4 @@
-"""The tables of the generator alone (1, 3, 5, 6, 7) and of what inversion does to it (4)."""
+"""The tables about the generator alone (1, 3, 5, 6, 7) and about the effect of inversion on it (4)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +27,7 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 FACES = 256
-"""Moved images in which faces are looked for: about a minute of one CPU core."""
+"""Number of moved images in which faces are detected: about a minute of one CPU core."""
 LAYER_COUNTS = (4, 6, 8)
 """N of the paper's Table 1."""
 OF_ONE_CODE = replace(
@@ -69,7 +69,7 @@ def cost_table(subject: Subject) -> Table:
 
 
 def sample_table(subject: Subject, samples: Samples) -> Table:
-    """Table 3: the generator against real images, at the mean weights and with ε drawn."""
+    """Table 3: the generator against real images, at the mean weights and with random ε."""
     settings = subject.settings
     metrics = (fid.METRIC, kid.METRIC, precision.METRIC, recall.METRIC)
     rows: list[dict[str, Cell]] = []
@@ -110,13 +110,13 @@ def _generated(subject: Subject, epsilon: float, numbers: Sequence[int]) -> Iter
 
 
 def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[str, dict[str, float]]]:
-    """Table 4, and of each method the KID of each photograph's own images, by stem (Figure 2)."""
+    """Table 4, and for each method the KID of each photograph's images, by stem (Figure 2)."""
     settings = subject.settings
     rows: list[dict[str, Cell]] = []
     missing: list[str] = []
     each: dict[str, dict[str, float]] = {}
     about = ""
-    # The same photographs for every method, and so the same directions for each of them.
+    # The same photographs for every method, so that each gets the same directions.
     count = len(subject.shared_stems)
     try:
         if not settings.samples:
@@ -150,12 +150,12 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
             *([Column("face", f"{FACE} %", True, percent=True)] if subject.of_faces else []),
         ],
         rows,
-        f"{about}w moved by the size of W in random directions, the same for every method, drawn with each "
-        "code's own weights. corruption-kid: KID of each code's own images, mean over the codes ± one "
+        f"{about}w moved by the size of W in random directions, the same for every method, rendered with "
+        "the weights of each code. corruption-kid: KID of the images of each code, mean over the codes ± one "
         "standard error of that mean. Pooled: of the images of all codes together. FID of so few images is "
         "strongly biased."
         + (
-            f" {FACE}: share of the first {min(FACES, settings.samples)} images in which a face is found."
+            f" {FACE}: fraction of the first {min(FACES, settings.samples)} images with a detected face."
             if subject.of_faces
             else ""
         ),
@@ -167,7 +167,7 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
 def _corruption(
     subject: Subject, samples: Samples, jobs: Sequence[Job]
 ) -> tuple[dict[str, Value], dict[str, float]]:
-    """The cells of a method, and by stem the KID of each photograph's own images."""
+    """The cells of a method, and by stem the KID of each photograph's images."""
     key = {"codes": [subject.sha(job.code) for job in jobs], "seed": subject.settings.seed}
     features = samples.features("moved", key, partial(_moved, subject, jobs))
     pooled = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
@@ -178,7 +178,7 @@ def _corruption(
             moved = features[number :: len(jobs)]  # image i is of code i mod n
             each[job.photo.stem] = samples.estimates("moved-one", moved, (OF_ONE_CODE,))["kid"].value
         mean = mean_of(list(each.values())) if len(jobs) > 1 else None
-        # Of one code all images are its own.
+        # With a single code all images belong to it.
         alone = pooled["kid"]
         cells["kid"] = alone if mean is None else Value(mean.value, standard_error=mean.standard_error)
     else:
@@ -190,7 +190,7 @@ def _corruption(
 
 
 def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
-    """The fraction of the first moved images with a face; nothing where the edits are not of faces."""
+    """The fraction of the first moved images with a face; empty if the edits are not of faces."""
     if not subject.of_faces:
         return {}
     count = min(FACES, subject.settings.samples)
@@ -220,7 +220,7 @@ def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Ite
 
 
 def separability_table(subject: Subject) -> Table:
-    """Table 5: accuracy of hyperplanes in W, at the mean weights and with ε drawn."""
+    """Table 5: accuracy of hyperplanes in W, at the mean weights and with random ε."""
     count = subject.settings.separability_samples
     missing: list[str] = []
     cells: dict[str, dict[str, Cell]] = {}
@@ -270,19 +270,19 @@ def _separability(subject: Subject, settings: LearnSettings) -> dict[str, dict[s
 
 
 def std_table(subject: Subject) -> Table:
-    """Table 6: fraction of the random weights that each layer has given up."""
+    """Table 6: fraction of each layer's weights whose σ is negligible."""
     rows: list[dict[str, Cell]] = [
         {"layer": name, "share": fraction}
         for name, fraction in STD_SHARE.compute(subject.model, 0, 0, 1).items()
     ]
     missing = [] if rows else [subject.leave_out("Table 6", "the model has no random layers")]
-    columns = [Column("layer", "layer"), Column("share", "share %", None, percent=True)]
-    title = "Table 6. Share of weights with small σ"
+    columns = [Column("layer", "layer"), Column("share", "fraction %", None, percent=True)]
+    title = "Table 6. Fraction of weights with small σ"
     return Table("table-6-std-share", title, columns, rows, STD_SHARE.protocol, missing)
 
 
 def influence_table(subject: Subject) -> Table:
-    """Table 7: error of the image when one layer alone is drawn anew."""
+    """Table 7: error of the image when only one layer's ε is sampled."""
     missing: list[str] = []
     found: dict[str, float] = {}
     settings = subject.settings
@@ -301,6 +301,6 @@ def influence_table(subject: Subject) -> Table:
         missing.append(subject.leave_out("Table 7", "the model has no random layers"))
     rows: list[dict[str, Cell]] = [{"layer": name, "mse": value} for name, value in found.items()]
     columns = [Column("layer", "layer"), Column("mse", "MSE")]
-    note = f"{INFLUENCE.protocol}; {settings.influence_samples} samples. all: every random layer is drawn."
+    note = f"{INFLUENCE.protocol}; {settings.influence_samples} samples. all: every random layer is sampled."
     title = "Table 7. Influence of each layer"
     return Table("table-7-layer-influence", title, columns, rows, note, missing)

@@ -1,4 +1,4 @@
-"""Everything that a report says in numbers."""
+"""All measurements of a report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from wrangan_cli.engine.reports.tables import Table
 
 @dataclass(frozen=True)
 class Measured:
-    """The tables, and what the figures and the page need beside them."""
+    """The tables, and what the figures and the page need besides them."""
 
     tables: list[Table]
     """All, in the order of the page."""
     photos: reconstruction.PerPhoto
     corruption: Mapping[str, Mapping[str, float]]
-    """Method → stem of the photograph → KID of its own moved images."""
+    """Method → stem of the photograph → KID of its moved images."""
     edits: Found
     """Edit success: every edit of every method."""
     sweep: Table
@@ -27,7 +27,7 @@ class Measured:
 
 
 def measure(subject: Subject) -> Measured:
-    """Measure what is not in the cache; problems are in `subject.failures` and `.remarks` afterwards."""
+    """Measure what is not in the cache; problems are added to `subject.failures` and `.remarks`."""
     photos = reconstruction.measure_photos(subject)
     samples = Samples(subject)
     corruption, each = generators.corruption_table(subject, samples)

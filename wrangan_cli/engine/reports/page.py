@@ -27,7 +27,7 @@ def write_page(
     measured: Measured,
     figures: Sequence[Figure],
 ) -> Path:
-    """Draw the images that the page shows, and write it; its path."""
+    """Render the images that the page shows, write the page, and return its path."""
     data = gallery(subject, renderings, measured.photos)
     model, count = subject.model, len(data["photos"])
     failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
@@ -51,7 +51,7 @@ def write_page(
 
 
 def _template() -> Template:
-    """page.html. All that is put into it is escaped."""
+    """The template page.html, with everything inserted into it escaped."""
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods and edits have an order
@@ -59,7 +59,7 @@ def _template() -> Template:
 
 
 def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[str, Any]:
-    """What the page's script shows: photographs with the images and numbers of each method.
+    """The data of the page's script: photographs with the images and numbers of each method.
 
     Addresses are relative to the page.
     """
@@ -106,5 +106,5 @@ def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[
 
 
 def address(path: Path, base: Path) -> str:
-    """A file as the page names it."""
+    """The address of a file relative to the page."""
     return quote(os.fsencode(path.relative_to(base).as_posix()))

@@ -18,7 +18,7 @@ Curve = tuple[str, str, Sequence[tuple[float, float]]]
 
 
 def require_matplotlib() -> None:
-    """WranganError naming the extra where matplotlib is missing; without a display it draws to files."""
+    """WranganError that names the extra if matplotlib is missing; selects a backend without a display."""
     try:
         import matplotlib
     except ImportError as error:
@@ -47,7 +47,7 @@ def histograms(path: Path, values: Mapping[str, Tensor], what: str) -> None:
 
 
 def save_canvas(path: Path, canvas: object) -> None:
-    """A matplotlib figure as .png, atomically and without the date in it."""
+    """Write a matplotlib figure as .png, atomically and without a date in it."""
     from matplotlib.figure import Figure as Canvas
 
     assert isinstance(canvas, Canvas)
@@ -56,7 +56,7 @@ def save_canvas(path: Path, canvas: object) -> None:
 
 
 def bars(path: Path, rows: Mapping[str, Sequence[float]], across: str, up: str) -> None:
-    """A row of bars for each title, on one scale."""
+    """One row of bars per title, all on the same scale."""
     from matplotlib.figure import Figure as Canvas
 
     canvas = Canvas(figsize=(8, 2 * len(rows) + 0.5), layout="constrained")
@@ -78,8 +78,8 @@ def curves(
     log: bool = False,
     fractions: bool = False,
 ) -> None:
-    """A panel for each title, four in a row, with its curves through their points in order; log: of the axis
-    across; fractions: both axes go from 0 to 1."""
+    """One panel per title, four in a row, with curves through their points in order. log: logarithmic
+    horizontal axis; fractions: both axes from 0 to 1."""
     from matplotlib.figure import Figure as Canvas
 
     columns = min(4, len(panels))
@@ -99,7 +99,7 @@ def curves(
         axis.set_ylabel(up)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
-    # Beside the panels, where it hides no point.
+    # Outside the panels, where it hides no point.
     canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     save_canvas(path, canvas)
 

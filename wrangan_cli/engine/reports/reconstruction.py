@@ -1,4 +1,4 @@
-"""Table 2 and its kin: distortion of each method, paired comparisons, latent editing consistency."""
+"""Table 2 and related ones: distortion of each method, paired comparisons, latent editing consistency."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 Metric = PairMetric | RecordMetric
-OTHER_SCALE = "st-LPIPS is another scale than LPIPS: published figures, the paper's too, are of LPIPS."
+OTHER_SCALE = "st-LPIPS is not comparable with LPIPS, of which published values, including the paper's, are."
 PerPhoto = dict[str, dict[str, dict[str, float]]]
 """Method → stem of the photograph → metric → value."""
 
 
 def wanted_metrics(subject: Subject) -> list[PairMetric]:
-    """Those that the settings name, or all; identity by itself only where directions say faces."""
+    """The metrics that the settings name, or all; by default identity only if the directions are of faces."""
     names = split_names(subject.settings.metrics)
     if names:
         return pair_metrics(names)
@@ -30,7 +30,7 @@ def wanted_metrics(subject: Subject) -> list[PairMetric]:
 
 
 def measure_photos(subject: Subject) -> PerPhoto:
-    """Every metric of every photograph and method that is not in the cache, and those that are."""
+    """Every metric of every photograph and method, cached or measured now."""
     metrics = wanted_metrics(subject)
     known = {
         method: {job: _known(subject, job, metrics) for job in jobs} for method, jobs in subject.jobs.items()
@@ -68,7 +68,7 @@ def _all(metrics: list[PairMetric]) -> list[Metric]:
 
 
 def _key(subject: Subject, job: Job, metric: Metric) -> dict[str, Any]:
-    # The code's file says the model, the method, its settings and the photograph.
+    # The code's file determines the model, the method, its settings and the photograph.
     return {
         "model": subject.model.sha256,
         "code": subject.sha(job.code),
@@ -102,7 +102,7 @@ def _stored(
 
 
 def about_job(job: Job, error: WranganError | OSError) -> WranganError | OSError:
-    """The error, naming the code where it names no file."""
+    """The error, made to name the code if it names no file."""
     return error if isinstance(error, FileError) else FileError(job.code, str(error))
 
 
@@ -119,7 +119,7 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
         for metric in present:
             column = [one[metric.name] for one in values.values() if metric.name in one]
             if column:
-                # The photographs of a batch have one cost, so an interval over them means nothing.
+                # The photographs of a batch share one cost, so an interval over them is meaningless.
                 shared = isinstance(metric, RecordMetric)
                 row[metric.name] = Value(sum(column) / len(column)) if shared else mean_value(column)
         rows.append(row)
@@ -133,8 +133,8 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
             *(Column(m.name, m.column, m.higher_is_better) for m in present),
         ],
         rows,
-        "Mean and 95 % bootstrap interval over the photographs (of seconds and memory, which a batch shares, "
-        "the mean alone); those that failed are in no mean. "
+        "Mean and 95 % bootstrap interval over the photographs (for seconds and memory, which a batch "
+        "shares, only the mean), without those that failed. "
         f"{_about_side(subject)} "
         + " ".join(f"{metric.column}: {metric.protocol}." for metric in present)
         + (f" {OTHER_SCALE}" if any(metric.name.startswith("st-") for metric in present) else ""),
@@ -147,7 +147,7 @@ def _about_side(subject: Subject) -> str:
 
 
 def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
-    """Every value by method and photograph: what the means are of."""
+    """Every value behind the means, by method and photograph."""
     names = list(dict.fromkeys(n for rows in photos.values() for values in rows.values() for n in values))
     rows: list[dict[str, Cell]] = [
         {"method": method, "photo": stem, **values}
@@ -164,7 +164,7 @@ def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
 
 
 def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
-    """Photograph by photograph: how often each method beats the one that the report is about."""
+    """How often the report's first method beats each other one, photograph by photograph."""
     first = "wrangan" if "wrangan" in photos else next(iter(photos), "")
     metrics = wanted_metrics(subject)
     rows: list[dict[str, Cell]] = []
@@ -192,8 +192,8 @@ def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
             *(Column(metric.name, f"{metric.column} %", None, percent=True) for metric in present),
         ],
         rows,
-        "Share of the photographs on which the first method is better, with its 95 % Wilson interval; a tie "
-        "counts half. An interval that holds 50 decides nothing. " + _about_side(subject),
+        "Fraction of the photographs on which the first method is better, with its 95 % Wilson interval; "
+        "ties count half. If the interval contains 50, the comparison is undecided. " + _about_side(subject),
     )
 
 

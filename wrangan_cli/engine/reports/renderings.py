@@ -1,4 +1,4 @@
-"""The images of a report as files: photographs, reconstructions, edits, ways between photographs."""
+"""The images of a report as files: photographs, reconstructions, edits, interpolations."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from wrangan_cli.engine.models.codes import render
 from wrangan_cli.engine.reports.subject import Subject
 
 LOSSY_SIDE = 256
-"""From this resolution on edits, of which there are many, are .jpg."""
+"""From this resolution on, edits, which are many, are saved as .jpg."""
 
 
 class Renderings:
-    """Draws what is not there yet; a file whose content is not what was drawn is drawn again."""
+    """Renders missing images; a file whose content has changed since is rendered again."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -34,7 +34,7 @@ class Renderings:
             key = {"photo": subject.sha(path), "most": subject.model.resolution, "size": subject.size}
             return self._file(target, key, lambda: subject.load_photo(path))
         except (WranganError, OSError):
-            return None  # its inversion failed, and was named then
+            return None  # its inversion failed, and was reported then
 
     def reconstruction(self, method: str, job: Job) -> Path:
         """The image of a code."""
@@ -64,7 +64,7 @@ class Renderings:
         return self._file(self.folder / method / move.label / f"{job.photo.stem}{suffix}", key, draw)
 
     def figure(self, name: str, key: dict[str, Any], draw: Callable[[], Tensor]) -> Path:
-        """A figure (3, H, W) under `figures/`, drawn anew only where the key or the file differs."""
+        """A figure (3, H, W) under `figures/`, made again only if the key or the file has changed."""
         return self._file(self.subject.out / "figures" / f"{name}.png", key, draw)
 
     def plot(self, name: str, key: dict[str, Any], draw: Callable[[Path], None]) -> Path:

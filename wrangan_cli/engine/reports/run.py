@@ -1,4 +1,4 @@
-"""A report from the codes that are there: measures, tables, figures, the page."""
+"""Make a report from existing codes: measurements, tables, figures, the page."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +19,20 @@ ALL_TABLES = "tables.md"
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and what had to be computed for it."""
+    """The files written, and what had to be computed for them."""
 
     tables: list[Table]
     files: list[Path]
     """Tables (CSV, Markdown, JSON), `tables.md`, figures, the page last."""
     computed: list[str]
-    """Kinds of measures and renderings that were not there yet, one entry each."""
+    """The kind of every measurement and rendering made in this run."""
 
 
 def write_report(subject: Subject) -> Report:
-    """Measure and draw what is not in `out/cache` and `out/images` yet, and write everything.
+    """Measure and render what is missing in `out/cache` and `out/images`, and write everything.
 
-    Problems with single photographs, codes or metrics are in `subject.failures` and
-    `subject.remarks` afterwards. Raises WranganError without matplotlib, FileError where nothing can
+    Problems with single photographs, codes or metrics are added to `subject.failures` and
+    `subject.remarks`. Raises WranganError without matplotlib, FileError if nothing can
     be written.
     """
     require_matplotlib()

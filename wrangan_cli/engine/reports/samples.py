@@ -1,4 +1,4 @@
-"""Inception features of a report's samples, and what they say against the reference."""
+"""Inception features of a report's samples, and their metrics against the reference."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Value
 
 PART = 250
-"""Images whose features are one file of the cache: about a minute of one CPU core."""
+"""Number of images per file of cached features: about a minute of one CPU core."""
 
 
 class Samples:
@@ -31,9 +31,9 @@ class Samples:
     def features(
         self, kind: str, key: dict[str, Any], images: Callable[[Sequence[int]], Iterator[Tensor]]
     ) -> Tensor:
-        """Features of `settings.samples` images; images(numbers) draws some of them.
+        """Features of `settings.samples` images; images(numbers) renders some of them.
 
-        They are kept in parts, so that a run that was ended goes on where it was.
+        They are cached in parts, so that an interrupted run continues where it stopped.
         """
         count = self.subject.settings.samples
         key = {"model": self.subject.model.sha256, "samples": count, **key}
@@ -62,7 +62,7 @@ class Samples:
                 "reference": self.reference_key(),
                 "metric": metric.name,
                 "protocol": metric.protocol,
-                # Of what earlier versions computed the standard error was another.
+                # Earlier versions computed a different standard error.
                 "error": "of the estimate",
             }
 
@@ -75,5 +75,5 @@ class Samples:
 
 
 def digest_of(features: Tensor) -> str:
-    """Of the values in float16, in which features are kept."""
+    """Digest of the values in float16, as features are cached."""
     return hashlib.sha256(features.half().numpy().tobytes()).hexdigest()[:20]

@@ -17,7 +17,7 @@ from wrangan_cli.engine.models.perceptual import METRIC_SIDE
 
 N = TypeVar("N", int, float)
 LEAST_KID = 4
-"""Images that a KID takes at least."""
+"""Minimum number of images for KID."""
 
 
 @dataclass(frozen=True)
@@ -25,39 +25,40 @@ class ReportSettings:
     """What a report measures and shows, beyond the inversions."""
 
     metrics: str = ""
-    """Metrics of reconstruction, names with commas between; empty: all (identity on face models only)."""
+    """Metrics of reconstruction, separated by commas; empty: all (identity only for models of faces)."""
     metric_side: int = METRIC_SIDE
-    """Photographs of a larger side, and their images, are reduced to it for the metrics of reconstruction; 0:
-    each at its own side."""
+    """Side in px to which larger photographs and their images are reduced for the metrics of reconstruction;
+    0: do not reduce."""
     directions: str = ""
-    """Directions of the edits, names with commas between; empty: the first five of the model."""
+    """Directions of the edits, separated by commas; empty: the first five of the model."""
     strength: float = 3.0
-    """Standard deviations of the edits, both ways."""
+    """Strength of the edits in standard deviations, both ways."""
     edited: int = 12
-    """Photographs whose edits are shown, from the first on."""
+    """Number of photographs whose edits are shown."""
     shown: int = 8
-    """Photographs in the figures, from the first on."""
+    """Number of photographs in the figures."""
     interpolations: int = 2
-    """Pairs of neighbouring photographs in the figure of interpolations."""
+    """Number of pairs of neighbouring photographs in the figure of interpolations."""
     consistency: int = 4
-    """Photographs of the latent editing consistency (each is inverted twice more); 0 leaves it out."""
+    """Number of photographs for latent editing consistency (each is inverted twice more); 0: leave it out."""
     edit_success: int = 50
-    """Photographs of the edit success; 0 leaves it out."""
+    """Number of photographs for edit success; 0: leave it out."""
     sweep: int = 4
-    """Photographs of Figure 3 (each is fitted anew for every α, N and method); 0 leaves it out."""
+    """Number of photographs for Figure 3 (each is refitted for every α, N and method); 0: leave it out."""
     alphas: str = "1e-4,1e-2,0.1,1,10"
-    """Weights α of the penalty in Figure 3, with commas between."""
+    """Weights α of the penalty in Figure 3, separated by commas."""
     sweep_layers: str = ""
-    """N of Figure 3, with commas between; empty: the model's own."""
+    """Values of N in Figure 3, separated by commas; empty: that of the model."""
     sweep_samples: int = 0
-    """Moved images, of all photographs together, for the corruption of each point of Figure 3; 0: distortion
-    alone."""
+    """Number of moved images, over all photographs together, for the corruption at each point of Figure 3; 0:
+    only distortion."""
     separability_samples: int = 2000
-    """Samples of Table 5."""
+    """Number of samples for Table 5."""
     influence_samples: int = 64
-    """Samples of Table 7."""
+    """Number of samples for Table 7."""
     samples: int = 2000
-    """Images of Table 3, and of each method in Table 4 (of all its codes together); 0 leaves both out."""
+    """Number of images for Table 3, and for each method in Table 4 (over all its codes); 0: leave both
+    out."""
     seed: int = 0
     """Seed of all samples."""
 
@@ -91,7 +92,7 @@ class ReportSettings:
             except ValueError:
                 good = False
             if not good:
-                raise ValueError(f"{name} {getattr(self, name)!r}: expected numbers with commas between")
+                raise ValueError(f"{name} {getattr(self, name)!r}: expected numbers separated by commas")
 
     @property
     def alpha_values(self) -> tuple[float, ...]:
@@ -105,7 +106,7 @@ class ReportSettings:
 
 
 def chosen_methods(text: str) -> tuple[str, ...]:
-    """`all`, or names with commas between, in the order in which the suite lists them."""
+    """`all`, or names separated by commas, in the order of METHODS."""
     if text.strip() == "all":
         return METHODS
     names = split_names(text)
@@ -120,9 +121,9 @@ def chosen_methods(text: str) -> tuple[str, ...]:
 def possible_methods(
     model: Model, settings: Mapping[str, InversionSettings], everything: bool
 ) -> tuple[list[str], list[str]]:
-    """Methods that the model has what is needed for, and a line about each of the others.
+    """Methods that the model supports, and a line about each of the others.
 
-    Raises the reason where a method was asked for by name (not `everything`), UsageError where none is left.
+    Raises the reason if a method was requested by name (not `everything`), UsageError if none is left.
     """
     chosen: list[str] = []
     lacking: list[str] = []
@@ -145,7 +146,7 @@ def _numbers(text: str, kind: type[N]) -> tuple[N, ...]:
 
 
 def split_names(text: str) -> list[str]:
-    """Names with commas between, each once."""
+    """Names separated by commas, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
@@ -184,7 +185,7 @@ def parse_settings(
         for method in methods
     }
     if len({one.size for one in settings.values()}) > 1:
-        raise UsageError("size: methods are compared at one side: give --set size=… for all of them")
+        raise UsageError("size: methods are compared at the same side: give --set size=… for all of them")
     return settings, of_report_settings
 
 
@@ -212,4 +213,4 @@ def _value(text: str, name: str, value: str, fields: Mapping[str, Any]) -> Any:
                 return kind(value)
         except ValueError:
             continue
-    raise UsageError(f"--set {text!r}: {value!r} is no value of {name}")
+    raise UsageError(f"--set {text!r}: {value!r} is not a valid value of {name}")

@@ -1,4 +1,4 @@
-"""What a report is about: a model, photographs, the codes of each method, and where results go."""
+"""The subject of a report: a model, photographs, the codes of each method, and where results go."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,12 +27,12 @@ from wrangan_cli.engine.reports.settings import ReportSettings, split_names
 FIRST_DIRECTIONS = 5
 
 Track = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
-"""(what is done, how many) → a context that gives a function of the number done: a progress bar."""
+"""(task, total) → a context that yields a function of the number done: a progress bar."""
 
 
 @contextlib.contextmanager
 def untracked(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
-    """Nobody watches."""
+    """No progress bar."""
     yield lambda _done: None
 
 
@@ -42,25 +42,25 @@ class Subject:
 
     model: Model
     photos: Sequence[Path]
-    """Those that can have codes: of two of the same stem the first."""
+    """Those that can have codes; of two with the same stem only the first."""
     codes: Mapping[str, Path]
     """Method → folder of its codes, in the order of the tables."""
     wanted: Mapping[str, InversionSettings]
-    """Method → settings that its codes must have been made with."""
+    """Method → settings with which its codes must have been made."""
     out: Path
     settings: ReportSettings
     reference: Callable[[], Reference]
-    """The real images of Tables 3 and 4; WranganError where there are none."""
+    """The real images of Tables 3 and 4; WranganError if there are none."""
     inception: Callable[[], Callable[[Tensor], Tensor]]
-    """The network of FID and KID; WranganError where it cannot be had."""
+    """The network of FID and KID; WranganError if it cannot be loaded."""
     batch: int = 8
     track: Track = untracked
     failures: list[WranganError | OSError] = field(default_factory=list)
     """Inputs that could not be used, each once."""
     remarks: list[str] = field(default_factory=list)
-    """What was left out on purpose, or because the model lacks it."""
+    """What was left out on request, or because the model lacks it."""
     named: list[str] = field(default_factory=list)
-    """Failures of the inversions, a line each, printed when they happened."""
+    """Failures of the inversions, one line each, already printed."""
 
     @cached_property
     def cache(self) -> Cache:
@@ -69,14 +69,14 @@ class Subject:
 
     @cached_property
     def jobs(self) -> dict[str, list[Job]]:
-        """Method → photographs with their codes, those that can be read and rendered; the others fail."""
+        """Method → photographs with codes that can be read and rendered; the others become failures."""
         return {method: self._jobs_of(method, folder) for method, folder in self.codes.items()}
 
     def _jobs_of(self, method: str, folder: Path) -> list[Job]:
         found = []
         settings = resolved(self.wanted[method], self.model)
         for job in plan(self.photos, folder)[0]:
-            # By the rules of inversion: a code of other settings or of another photograph is none.
+            # As for inversion, a code with other settings or of another photograph does not count.
             code = stored_code(job, self.model, settings)
             if isinstance(code, Code):
                 found.append(job)
@@ -90,25 +90,25 @@ class Subject:
 
     @property
     def size(self) -> int:
-        """The setting `size` of the methods, which is one for all."""
+        """The setting `size`, the same for all methods."""
         return next((settings.size for settings in self.wanted.values()), 0)
 
     @property
     def metric_side_key(self) -> dict[str, int]:
-        """What the setting `metric_side` adds to a key of the cache: nothing where it cannot matter."""
+        """The part of a cache key for the setting `metric_side`; empty if it cannot matter."""
         side = self.settings.metric_side
         return {"metric_side": side} if 0 < side < self.model.resolution else {}
 
     def load_photo(self, path: Path) -> Tensor:
-        """A photograph as the methods take it: (3, S, S) in [-1, 1]. Raises FileError."""
+        """A photograph as the methods see it: (3, S, S) in [-1, 1]. Raises FileError."""
         return load_photograph(path, self.model.resolution, self.size)
 
     def pair(self, job: Job) -> Pair:
-        """The same as the metrics want it."""
+        """The job in the form that the metrics expect."""
         return Pair(job.photo, job.code)
 
     def sha(self, path: Path) -> str:
-        """Of a photograph or code; each file is read once."""
+        """The sha256 of a photograph or code; each file is read once."""
         if path not in self._shas:
             self._shas[path] = sha256(path)
         return self._shas[path]
@@ -123,7 +123,7 @@ class Subject:
 
     @cached_property
     def directions(self) -> list[Direction]:
-        """Those that the settings name, or the model's first ones; none where it has none."""
+        """The directions that the settings name, or the first ones of the model, if it has any."""
         known = load_directions(self.model)
         names = split_names(self.settings.directions)
         if names:
@@ -141,7 +141,7 @@ class Subject:
         return self.model.companion(ATTRIBUTES) is not None
 
     def leave_out(self, what: str, why: WranganError | str) -> str:
-        """Note that something is not in the report; the line."""
+        """Record that something is not in the report; returns the line about it."""
         line = f"{what}: left out ({why})"
         if line not in self.remarks:
             self.remarks.append(line)

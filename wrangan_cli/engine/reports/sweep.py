@@ -1,11 +1,11 @@
-"""Figure 3: what the weight α of the penalty does, for each number N of random layers.
+"""Figure 3: the effect of the weight α of the penalty, for each number N of random layers.
 
-Protocol: the first `sweep` photographs are fitted anew for each α with all other settings of
+Protocol: the first `sweep` photographs are refitted for each α with all other settings of
 their method: `wrangan` (α‖ε‖²) and `weight-tuning` (α‖θ − θ₀‖²). Distortion is that of Table 2. With
-`sweep_samples` corruption is that of Table 4, with as many moved images. At the model's own N its σ
-and the codes of the report are used; for another N σ is made by sensitivity (as `wrangan train randomize
---from sensitivity` does, with the settings that the model's own σ was made with, where it was), so
-that all N come from one generator.
+`sweep_samples`, corruption is that of Table 4, with this number of moved images. At the model's N its σ
+and the codes of the report are used; for another N, σ is made by sensitivity (as by `wrangan train randomize
+--from sensitivity`, with the settings with which the model's σ was made, if it was made so), so
+that all N use the same generator.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
 METHODS = ("wrangan", "weight-tuning")
-"""Those whose penalty has a weight α."""
+"""The methods whose penalty has a weight α."""
 CORRUPTION = "corruption-kid"
 
 
@@ -54,7 +54,7 @@ class Point:
 
 
 class Sweep:
-    """Fits and measures the points that are not in the cache."""
+    """Fits and measures points that are not in the cache."""
 
     def __init__(self, subject: Subject, samples: Samples) -> None:
         self.subject, self.samples = subject, samples
@@ -107,7 +107,7 @@ class Sweep:
             "model": self.subject.model.sha256,
             "photos": [self.subject.sha(job.photo) for job in self.jobs],
             "settings": asdict(point.settings),
-            "side": "the photographs' own",  # earlier versions enlarged them to the model's
+            "side": "the photographs' own",  # earlier versions enlarged them to the model's side
             "layers": None if point.models_own else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
@@ -118,7 +118,7 @@ class Sweep:
         }
 
     def _measured(self, point: Point) -> dict[str, Any]:
-        """Distortion of each photograph that could be fitted, and their corruption."""
+        """Distortion of each photograph that could be fitted, and the corruption over them."""
         model = self.subject.model if point.models_own else self.randomized(point.layers)
         values: list[dict[str, float]] = []
         codes: list[Code] = []
@@ -170,7 +170,7 @@ class Sweep:
         return measures
 
     def _randomized(self, layers: int) -> Model:
-        """The report's model with σ in the last `layers` convolutions; mapping and means stay."""
+        """The report's model with σ in the last `layers` convolutions; mapping and means are unchanged."""
         model = self.subject.model
         if layers > (most := len(model.generator.layer_names())):
             raise WranganError(f"N = {layers}: the model has {most} layers")
@@ -183,9 +183,9 @@ class Sweep:
 
 
 def sensitivity_of(model: Model) -> SensitivitySettings:
-    """How the model's own σ was made, if by sensitivity; otherwise the defaults.
+    """The settings with which the model's σ was made, if by sensitivity; otherwise the defaults.
 
-    Raises FileError where its config.json names settings that cannot be.
+    Raises FileError if its config.json names invalid settings.
     """
     source = read_config(model.path).get("source")
     known = source.get("settings") if isinstance(source, dict) else None
@@ -223,7 +223,7 @@ def sweep_table(subject: Subject, samples: Samples) -> Table:
     if any(CORRUPTION in row for row in rows):
         columns.append(Column(CORRUPTION, CORRUPTION, False))
     note = (
-        "The same photographs fitted anew with each weight α of the penalty. N other than the model's: σ by "
+        "The same photographs refitted with each weight α of the penalty. N other than the model's: σ by "
         "sensitivity. Mean and 95 % bootstrap interval; corruption as in Table 4, ± one standard error. "
         f"Compared: {side_note(subject.settings.metric_side)} (metric_side)."
     )

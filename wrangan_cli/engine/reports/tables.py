@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".md", ".json")
 
 @dataclass(frozen=True)
 class Value:
-    """A number with what is known of its error: a 95 % interval, or a standard error."""
+    """A number with its error, if known: a 95 % interval, or a standard error."""
 
     value: float
     low: float | None = None
@@ -30,12 +30,12 @@ class Column:
     """A column of a table."""
 
     key: str
-    """Key of the rows; also the head of the CSV column."""
+    """Key in the rows; also the heading of the CSV column."""
     title: str
     higher_is_better: bool | None = None
-    """None: neither end is better, and no value is set in bold."""
+    """None: neither is better, and no value is set in bold."""
     percent: bool = False
-    """Shown times 100; stored as it is."""
+    """Whether to show it times 100; it is stored unchanged."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class Table:
     """A named table."""
 
     name: str
-    """Of its files, such as `table-2-reconstruction`."""
+    """Name of its files, such as `table-2-reconstruction`."""
     title: str
     columns: Sequence[Column]
     rows: Sequence[dict[str, Cell]]
     note: str = ""
-    """Protocol and counts: what one must know to read the numbers."""
+    """Protocol and counts, needed to interpret the numbers."""
     missing: Sequence[str] = field(default=())
-    """What could not be measured, a line each."""
+    """What could not be measured, one line each."""
 
 
 def write_table(folder: Path, table: Table) -> list[Path]:
@@ -137,7 +137,7 @@ class Shown:
 
     text: str
     error: str
-    """Its interval or standard error; empty where there is none."""
+    """Its interval or standard error; empty if there is none."""
     best: bool
     """Whether it is the best of its column."""
 
@@ -156,7 +156,7 @@ def shown_rows(table: Table) -> list[list[Shown]]:
 
 
 def shown(cell: Cell, column: Column) -> str:
-    """A cell for people: three significant digits, and its interval."""
+    """A cell as text: three significant digits, and its interval."""
     if cell is None:
         return "–"
     if isinstance(cell, str):
@@ -179,13 +179,13 @@ def _error(cell: Value, column: Column) -> str:
 
 def _number(value: float, column: Column, digits: int = 3) -> str:
     value *= 100 if column.percent else 1
-    # 18.0 stands under 15.6: zeros at the end stay. Of large numbers all digits, and no exponent.
+    # Keep trailing zeros, so that 18.0 is aligned with 15.6. Large numbers get all digits, and no exponent.
     text = f"{value:#.{digits}g}".rstrip(".")
     return f"{value:.0f}" if "e+" in text else text
 
 
 def _best(table: Table) -> dict[str, list[int]]:
-    """Rows with the best value of each column that has a better end, where there are two or more."""
+    """Rows with the best value of each column that has a best, if there are two or more values."""
     found = {}
     for column in table.columns:
         if column.higher_is_better is None:

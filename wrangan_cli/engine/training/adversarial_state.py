@@ -30,15 +30,15 @@ from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeS
 from wrangan_cli.engine.training.shards import Shards
 
 Losses = Iterator[tuple[Tensor, dict[str, Tensor]]]
-"""Of one micro-batch after the other: what to minimise, and what to report."""
+"""For each micro-batch in turn: the loss to minimise, and the values to report."""
 
 
 class AdversarialState:
     """Generator, discriminator, moving average, optimisers: everything a step changes.
 
-    The networks are trained in place on `device`; `ema` is the generator to use. Where
-    torchrun started several processes, each works on its shard of the batch and all make
-    the same step: gradients are averaged by one explicit sum (docs/training.md says why).
+    The networks are trained in place on `device`; `ema` is the generator to use. Under
+    torchrun each process works on its shard of the batch and all make
+    the same step: gradients are averaged by one explicit sum (docs/training.md explains why).
     """
 
     def __init__(
@@ -54,17 +54,19 @@ class AdversarialState:
         if isinstance(settings, RandomizeSettings):
             parametrise_std(self.generator, settings.std_form)
         self.layout = activation_layout(self.device)
-        # A D that is not asked for stays as it is, for the day when it is.
+        # A D that is not used is kept unchanged, for later runs that use it.
         self.native = settings.discriminator != "projected"
         if discriminator is None and self.native:
-            raise UsageError(f"discriminator {settings.discriminator}: there is none, only projected can be")
+            raise UsageError(
+                f"discriminator {settings.discriminator}: the model has none; use --discriminator projected"
+            )
         self.discriminator = discriminator
         if discriminator is not None:
             discriminator.to(self.device).to(memory_format=self.layout).train()
             discriminator.set_precision(settings.precision, settings.low_precision_resolutions)
         self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.generator.set_precision(settings.precision, settings.low_precision_resolutions)
-        # Without a D of its own no images are looked at together.
+        # Without StyleGAN2's D no images are judged together.
         group = 1 if discriminator is None else discriminator.config.stddev_group
         self.shards = Shards(settings.batch, group, settings.accumulate)
         path_interval = settings.path_length_interval if settings.path_length_weight > 0 else 0
@@ -83,7 +85,7 @@ class AdversarialState:
         self.adaptive = AdaptiveAugment(settings.augment_target) if settings.augment == "ada" else None
         self.fixed_augment = _fixed_augment(settings.augment)
         self.draws = Draws(settings.seed, self.device)
-        # Compiled code has no second derivatives: the two penalties use the networks themselves.
+        # Compiled code has no second derivatives: the two penalties use the uncompiled networks.
         self.synthesis: Callable[..., Tensor] = self.generator.synthesis
         self.judge: Callable[..., Tensor] = discriminator or _absent
         if settings.compile:
@@ -91,7 +93,7 @@ class AdversarialState:
             self.judge = torch.compile(discriminator) if discriminator else _absent
 
     def minimise(self, losses: Losses, *optimizers: torch.optim.Adam) -> dict[str, Tensor]:
-        """One step on the mean of the micro-batches' losses; returns the mean of their reports."""
+        """Take one step on the mean of the micro-batches' losses; returns the mean of their reports."""
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         reports: list[dict[str, Tensor]] = []
@@ -107,7 +109,7 @@ class AdversarialState:
         return {name: torch.stack([report[name] for report in reports]).mean() for name in reports[0]}
 
     def train_only(self, which: Literal["G", "D"]) -> None:
-        """Give that network gradients, and the other one none."""
+        """Enable gradients for that network only."""
         self.generator.requires_grad_(which == "G")
         if self.discriminator:
             self.discriminator.requires_grad_(which == "D")
@@ -115,7 +117,8 @@ class AdversarialState:
             self.projected.heads.requires_grad_(which == "D")
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_D of D on images (b, 3, R, R), or the sum over both where there are two, and what to report."""
+        """L_D on images (b, 3, R, R), summed over both discriminators if there are two, and what to
+        report."""
         losses: list[Tensor] = []
         report: dict[str, Tensor] = {}
         if self.projected:
@@ -126,7 +129,7 @@ class AdversarialState:
             real_logits, fake_logits = self.judge(real), self.judge(fake)
             losses.append(discriminator_loss(real_logits, fake_logits))
             report["loss/discriminator"] = losses[-1].detach()
-        # Of StyleGAN2's D where there are both.
+        # Of StyleGAN2's D if there are both.
         report |= {
             "logits/real": real_logits.detach().mean(),
             "logits/fake": fake_logits.detach().mean(),
@@ -148,12 +151,12 @@ class AdversarialState:
         return torch.stack(losses).sum(), report
 
     def end_step(self, report: dict[str, Tensor]) -> Report:
-        """Count the step, move the average, adapt the augmentation; the report as floats, of the whole batch
-        and the same in every process. WranganError where it is not finite."""
+        """Count the step, update the average, adapt the augmentation; returns the report of the whole batch
+        as floats, the same in every process. WranganError if it is not finite."""
         self.steps += 1
         self.images += self.shards.batch
         self._average(self.shards.batch)
-        # One message and one wait for the device, whatever there is to report.
+        # One message and one wait for the device, however much there is to report.
         means = mean_over_ranks(torch.stack(list(report.values()))).tolist()
         values = dict(zip(report, means, strict=True))
         if not all(map(math.isfinite, values.values())):
@@ -184,7 +187,7 @@ class AdversarialState:
         return torch.where(rows < given.crossover, w, other)
 
     def augmentation(self) -> Callable[[Tensor, int], Tensor]:
-        """Samples transforms for the whole batch: a function of the images of micro-batch k, and k."""
+        """Sample transforms for the whole batch; returns a function of the images of micro-batch k, and k."""
         probability = self.adaptive.probability if self.adaptive else self.fixed_augment
         if probability <= 0:
             return lambda images, _: images
@@ -195,7 +198,7 @@ class AdversarialState:
 
     @torch.no_grad()
     def _without_noise(self) -> None:
-        """Without noise inputs their strengths are 0, so that the stored maps change nothing either."""
+        """Set the strengths of the noise inputs to 0, so that the stored maps change nothing either."""
         if not self.settings.noise:
             for network in (self.generator, self.ema):
                 for given in network.noise_inputs().values():
@@ -235,26 +238,26 @@ class AdversarialState:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; networks must have the shapes that it was saved with."""
+        """Continue from `state`; the networks must have the shapes with which it was saved."""
         if "discriminator" not in state:
-            raise UsageError("the folder holds another kind of training: choose another --out")
+            raise UsageError("the folder holds a run of another kind of training: choose another --out")
         if _config_of(state) != self.generator.config:
-            raise UsageError("the snapshot's network differs from the one asked for")
+            raise UsageError("the snapshot's network differs from the requested one: choose another --out")
         form = getattr(self.settings, "std_form", "raw")
         if form != (begun := state["settings"].get("std_form", "raw")):
-            raise UsageError(f"std_form {form}: the run was begun with {begun}")
+            raise UsageError(f"std_form {form}: the run was started with {begun}")
         self.generator.load_state_dict(state["generator"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer_g.load_state_dict(state["optimizer_g"])
         if self.discriminator and self.optimizer_d:
             self.discriminator.load_state_dict(state["discriminator"])
             self.optimizer_d.load_state_dict(state["optimizer_d"])
-        # One that was not there before begins from its random weights.
+        # A newly added discriminator starts from its random weights.
         if self.projected and self.optimizer_projected and state.get("projected"):
             self.projected.restore(state["projected"])
             self.optimizer_projected.load_state_dict(state["optimizer_projected"])
         self._without_noise()
-        # Settings may be changed between two runs: the new learning rate counts.
+        # Settings may change between two runs: the new learning rate applies.
         path_interval = self.settings.path_length_interval if self.settings.path_length_weight > 0 else 0
         for optimizer, interval in (
             (self.optimizer_g, path_interval),
@@ -267,19 +270,19 @@ class AdversarialState:
         self.path_mean = state["path_mean"].to(self.device)
         if self.adaptive and state["augment"]:
             self.adaptive.restore(state["augment"])
-        # Early snapshots have the state of PyTorch's own stream, which is not used any more.
+        # Early snapshots have the state of PyTorch's global stream, which is no longer used.
         if "draws" in state:
             self.draws.restore(state["draws"], self.images)
 
 
 def _config_of(state: dict[str, Any]) -> GeneratorConfig:
-    """Of a snapshot; older ones name no architecture."""
+    """The configuration in a snapshot; older ones name no architecture."""
     named = {"architecture": state["architecture"]} if "architecture" in state else {}
     return read_generator_config({**named, "generator": state["config"]})
 
 
 def _absent(images: Tensor) -> Tensor:  # noqa: ARG001
-    raise AssertionError("a discriminator that there is not was asked")
+    raise AssertionError("a missing discriminator was called")
 
 
 def _lazy_ratio(interval: int) -> float:
@@ -293,7 +296,7 @@ def _adam(network: torch.nn.Module, lr: float, interval: int) -> torch.optim.Ada
 
 
 def _bound_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """What overflowed in fp16 becomes a large or no gradient, as in NVIDIA's training."""
+    """Replace gradients that overflowed in fp16 by large or zero ones, as NVIDIA's training does."""
     for parameter in parameters:
         if parameter.grad is not None:
             torch.nan_to_num_(parameter.grad, nan=0.0, posinf=1e5, neginf=-1e5)

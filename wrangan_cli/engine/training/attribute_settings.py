@@ -1,4 +1,4 @@
-"""Settings of `train attributes`; the command line's options are made from them."""
+"""Settings of `train attributes`, from which its options are made."""
 
 import math
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class AttributeSettings:
     attributes: str = "Smiling,Eyeglasses,Male,Young,Mouth_Slightly_Open"
     """Columns of the CSV to learn, separated by commas."""
     resolution: int = 64
-    """Side in px at which the net looks at images."""
+    """Side in px at which the net sees images."""
     widths: str = "24,32,64,96,128"
-    """Feature maps, multiples of 8; each layer of the list halves the side."""
+    """Feature maps of the layers, multiples of 8; each layer halves the side."""
     images: int = 300_000
     """Train until the net has seen this many images."""
     batch: int = 64
@@ -27,25 +27,25 @@ class AttributeSettings:
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     balance: bool = True
-    """Weigh yes and no equally, also where one of them is rare (eyeglasses)."""
+    """Weight yes and no equally, even if one of them is rare (eyeglasses)."""
     flip: bool = True
     """Mirror images at random."""
     resize_filter: str = "box"
-    """How larger images are reduced: box, bilinear, bicubic or lanczos; the filter alone moves FID."""
+    """Filter that reduces larger images: box, bilinear, bicubic or lanczos. The choice alone changes FID."""
     augment: float = 0.6
     """Strength of the shifts, scales, colour changes, blur and noise; 0 turns them off."""
     use_ages: bool = False
-    """Give rows with an age but no `Young` that label by their age, as the next two say."""
+    """Derive a missing label `Young` from the age in the CSV, by young_until and old_from."""
     young_until: int = 30
-    """Up to this age a face counts as young …"""
+    """Up to this age in years a face counts as young."""
     old_from: int = 45
-    """… from this age as not young, and in between as unknown."""
+    """From this age in years a face counts as not young; between young_until and this, as unknown."""
     seed: int = 0
     """Seed of weights, data order and augmentation."""
     snapshot_images: int = 50_000
     """Images between two snapshots."""
     keep_snapshots: int = 1
-    """Snapshots kept; older ones are deleted."""
+    """Number of snapshots to keep; older ones are deleted."""
 
     def __post_init__(self) -> None:
         self.config()

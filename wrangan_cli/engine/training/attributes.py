@@ -31,7 +31,7 @@ AGE_COLUMN = "age"
 
 @dataclass(frozen=True)
 class Labels:
-    """What is known about the attributes of an image set.
+    """The known attributes of an image set.
 
     names: the attributes. values: float32 (N, len(names)), 1 yes, 0 no, NaN unknown.
     """
@@ -48,9 +48,9 @@ def read_labels(
     """Labels of the images with the given names, from a CSV with a column `file`.
 
     Cells are 1 or 0 (-1 also counts as no), or empty where unknown. An image is found
-    by its whole name or, failing that, by its last part; images without a row are
-    unknown throughout. Raises FileError for an unreadable file, a missing column, a
-    cell that is none of these, or when no image has a label.
+    by its whole name or, failing that, by its last part; all labels of images without a row
+    are unknown. Raises FileError for an unreadable file, a missing column, a
+    cell with any other content, or when no image has a label.
     """
     names = settings.config().names
     try:
@@ -98,13 +98,13 @@ def train_attributes(
     device: torch.device | str = "cpu",
     warn: Callable[[str], None] = lambda _: None,
 ) -> AttributeNet:
-    """Train until `settings.images`, going on from the newest snapshot in `run`.
+    """Train until `settings.images`, continuing from the newest snapshot in `run`.
 
     on_step gets the images seen and `loss`, `lr`, `images_per_second` of every step; warn
-    is told of a snapshot that cannot be read.
-    Interrupted, it saves a snapshot first. At the end `run/attributes.safetensors`
-    holds the net, with its accuracy on `held_out` in the record. Returns the net as it
-    was stored. Raises WranganError when an attribute has only one kind of label, or
+    gets a message about a snapshot that cannot be read.
+    An interrupted training saves a snapshot first. At the end `run/attributes.safetensors`
+    holds the net, with its accuracy on `held_out` in the record. Returns the net as
+    stored. Raises WranganError when an attribute has only one kind of label, or
     the loss is no longer finite.
     """
     trainer = _Trainer(settings, labels, torch.device(device))
@@ -170,7 +170,9 @@ class _Trainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         if state.get("config") != self.net.config.to_json():
-            raise UsageError("the run's snapshot is of another net: choose another folder or its settings")
+            raise UsageError(
+                "the run's snapshot has another net: choose another --out, or the run's settings"
+            )
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.images = state["images"]
@@ -182,7 +184,7 @@ def _schedule(seen: int, settings: AttributeSettings) -> float:
 
 
 def _label_weights(labels: Labels, balance: bool) -> Tensor:
-    """(2, K): weight of a no and of a yes; their mean over the labels of an attribute is 1."""
+    """(2, K): weights of no and yes, whose mean over the labels of an attribute is 1."""
     yes, no = (labels.values == 1).sum(axis=0), (labels.values == 0).sum(axis=0)
     for name, *counts in zip(labels.names, no, yes, strict=True):
         if min(counts) == 0:
@@ -209,7 +211,7 @@ def augment_photos(images: Tensor, strength: float, flip: bool, rng: torch.Gener
     """Mirrored, moved, recoloured, blurred and noisy copies of photographs, as float32 (B, 3, R, R).
 
     images: (B, 3, R, R) in [-1, 1], on the CPU. Generated images are softer and less
-    well centred than photographs: the net must not be surprised by that.
+    well centred than photographs: the net has to tolerate that.
     """
     count = images.shape[0]
 
@@ -246,7 +248,7 @@ def evaluate_attributes(net: AttributeNet, images: ImageSet, labels: Labels) -> 
     """By attribute: `accuracy`, `balanced_accuracy` (mean over yes and no), `auc`, all in
     0…1 at a threshold of 0, and the counts `yes` and `no`.
 
-    Unknown labels do not count. What is undefined (no yes, or no no) is left out.
+    Unknown labels do not count. Undefined values (no yes, or no no) are left out.
     """
     logits = torch.cat(
         [
@@ -267,7 +269,7 @@ def _rates(yes: np.ndarray, no: np.ndarray) -> dict[str, float]:
         result["accuracy"] = float(((yes > 0).sum() + (no <= 0).sum()) / (len(yes) + len(no)))
     if len(yes) and len(no):
         result["balanced_accuracy"] = float(((yes > 0).mean() + (no <= 0).mean()) / 2)
-        # Share of the pairs (yes, no) in the right order; ties count half.
+        # Fraction of the pairs (yes, no) in the right order; ties count half.
         below = np.searchsorted(np.sort(no), yes, side="left")
         up_to = np.searchsorted(np.sort(no), yes, side="right")
         result["auc"] = float((below + up_to).mean() / 2 / len(no))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Transforms:
-    """What happens to each image of a batch, drawn once and applied to any rows of it."""
+    """The transform of each image of a batch, sampled once and applied to any of its rows."""
 
     geometry: Tensor
     """(B, 3, 3): affine maps of `affine_grid`'s coordinates."""
@@ -25,16 +25,16 @@ class Transforms:
     """(B, 3, 4): matrices of (r, g, b, 1)."""
 
     def rows(self, indices: Tensor) -> "Transforms":
-        """Those of some of the images."""
+        """The transforms of some of the images."""
         return Transforms(self.geometry[indices], self.colour[indices])
 
 
 class AdaptiveAugment:
     """Steers the strength p of the transforms by the discriminator's overfitting.
 
-    target: wanted mean sign of D on real images (0.6). horizon: images over which p can
-    go from 0 to 1 (500,000). interval: batches between two adjustments (4). All three are
-    the published ones.
+    target: desired mean sign of D on real images (0.6). horizon: images over which p can
+    go from 0 to 1 (500,000). interval: batches between two adjustments (4). The defaults are
+    the published values.
     """
 
     def __init__(self, target: float = 0.6, horizon: int = 500_000, interval: int = 4) -> None:
@@ -43,7 +43,7 @@ class AdaptiveAugment:
         self._sign_sum, self._images, self._batches = 0.0, 0, 0
 
     def observe(self, mean_sign: float, images: int) -> None:
-        """Take note of the mean sign of D's logits on a batch of real images; adjust p when it is time."""
+        """Record the mean sign of D's logits on a batch of real images; adjust p when due."""
         self._sign_sum += mean_sign * images
         self._images += images
         self._batches += 1
@@ -54,7 +54,7 @@ class AdaptiveAugment:
             self._sign_sum, self._images, self._batches = 0.0, 0, 0
 
     def state(self) -> dict[str, float]:
-        """What a snapshot needs."""
+        """The state to store in a snapshot."""
         return {
             "probability": self.probability,
             "sign_sum": self._sign_sum,
@@ -70,7 +70,7 @@ class AdaptiveAugment:
 
 
 def draw_transforms(batch: int, probability: float, width: int, rng: torch.Generator) -> Transforms:
-    """Each transform for each of `batch` images of `width` px with `probability`; rng: on the CPU."""
+    """Sample the transforms of `batch` images of `width` px, each with `probability`; rng: on the CPU."""
     draw = _Chances(batch, probability, rng)
     return Transforms(_geometry(draw, width), _colour(draw))
 
@@ -88,7 +88,7 @@ def apply_transforms(images: Tensor, transforms: Transforms) -> Tensor:
 
 
 class _Chances:
-    """Draws for a batch; what is not chosen (with probability p each) gets its neutral value."""
+    """Random samples for a batch; those not chosen (with probability p each) take a neutral value."""
 
     def __init__(self, batch: int, probability: float, rng: torch.Generator) -> None:
         self.batch, self.probability, self.rng = batch, probability, rng
@@ -143,7 +143,7 @@ def _geometry(draw: _Chances, width: int) -> Tensor:
     matrix = matrix @ _translation(shift[0], shift[1])
     scale = draw.gate(torch.exp2(draw.normal() * 0.2), 1.0)
     matrix = matrix @ _scaling(scale, scale)
-    # Two chances of a free rotation, each so likely that p is the chance of at least one.
+    # Two chances of a free rotation, such that p is the probability of at least one.
     p_rotate = 1 - math.sqrt(1 - p)
     matrix = matrix @ _rotation(draw.gate(draw.symmetric() * math.pi, 0.0, p_rotate))
     stretch = draw.gate(torch.exp2(draw.normal() * 0.2), 1.0)

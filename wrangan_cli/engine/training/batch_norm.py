@@ -7,7 +7,7 @@ from wrangan_cli.engine.base.distributed import differentiable_mean, world_size
 
 
 class SharedBatchNorm2d(nn.BatchNorm2d):
-    """nn.BatchNorm2d with mean and variance of the whole batch; every process has as many images."""
+    """nn.BatchNorm2d with mean and variance of the whole batch; every process has equally many images."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W), same shape out."""

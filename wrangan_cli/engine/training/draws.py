@@ -1,8 +1,8 @@
 """The random numbers of an adversarial training, the same however the batch is cut.
 
 Every process samples for the whole batch from the same streams and keeps the rows of its shard. So
-one process, several, and micro-batches train alike, and one state of the streams is that
-of every process.
+training with one process, several, or micro-batches gives the same result, and all processes have the
+same state of the streams.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from wrangan_cli.engine.models.randomized import draw_epsilon
 
 @dataclass(frozen=True)
 class Inputs:
-    """What G makes the images of one micro-batch from."""
+    """The inputs from which G makes the images of one micro-batch."""
 
     z: Tensor
     """(2, B, style_dim): the latents, and those of the second style."""
     crossover: int | None
-    """First layer of the second style; none: not mixed."""
+    """First layer of the second style; None: styles are not mixed."""
     epsilon: dict[str, Tensor] | None
-    """ε by the weight's name, for all images (O, I, k, k) or each (B, O, I, k, k)."""
+    """ε by the weight's name, one for all images (O, I, k, k) or one for each (B, O, I, k, k)."""
     noise: list[Tensor] | Literal["none"]
-    """Noise maps (B, 1, side, side), one for each noise input, or `none` in a training without noise."""
+    """Noise maps (B, 1, side, side), one per noise input, or `none` when training without noise."""
 
 
 class Draws:
-    """Two seeded streams: one on the CPU for what is small, one on the device for what is large."""
+    """Two seeded streams: one on the CPU for small tensors, one on the device for large ones."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.seed, self.device = seed, device
@@ -82,7 +82,7 @@ class Draws:
     def _epsilon_rows(
         self, generator: Generator, batch: int, parts: list[Tensor]
     ) -> list[dict[str, Tensor]] | None:
-        """ε of the images of `parts` only: that of a whole batch may be larger than the network."""
+        """ε for the images of `parts` only: for the whole batch it may be larger than the network."""
         if not generator.random_weights():
             return None
         wanted = {int(row) for rows in parts for row in rows}
@@ -97,7 +97,7 @@ class Draws:
         ]
 
     def state(self) -> dict[str, Any]:
-        """Of both streams; equal in every process."""
+        """The state of both streams; equal in every process."""
         return {
             "device": self.device.type,
             "host": self.host.get_state(),
@@ -105,7 +105,7 @@ class Draws:
         }
 
     def restore(self, state: dict[str, Any], images: int) -> None:
-        """Go on from a state; on another kind of device its stream starts anew, from seed and `images`."""
+        """Continue from a state; on another kind of device its stream restarts from seed and `images`."""
         self.host.set_state(state["host"])
         if state["device"] == self.device.type:
             self.local.set_state(state["local"])

@@ -29,15 +29,15 @@ N = TypeVar("N", bound=AnyEncoder)
 
 
 class ImageTrainer(ABC, Generic[N]):
-    """A network that sees photographs, its moving average and its optimiser; the generator stays as
-    it is. Under torchrun each process works on its shard of the batch, and the normalisation
-    takes all of it together.
+    """A network that sees photographs, its moving average and its optimiser; the generator is
+    not trained. Under torchrun each process works on its shard of the batch, and the normalisation
+    uses the statistics of the whole batch.
     """
 
     encoder: N
     ema: N
     loss_names: tuple[str, ...] = ("total", "mse", "perceptual")
-    """Of what `losses` gives; `perceptual` stands for the distance's own name."""
+    """Names of the values of `losses`; `perceptual` is replaced by the name of the distance."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class ImageTrainer(ABC, Generic[N]):
         start: N | None = None,
         pairs: Pairs | None = None,
     ) -> None:
-        """start: a network to go on from, whose sizes count; it is changed in place. pairs: of the model's
+        """start: a network to continue from, with its sizes; changed in place. pairs: made by the model's
         generator.
 
         Raises UsageError for sizes and batches that do not fit.
@@ -91,32 +91,32 @@ class ImageTrainer(ABC, Generic[N]):
 
     @abstractmethod
     def network(self) -> N:
-        """A new network of the settings' sizes; raises ValueError where they do not fit each other."""
+        """A new network with the sizes of the settings; ValueError if they do not fit together."""
 
     @abstractmethod
     def losses(self, real: Tensor, z: Tensor) -> Tensor:
-        """What is minimised, and its parts without their weights, in the order of `loss_names`.
+        """The loss to minimise, and its terms without their weights, in the order of `loss_names`.
 
-        real: (B, 3, side, side). z: (B, style_dim), latents of as many generated images. Of a network
-        that makes several passes: the losses of the first.
+        real: (B, 3, side, side). z: (B, style_dim), latents of equally many generated images. For a network
+        with several passes: the losses of the first.
         """
 
     @abstractmethod
     def reconstructed(self, images: Tensor) -> Tensor:
-        """Reconstructions (B, 3, side, side) by the averaged network, for the eye; without gradients."""
+        """Reconstructions (B, 3, side, side) by the averaged network, to look at; without gradients."""
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:
-        """Add the gradients of a step; `losses`, of the last pass, detached."""
+        """Add the gradients of a step; returns the `losses` of the last pass, detached."""
         losses = self.losses(real, z)
         losses[0].backward()
         return losses.detach()
 
     def after(self, z: Tensor) -> Report:  # noqa: ARG002
-        """What else belongs to a step, after the network's own update. z: (batch, style_dim), on the CPU."""
+        """The rest of a step, after the update of the network. z: (batch, style_dim), on the CPU."""
         return {}
 
     def step(self, real: Tensor) -> Report:
-        """One update from real images (B, 3, side, side), those in `rows`, and the latents beside them."""
+        """One update from the real images (B, 3, side, side) in `rows`, and the accompanying latents."""
         settings = self.settings
         z = torch.randn(settings.batch, self.model.generator.config.style_dim, generator=self.rng)
         self.optimizer.param_groups[0]["lr"] = self._lr()
@@ -135,7 +135,7 @@ class ImageTrainer(ABC, Generic[N]):
         return report
 
     def target_of(self, real: Tensor) -> list[Tensor]:
-        """The features of real images, once for all passes over them."""
+        """The features of real images, computed once for all passes over them."""
         with torch.no_grad():
             return self.perceptual.features(for_loss(real))
 
@@ -149,8 +149,8 @@ class ImageTrainer(ABC, Generic[N]):
         return [total, loss_l2, loss_perceptual]
 
     def known(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """w (B, style_dim) and its images: of the next pairs (B, 3, input_side, input_side), otherwise of
-        latents z, generated (B, 3, side, side). Constants of the training."""
+        """Known w (B, style_dim) and their images: the next pairs (B, 3, input_side, input_side), or images
+        generated from latents z (B, 3, side, side). Neither has gradients."""
         if self.pairs:
             return self.pairs.following(self.model.device)
         with torch.no_grad():
@@ -170,11 +170,11 @@ class ImageTrainer(ABC, Generic[N]):
         return ((difference @ self.metric) * difference).sum(dim=-1).mean()
 
     def networks(self) -> list[nn.Module]:
-        """All that lies in memory."""
+        """All networks in memory."""
         return [self.encoder, self.ema, self.model.generator, self.perceptual]
 
     def on_meta(self) -> Self:
-        """A twin whose networks are on the `meta` device, for `losses` alone (memory.py)."""
+        """A copy whose networks are on the `meta` device, only to compute `losses` (memory.py)."""
         twin = copy.copy(self)
         twin.encoder = copy.deepcopy(self.encoder)
         twin.encoder.to("meta")
@@ -214,15 +214,17 @@ class ImageTrainer(ABC, Generic[N]):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; UsageError if it belongs to another model, kind or size."""
+        """Continue from `state`; UsageError if it belongs to another model, kind or size."""
         kind = state["settings"].get("kind", "w") if "encoder" in state else None
         if kind != self.settings.kind:
-            raise UsageError("the run's snapshot is of another kind of training: choose another folder")
+            raise UsageError("the run's snapshot is of another kind of training: choose another --out")
         if state["model_sha256"] != self.model.sha256:
-            raise UsageError("the snapshot's encoder was trained for another model")
+            raise UsageError("the snapshot's encoder was trained for another model: choose another --out")
         shapes = {name: tensor.shape for name, tensor in self.encoder.state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in state["encoder"].items()}:
-            raise UsageError("the snapshot's network has other sizes than the one asked for")
+            raise UsageError(
+                "the snapshot's network differs in size from the requested one: choose another --out"
+            )
         self.encoder.load_state_dict(state["encoder"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -235,8 +237,9 @@ class ImageTrainer(ABC, Generic[N]):
 class EncoderTrainer(ImageTrainer[Encoder]):
     """The encoder into W.
 
-    Real images x are pulled by L2 and LPIPS of G(E(x)) against x; images of known w, generated or of pairs,
-    by the distance of E(G(w)) to it, which keeps the codes inside W. Pairs cost no pass of the generator.
+    For real images x the loss is L2 and LPIPS of G(E(x)) against x. For images of known w, generated or from
+    pairs, it is the distance of E(G(w)) to w, which keeps the codes inside W. Pairs need no pass of the
+    generator.
     """
 
     loss_names = ("total", "mse", "perceptual", "w")
@@ -249,13 +252,13 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         start: Encoder | None = None,
         pairs: Pairs | None = None,
     ) -> None:
-        """As ImageTrainer; pairs: of the model's generator. UsageError where there is nothing to see."""
+        """As ImageTrainer. UsageError if there are neither real images nor pairs."""
         super().__init__(model, settings, perceptual, start, pairs)
         if not (settings.batch or pairs):
-            raise UsageError("batch 0: a training without real images needs pairs")
+            raise UsageError("batch 0: training without real images needs pairs")
 
     def network(self) -> Encoder:
-        """Of the settings' sizes."""
+        """A network with the sizes of the settings."""
         settings, dim = self.settings, self.model.generator.config.style_dim
         if settings.backbone == EFFICIENTNET:
             encoder = Encoder(EncoderConfig(dim, (), (), settings.input_side, EFFICIENTNET))
@@ -287,22 +290,22 @@ def w_metric(generator: Generator, power: float) -> Tensor:
     """C^power (style_dim, style_dim) of the covariance C of w, such that the mean of W has an error of 1."""
     w = sample_w(generator, W_SAMPLES, seed=0)
     variances, directions = torch.linalg.eigh(torch.cov(w.T.double()))
-    # Directions that W hardly has are not to count without bound where the power is negative.
+    # With a negative power, directions of almost no variance must not count without bound.
     variances = variances.clamp_min(1e-6 * float(variances.max()))
     weights = variances**power / (variances ** (1 + power)).sum()
     return ((directions * weights) @ directions.T).float()
 
 
 def classifier() -> dict[str, Tensor]:
-    """EfficientNet-lite0's weights as a classifier of ImageNet; FileError or UsageError where they are not at
-    hand."""
+    """EfficientNet-lite0's weights as a classifier of ImageNet; FileError or UsageError if they are
+    missing."""
     path = weights.find_weights(weights.EFFICIENTNET_LITE0, "the encoder's body")
     found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return found
 
 
 def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Widths and blocks of the stages, none where the backbone has its own; UsageError where they are no
+    """Widths and blocks of the stages, empty if the backbone has fixed sizes; UsageError if they are not
     numbers."""
     if backbone == EFFICIENTNET:
         return (), ()
@@ -312,7 +315,7 @@ def body_sizes(settings: EncoderSettings, backbone: str) -> tuple[tuple[int, ...
 
 
 def numbers(text: str, name: str) -> tuple[int, ...]:
-    """`64,128` → (64, 128); UsageError names the option if it is not that."""
+    """`64,128` → (64, 128); otherwise a UsageError that names the option."""
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which trainer belongs to which kind of encoder."""
+"""The trainer of each kind of encoder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,22 +30,22 @@ def encoder_trainer(
     start: Path | None = None,
     pairs: Pairs | None = None,
 ) -> ImageTrainer[Any]:
-    """The trainer of `settings.kind`; start: the file of an encoder of that kind to go on from, or, for e4e
-    and restyle with efficientnet-lite0, of an encoder into W to begin from; pairs: of the model's generator.
+    """The trainer of `settings.kind`. start: file of an encoder of that kind to continue from, or, for e4e
+    and restyle with efficientnet-lite0, of an encoder into W. pairs: made by the model's generator.
 
-    Raises UsageError for sizes that do not fit, FileError where `start` is not such a file.
+    Raises UsageError for sizes that do not fit, FileError if `start` is not such a file.
     """
     if pairs and settings.kind == "hyperstyle":
-        raise UsageError("hyperstyle has no use for pairs: its codes are the encoder's")
+        raise UsageError("hyperstyle cannot use pairs: its w comes from the encoder")
     if pairs and settings.kind in ("e4e", "restyle") and not settings.w_weight:
-        raise UsageError(f"{settings.kind} looks at pairs only with --w-weight")
+        raise UsageError(f"{settings.kind} uses pairs only with --w-weight")
     if start and settings.kind in ("e4e", "restyle") and kind_in(start) == "w":
         styles = StyleEncoderTrainer(model, replace(settings, pretrained=False), perceptual, None, pairs)
         styles.begin_from(read_encoder(start)[0])
         return styles
     network: Any = read_any(start, settings.kind)[0] if start else None
     if network is not None and settings.kind in ("restyle", "hyperstyle"):
-        # Not a size of the network: the settings say how often it is run.
+        # Not a size of the network: the settings determine how often it is run.
         network.config = replace(network.config, passes=settings.passes)
     if settings.kind == "w":
         assert network is None or isinstance(network, Encoder)
@@ -58,7 +58,7 @@ def encoder_trainer(
 
 
 def record_of(trainer: ImageTrainer[Any]) -> dict[str, Any]:
-    """What the finished network's file says beside its sizes, but for the settings."""
+    """The record of the finished network's file, besides sizes and settings."""
     about: dict[str, Any] = {"images": trainer.images}
     if trainer.settings.kind == "hyperstyle":
         about["encoder_sha256"] = encoder_sha256(trainer.model)

@@ -1,4 +1,4 @@
-"""Model folders that trainings of a generator write: the newest, the best by KID, the one with σ by
+"""The model folders that generator trainings write: the newest, the best by KID, and the one with σ by
 sensitivity."""
 
 import dataclasses
@@ -20,7 +20,7 @@ def save_trained(
 ) -> None:
     """The averaged generator, with its discriminator, as the model `run/folder`.
 
-    perceptual: the distance that the model names as its own. measured: what else its record says.
+    perceptual: the distance to record in the model. measured: further entries of its record.
     """
     source = {
         "trained_by": "wrangan train",
@@ -33,8 +33,8 @@ def save_trained(
 
 
 def keep_best(run: Path, trainer: AdversarialTrainer, perceptual: str, found: Estimate) -> bool:
-    """Keep the present state and model beside the rotating ones if its KID is the run's lowest; whether it
-    is. A run that is resumed goes on from what it kept."""
+    """Keep the current state and model, beside the rotating ones, if its KID is the lowest of the run;
+    returns whether it is. A resumed run compares with what it kept."""
     if found.value >= best_kid(run):
         return False
     save_best(run, trainer.state())
@@ -51,8 +51,9 @@ def save_sensitivity_model(
     settings: RandomizeSettings,
     sensitivity: SensitivitySettings,
 ) -> list[Path]:
-    """`generator`, which is that of `start` with σ by sensitivity, as the model `run/model`; the encoders,
-    directions and other files of `start` that it takes over, since the images of w are the same."""
+    """Save `generator`, that of `start` with σ by sensitivity, as the model `run/model`. Returns the
+    encoders, directions and other files of `start` that are taken over, since the images of w are the
+    same."""
     source = {
         "trained_by": "wrangan train randomize --from sensitivity",
         "of": start.sha256,

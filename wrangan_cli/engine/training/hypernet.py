@@ -1,6 +1,7 @@
 """Training of the hypernetwork (HyperStyle: Alaluf et al. 2022).
 
-Left out is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
+Two departures from the paper: no identity loss, which needs a recogniser with gradients, and Adam, not
+Ranger.
 """
 
 import copy
@@ -26,10 +27,10 @@ from wrangan_cli.engine.training.settings import EncoderSettings
 
 
 class HypernetTrainer(ImageTrainer[Hypernet]):
-    """Offsets of the generator's weights, on top of w from the model's encoder, which stays as it is.
+    """Offsets of the generator's weights, on top of w from the model's encoder, which is not trained.
 
-    Each pass has its loss and its gradients, which add up to one step; the offsets and the
-    image of before are constants to a pass.
+    Each pass has its loss and its gradients, which add up to one step; within a pass the offsets and the
+    image of the previous pass are constants.
     """
 
     def __init__(
@@ -39,15 +40,15 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         perceptual: PerceptualDistance,
         start: Hypernet | None = None,
     ) -> None:
-        """As ImageTrainer; raises UsageError also where the model has no encoder into W."""
+        """As ImageTrainer; also raises UsageError if the model has no encoder into W."""
         super().__init__(model, settings, perceptual, start)
         self.w_encoder = start_where_trained(load_encoder(model), self.encoder)
 
     def network(self) -> Hypernet:
-        """Of the settings' sizes, for all styled convolutions of the generator."""
+        """A network with the sizes of the settings, for all styled convolutions of the generator."""
         settings = self.settings
         if settings.offset_kernel == 3 and not all_kernels(self.model.generator):
-            raise ValueError("offset_kernel 3: not all weights of this generator are of 3×3")
+            raise ValueError("offset_kernel 3: not all weights of this generator are 3×3")
         backbone = settings.backbone or "resnet"
         widths, blocks = body_sizes(settings, backbone)
         return Hypernet(
@@ -74,7 +75,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         return self._one_pass(real, w, self.target_of(real), {}, shown)[0]
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
-        """Add the gradients of every pass; the losses of the last one, detached."""
+        """Add the gradients of every pass; returns the losses of the last one, detached."""
         w, shown = self._start(real)
         target, losses = self.target_of(real), torch.empty(0)
         offsets: dict[str, Tensor] = {}
@@ -92,14 +93,14 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
 
     @torch.no_grad()
     def _start(self, real: Tensor) -> tuple[Tensor, Tensor]:
-        """w of the images, and its images."""
+        """w of the images, and the images of w."""
         w = self.w_encoder(real)
         return w, self.synthesis(w)
 
     def _one_pass(
         self, real: Tensor, w: Tensor, target: list[Tensor], offsets: dict[str, Tensor], shown: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Losses; offsets and images for the next pass, both without history."""
+        """Losses, and offsets and images for the next pass, both without autograd history."""
         made = self.encoder(real, shown)
         summed = {name: offsets[name] + new if offsets else new for name, new in made.items()}
         generated = self.synthesis(w, delta=weight_offsets(self.model.generator, summed))
@@ -107,7 +108,7 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         return losses, {name: offset.detach() for name, offset in summed.items()}, generated.detach()
 
     def networks(self) -> list[nn.Module]:
-        """All that lies in memory."""
+        """All networks in memory."""
         return [*super().networks(), self.w_encoder]
 
     def on_meta(self) -> Self:

@@ -1,4 +1,4 @@
-"""The discriminator between the generator's own w and encoded latents (e4e, section 4)."""
+"""The discriminator between w of the generator and encoded latents (e4e, section 4)."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import EncoderSettings
 
 SEED_OFFSET = 2**33
-"""Between the streams of the pools and of the training's other draws."""
+"""Offset between the seed of the training's stream and that of the pools."""
 
 
 class LatentDiscriminator(nn.Sequential):
@@ -25,7 +25,7 @@ class LatentDiscriminator(nn.Sequential):
 
 
 class CodePool:
-    """A store of codes of before, from which the discriminator is shown half its codes (Shrivastava
+    """A pool of earlier codes, from which the discriminator sees half of its codes (Shrivastava
     et al. 2017)."""
 
     def __init__(self, size: int, style_dim: int, rng: torch.Generator) -> None:
@@ -33,8 +33,8 @@ class CodePool:
         self.codes = torch.empty(0, style_dim)
 
     def exchanged(self, codes: Tensor) -> Tensor:
-        """codes (B, style_dim), on the CPU: each goes through, or takes the place of an older one,
-        which is then given in its stead. While the pool is not full, it keeps a copy of each."""
+        """codes (B, style_dim), on the CPU: each is returned, or is swapped at random with an older one
+        from the pool. While the pool is not full, it keeps a copy of each."""
         shown = []
         for code in codes:
             if len(self.codes) < self.size:
@@ -65,12 +65,12 @@ class LatentAdversary:
         self.steps = 0
 
     def judgement(self, codes: Tensor) -> Tensor:
-        """What the encoder is to lower, a scalar: codes (B, rows, style_dim) that count."""
+        """The loss of the encoder on codes (B, rows, style_dim), a scalar."""
         return generator_loss(self.network(codes))
 
     def step(self, real: Tensor, encoded: Tensor) -> Report:
         """One update from w of the generator (B, style_dim) and codes (B, rows, style_dim), all on
-        the CPU; of each code one row, drawn at random, is shown."""
+        the CPU; the discriminator sees one random row of each code."""
         chosen = torch.randint(encoded.shape[1], (len(encoded),), generator=self.rng)
         encoded = encoded[torch.arange(len(encoded)), chosen]
         real = self.pools["real"].exchanged(real).to(self.device)
@@ -106,7 +106,7 @@ class LatentAdversary:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, pool in self.pools.items():

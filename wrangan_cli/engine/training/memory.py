@@ -1,8 +1,8 @@
-"""What a training will need in device memory, worked out without allocating it.
+"""The device memory that a training will need, computed without allocating it.
 
 Weights, gradients and Adam's two moments are counted. Activations are measured: the
 losses are computed on PyTorch's `meta` device, where tensors have shapes and no values,
-and what autograd keeps for the backward pass is summed. Not in it: gradients of
+and what autograd keeps for the backward pass is summed. Not included: gradients of
 activations, the workspace of cuDNN and oneDNN, and the fragmentation of the allocator.
 """
 
@@ -31,13 +31,13 @@ class Memory:
     """Bytes in one process."""
 
     weights: int
-    """Of all networks, averages included."""
+    """All networks, averages included."""
     gradients: int
-    """Of the networks that are trained."""
+    """The gradients of the networks that are trained."""
     optimisers: int
     """Adam's moments."""
     activations: dict[str, int]
-    """What autograd keeps, by pass; the passes follow each other."""
+    """What autograd keeps, by pass; only one pass is in memory at a time."""
 
     @property
     def total(self) -> int:
@@ -46,12 +46,12 @@ class Memory:
 
 
 def parameter_count(network: nn.Module) -> int:
-    """Numbers that are trained."""
+    """The number of trained parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
-    """Memory of one process of a training of G and D."""
+    """Memory of one process when training G and D."""
     settings, shards = trainer.settings, trainer.shards
     generator = copy.deepcopy(trainer.generator).to("meta").requires_grad_(True)
     native = trainer.discriminator
@@ -110,7 +110,7 @@ def adversarial_memory(trainer: AdversarialTrainer) -> Memory:
 
 
 def encoder_memory(trainer: ImageTrainer[Any]) -> Memory:
-    """Memory of one process of a training of an encoder; of several passes, each is as large."""
+    """Memory of one process when training an encoder; if it makes several passes, all are equally large."""
     twin, side = trainer.on_meta(), trainer.side
     count = len(trainer.rows)
     real = torch.empty(count, 3, side, side, device="meta")
@@ -134,7 +134,7 @@ def _generate(generator: Generator, batch: int, epsilon_per_image: bool) -> tupl
 
 
 def _kept(loss: Callable[[], Tensor], constant: Iterable[nn.Module]) -> int:
-    """Bytes of the tensors that the graph of a loss holds, weights of `constant` apart, each once."""
+    """Bytes of the tensors held by the graph of a loss, each counted once, except weights of `constant`."""
     known = {
         tensor.untyped_storage()._cdata
         for network in constant

@@ -1,4 +1,4 @@
-"""Batches of pairs for a training, their images made a little worse, as photographs are."""
+"""Batches of pairs for training, with images slightly degraded to resemble photographs."""
 
 import copy
 import io
@@ -19,17 +19,17 @@ from wrangan_cli.engine.models.pairs import SEED_STRIDE, Pairs
 
 
 class PairBatches:
-    """One batch after the other; which, and what is done to them, follows from the seed and the count of
-    pairs seen alone, so that a training goes on exactly, in any number of processes."""
+    """Batch after batch. The choice of pairs and their degradation depend only on the seed and the number of
+    pairs seen, so that a resumed training continues exactly, with any number of processes."""
 
     def __init__(
         self, pairs: Pairs, batch: int, side: int, seed: int, rows: Sequence[int], degrade: bool = True
     ) -> None:
-        """side: of the images in px. rows: which of each batch are wanted (the shard of one process)."""
+        """side: side of the images in px. rows: rows of each batch to return (the shard of one process)."""
         self.pairs, self.batch, self.side, self.seed = pairs, batch, side, seed
         self.rows, self.degrade = list(rows), degrade
         self.seen = 0
-        """Pairs of the batches so far."""
+        """Number of pairs so far."""
         self._meta = False
 
     def following(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -51,15 +51,16 @@ class PairBatches:
         return self.pairs.w[torch.from_numpy(chosen)].to(device), images.to(device)
 
     def on_meta(self) -> Self:
-        """A twin that gives shapes alone."""
+        """A copy that yields only shapes."""
         twin = copy.copy(self)
         twin._meta = True
         return twin
 
 
 def degraded(image: Tensor, rng: torch.Generator) -> Tensor:
-    """An image (3, R, R) in [-1, 1] as a camera, a scan or a web page might have it: colours moved a little,
-    and, each in every second image, a smaller size, noise, JPEG. Nothing is moved or mirrored: w stays right.
+    """An image (3, R, R) in [-1, 1] degraded as by a camera, scanner or web page: slightly changed colours
+    and, each in every second image, a smaller size, noise, JPEG. It is not moved or mirrored, so w stays
+    valid.
     """
 
     def between(low: float, high: float) -> float:

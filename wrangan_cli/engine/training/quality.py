@@ -1,4 +1,4 @@
-"""KID of the generator in training, and the best snapshot by it."""
+"""KID of the generator during training, and the best snapshot by KID."""
 
 import json
 from collections.abc import Callable
@@ -22,9 +22,9 @@ BATCH = 16
 class KidMonitor:
     """Measures KID every `every` images, on `samples` images of the averaged generator.
 
-    Of several processes each generates a part. Random weights are sampled anew for each
+    Under torchrun each process generates a part. Random weights are sampled anew for each
     image, latents are the same at every measurement, and no random stream of the
-    training is touched. Protocol: metrics/kid.py.
+    training is used. Protocol: metrics/kid.py.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class KidMonitor:
         self.inception, self.reference = inception, reference
 
     def due(self, images: int, batch: int, last: int) -> bool:
-        """Whether a measurement comes after the step of `batch` images that made it `images` (of `last`)."""
+        """Whether to measure after a step of `batch` images that reached `images` (of `last`)."""
         return images // self.every > (images - batch) // self.every or images >= last
 
     def measure(self, generator: Generator) -> Estimate:
@@ -57,9 +57,9 @@ class KidMonitor:
 def kid_monitor(
     settings: Any, resolution: int, device: torch.device, progress: Callable[[int, int], None]
 ) -> KidMonitor | None:
-    """The monitor that the settings ask for, or None; the reference's features are made once and cached.
+    """The monitor that the settings request, or None; the reference's features are computed once and cached.
 
-    Raises FileError or WranganError for a reference that cannot be used, and where the
+    Raises FileError or WranganError for a reference that cannot be used, or if the
     Inception network is missing.
     """
     if not settings.kid_images:
@@ -85,7 +85,7 @@ def kid_monitor(
 
 
 def best_kid(run: Path) -> float:
-    """KID of the best model that the run has kept; infinity where there is none."""
+    """KID of the best model that the run has kept; infinity if there is none."""
     try:
         return float(json.loads((run / BEST_MODEL / "config.json").read_text())["source"]["kid"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -93,5 +93,5 @@ def best_kid(run: Path) -> float:
 
 
 def save_best(run: Path, state: dict[str, Any]) -> None:
-    """Keep the snapshot beside the ones that rotate."""
+    """Keep the snapshot beside the rotating ones."""
     write_torch(run / BEST_SNAPSHOT, state)

@@ -1,4 +1,4 @@
-"""What a training leaves for its reader: settings, losses, sample grids."""
+"""What a training leaves for people to read: settings, losses, sample grids."""
 
 import json
 import time
@@ -16,15 +16,15 @@ from wrangan_cli.engine.data.images import image_grid, save_image
 from wrangan_cli.engine.training.run import Report
 
 LOCK = ".lock"
-"""In the folder of a run; it stays there, and means nothing when no process holds it."""
+"""Lock file in the folder of a run; it stays there, and has no effect when no process holds it."""
 
 
 class RunRecord:
     """Writes `settings.json`, `stats.jsonl`, TensorBoard scalars and `grid-*.png` of one run.
 
-    Losses are averaged over `every` steps before they are written. In a process that is not
-    the main one nothing is written. While it is open no other training may write into that folder:
-    FileError. A context: left, it is closed.
+    Losses are averaged over `every` steps before they are written. Only the main process
+    writes. While the record is open, another training in the same folder raises
+    FileError. Use it in a `with` block.
     """
 
     def __enter__(self) -> "RunRecord":
@@ -43,7 +43,9 @@ class RunRecord:
             return
         lock = claim(run / LOCK)
         if lock is None:
-            raise FileError(run, "another training writes there: wait for its end, or choose another --out")
+            raise FileError(
+                run, "another training is writing there: wait until it ends, or choose another --out"
+            )
         self._lock = lock
         with replaced_atomically(run / "settings.json") as temporary:
             temporary.write_text(json.dumps(settings, indent=2) + "\n")
@@ -51,7 +53,7 @@ class RunRecord:
         self._board = _summary_writer(run)
 
     def step(self, images: int, report: Report) -> None:
-        """Take note of one step's losses at `images` seen."""
+        """Record one step's losses at `images` seen."""
         for name, value in report.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -63,7 +65,7 @@ class RunRecord:
         self.note(images, means)
 
     def note(self, images: int, values: Report) -> None:
-        """Write `values` as a line of their own."""
+        """Write `values` as a separate line."""
         if not self._writes:
             return
         print(json.dumps({"images": images, "time": time.time(), **values}), file=self._stats, flush=True)
@@ -98,7 +100,7 @@ def _summary_writer(run: Path) -> Any:
 
 @torch.no_grad()
 def fixed_samples(trainer: Any, count: int = 64, seed: int = 1) -> Tensor:
-    """Images of the averaged generator at latents that stay the same over a run."""
+    """Images of the averaged generator at latents that stay the same during a run."""
     ema = trainer.ema
     rng = torch.Generator().manual_seed(seed)
     z = torch.randn(count, ema.config.style_dim, generator=rng).to(trainer.device)

@@ -1,4 +1,4 @@
-"""The two regularisers of StyleGAN2 that a step adds now and then: R1 for D, path lengths for G."""
+"""StyleGAN2's two lazy regularisers: R1 for D, path lengths for G."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from wrangan_cli.engine.training.losses import path_lengths, r1_penalty
 
 
 def regularise_discriminator(state: AdversarialState, reals: Sequence[Tensor]) -> dict[str, Tensor]:
-    """A step of StyleGAN2's D on `gradient_penalties`, when it is due; what to report."""
+    """Take a step of StyleGAN2's D on `gradient_penalties`, if due; returns what to report."""
     if not state.native or state.steps % state.settings.r1_interval:
         return {}
     return state.minimise(gradient_penalties(state, reals), *state.optimizers_d[:1])
 
 
 def regularise_generator(state: AdversarialState) -> dict[str, Tensor]:
-    """A step of G on `path_length_penalties`, when it is due; what to report."""
+    """Take a step of G on `path_length_penalties`, if due; returns what to report."""
     settings = state.settings
     if settings.path_length_weight <= 0 or state.steps % settings.path_length_interval:
         return {}
@@ -38,7 +38,7 @@ def gradient_penalties(state: AdversarialState, reals: Sequence[Tensor]) -> Loss
 
 
 def path_length_penalties(state: AdversarialState) -> Losses:
-    """The squared distance of the path lengths of half a batch from their moving mean, which it moves."""
+    """The squared distance of the path lengths of half a batch from their moving mean; updates the mean."""
     parts = state.shards.half_parts
     side, colours = state.generator.config.resolution, state.generator.config.image_channels
     inputs = state.sample_inputs(half=True)
@@ -50,8 +50,8 @@ def path_length_penalties(state: AdversarialState) -> Losses:
         images = state.generator.synthesis(w, epsilon=given.epsilon, noise=given.noise)
         return path_lengths(images, w, noise[parts[part].to(state.device)])
 
-    # The mean that the lengths are pulled to includes all of them. With micro-batches they
-    # are measured once before, since their graphs would not fit into memory together.
+    # The mean to which the lengths are pulled includes all of them. With micro-batches they
+    # are measured once beforehand, since their graphs would not fit into memory together.
     whole = lengths(0) if len(parts) == 1 else None
     measured = [lengths(part).detach() for part in range(len(parts))] if whole is None else [whole.detach()]
     mean = mean_over_ranks(torch.cat(measured).mean())

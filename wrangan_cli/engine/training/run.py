@@ -1,4 +1,4 @@
-"""The loop around every training: data in order and in time, snapshots, resume."""
+"""The loop around every training: data in order, prefetched; snapshots; resuming."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ class RunSettings(Protocol):
 
 
 class Trainer(Protocol):
-    """What changes in a training, and one step of it."""
+    """The state of a training, and one step of it."""
 
     images: int
 
@@ -35,20 +35,20 @@ class Trainer(Protocol):
     def settings(self) -> RunSettings: ...
 
     def step(self, batch: Any) -> Report:
-        """One step on a batch of the stream; returns losses."""
+        """Take one step on a batch of the stream; returns losses."""
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values from which `restore` goes on exactly."""
+        """Tensors and plain values from which `restore` continues exactly."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a state."""
 
 
 T = TypeVar("T", bound=Trainer)
 B = TypeVar("B")
 
 TWICE = 2.0
-"""Seconds within which a repeated signal counts as the same: torchrun passes on what the terminal sends."""
+"""Seconds within which a repeated signal counts as the same: torchrun repeats what the terminal sends."""
 
 
 def train(
@@ -64,11 +64,11 @@ def train(
     stream: from the count of images seen so far to the batches that follow. `on_step` gets
     the losses of every step, `images_per_second`, and `seconds/data`, the time that the step
     waited for its batch; `on_snapshot` is called after each snapshot and at the end. A
-    snapshot that cannot be read is passed over, and `warn` is told. On Ctrl-C and SIGTERM
-    the step in hand is finished and saved before KeyboardInterrupt is raised; a second
-    signal stops at once. An error inside a step leaves the last snapshot as it was.
+    snapshot that cannot be read is skipped, with a message to `warn`. On Ctrl-C and SIGTERM
+    the current step is finished and saved before KeyboardInterrupt is raised; a second
+    signal stops at once. An error inside a step leaves the last snapshot unchanged.
 
-    Of several processes all make the same steps and callbacks; only the main one reads and
+    Under torchrun all processes make the same steps and callbacks; only the main one reads and
     writes snapshots, and a signal to any of them stops all after the same step.
     """
     settings = trainer.settings
@@ -101,14 +101,14 @@ def train(
                 raise KeyboardInterrupt
     finally:
         following.close()
-        # In the middle of a step the parts disagree about what was done: keep the last snapshot then.
+        # In the middle of a step the state is inconsistent: keep the last snapshot.
         if whole:
             _save(trainer, run)
     on_snapshot(trainer)
 
 
 def prefetched(batches: Iterator[B]) -> Generator[B, None, None]:
-    """Endless `batches`, the next one read by a thread while the present one is worked on."""
+    """Endless `batches`; a thread reads the next one while the current one is used."""
     with ThreadPoolExecutor(max_workers=1) as reader:
         coming = reader.submit(next, batches)
         while True:
@@ -124,10 +124,10 @@ def _save(trainer: Trainer, run: Path) -> None:
 
 @contextlib.contextmanager
 def _signals_after_the_step() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGINT and SIGTERM are only noted; yields whether one came.
+    """Within the block SIGINT and SIGTERM are only recorded; yields a function that tells whether one came.
 
-    The second one acts at once; under torchrun only if it is not a mere repetition.
-    Outside the main thread, where Python gives no signals, nothing changes.
+    A second one acts at once; under torchrun only if it is not a mere repetition.
+    Outside the main thread, where Python delivers no signals, nothing changes.
     """
     noted: list[float] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,11 +1,11 @@
-"""σ from the sensitivity of a generator's own images to its weights: no data, no discriminator.
+"""σ from the sensitivity of a generator's images to its weights: no data, no discriminator.
 
 The perceptual loss of the inversion, L = 2·L2 + LPIPS, is a squared length |r(θ) − r(θ₀)|² of
 scaled pixels and features. Around θ₀ a change δ of the weights costs δᵀJᵀJδ (Gauss–Newton, J =
 ∂r/∂θ). Its diagonal F is estimated by random probes: for v ~ N(0, 1) the square of Jᵀv has the
-mean F (Hutchinson). With σᵢ = s / √(Fᵢ + λ) every weight costs the same, s², but for those that
-hardly matter, which the floor λ keeps from moving without bound. s is found by drawing ε: L
-between an image and its redraw is to be `distortion` in the mean. The root is an exponent of ½;
+mean F (Hutchinson). With σᵢ = s / √(Fᵢ + λ) every weight costs the same, s², except those that
+hardly matter, whose σ the floor λ bounds. s is found by sampling ε: the mean L between an image at
+ε = 0 and one at a sampled ε is to be `distortion`. The root is an exponent of ½;
 with 1, σᵢ = s / (Fᵢ + λ), the proportions are those of a diagonal Newton step
 (docs/models.md says what each does to an inversion).
 """
@@ -24,7 +24,7 @@ from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, r
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
 L2_WEIGHT = 2.0
-"""Of the squared error, as in the inversion (paper, section 4)."""
+"""Weight of the squared error, as in the inversion (paper, section 4)."""
 _CALIBRATION_IMAGES = 64
 _CLOSE = 0.01
 _GUESSES = 40
@@ -41,8 +41,8 @@ def randomize_by_sensitivity(
 ) -> Generator:
     """A copy of `generator` (any device) whose weights `layers` have a σ by sensitivity.
 
-    μ is the given weights; `on_image` is told how many probes are done. Raises WranganError
-    where the images do not depend on the weights.
+    μ is the given weights; `on_image` gets the number of probes done. Raises WranganError
+    if the images do not depend on the weights.
     """
     random = randomize(generator, layers).eval().requires_grad_(False)
     sensitivity = weight_sensitivity(
@@ -64,7 +64,7 @@ def weight_sensitivity(
 ) -> dict[str, Tensor]:
     """F, the mean over images of diag(JᵀJ), by the weight's name, each (O, I, k, k), at ε = 0.
 
-    side: images are reduced by area to it, where they are larger.
+    side: larger images are reduced to it by area averaging.
     `random` has σ = 1 in its random weights, so that gradients of ε are gradients of θ.
     """
     device = random.device
@@ -77,7 +77,7 @@ def weight_sensitivity(
     while done < probes:
         count = min(batch, probes - done)
         w = _draw_w(random, count, rng)
-        # One ε per image: the square has to be taken before images are added up.
+        # One ε per image: squares must be taken before summing over images.
         epsilon = {
             name: torch.zeros((count, *value.shape), device=device, requires_grad=True)
             for name, value in total.items()
@@ -143,10 +143,10 @@ def scale_std(
     seed: int = 0,
     side: int | None = None,
 ) -> float:
-    """Multiply σ by one number, so that a redraw costs `distortion` in the mean; returns the cost.
+    """Multiply σ by one number, so that sampling ε costs `distortion` on average; returns the cost.
 
-    Measured on 64 generated images (at `side`, as above), each with an ε of its own. Raises
-    WranganError if no factor gets there.
+    Measured on 64 generated images (at `side`, as above), each with a different ε. Raises
+    WranganError if no factor achieves it.
     """
     rng = random_generator(seed + 1)
     plan = []
@@ -163,9 +163,9 @@ def scale_std(
             total += sum((a - b).square().sum().item() for a, b in parts)
         return total / _CALIBRATION_IMAGES
 
-    # Gauss–Newton's own guess: the cost grows with the square while it is small.
-    # A draw of all of them is what takes time: each guess follows the slope between the two before it, on
-    # logarithmic axes, within the bounds that are known by then.
+    # The first guess is Gauss–Newton's: while it is small, the cost grows with the square.
+    # Rendering all images takes most of the time: each guess follows the slope between the previous two, on
+    # logarithmic axes, within the bounds known so far.
     factor = 1e-2 * _factor_of_unit_cost(random)
     reached, slope, low, high = cost(factor), 2.0, 0.0, math.inf
     for _ in range(_GUESSES):
@@ -181,7 +181,7 @@ def scale_std(
             steepness = math.log(reached / passed) / math.log(factor / before)
             slope = min(max(steepness, 0.3), 2.0)
     else:
-        raise WranganError(f"no σ makes a redraw cost {distortion}")
+        raise WranganError(f"no σ makes the images change by {distortion}")
     for weight in random.random_weights().values():
         assert weight.std is not None
         weight.std.data.mul_(factor)

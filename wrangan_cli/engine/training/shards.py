@@ -1,4 +1,4 @@
-"""How the images of one step are cut into parts: one a process and micro-batch."""
+"""Cuts the images of one step into parts: one per process and micro-batch."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from wrangan_cli.engine.base.errors import UsageError
 class Shards:
     """The rows of the whole batch that this process works on, micro-batch by micro-batch.
 
-    batch: images per step over all processes. group: images that the discriminator looks
-    at together (None: all of them). accumulate: micro-batches a process. A group is never cut, and the
-    images of a part are arranged so that they form the groups that they form in the whole batch
+    batch: images per step over all processes. group: images that the discriminator judges
+    together (None: all of them). accumulate: micro-batches per process. A group is never cut, and the
+    images of a part are ordered so that they form the same groups as in the whole batch
     (image i belongs to group i mod (batch / group)), so the parts give the losses of the whole.
-    Raises UsageError where the batch cannot be cut so.
+    Raises UsageError if the batch cannot be cut in this way.
     """
 
     def __init__(self, batch: int, group: int | None, accumulate: int = 1) -> None:
@@ -24,13 +24,13 @@ class Shards:
         if count == 1:
             group = min(group or batch, batch)
         elif group is None:
-            raise UsageError("this D compares all images of a batch: one process and --accumulate 1 only")
-        # The path-length penalty takes half a batch, cut into as many parts.
+            raise UsageError("this D compares all images of a batch: use one process and --accumulate 1")
+        # The path-length penalty takes half a batch, cut into equally many parts.
         unit = group if count == 1 else count * (group if group % 2 == 0 else 2 * group)
         if batch % unit:
             parts = f" in each of {count} parts" if count > 1 else ""
             raise UsageError(
-                f"batch {batch}: expected a multiple of {unit}, D looks at {group} images together{parts}"
+                f"batch {batch}: expected a multiple of {unit}, since D judges {group} images together{parts}"
             )
         self.batch = batch
         mine = range(rank() * accumulate, (rank() + 1) * accumulate)
@@ -42,7 +42,7 @@ class Shards:
 
     @property
     def rows(self) -> Tensor:
-        """All rows of this process, in the order in which `cut` wants them."""
+        """All rows of this process, in the order that `cut` expects."""
         return torch.cat(self.parts)
 
     def cut(self, images: Tensor) -> Sequence[Tensor]:

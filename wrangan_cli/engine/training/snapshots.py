@@ -1,4 +1,4 @@
-"""Training snapshots: one file each, written atomically, read with weights only."""
+"""Training snapshots: one file each, written atomically, read with `weights_only`."""
 
 import re
 from collections.abc import Callable
@@ -38,11 +38,11 @@ def load_snapshot(path: Path) -> dict[str, Any]:
 
 
 def newest_state(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """State of the newest snapshot that can be read; None where there is none at all.
+    """State of the newest readable snapshot; None if there are no snapshots.
 
-    Snapshots are written atomically, so a broken one means a broken disk: `warn` is told
-    which it is and which older one is used instead, and it is renamed to `broken-…`, out of
-    the way of the newer ones to come. FileError if no older one is left.
+    Snapshots are written atomically, so a broken one means a broken disk: a message to `warn`
+    names it and the older one that is used instead, and it is renamed to `broken-…`, out of
+    the way of later snapshots. FileError if no older one is left.
     """
     present = list_snapshots(folder)
     while present:
@@ -53,5 +53,5 @@ def newest_state(folder: Path, warn: Callable[[str], None]) -> dict[str, Any] | 
             if not present:
                 raise
             aside = path.replace(path.with_name(f"broken-{path.name}"))
-            warn(f"{error}; kept as {aside.name}, going on from {present[-1].name}")
+            warn(f"{error}; kept as {aside.name}, continuing from {present[-1].name}")
     return None

@@ -1,4 +1,4 @@
-"""The networks that an adversarial training begins with: new ones, or those of a model."""
+"""The networks with which an adversarial training starts: new ones, or those of a model."""
 
 import dataclasses
 from contextlib import suppress
@@ -21,10 +21,10 @@ from wrangan_cli.engine.training.settings import AdversarialSettings, GeneratorS
 def generator_trainer(
     settings: GeneratorSettings, device: torch.device, start: Model | None = None
 ) -> AdversarialTrainer:
-    """The training of a StyleGAN2: from scratch with the sizes of `settings`, or from the weights of `start`.
+    """The trainer of a StyleGAN2: from scratch with the sizes of `settings`, or from the weights of `start`.
 
-    Raises UsageError for sizes that make no network, a model that is not a StyleGAN2, or a size that was
-    asked for and is not the model's. Seeds PyTorch with `settings.seed`.
+    Raises UsageError for invalid sizes, a model that is not a StyleGAN2, or a requested size that differs
+    from the model's. Seeds PyTorch with `settings.seed`.
     """
     torch.manual_seed(settings.seed)
     if start is None:
@@ -44,17 +44,19 @@ def randomize_trainer(
     layers: RandomLayers,
     keep_std: bool = False,
 ) -> AdversarialTrainer:
-    """The training of μ and σ of `layers` (Algorithm 2).
+    """The trainer of μ and σ of `layers` (Algorithm 2).
 
-    keep_std: go on from the σ that the model has; otherwise each is `settings.initial_std`. Raises UsageError
-    where `keep_std` is asked for and the model's random layers are others. Seeds PyTorch with
+    keep_std: start from the model's σ; otherwise from `settings.initial_std`. Raises UsageError
+    if `keep_std` is set and the model's random layers differ from `layers`. Seeds PyTorch with
     `settings.seed`.
     """
     present = start.generator.random_weights()
     wanted = random_names(layers, {name: weight.layer for name, weight in start.generator.weights().items()})
     if keep_std and present.keys() != wanted:
         found = ", ".join(present) or "none"
-        raise UsageError(f"--keep-std: --layers {settings.layers}, but random in {start.name} are: {found}")
+        raise UsageError(
+            f"--keep-std: --layers {settings.layers}, but the random layers of {start.name} are: {found}"
+        )
     torch.manual_seed(settings.seed)
     discriminator = _discriminator(start, settings)
     network = start.generator if keep_std else randomize(start.generator, layers, settings.initial_std)
@@ -63,7 +65,7 @@ def randomize_trainer(
 
 
 def network_of(settings: GeneratorSettings) -> StyleGAN2Config:
-    """The sizes that the settings describe; UsageError where they make no network."""
+    """The sizes that the settings describe; UsageError if they are invalid."""
     sizes = [2**i for i in range(2, settings.resolution.bit_length())]
     channels = rosinality_channels(settings.resolution)
     if settings.channels:
@@ -84,8 +86,8 @@ def network_of(settings: GeneratorSettings) -> StyleGAN2Config:
 
 
 def _discriminator(start: Model, settings: AdversarialSettings) -> Discriminator | None:
-    """D of the model to start from; where only the projected one is trained, which begins anew, a new
-    one, or none of an architecture that has none."""
+    """D of the model to start from. If only the projected one is trained, which always starts anew, it may be
+    a new D, or None for an architecture without one."""
     config = start.generator.config
     if settings.discriminator != "projected":
         path = start.companion(DISCRIMINATOR)

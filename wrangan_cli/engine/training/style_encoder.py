@@ -1,6 +1,6 @@
 """Training of the encoders into W+: e4e (Tov et al. 2021) and ReStyle (Alaluf et al. 2021).
 
-Left out of both is the loss on identity, which needs a recogniser with gradients; Adam stands for Ranger.
+Two departures from both: no identity loss, which needs a recogniser with gradients, and Adam, not Ranger.
 """
 
 from typing import Any, Self
@@ -29,11 +29,11 @@ from wrangan_cli.engine.training.settings import EncoderSettings
 
 
 class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
-    """One w at first, then a delta more for each further latent as the schedule switches them on.
+    """At first one w, then a delta for one further latent after another, as the schedule switches them on.
 
-    The deltas are kept short, and a discriminator keeps the single latents like the generator's w.
-    With several passes each has its loss and its gradients, which add up to one step; what
-    a pass starts from is a constant to it.
+    The norms of the deltas are penalised, and a discriminator keeps each latent similar to w of the
+    generator. Each pass has its loss and its gradients, which add up to one step; the inputs of a pass are
+    constants.
     """
 
     loss_names = ("total", "mse", "perceptual", "delta", "latent", "w")
@@ -46,7 +46,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         start: StyleEncoder | None = None,
         pairs: Pairs | None = None,
     ) -> None:
-        """As ImageTrainer; start must have as many input channels as the kind has."""
+        """As ImageTrainer; start must have the number of input channels of its kind."""
         super().__init__(model, settings, perceptual, start, pairs)
         self.average_shown = average_image(model.generator, self.encoder.w_mean)
         self.adversary: LatentAdversary | None = None
@@ -56,7 +56,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         self._codes = torch.empty(0)
 
     def network(self) -> StyleEncoder:
-        """Of the settings' sizes."""
+        """A network with the sizes of the settings."""
         settings, config = self.settings, self.model.generator.config
         again, backbone = settings.kind == "restyle", settings.backbone or "ir-se"
         widths, blocks = body_sizes(settings, backbone)
@@ -81,7 +81,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         return encoder
 
     def begin_from(self, encoder: Encoder) -> None:
-        """Begin with what an encoder into W knows; UsageError where the two differ too much."""
+        """Start from the weights of an encoder into W; UsageError if the two do not fit."""
         mean = self.model.w_mean
         for network in (self.encoder, self.ema):
             try:
@@ -92,7 +92,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
 
     @property
     def stage(self) -> int:
-        """How many deltas are switched on."""
+        """Number of deltas that are switched on."""
         config, settings = self.encoder.config, self.settings
         if self.images < settings.progressive_start:
             return 0
@@ -105,7 +105,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         return self._one_pass(images, real, true_w, self.target_of(real), None, None)[0]
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:
-        """Add the gradients of every pass; the losses of the last one, detached."""
+        """Add the gradients of every pass; returns the losses of the last one, detached."""
         images, true_w = self._inputs(real, z)
         target = self.target_of(real)
         losses, codes, shown = torch.empty(0), None, None
@@ -113,7 +113,8 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
             losses, codes, shown = self._one_pass(images, real, true_w, target, codes, shown)
             losses[0].backward()
             if number == 0:
-                # What the latent discriminator is shown, as published: the first pass, those that may differ.
+                # The latent discriminator sees, as published, the latents of the first pass that have a
+                # delta.
                 self._codes = codes[: len(real), : self._counted()].cpu()
         return losses.detach()
 
@@ -139,7 +140,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         if not self.settings.w_weight:
             return real, None
         true_w, known = self.known(z)
-        # Pairs have the side at which the encoder works; it would bring the others to it.
+        # Pairs have the input side of the encoder, which would resize the others.
         side = known.shape[-1] if self.pairs else self.side
         return torch.cat([fitted(real, side), known]), true_w
 
@@ -152,7 +153,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         codes: Tensor | None,
         shown: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Losses; codes and what is shown for the next pass, both without history."""
+        """Losses, and codes and images for the next pass, both without autograd history."""
         again = self.encoder.config.input_channels == 6
         count = len(real)
         if again and shown is None:
@@ -180,7 +181,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         return torch.stack([total, *parts, loss_delta, loss_latent, loss_w]), codes.detach(), next_shown
 
     def networks(self) -> list[nn.Module]:
-        """All that lies in memory."""
+        """All networks in memory."""
         return [*super().networks(), *([self.adversary.network] if self.adversary else [])]
 
     def on_meta(self) -> Self:
@@ -195,7 +196,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         return super().state() | ({"adversary": self.adversary.state()} if self.adversary else {})
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; UsageError if it belongs to another model or kind."""
+        """Continue from `state`; UsageError if it belongs to another model or kind."""
         super().restore(state)
         if self.adversary is not None and "adversary" in state:
             self.adversary.restore(state["adversary"])

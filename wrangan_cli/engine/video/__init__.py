@@ -1,1 +1,1 @@
-"""Clips: decoding and encoding, a face followed over frames, its inversion, and the way back."""
+"""Clips: follow a face over the frames, invert it, and put it back."""

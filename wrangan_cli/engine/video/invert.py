@@ -1,4 +1,4 @@
-"""A clip becomes a folder of codes: the face is followed, key frames are fitted, then each frame."""
+"""Inversion of a clip into a folder of codes: follow the face, fit the key frames, then each frame."""
 
 import dataclasses
 import time
@@ -46,16 +46,16 @@ from wrangan_cli.engine.video.settings import ClipSettings
 from wrangan_cli.engine.video.track import Detect, follow, seen_span, smooth_quads
 
 SAVED_EVERY = 25
-"""Frames that are looked at between two savings of what was found."""
+"""Number of frames searched between two saves of the landmarks found."""
 MOST_FRAMES = 10_000_000
 
 Tell = Callable[[str, int, int], None]
-"""(what is being done, how much of it is done, how much there is; 0: unknown)."""
+"""Progress: (current task, count done, total count; 0: unknown)."""
 
 
 @dataclass(frozen=True)
 class FrameDone:
-    """What is known of one frame's code."""
+    """The result for one frame."""
 
     w: Tensor
     own: Factors
@@ -63,11 +63,11 @@ class FrameDone:
 
 
 class ClipRun:
-    """One clip on its way into the folder `out`; what is there already of the same run is kept.
+    """The inversion of one clip into the folder `out`; an interrupted run there is continued.
 
-    frames: such as `0-99`, numbers from 0; empty: all. Raises FileError for a clip that cannot be read,
-    and for a folder with codes of another clip, model or other settings (unless overwrite);
-    UsageError for frames that are no range.
+    frames: such as `0-99`, numbered from 0; empty: all. Raises FileError for a clip that cannot be read,
+    and for a folder with codes of another clip, model or settings (unless overwrite);
+    UsageError if frames are not a range.
     """
 
     def __init__(
@@ -97,23 +97,23 @@ class ClipRun:
             for path in [*self.out.glob(f"frame-*{SUFFIX}"), self.out / SHARED_FILE]:
                 path.unlink(missing_ok=True)
         elif self.out.is_dir() and any(path.suffix == SUFFIX for path in self.out.iterdir()):
-            raise FileError(self.out, "holds other codes: give a folder of its own as --out")
+            raise FileError(self.out, "holds other codes: give another folder as --out")
         save_record(self.out, made)
         return made
 
     def _check_same(self, found: ClipRecord, made: ClipRecord) -> None:
         what = {"sha256": "another clip", "model_sha256": "another model", "frames": "other frames"}
-        for name, said in what.items():
+        for name, other in what.items():
             if getattr(found, name) != getattr(made, name):
-                raise FileError(self.out, f"made from {said}; give --overwrite to invert again")
+                raise FileError(self.out, f"made from {other}; use --overwrite to invert again")
         for name, wanted in made.settings.items():
             there = found.settings.get(name)
             if there != wanted:
-                cause = f"made with {name} {there!r}, not {wanted!r}; give --overwrite to invert again"
+                cause = f"made with {name} {there!r}, not {wanted!r}; use --overwrite to invert again"
                 raise FileError(self.out, cause)
 
     def find_face(self, detector: Callable[[], Detect], tell: Tell) -> None:
-        """Follow the face and set where each frame is cut out, unless that is known. FileError: no face."""
+        """Follow the face and determine the crop of each frame, unless known. FileError: no face."""
         record, settings = self.record, self.settings
         if record.numbers:
             return
@@ -149,7 +149,7 @@ class ClipRun:
         if not numbers:
             asked = "no face found" if settings.face == 1 else f"no frame shows {settings.face} faces"
             raise FileError(self.clip, asked)
-        # As the record stores them: a run that goes on cuts the same squares out.
+        # Rounded as in the record, so that a continued run cuts out the same squares.
         record.quads = smooth_quads(record.found, numbers, settings.smoothing, fps).round(QUAD_DIGITS)
         own = float(np.median([quad_side(quad) for quad in record.quads]))
         side = settings.size or min(max(round(own), OWN_SIDES[0]), OWN_SIDES[1])
@@ -171,7 +171,7 @@ class ClipRun:
                 yield number, to_tensor(crop_quad(Image.fromarray(pixels), quads[number], self.record.side))
 
     def fit_key_frames(self, inverter: ClipInverter, tell: Tell) -> Shared:
-        """The ε of the clip, found or read."""
+        """The ε of the clip, optimised or read."""
         path = self.out / SHARED_FILE
         if not path.exists():
             images = [image for _, image in self.crops(self.record.key_frames)]
@@ -187,11 +187,11 @@ class ClipRun:
         weights = {name: weight.shape for name, weight in self.model.generator.random_weights().items()}
         fits = {name: value.shape for name, value in shared.epsilon.items()} == weights
         if not fits or shared.w.shape[1:] != self.model.w_mean.shape[-1:]:
-            raise FileError(path, f"does not fit {self.model.name}; give --overwrite to invert again")
+            raise FileError(path, f"does not fit {self.model.name}; use --overwrite to invert again")
         return shared
 
     def fit_frames(self, inverter: ClipInverter, shared: Shared, tell: Tell) -> Iterator[FrameDone]:
-        """The code of each frame, in order; those that are there already are read."""
+        """The code of each frame, in order; existing ones are read."""
         numbers = self.record.numbers
         done: list[FrameDone] = []
         for number in numbers:
@@ -207,7 +207,7 @@ class ClipRun:
         last = done[-1] if done else None
         before: tuple[Tensor, Tensor] | None = None
         for number, image in self.crops(numbers[max(0, len(done) - 1) :]):
-            if last is not None and before is None:  # the neighbour that was done before
+            if last is not None and before is None:  # the neighbour was done by an earlier run
                 before = image, inverter.rendered(last.w, shared.epsilon, last.own, side)
                 continue
             w = shared.w[0] if last is None else last.w
@@ -228,10 +228,12 @@ class ClipRun:
             tell("frames", len(done), len(numbers))
             yield last
         if len(done) < len(numbers):
-            raise FileError(self.clip, f"ends before frame {numbers[len(done)]}, which was there before")
+            raise FileError(
+                self.clip, f"ends before frame {numbers[len(done)]}, which an earlier run has read"
+            )
 
     def finish(self, done: list[FrameDone]) -> dict[str, float]:
-        """The flicker of the whole clip, which is stored in its record."""
+        """The flicker of the whole clip; also stored in its record."""
         changes = [frame.info["change"] for frame in done if "change" in frame.info]
         figures = flicker([c["input"] for c in changes], [c["output"] for c in changes])
         if self.record.flicker != figures:
@@ -246,7 +248,7 @@ class ClipRun:
         tensors, info = read_tensors(path)
         link = info.get("shared")
         if not isinstance(link, dict) or link.get("sha256") != shared.sha256 or "w" not in tensors:
-            raise FileError(path, "not a frame of this clip; give --overwrite to invert again")
+            raise FileError(path, "not a frame of this clip; use --overwrite to invert again")
         return FrameDone(tensors["w"], factors_of(tensors), info)
 
     def _info(

@@ -1,4 +1,4 @@
-"""A clip's codes on disk: a folder with one record, the shared ε once, and a small code for each frame."""
+"""A clip's codes on disk: a folder with a record, the shared ε, and a small code for each frame."""
 
 import dataclasses
 import json
@@ -19,12 +19,12 @@ FORMAT = "wrangan-clip"
 FILE = "clip.json"
 SUFFIX = ".st"
 QUAD_DIGITS = 3
-"""Digits of a px that are kept of a frame's corners."""
+"""Decimals, in px, to which a frame's corners are stored."""
 
 
 @dataclass
 class ClipRecord:
-    """What is known of a clip beside its codes."""
+    """What is stored about a clip besides its codes."""
 
     source: str
     """File name of the clip, without folders."""
@@ -34,22 +34,22 @@ class ClipRecord:
     model_sha256: str
     settings: dict[str, Any]
     frames: str = ""
-    """What was asked for, such as 0-99; empty: all."""
+    """The requested frames, such as 0-99; empty: all."""
     found: dict[int, list[list[float]] | None] = field(default_factory=dict)
-    """Landmarks (5, 2) by number of the frame, as they were detected; None: no face."""
+    """Detected landmarks (5, 2) by number of the frame; None: no face."""
     numbers: list[int] = field(default_factory=list)
-    """Frames that are inverted, in their order; empty until all are looked at."""
+    """Frames to invert, in order; empty until all have been searched."""
     quads: Points = field(default_factory=lambda: np.zeros((0, 4, 2)))
     """Corners of the aligned frame of each of `numbers`, px of the clip: (N, 4, 2)."""
     side: int = 0
-    """px of the aligned frames."""
+    """Side of the aligned frames in px."""
     ended: str = ""
-    """Why it ends before the clip does; empty: it does not."""
+    """Why the inversion ends before the clip does; empty: it does not."""
     key_frames: list[int] = field(default_factory=list)
     flicker: dict[str, float] | None = None
     """`input`, `output` and `flicker` (flicker.py), once all frames are done."""
     edits: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The same of edits, by what was done (such as `smile+3`)."""
+    """The same for edits, by their label (such as `smile+3`)."""
 
 
 def frame_file(folder: Path, number: int) -> Path:
@@ -61,8 +61,10 @@ def check_finished(folder: Path, record: ClipRecord) -> None:
     """FileError if a frame has no code yet."""
     done = sum(frame_file(folder, number).is_file() for number in record.numbers)
     if done < len(record.numbers) or not record.numbers:
-        said = f"{done} of {len(record.numbers)} frames" if record.numbers else "the face is not found yet"
-        raise FileError(folder, f"not inverted to the end ({said}): run `wrangan video invert` again")
+        state = (
+            f"{done} of {len(record.numbers)} frames" if record.numbers else "the face has not been found yet"
+        )
+        raise FileError(folder, f"inversion not finished ({state}): run `wrangan video invert` again")
 
 
 def save_record(folder: Path, record: ClipRecord) -> None:
@@ -104,7 +106,7 @@ def _record_of(values: dict[str, Any]) -> ClipRecord:
         or sorted(set(numbers)) != numbers
         or min(numbers, default=0) < 0
     ):
-        raise ValueError("frames are out of order, or without area")
+        raise ValueError("frames are out of order, or have no area")
     fps, side = Fraction(facts["fps"]), int(values["side"])
     if fps <= 0 or side < 0:
         raise ValueError("fps and side are numbers above 0")

@@ -1,4 +1,4 @@
-"""From the codes of a clip to clips: the aligned face alone, or back in its place."""
+"""From the codes of a clip to a clip: the aligned face alone, or pasted back into its place."""
 
 import itertools
 import tempfile
@@ -24,13 +24,13 @@ from wrangan_cli.engine.video.flicker import change, flicker
 from wrangan_cli.engine.video.record import ClipRecord, check_finished, frame_file, load_record, save_record
 
 OnFrame = Callable[[int, int], None]
-"""(frames that are done, frames in all; 0: unknown)."""
+"""Progress: (frames done, frames in all; 0: unknown)."""
 
 
 class ClipCodes:
-    """The codes of a clip that was inverted to the end, with its model.
+    """The codes of a completely inverted clip, with its model.
 
-    Raises FileError: not such a folder, not finished, or of another model.
+    Raises FileError: not such a folder, not finished, or made with another model.
     """
 
     def __init__(self, folder: Path, model: Model) -> None:
@@ -44,15 +44,15 @@ class ClipCodes:
         return edit_code(code, moves, self.model.generator.config.num_latents) if moves else code
 
     def image(self, code: Code) -> Tensor:
-        """Its image (3, R, R), not clipped, on the CPU. WranganError where it is not finite."""
+        """Its image (3, R, R), not clipped, on the CPU. WranganError if it is not finite."""
         image = render(self.model, [code])[0].cpu()
         if not image.isfinite().all():
             raise WranganError(f"{self.folder}: an image has values that are not finite")
         return image
 
     def save_aligned(self, out: Path, moves: Sequence[Move], on_frame: OnFrame) -> dict[str, float]:
-        """Write the faces of all frames as an .mp4, at the clip's rate over `every`; returns the flicker,
-        which the clip's record keeps."""
+        """Write the faces of all frames as an .mp4, at the clip's frame rate divided by `every`; returns the
+        flicker, which is also stored in the clip's record."""
         check_film(out)
         record, changes, before = self.record, [], None
         every = record.numbers[1] - record.numbers[0] if len(record.numbers) > 1 else 1
@@ -72,8 +72,8 @@ class ClipCodes:
         return figures
 
     def drawn(self, moves: Sequence[Move]) -> Iterator[tuple[int, Code, Points]]:
-        """Every frame of the clip from the first to the last that was inverted: number, code, and the
-        corners (4, 2) of its place. Those between are interpolated."""
+        """Every frame of the clip from the first to the last inverted one: number, code, and the
+        corners (4, 2) of its place. Frames in between are interpolated."""
         numbers, quads = self.record.numbers, self.record.quads
         latents = self.model.generator.config.num_latents
         current = self.code(numbers[0], moves)
@@ -100,8 +100,8 @@ class ClipCodes:
         """Put the faces, moved along directions, back into the clip, with its sound, as an .mp4.
 
         feather, keep_detail: as `paste_back` takes them; the mask is the same in every frame's square.
-        Frames without a code are the clip's. Raises UsageError for a bad feather or suffix, FileError
-        for a clip that is not the one that was inverted.
+        Frames without a code are unchanged. Raises UsageError for a bad feather or suffix, FileError
+        if the clip is not the one that was inverted.
         """
         check_film(out)
         if not 0 <= feather <= 0.5:
@@ -112,11 +112,11 @@ class ClipCodes:
         if sha256(clip) != record.sha256:
             raise FileError(clip, f"not the clip of {self.folder} ({record.source}, by sha256)")
         if facts.width % 2 or facts.height % 2:
-            logger.warning("%s: an odd side becomes one px longer, as the format has even ones only", out)
+            logger.warning("%s: an odd side is extended by one px, since the format requires even sides", out)
         out.parent.mkdir(parents=True, exist_ok=True)
         waiting = self.drawn(moves)
         following = next(waiting, None)
-        # Beside the result: a clip may be larger than what the system has for temporary files.
+        # Beside the result: a clip may be too large for the system's temporary folder.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".wrangan-") as folder:
             silent = Path(folder) / "silent.mp4"
             with film(silent, facts.fps, facts.matrix, comment=MARK) as write:

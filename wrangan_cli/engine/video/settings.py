@@ -1,4 +1,4 @@
-"""Settings of the inversion of a clip; the options of `wrangan video invert` are made from them."""
+"""Settings of the inversion of a clip, from which the options of `wrangan video invert` are made."""
 
 import math
 from dataclasses import dataclass
@@ -8,42 +8,43 @@ from wrangan_cli.engine.inversion.method_settings import WranganSettings
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """Defaults of the frames are a choice that has hardly been measured (docs/video.md)."""
+    """The defaults for the frames have hardly been tested by measurement (docs/video.md)."""
 
     every: int = 1
-    """Invert each frame (1), every second one (2) …; `paste` interpolates those between."""
+    """Invert every frame (1), every second one (2) …; `paste` interpolates the others."""
     face: int = 1
-    """Follow the largest face (1), or the next in size (2 …), of the first frame that shows so many."""
+    """Follow the largest face (1), the second largest (2) …, of the first frame that shows that many."""
     smoothing: float = 0.5
-    """Seconds over which the face's landmarks are smoothed (full width at half of the height); 0: not."""
+    """Time in seconds over which landmarks are smoothed (full width at half maximum); 0: not at all."""
     key_frames: int = 5
-    """Frames, evenly spread, on which the clip's ε is optimised together with their w."""
+    """Number of evenly spaced frames on which the clip's ε is optimised together with their w."""
     steps: int | None = None
-    """Steps of the key frames. Unset: what the model names, otherwise 500."""
+    """Number of steps for the key frames. Unset: the model's choice, otherwise 500."""
     lr: float | None = None
-    """Adam's learning rate for the key frames' w. Unset: what the model names, otherwise 0.001."""
+    """Adam's learning rate for w of the key frames. Unset: the model's choice, otherwise 0.001."""
     epsilon_lr: float | None = None
-    """Adam's learning rate for ε. Unset: what the model names, otherwise lr."""
+    """Adam's learning rate for ε. Unset: the model's choice, otherwise lr."""
     alpha: float | None = None
-    """Weight α of the penalty on the mean square of the clip's ε. Unset: what the model names, or 0.1."""
+    """Weight α of the penalty on the mean square of the clip's ε. Unset: the model's choice, otherwise
+    0.1."""
     frame_steps: int = 20
-    """Steps of each frame, from its neighbour's w and ε."""
+    """Number of steps for each frame, starting at its neighbour's w and ε."""
     frame_lr: float = 0.01
-    """Adam's learning rate for each frame's w; it falls to 0 by a cosine over the steps."""
+    """Adam's learning rate for w of each frame; it falls to 0 along a cosine over the steps."""
     frame_epsilon: int = 1
-    """Rank of what each frame's ε adds to the clip's, weight by weight; 0: nothing."""
+    """Rank, per weight, of what each frame adds to the clip's ε; 0: nothing."""
     frame_alpha: float = 1.0
-    """Weight of the penalty on the mean square of what it adds."""
+    """Weight of the penalty on the mean square of what each frame adds to ε."""
     size: int = 0
-    """Side in px of the aligned frames; 0: that of the face, at least 256; never above the model's."""
+    """Side in px of the aligned frames; 0: that of the face, at least 256. At most the model's."""
     perceptual: str = ""
-    """Perceptual distance of the loss; empty: the model's own (config.json)."""
+    """Perceptual distance of the loss; empty: the one in the model's config.json."""
     perceptual_weight: float | None = None
-    """Weight of the perceptual distance; 0 leaves it out. Unset: what the model names, otherwise 1."""
+    """Weight of the perceptual distance; 0: leave it out. Unset: the model's choice, otherwise 1."""
     init: str | None = None
-    """Where the key frames' w start: encoder, e4e, restyle, or mean. Unset: encoder."""
+    """Start of w for the key frames: encoder, e4e, restyle, or mean. Unset: encoder."""
     seed: int = 0
-    """Seed of the starting ε."""
+    """Seed of the initial ε."""
 
     def __post_init__(self) -> None:
         for name, least in (

@@ -13,17 +13,17 @@ from wrangan_cli.engine.faces.alignment import Points, ffhq_quad
 from wrangan_cli.engine.faces.detection import Face, same_place
 
 GAP = 0.5
-"""Seconds that a face may be out of sight: what is between is interpolated."""
+"""Seconds that a face may be out of sight; the frames in between are interpolated."""
 CUT = 0.15
-"""Share of the range of grey by which two frames that follow each other differ, on average, and by which
-this differs from the difference before: a cut."""
+"""A cut: consecutive frames differ on average by this fraction of the grey range, and this difference exceeds
+the previous one by as much."""
 _THUMBNAIL = 64
 _FWHM = 2 * math.sqrt(2 * math.log(2))
-"""Full width of a Gaussian at half of its height, in standard deviations."""
+"""Full width at half maximum of a Gaussian, in standard deviations."""
 
 Detect = Callable[[Image.Image], list[Face]]
 Found = dict[int, list[list[float]] | None]
-"""Landmarks (5, 2) of the face that is followed, by number of the frame; None where it was not seen."""
+"""Landmarks (5, 2) of the followed face, by number of the frame; None if it was not seen."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def follow(
     known: Mapping[int, list[list[float]] | None],
     note: Callable[[int, list[list[float]] | None], None],
 ) -> Ending | None:
-    """Follow the `face`-th largest face (1: the largest) of the first frame that has so many.
+    """Follow the `face`-th largest face (1: the largest) of the first frame that has that many.
 
-    frames: numbered, uint8 (H, W, 3); every `every`-th is looked at, from the first one on. known: what
-    an earlier call found. note: called with each frame that was looked at and its landmarks. Returns why
-    it ended early: a cut, or a face that is out of sight for longer than GAP seconds; before the face is
-    found for the first time, neither ends anything.
+    frames: numbered, uint8 (H, W, 3); every `every`-th is searched, starting with the first. known: what
+    an earlier call found. note: called with each searched frame and its landmarks. Returns why
+    it ended early: a cut, or a face that is out of sight for longer than GAP seconds. Neither
+    counts before the face has been found for the first time.
     """
     last: Face | None = None
     seen, thumbnail, change = 0, None, 0.0
@@ -58,7 +58,7 @@ def follow(
         before, thumbnail = thumbnail, _thumbnail(pixels)
         if before is not None:
             change, earlier = float(np.abs(thumbnail - before).mean()) / 255, change
-            # A steady pan changes every frame as much: only what stands out is a cut.
+            # A steady pan changes all frames equally: only a change that stands out is a cut.
             if last is not None and min(change, abs(change - earlier)) > CUT:
                 return Ending(number, "there is a cut")
         if (number - first) % every:
@@ -90,9 +90,9 @@ def _thumbnail(pixels: Frame) -> NDArray[np.float32]:
 
 
 def seen_span(found: Found, every: int, before: int | None) -> list[int]:
-    """Numbers of the frames from the first to the last one with a face, each `every`-th.
+    """Numbers of every `every`-th frame from the first to the last one with a face.
 
-    before: no later than this (None: to the end).
+    before: only frames before this one (None: to the end).
     """
     numbers = sorted(
         n for n, points in found.items() if points is not None and (before is None or n < before)
@@ -104,7 +104,7 @@ def smooth_quads(found: Found, numbers: list[int], seconds: float, fps: float) -
     """FFHQ's frame of each of `numbers`: (N, 4, 2), px.
 
     Landmarks of frames without a face are interpolated linearly between their neighbours; then all are
-    smoothed over time by a Gaussian of `seconds` (full width at half of the height; 0: not at all).
+    smoothed over time by a Gaussian of `seconds` (full width at half maximum; 0: not at all).
     """
     seen = [n for n in numbers if found.get(n) is not None]
     points = np.array([found[n] for n in seen], dtype=np.float64).reshape(len(seen), -1)
@@ -117,8 +117,8 @@ def smooth_quads(found: Found, numbers: list[int], seconds: float, fps: float) -
 def gaussian_smoothed(values: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """(N, K), each column smoothed over N by a Gaussian of `sigma` rows, cut off at 3 sigma.
 
-    Beyond the ends the values go on as if turned about the last one by 180° (odd reflection), so that
-    what moves evenly stays as it is up to the ends.
+    Beyond the ends the values continue by odd reflection (a rotation by 180° about the last value), so that
+    an even motion is unchanged up to the ends.
     """
     reach = math.ceil(3 * sigma)
     if reach == 0 or len(values) < 2:

@@ -1,4 +1,4 @@
-"""Encoders from images into W and W+, and the hypernetwork; a small family with common parts."""
+"""Encoders from images into W and W+, and the hypernetwork, built from common parts."""
 
 from wrangan_cli.engine.models.encoders.files import (
     FILE,

@@ -1,4 +1,4 @@
-"""What the encoders are made of: the residual body, its blocks, and the heads for one latent each."""
+"""Parts of the encoders: the residual body, its blocks, and the heads for one latent each."""
 
 import math
 
@@ -12,7 +12,7 @@ from wrangan_cli.engine.models.layers import EqualLinear
 EFFICIENTNET = "efficientnet-lite0"
 BACKBONES = ("ir-se", "resnet", EFFICIENTNET)
 DEFAULT_BLOCKS = {"ir-se": (3, 4, 14, 3), "resnet": (3, 4, 6, 3)}
-"""Of IR-SE50 and of ResNet34."""
+"""Blocks per stage of IR-SE50 and of ResNet34."""
 
 
 class SqueezeExcite(nn.Module):
@@ -83,14 +83,14 @@ def body_layers(
 ) -> tuple[nn.Sequential, list[int]]:
     """The body of an encoder, and the index in it of each stage's last layer.
 
-    channels: of the input. Every stage halves the side (rounding up). `ir-se`: the stem keeps
+    channels: those of the input. Every stage halves the side (rounding up). `ir-se`: the stem keeps
     the side and the first block of each stage halves it; `resnet`: the stem halves it, and so
-    do the stages but the first. `efficientnet-lite0` has sizes of its own, no `widths` and `blocks`, and is
-    one stage here. Raises ValueError for sizes that make no network.
+    do all stages except the first. `efficientnet-lite0` has fixed sizes, without `widths` and `blocks`, and
+    is a single stage here. Raises ValueError for invalid sizes.
     """
     if backbone == EFFICIENTNET:
         if widths or blocks:
-            raise ValueError(f"backbone {EFFICIENTNET} has its own widths and blocks")
+            raise ValueError(f"backbone {EFFICIENTNET} has fixed widths and blocks")
         return efficientnet_body(channels)
     if backbone not in BACKBONES:
         raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
@@ -119,7 +119,7 @@ def body_layers(
 
 def efficientnet_body(channels: int) -> tuple[nn.Sequential, list[int]]:
     """EfficientNet-lite0's body for images of `channels` channels, and the index of its last layer."""
-    # The layout in which depthwise convolutions are fast on the CPU.
+    # In this layout depthwise convolutions are fast on the CPU.
     body = efficientnet_lite0().to(memory_format=torch.channels_last)
     if channels != 3:
         stem = body[0]
@@ -130,12 +130,12 @@ def efficientnet_body(channels: int) -> tuple[nn.Sequential, list[int]]:
 
 
 def laid_out(images: Tensor, backbone: str) -> Tensor:
-    """Images in the memory layout in which the body is fast on the CPU, that of its weights."""
+    """Images in the memory layout of the body's weights, in which it is fast on the CPU."""
     return images.contiguous(memory_format=torch.channels_last) if backbone == EFFICIENTNET else images
 
 
 def last_map(backbone: str, widths: tuple[int, ...], input_side: int) -> tuple[int, int]:
-    """Channels, and side in px, of the body's last map."""
+    """Channels and side in px of the body's last map."""
     if backbone == EFFICIENTNET:
         return WIDTH, stage_side(input_side, 4)
     return widths[-1], stage_side(input_side, len(widths) - 1)
@@ -149,7 +149,7 @@ def stage_side(input_side: int, stage: int) -> int:
 
 
 def halvings(side: int) -> int:
-    """How many halvings (rounding up) make a side 1."""
+    """The number of halvings (rounding up) from `side` to 1."""
     return max(0, math.ceil(math.log2(side)))
 
 
@@ -163,10 +163,10 @@ def shrinking_convs(channels: list[int], strides: list[int]) -> nn.Sequential:
 
 class PooledHeads(nn.Module):
     """Latents from the 4×4 means of a map: the first w by one linear map, as in the encoder into W, and the
-    offsets of all further latents by a hidden layer that they share and a linear map each."""
+    offsets of all further latents by a shared hidden layer and a linear map each."""
 
     def __init__(self, inputs: int, width: int, outputs: int, latents: int) -> None:
-        """width: of the hidden layer. The offsets are 0 until they are trained."""
+        """width: size of the hidden layer. The offsets are 0 until trained."""
         super().__init__()
         self.first = EqualLinear(inputs * 16, outputs)
         nn.init.normal_(self.first.weight, std=0.1)
@@ -187,7 +187,7 @@ class StyleHead(nn.Module):
     """One latent from a feature map: strided convolutions down to 1 px, then an equalised linear map."""
 
     def __init__(self, inputs: int, width: int, outputs: int, side: int, silent: bool = False) -> None:
-        """side: of the feature map in px. silent: the output is 0 until it is trained."""
+        """side: side of the feature map in px. silent: the output is 0 until trained."""
         super().__init__()
         count = max(1, halvings(side))
         self.convs = shrinking_convs([inputs, *[width] * count], [2] * count)
@@ -201,7 +201,8 @@ class StyleHead(nn.Module):
 
 
 def fitted(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, R, R) at the side that an encoder works at: reduced by area, or enlarged bilinearly."""
+    """Images (B, C, R, R) resized to the encoder's side: reduced by area averaging, or enlarged
+    bilinearly."""
     if images.shape[-1] == side:
         return images
     mode = "area" if images.shape[-1] > side else "bilinear"
@@ -209,10 +210,10 @@ def fitted(images: Tensor, side: int) -> Tensor:
 
 
 def beside(images: Tensor, shown: Tensor | None, channels: int, side: int) -> Tensor:
-    """What an encoder of `channels` channels sees at its `side`: the images, or they ‖ what is shown of them.
+    """The input of an encoder with `channels` channels at its `side`: the images, or images ‖ `shown`.
 
-    images: (B, 3, R, R). shown: (B, 3, S, S), where S may be another side: photographs can be smaller than
-    what the model draws. Raises ValueError where only one of the two is wanted and given.
+    images: (B, 3, R, R). shown: (B, 3, S, S), their reconstructions, where S may differ: photographs can be
+    smaller than the model's images. Raises ValueError if `shown` is missing or superfluous.
     """
     if (shown is None) != (channels == 3):
         given = "without" if shown is None else "with"

@@ -1,4 +1,4 @@
-"""The encoders' files in a model's folder: which kind has which, writing, reading, checking."""
+"""The encoders' files in a model's folder: their names by kind, writing, reading, checking."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ class Kind:
     file: str
     """Name of its file in a model's folder."""
     record: str
-    """What its file says that it is."""
+    """The kind that its file records."""
     network: Callable[[dict[str, Any]], AnyEncoder]
-    """From the record of its sizes to the network."""
+    """Makes the network from the record of its sizes."""
 
 
 KINDS = {
@@ -63,7 +63,7 @@ def kind_of(network: nn.Module) -> str:
 def load_encoder(model: Model) -> Encoder:
     """The encoder into W of a model's folder, on the model's device, in evaluation mode.
 
-    Raises UsageError if there is none, FileError if it is broken or for another model.
+    Raises UsageError if there is none, FileError if it is broken or belongs to another model.
     """
     encoder, _ = _load(model, "w", ", or start from the mean of W with --init mean")
     assert isinstance(encoder, Encoder)
@@ -71,7 +71,7 @@ def load_encoder(model: Model) -> Encoder:
 
 
 def start_where_trained(encoder: Encoder, hypernet: Hypernet) -> Encoder:
-    """The encoder, its codes off the mean of w that the hypernetwork has of its own, if it has one."""
+    """The encoder, adding to the hypernetwork's stored mean of w in place of its own, if there is one."""
     if hypernet.w_mean is not None:
         encoder.w_mean.copy_(hypernet.w_mean)
     return encoder
@@ -87,21 +87,21 @@ def load_style_encoder(model: Model, kind: str) -> StyleEncoder:
 def load_hypernet(model: Model) -> Hypernet:
     """The hypernetwork of a model's folder; raises as `load_encoder` does.
 
-    FileError also where the model's encoder is no longer the one whose codes it was trained on.
+    Also raises FileError if the model's encoder is no longer the one whose codes it was trained on.
     """
     hypernet, record = _load(model, "hyperstyle")
     assert isinstance(hypernet, Hypernet)
     trained_on, there = record.get("encoder_sha256"), encoder_sha256(model)
     if trained_on is not None and there is not None and trained_on != there:
         path = model.companion(KINDS["hyperstyle"].file) or model.path
-        raise FileError(path, f"was trained with another {FILE} than {model.name} has now")
+        raise FileError(path, f"was trained with another {FILE} than that of {model.name}")
     return hypernet
 
 
 def read_encoder(path: Path) -> tuple[Encoder, str | None]:
-    """The encoder into W of a file, on the CPU, and the sha256 of the model that it was trained for.
+    """The encoder into W in a file, on the CPU, and the sha256 of the model for which it was trained.
 
-    Raises FileError if it is broken or something else.
+    Raises FileError if the file is broken or holds something else.
     """
     encoder, trained_for = read_any(path, "w")
     assert isinstance(encoder, Encoder)
@@ -115,25 +115,25 @@ def read_any(path: Path, kind: str) -> tuple[AnyEncoder, str | None]:
 
 
 def kind_in(path: Path) -> str:
-    """The kind of an encoder's file; FileError where it holds none."""
+    """The kind of the encoder in a file; FileError if it holds none."""
     holds = read_tensors(path)[1].get("kind", KINDS["w"].record)
     for name, kind in KINDS.items():
         if kind.record == holds:
             return name
-    raise FileError(path, f"holds {holds!r}, no encoder")
+    raise FileError(path, f"holds {holds!r}, not an encoder")
 
 
 def _read(path: Path, kind: str) -> tuple[AnyEncoder, dict[str, Any]]:
     """The network of a file, on the CPU, and the file's record."""
     tensors, record = read_tensors(path)
-    holds = record.get("kind", KINDS["w"].record)  # the first encoders' files did not say
+    holds = record.get("kind", KINDS["w"].record)  # the oldest files do not record it
     if holds != KINDS[kind].record:
         raise FileError(path, f"holds {holds!r}, not {KINDS[kind].record!r}")
     try:
         network = KINDS[kind].network(record["encoder"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FileError(path, f"bad encoder settings ({cause_of(error)})") from error
-    # A counter that batch normalisation keeps for training only.
+    # A counter of batch normalisation that only matters in training.
     tensors |= {k: v for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
     load_weights(network, tensors, path)
     return network, record
@@ -160,7 +160,7 @@ def save_encoder(
 
 
 def encoder_sha256(model: Model) -> str | None:
-    """Of the file of the model's encoder into W; None where there is none."""
+    """sha256 of the file of the model's encoder into W; None if there is none."""
     path = model.companion(FILE)
     return sha256(path) if path else None
 
@@ -172,19 +172,19 @@ def misfit(network: AnyEncoder, model: Model) -> str | None:
         shapes = layer_shapes(model.generator)
         for name, shape in network.config.layers.items():
             if shapes.get(name) != shape:
-                return f"it changes a layer {name} of {shape}, which {model.name} has not"
+                return f"it changes a layer {name} of {shape}, which {model.name} does not have"
         if network.config.style_dim not in (0, config.style_dim):
             return f"its mean of w has length {network.config.style_dim}, {model.name} has {config.style_dim}"
         return None
     if network.config.style_dim != config.style_dim:
-        return f"it gives w of length {network.config.style_dim}, {model.name} wants {config.style_dim}"
+        return f"it predicts w of length {network.config.style_dim}, {model.name} needs {config.style_dim}"
     if isinstance(network, StyleEncoder) and network.config.num_latents != config.num_latents:
-        return f"it gives {network.config.num_latents} latents, {model.name} wants {config.num_latents}"
+        return f"it predicts {network.config.num_latents} latents, {model.name} needs {config.num_latents}"
     return None
 
 
 def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dict[str, Any]]:
-    """The network of a model's folder, which was trained for it and fits it, and its file's record."""
+    """The network in a model's folder, checked to fit the model, and its file's record."""
     path = model.companion(KINDS[kind].file)
     if path is None:
         wanted = "" if kind == "w" else f" --kind {kind}"
@@ -194,7 +194,7 @@ def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dic
         )
     network, record = _read(path, kind)
     made_for = record.get("model_sha256")
-    # Offsets are of the weights of the one generator.
+    # Offsets apply only to the weights of the same generator.
     if not (made_for == model.sha256 if kind == "hyperstyle" else model.shares(made_for)):
         raise FileError(path, f"was trained for another model, not for {model.name}")
     unfit = misfit(network, model)

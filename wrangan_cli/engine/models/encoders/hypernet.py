@@ -31,36 +31,36 @@ class HypernetConfig:
     """Shape of a hypernetwork."""
 
     layers: dict[str, tuple[int, int]]
-    """(output, input) channels of each weight that it changes, by name; of a depthwise one (channels, 1)."""
+    """(output, input) channels of each weight that it changes, by name; (channels, 1) for depthwise ones."""
     widths: tuple[int, ...] = (64, 128, 256, 512)
     """Feature maps of the body's stages; each halves the size."""
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     """Residual blocks of each stage (ResNet34)."""
     input_side: int = 256
-    """Images are brought to this side."""
+    """Side in px to which images are resized."""
     backbone: str = "resnet"
-    """`resnet`, `ir-se`, or `efficientnet-lite0`, whose widths and blocks are its own (none here)."""
+    """`resnet`, `ir-se`, or `efficientnet-lite0`, which has fixed widths and blocks (empty here)."""
     shared_width: int = 512
-    """Layers with as many input and output channels share one head; 0: none do."""
+    """Layers with this many input and output channels share one head; 0: no shared head."""
     shared_inner: int = 128
-    """Feature maps within the refinement block of a layer of the shared head."""
+    """Feature maps in the refinement block of a layer with the shared head."""
     inner: int = 256
-    """The same for a layer with a head of its own."""
+    """Feature maps in the refinement block of a layer with a separate head."""
     features: int = 512
-    """Numbers that a refinement block says of its layer."""
+    """Size of the output of a refinement block."""
     separate: str = "separable"
-    """Heads of their own: `separable` (products of a vector for the inputs and one for the outputs,
-    then mixed) or `linear` (every offset a linear map of the features: large)."""
+    """Form of separate heads: `separable` (products of a vector for the inputs and one for the outputs,
+    then mixed) or `linear` (every offset is a linear map of the features: large)."""
     rank: int = 1
-    """Such products that are summed."""
+    """Number of such products that are summed."""
     kernel: int = 1
-    """1: an offset for each kernel (the paper); 3: for each of its nine weights (the published files).
+    """1: one offset per kernel (the paper); 3: one for each of its nine weights (the published files).
     A `linear` head always has 1."""
     passes: int = 5
-    """How often it is run on an image."""
+    """Number of passes over an image."""
     style_dim: int = 0
-    """Length of a mean of w of its own, to which the encoder's output is added in place of the encoder's;
-    0: it has none (published files have one)."""
+    """Length of a stored mean of w, to which the encoder's output is added in place of the encoder's mean;
+    0: none (published files have one)."""
 
     def __post_init__(self) -> None:
         if self.separate not in SEPARATE:
@@ -90,14 +90,14 @@ class HypernetConfig:
 
 
 def layer_shapes(generator: Generator) -> dict[str, tuple[int, int]]:
-    """(output, input) channels of the weights of a generator's styled convolutions by name; of depthwise
-    ones (channels, 1)."""
+    """(output, input) channels of the weights of a generator's styled convolutions by name; (channels, 1)
+    for depthwise ones."""
     shapes = {name: weight.shape for name, weight in generator.weights().items()}
     return {name: (shape[0], shape[1]) for name, shape in shapes.items()}
 
 
 def all_kernels(generator: Generator) -> bool:
-    """Whether all styled convolutions are of 3×3, so that offsets can be of each kernel's nine weights."""
+    """Whether all styled convolutions are 3×3, so that each of a kernel's nine weights can have an offset."""
     return all(weight.shape[2:] == (3, 3) for weight in generator.weights().values())
 
 
@@ -110,7 +110,7 @@ class SharedHead(nn.Module):
         spread = features**-0.5
         self.w2 = nn.Parameter(torch.randn(features, width * features) * spread)
         self.b2 = nn.Parameter(torch.zeros(width * features))
-        # 0, so that training starts at the generator as it is.
+        # 0, so that training starts at the unchanged generator.
         self.w1 = nn.Parameter(torch.zeros(features, width * kernel**2))
         self.b1 = nn.Parameter(torch.zeros(width * kernel**2))
 
@@ -149,7 +149,7 @@ class SeparableRefinement(nn.Module):
         self.make_out = nn.Linear(config.features, places * outputs)
         self.mix_in = nn.Linear(inputs, inputs)
         self.mix_out = nn.Linear(outputs, outputs)
-        # 0, so that training starts at the generator as it is.
+        # 0, so that training starts at the unchanged generator.
         nn.init.zeros_(self.mix_out.weight)
         nn.init.zeros_(self.mix_out.bias)
 
@@ -206,7 +206,7 @@ class Hypernet(nn.Module):
         )
 
     def forward(self, images: Tensor, shown: Tensor) -> dict[str, Tensor]:
-        """Offsets Δ by layer name, (B, O, I, k, k) with k 1 or 3, to be added to those of before.
+        """Offsets Δ by layer name, (B, O, I, k, k) with k 1 or 3, to add to those of earlier passes.
 
         images: (B, 3, R, R), the photographs. shown: (B, 3, S, S), their current reconstructions.
         """
@@ -224,11 +224,11 @@ class Hypernet(nn.Module):
 
 
 def _key(name: str) -> str:
-    return name.replace(".", "_")  # ModuleDict takes no dots
+    return name.replace(".", "_")  # ModuleDict does not allow dots
 
 
 def weight_offsets(generator: Generator, offsets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """δ = weight · Δ by name, (B, *shape of the weight): what `Generator.synthesis` and the codes take."""
+    """δ = weight · Δ by name, (B, *shape of the weight), as for `Generator.synthesis` and codes."""
     weights = generator.weights()
     return {name: weights[name].mean * offset for name, offset in offsets.items()}
 
@@ -238,7 +238,7 @@ def refined(
 ) -> dict[str, Tensor]:
     """The offsets Δ by layer name of images (B, 3, R, R) after all passes, or the first few.
 
-    w: (B, style_dim) or W+, the codes from which the passes start, and which they keep.
+    w: (B, style_dim) or W+, the codes, which all passes use unchanged.
     """
     offsets: dict[str, Tensor] = {}
     for _ in range(passes or hypernet.config.passes):

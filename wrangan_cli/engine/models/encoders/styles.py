@@ -1,9 +1,9 @@
 """Encoders from images into W+, with a head for every latent: e4e, pSp, and ReStyle over either.
 
 e4e: Tov et al. 2021 (SIGGRAPH). pSp: Richardson et al. 2021 (CVPR). ReStyle: Alaluf et al.
-2021 (ICCV). One network serves them all: heads on three depths of the body, or all on the
-last one; a first w with an offset for each further latent, or latents of their own; and three
-input channels, or six, of which the last three show the reconstruction so far.
+2021 (ICCV). One class covers them all: heads on three depths of the body, or all on the
+last one; a first w with an offset for each further latent, or independent latents; and three
+input channels, or six, of which the last three show the current reconstruction.
 """
 
 from dataclasses import asdict, dataclass
@@ -42,22 +42,22 @@ class StyleEncoderConfig:
     blocks: tuple[int, ...] = (3, 4, 14, 3)
     """Residual blocks of each stage."""
     input_side: int = 256
-    """Images are brought to this side."""
+    """Side in px to which images are resized."""
     input_channels: int = 3
     """3, or 6: the image beside its current reconstruction (ReStyle)."""
     backbone: str = "ir-se"
-    """`ir-se`, `resnet`, or `efficientnet-lite0`, whose widths and blocks are its own (none here)."""
+    """`ir-se`, `resnet`, or `efficientnet-lite0`, which has fixed widths and blocks (empty here)."""
     heads: str = "pyramid"
     """`pyramid`: on the last three stages; `single`: all on the last one; `pooled`: on 4×4 means of it,
-    with a hidden layer in common."""
+    with a shared hidden layer."""
     deltas: bool = True
-    """Whether the heads but the first give offsets from its w (e4e), or latents of their own (pSp)."""
+    """Whether all heads except the first predict offsets from its w (e4e), or independent latents (pSp)."""
     head_width: int = 0
-    """Feature maps within a head (pooled: numbers of the hidden layer); 0: as many as w is long."""
+    """Feature maps in a head (pooled: size of the hidden layer); 0: the length of w."""
     levels: tuple[int, int] = (3, 7)
-    """First latents that see the middle and the finest stage of the pyramid."""
+    """Indices of the first latents that see the middle and the finest stage of the pyramid."""
     passes: int = 1
-    """How often the network is run on an image; above 1 it sees what it has reached."""
+    """Number of passes over an image; above 1 the network sees the current reconstruction."""
 
     def __post_init__(self) -> None:
         if self.heads not in HEADS:
@@ -65,7 +65,7 @@ class StyleEncoderConfig:
         if self.backbone == EFFICIENTNET and self.heads != "pooled":
             raise ValueError(f"backbone {EFFICIENTNET}: expected pooled heads, not {self.heads}")
         if self.heads == "pooled" and not self.deltas:
-            raise ValueError("pooled heads give offsets from one w (deltas)")
+            raise ValueError("pooled heads predict offsets from one w (deltas)")
         if self.heads == "pyramid" and len(self.widths) < 3:
             raise ValueError(f"{len(self.widths)} widths: heads on a pyramid need three stages or more")
         if self.input_channels not in (3, 6) or (self.input_channels == 3 and self.passes != 1):
@@ -85,7 +85,7 @@ class StyleEncoderConfig:
 
 
 class StyleEncoder(nn.Module):
-    """Images → codes in W+; what it predicts is added to the mean of W, or to the codes so far."""
+    """Images → codes in W+; the prediction is added to the mean of W, or to the codes so far."""
 
     w_mean: Tensor
 
@@ -108,7 +108,7 @@ class StyleEncoder(nn.Module):
                 width,
                 config.style_dim,
                 stage_side(config.input_side, stages - 1 - self.level(index)),
-                # So that nothing jumps when a delta is switched on.
+                # So that the output does not jump when a delta is switched on.
                 silent=config.deltas and index > 0,
             )
             for index in range(config.num_latents)
@@ -117,14 +117,14 @@ class StyleEncoder(nn.Module):
         first = heads[0]
         assert isinstance(first, StyleHead)
         with torch.no_grad():
-            first.linear.weight.mul_(0.1)  # begin near the mean of W
+            first.linear.weight.mul_(0.1)  # start near the mean of W
         self.laterals = nn.ModuleList(
             nn.Conv2d(config.widths[-1 - depth], last, 1) for depth in (1, 2) if config.heads == "pyramid"
         )
 
     def begin_from(self, encoder: Encoder) -> None:
-        """Take over body and map into W of an encoder into W, so that the first w is what it says (with six
-        channels, whatever is shown).
+        """Take over body and map into W of an encoder into W, so that the first w is its prediction (with six
+        channels, independently of what is shown).
 
         Raises ValueError unless both have the same body and this one pooled heads.
         """
@@ -141,7 +141,7 @@ class StyleEncoder(nn.Module):
         self.w_mean.copy_(encoder.w_mean)
 
     def level(self, index: int) -> int:
-        """On which map the head of a latent stands: 0 the last stage, 1 and 2 the finer ones."""
+        """The stage that the head of a latent sees: 0 the last, 1 and 2 the finer ones."""
         return 0 if self.config.heads == "single" else sum(index >= start for start in self.config.levels)
 
     def forward(
@@ -153,10 +153,10 @@ class StyleEncoder(nn.Module):
     ) -> Tensor:
         """Codes (B, num_latents, style_dim) of images (B, 3, R, R) in [-1, 1].
 
-        shown: the current reconstructions (B, 3, S, S), for an encoder of six channels alone.
+        shown: the current reconstructions (B, 3, S, S), only for an encoder with six channels.
         base: the codes so far (B, num_latents, style_dim), to which the prediction is added;
-        without it, the mean of W. stage: with deltas, how many of them count: 0 gives one w for
-        all latents, none all of them.
+        None: the mean of W. stage: with deltas, how many of them to use: 0 gives one w for
+        all latents, None uses all deltas.
         """
         config = self.config
         x, maps = beside(images, shown, config.input_channels, config.input_side), []
@@ -194,8 +194,8 @@ def encoded(
 ) -> Tensor:
     """The codes (B, num_latents, style_dim) of images (B, 3, S, S) after all passes, or the first few.
 
-    average: (1, 3, R, R), what is shown at first: the image of the encoder's mean of W, from which its codes
-    start. With three input channels there is one pass, and nothing is shown.
+    average: (1, 3, R, R), the image of the encoder's mean of W, where its codes start, shown in the first
+    pass. With three input channels there is one pass, and nothing is shown.
     """
     codes: Tensor | None = None
     for _ in range(passes or encoder.config.passes):

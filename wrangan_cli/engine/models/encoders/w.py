@@ -25,7 +25,7 @@ class EncoderConfig:
     blocks: tuple[int, ...] = (3, 4, 14, 3)
     """ir-se: residual blocks of each stage (e4e's IR-SE50: 3, 4, 14, 3)."""
     input_side: int = 256
-    """Images are reduced by area to this side."""
+    """Side in px to which images are reduced by area averaging."""
     backbone: str = "ir-se"
     """The body: ir-se, or efficientnet-lite0, whose sizes are fixed."""
 
@@ -45,7 +45,7 @@ class EncoderConfig:
             widths=tuple(data["widths"]),
             blocks=tuple(data["blocks"]),
             input_side=data["input_side"],
-            # Files of before have ir-se and do not say so.
+            # Older files have ir-se without recording it.
             backbone=data.get("backbone", "ir-se"),
         )
 
@@ -53,8 +53,8 @@ class EncoderConfig:
 class Encoder(nn.Module):
     """A convolutional body with one linear map into W; it predicts the offset from the mean of W.
 
-    The body is e4e's (Tov et al. 2021), all sizes settings, or EfficientNet-lite0's. Its last map goes into
-    the linear map as 4×4 means, which keep where in the image something is.
+    The body is that of e4e (Tov et al. 2021), with all sizes as settings, or that of EfficientNet-lite0. Its
+    last map enters the linear map as 4×4 means, which preserve positions in the image.
     """
 
     w_mean: Tensor
@@ -64,7 +64,7 @@ class Encoder(nn.Module):
         self.config = config
         self.body, _ = body_layers(config.backbone, 3, config.widths, config.blocks)
         if config.backbone == EFFICIENTNET:
-            # Of so many inputs a plain linear map would take steps that are too long for it.
+            # With so many inputs, the steps of a plain linear map would be too long.
             self.head: nn.Module = EqualLinear(WIDTH * 16, config.style_dim)
             nn.init.normal_(self.head.weight, std=0.1)
         else:

@@ -39,8 +39,12 @@ def test_proportions_are_the_power_and_the_size_stays(model: Model, power: float
     before = torch.cat([std.flatten() for std in stds(model).values()])
     steep = steepened(model, power)
     after = torch.cat([std.flatten() for std in stds(steep.model).values()])
-    assert torch.equal(torch.cat([std.flatten() for std in stds(model).values()]), before)  # a copy was raised
-    assert after.square().mean().sqrt().item() == pytest.approx(before.square().mean().sqrt().item(), rel=1e-5)
+    assert torch.equal(
+        torch.cat([std.flatten() for std in stds(model).values()]), before
+    )  # a copy was raised
+    assert after.square().mean().sqrt().item() == pytest.approx(
+        before.square().mean().sqrt().item(), rel=1e-5
+    )
     known = before != 0
     ratio = after[known] / (before[known].sign() * before[known].abs() ** power)
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-4, atol=0)

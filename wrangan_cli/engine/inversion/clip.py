@@ -108,7 +108,9 @@ class ClipInverter:
         count = sum(value.numel() for value in base.values())
         with model.generator.cached_weights():
             # What a frame adds is small, and stands beside an ε of the model's σ: its power is 1.
-            fit = replace(self.inverter, settings=settings, steep=None).fit(image[None].to(device), free_w, on_step)
+            fit = replace(self.inverter, settings=settings, steep=None).fit(
+                image[None].to(device), free_w, on_step
+            )
 
             def losses(progress: float) -> Iterable[Tensor]:
                 added = {name: product(*parts, base[name].shape) for name, parts in factors.items()}

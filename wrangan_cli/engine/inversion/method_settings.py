@@ -32,9 +32,9 @@ class WranganSettings(TuningSettings):
 
     method: str = "wrangan"
     std_power: float | None = None
-    """Power of σ that distributes the movement over the weights, at the same root mean square: 1 is the paper's
-    σ, 0 moves all weights alike, 2 confines the movement to those that hardly change other images. Unset: what
-    the model names, or 1."""
+    """Power of σ that distributes the movement over the weights, at the same root mean square: 1 is the
+    paper's σ, 0 moves all weights alike, 2 confines the movement to those that hardly change other images.
+    Unset: what the model names, or 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ mean F (Hutchinson). With σᵢ = s / √(Fᵢ + λ) every weight costs the same
 hardly matter, whose σ the floor λ bounds. s is found by sampling ε: the mean L between an image at
 ε = 0 and one at a sampled ε is to be `distortion`. The root is an exponent of ½;
 with 1, σᵢ = s / (Fᵢ + λ), the proportions are those of a diagonal Newton step
-(docs/models.md says what each does to an inversion).
+(docs/notebook.md says what each does to an inversion).
 """
 
 import math

@@ -96,7 +96,7 @@ def test_joined_puts_images_back_in_order() -> None:
 
 
 def test_threshold_needs_the_distance() -> None:
-    with pytest.raises(UsageError, match="stop_at is a perceptual distance"):
+    with pytest.raises(UsageError, match="stop_at needs a perceptual distance"):
         inversion_settings(perceptual_weight=0.0, stop_at=0.1)
     with pytest.raises(UsageError, match="stop_at"):
         inversion_settings(stop_at=-1.0)

@@ -236,7 +236,7 @@ def test_broken_reference_images_are_named(tmp_path: Path, tiny_folder: Path) ->
 def test_model_without_reference(tiny_folder: Path) -> None:
     result = run("--model", tiny_folder)
     assert result.exit_code == 1
-    assert f"{REFERENCE_FILE}: not there" in result.stderr
+    assert f"{REFERENCE_FILE}: missing" in result.stderr
     assert "--reference" in result.stderr
 
 

@@ -179,8 +179,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_done(
         f"{folder / 'large.npy'}: its latent has 18 rows; W+ of tiny has {ROWS}",
         f"{tmp_path / 'empty'}: no latents (.npz, .npy, .pt, .pth) in it",
         f"{tmp_path / 'gone.npy'}: no such file",
-        "these do not look like latents of tiny, or were optimised far out of its W: "
-        f"{folder / 'far.pt'}; squared distance",
+        "these do not look like latents of tiny, or were optimised far away from its W: "
+        f"{folder / 'far.pt'}; their squared distance",
         f"noise maps of {folder / 'noisy.pt'} are left out: their sides are 4 8 8, those of tiny 4 8 8 16 16",
     ):
         assert sum(line.startswith(f"wrangan: {part}") for line in lines) == 1

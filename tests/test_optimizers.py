@@ -193,7 +193,7 @@ def test_lbfgs_gets_further_in_as_many_steps(tiny_model: Model, method: str) -> 
 
 
 def test_settings_that_do_not_go_together() -> None:
-    with pytest.raises(UsageError, match="warmup and decay are Adam's"):
+    with pytest.raises(UsageError, match="and decay, which are Adam's"):
         inversion_settings(optimizer="lbfgs", warmup=0.1)
     with pytest.raises(UsageError, match="optimizer 'sgd'"):
         inversion_settings(optimizer="sgd")

@@ -89,7 +89,7 @@ def test_the_published_protocol(tiny_model: Model) -> None:
     ("given", "message"),
     [
         ({"method": "wrangan"}, "no setting protocol, which only sg2-w, sg2-w-plus, pti have"),
-        ({"steps": 500}, "steps 500: protocol published has 1000"),
+        ({"steps": 500}, "steps 500: protocol published takes 1000"),
         ({"l2_weight": 1.0}, "l2_weight 1.0"),
         ({"seconds": 5.0}, "seconds"),
         ({"perceptual_weight": 0.0}, "perceptual_weight 0"),

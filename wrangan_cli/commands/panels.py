@@ -20,7 +20,7 @@ def inversion_panels() -> dict[str, list[str]]:
     others = [name for name in all_settings() if name not in (*_METHOD, *_COMPARISON)]
     for name in sorted(others, key=lambda name: -len(methods_having(name))):
         methods = methods_having(name)
-        some = "All methods" if methods == METHODS else f"{', '.join(methods)} alone"
+        some = "All methods" if methods == METHODS else f"{', '.join(methods)} only"
         panels.setdefault(some, []).append(name)
     panels[MACHINE] = ["batch", "device", "cuda_graph", "as_json", "null"]
     return panels

@@ -15,9 +15,9 @@ from wrangan_cli.engine.inversion.settings import (
 )
 
 WHOLE_SIDE = 1 << 16
-"""Above the side of any image: it is not reduced."""
+"""Larger than any image, so that none is reduced."""
 PUBLISHED_STEPS = 1000
-"""Of StyleGAN2's projector, in the code of NVIDIA and of rosinality."""
+"""Steps of StyleGAN2's projector in the code of NVIDIA and of rosinality."""
 PTI_STOP = 0.06
 """LPIPS at which pti's tuning ends, in the authors' code."""
 
@@ -32,16 +32,16 @@ class WranganSettings(TuningSettings):
 
     method: str = "wrangan"
     std_power: float | None = None
-    """Power of σ that distributes the movement over the weights, at the same root mean square: 1 is the
-    paper's σ, 0 moves all weights alike, 2 confines the movement to those that hardly change other images.
-    Unset: what the model names, or 1."""
+    """Power of σ that distributes the movement over the weights, at constant root mean square: 1 is the
+    paper's σ, 0 moves all weights equally, 2 confines the movement to those that hardly change other images.
+    Unset: the model's choice, otherwise 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_not_negative(self, "std_power")
 
     def with_defaults(self, named: Mapping[str, Any]) -> Self:
-        """As ever; but a schedule that was measured for one optimiser says nothing of the other."""
+        """As inherited, except that a schedule measured for one optimiser does not apply to the other."""
         if self.optimizer not in (None, named.get("optimizer", self.FALLBACK["optimizer"])):
             named = {n: value for n, value in named.items() if n not in ("decay", "epsilon_warmup")}
         return super().with_defaults(named)
@@ -53,25 +53,26 @@ class WeightTuningSettings(TuningSettings):
 
     METHODS: ClassVar[tuple[str, ...]] = ("weight-tuning",)
     NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = ("steps",)
-    """So that it is compared with wrangan at equal cost."""
+    """Only the steps, so that it is compared with wrangan at equal cost."""
 
     method: str = "weight-tuning"
 
 
 @dataclass(frozen=True)
 class ProjectionSettings(OptimisingSettings):
-    """What sg2-w, sg2-w-plus and pti have: pti's pivot is a projection (Karras et al. 2020, appendix D)."""
+    """The settings of sg2-w, sg2-w-plus and pti, whose pivot is a projection (Karras et al. 2020, appendix
+    D)."""
 
     protocol: str = "equal-cost"
-    """equal-cost: the data term of all methods, and 500 steps. published: the perceptual distance
+    """equal-cost: the same data term as all methods, and 500 steps. published: the perceptual distance
     alone, and 1000 steps, as in the code of NVIDIA and of rosinality (pti's pivot takes pti_pivot_steps in
     both)."""
     w_noise: float = 0.05
-    """Noise on w at the start of the projection, in units of the size of W (StyleGAN2, appendix D); fades out
-    by 75 % of the steps."""
+    """Initial noise on w in the projection, in units of the size of W (StyleGAN2, appendix D); fades out
+    over 75 % of the steps."""
     noise_weight: float = 1e5
-    """Weight of the penalty that keeps the fitted noise maps noise (StyleGAN2, appendix D); 0: they are the
-    model's, and not fitted."""
+    """Weight of the penalty that keeps the fitted noise maps like noise (StyleGAN2, appendix D); 0: use the
+    model's noise maps, without fitting them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,15 +82,15 @@ class ProjectionSettings(OptimisingSettings):
             return
         if self.l2_weight not in (0.0, type(self).l2_weight):
             raise ValueError(
-                f"l2_weight {self.l2_weight}: protocol published has the perceptual distance alone"
+                f"l2_weight {self.l2_weight}: protocol published uses the perceptual distance alone"
             )
         if self.seconds is not None:
-            raise ValueError("seconds: protocol published says how many steps there are")
+            raise ValueError("seconds: protocol published fixes the number of steps")
         if self.perceptual_weight == 0:
-            raise ValueError("perceptual_weight 0: protocol published has the perceptual distance alone")
+            raise ValueError("perceptual_weight 0: protocol published uses the perceptual distance alone")
 
     def with_defaults(self, named: Mapping[str, Any]) -> Self:
-        """As ever, and what the protocol says."""
+        """As inherited, with the values of the protocol."""
         chosen = super().with_defaults(named)
         return replace(chosen, l2_weight=0.0) if self.protocol == "published" else chosen
 
@@ -107,7 +108,7 @@ class ProjectorSettings(ProjectionSettings):
 
     method: str = "sg2-w"
     steps: int | None = None
-    """Steps; unset: 500 (protocol published: 1000)."""
+    """Number of steps. Unset: 500 (protocol published: 1000)."""
     projection_lr: float = 0.1
     """Adam's learning rate, ramped up over the first 5 % of the steps and down over the last 25 %
     (StyleGAN2, appendix D)."""
@@ -117,10 +118,10 @@ class ProjectorSettings(ProjectionSettings):
         check_steps(self, "steps")
         check_not_negative(self, "projection_lr")
         if self.protocol == "published" and self.steps not in (None, PUBLISHED_STEPS):
-            raise ValueError(f"steps {self.steps}: protocol published has {PUBLISHED_STEPS}")
+            raise ValueError(f"steps {self.steps}: protocol published takes {PUBLISHED_STEPS}")
 
     def value(self, name: str) -> Any:
-        """As ever, but for the steps that the protocol says."""
+        """As inherited, except for the steps of the protocol."""
         if name == "steps" and self.protocol == "published":
             return PUBLISHED_STEPS
         return super().value(name)
@@ -134,27 +135,27 @@ class PtiSettings(ProjectionSettings):
 
     method: str = "pti"
     pti_pivot: str = "sg2-w"
-    """The fixed w of pti: sg2-w (projected, starting at init), or the encoder's."""
+    """The fixed w of pti: sg2-w (found by the projector, starting at init), or the encoder's."""
     pti_pivot_steps: int = 450
-    """Steps of that projection."""
+    """Number of steps of the projector that finds pti's pivot."""
     pti_pivot_lr: float = 0.01
-    """Adam's learning rate in that projection."""
+    """Adam's learning rate in the projector that finds pti's pivot."""
     pti_steps: int = 350
-    """Steps of pti's tuning."""
+    """Number of steps of pti's tuning."""
     pti_lr: float = 3e-4
     """Adam's learning rate in pti's tuning."""
     pti_l2_weight: float = 1.0
     """Weight of the mean squared error in pti's tuning."""
     pti_perceptual: str = ""
-    """Perceptual distance of pti's tuning; empty: LPIPS-Alex, or the shift-tolerant one where the model's own
-    is shift-tolerant."""
+    """Perceptual distance of pti's tuning; empty: LPIPS-Alex, or its shift-tolerant variant if the model's
+    distance is shift-tolerant."""
     pti_loss_side: int = 0
-    """Like loss_side, in pti's tuning, whose threshold depends on it; 0: the generator's own side, as the
-    authors have it."""
+    """Like loss_side, for pti's tuning, whose threshold depends on it; 0: the generator's side, as in the
+    authors' code."""
     pti_locality: float = 0.0
-    """Weight of pti's locality regulariser (the authors' where they use it: 0.1); 0 leaves it out."""
+    """Weight of pti's locality regulariser (the authors use 0.1); 0: leave it out."""
     pti_locality_distance: float = 30.0
-    """How far from the pivot the locality regulariser looks, in W+."""
+    """Distance from the pivot at which the locality regulariser samples, in W+."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,7 +182,7 @@ class PtiSettings(ProjectionSettings):
 
     @property
     def distance_side(self) -> int:
-        """`pti_loss_side`; WHOLE_SIDE for the generator's own."""
+        """`pti_loss_side`; WHOLE_SIDE for the side of the generator."""
         return self.pti_loss_side or WHOLE_SIDE
 
     @property
@@ -199,7 +200,7 @@ class PtiSettings(ProjectionSettings):
             **shared
             | {
                 "method": "sg2-w",
-                "protocol": "equal-cost",  # what the other one fixes is set here, but for the steps
+                "protocol": "equal-cost",  # all that `published` fixes is set here, except the steps
                 "l2_weight": 0.0 if self.protocol == "published" else self.l2_weight,
                 "steps": self.pti_pivot_steps,
                 "projection_lr": self.pti_pivot_lr,
@@ -233,8 +234,8 @@ METHODS = tuple(SETTINGS)
 def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSettings:
     """The settings of a method, with these values and the defaults for all others.
 
-    values: fields of its class (SETTINGS), such as `steps=100`. Raises UsageError for a method, a name or a
-    value that cannot be; for a setting that only other methods have it names them.
+    values: fields of its class (SETTINGS), such as `steps=100`. Raises UsageError for an unknown method or
+    name and for an invalid value; for a setting that only other methods have, it names these.
     """
     kind = _kind(method)
     for name in sorted(values):
@@ -269,7 +270,7 @@ def all_settings() -> tuple[str, ...]:
 
 
 def check_named(named: object) -> None:
-    """ValueError unless `named`, of a model's config.json, are settings that it may name, with good
+    """ValueError unless `named`, from a model's config.json, holds settings that it may name, with valid
     values."""
     known = WranganSettings.NAMED_BY_MODEL
     if not isinstance(named, dict) or not set(named) <= set(known):

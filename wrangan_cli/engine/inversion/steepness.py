@@ -1,10 +1,10 @@
-"""σ raised to a power while a photograph is inverted: which weights move, made more or less uneven.
+"""σ raised to a power during inversion, which makes the movement of the weights more or less uneven.
 
-Adam moves ε by its learning rate whatever σ is, so θ moves by that times σ: σ alone says how the movement
-is distributed over the weights. With σ to the power of p in its place, scaled so that the root mean square
-over all random weights stays, p = 0 moves all alike (plain tuning) and p = 2 confines the movement to the
-weights that hardly change other images. The code keeps the ε of the model's own σ, so it renders like any
-other.
+Adam moves ε by its learning rate whatever σ is, so θ moves by that times σ: only σ determines how the
+movement is distributed over the weights. With σ to the power of p in its place, scaled to the same root mean
+square over all random weights, p = 0 moves all equally (plain tuning) and p = 2 confines the movement to the
+weights that hardly change other images. The code stores ε for the model's original σ, so it renders like
+any other.
 """
 
 import copy
@@ -23,14 +23,14 @@ class Steepened:
 
     model: Model
     ratio: dict[str, Tensor]
-    """Its σ over that of the model it was made from, by the weight's name: (O, I, k, k)."""
+    """Its σ divided by that of the original model, by the weight's name: (O, I, k, k)."""
 
     def to_original(self, epsilon: Offsets) -> dict[str, Tensor]:
-        """ε (…, O, I, k, k) of this model → ε of the original with the same θ."""
+        """ε (…, O, I, k, k) of this model → ε of the original model for the same θ."""
         return {name: value * self.ratio[name] for name, value in epsilon.items()}
 
     def from_original(self, epsilon: Offsets) -> dict[str, Tensor]:
-        """The inverse; where σ is 0 so is ε."""
+        """The inverse; ε is 0 where σ is 0."""
         return {
             name: torch.where(self.ratio[name] == 0, 0.0, value / self.ratio[name])
             for name, value in epsilon.items()
@@ -39,7 +39,8 @@ class Steepened:
 
 @torch.no_grad()
 def steepened(model: Model, power: float) -> Steepened:
-    """A copy of `model` with |σ|^power · sign σ for σ, of the same root mean square over its weights."""
+    """A copy of `model` with σ replaced by |σ|^power · sign σ, at the same root mean square over all
+    weights."""
     generator = copy.deepcopy(model.generator)
     stds: dict[str, Tensor] = {}
     for name, weight in model.generator.random_weights().items():

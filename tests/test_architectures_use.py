@@ -79,7 +79,7 @@ def test_std_by_sensitivity(config: GeneratorConfig, tie: str) -> None:
 @every
 def test_discriminator_or_one_clear_line(config: GeneratorConfig, tmp_path: Path) -> None:
     settings = RandomizeSettings(batch=4, images=4)
-    with pytest.raises(UsageError, match="only projected"):
+    with pytest.raises(UsageError, match="use --discriminator projected"):
         AdversarialTrainer(network(config), None, settings)
     if config.architecture != "stylegan2":
         with pytest.raises(UsageError, match=f"{config.architecture} has no .*--discriminator projected"):

@@ -80,7 +80,7 @@ def test_the_mean_over_codes_and_the_pooled_number() -> None:
     assert pooled == pytest.approx(fid(features, real).value)
     # Of one code both are the same, with the error of the metric itself.
     assert CODE_METRICS["corruption-kid"].compute(features, real, 1) == kid(features, real)
-    with pytest.raises(WranganError, match="11 images of 3 codes, expected 4 of each: take 12 samples"):
+    with pytest.raises(WranganError, match="11 images of 3 codes, expected 4 of each: use 12 samples"):
         CODE_METRICS["corruption-kid"].compute(features[:11], real, 3)
 
 
@@ -118,7 +118,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path, small_fea
         (["--metric", "corruption-kid", "--codes", "x", "--photos", "x"], "and no --photos"),
         (["--metric", "kid", "--codes", "x"], "leave out --codes"),
         (["--metric", "mse", "--codes", "x"], "give --codes and --photos"),
-        (["--metric", "corruption-kid", "--codes", "x", "--epsilon", "1"], "codes have their ε"),
+        (["--metric", "corruption-kid", "--codes", "x", "--epsilon", "1"], "codes contain their ε"),
     ],
 )
 def test_usage(arguments: list[str], message: str) -> None:

@@ -55,7 +55,7 @@ def test_a_setting_that_is_newer_than_the_code_had_its_default(
     name, value = ("beta2", 0.95) if method == "wrangan" else ("w_noise", 0.2)
     other = dataclasses.replace(settings, **{name: value})
     default = getattr(inversion_settings(method), name)
-    assert f"made with {name} {default}, not {value}; give --overwrite" in refusal(
+    assert f"made with {name} {default}, not {value}; use --overwrite" in refusal(
         stored_code(job, tiny_model, other)
     )
 

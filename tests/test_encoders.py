@@ -266,7 +266,7 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
 def test_a_start_needs_a_common_w(tiny_model: Model, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr("wrangan_cli.engine.inversion.inverter.load_perceptual", lambda *_: fake_perceptual())
     save_encoder(tiny_model.path, trained(small(deltas=False)), tiny_model, {})
-    with pytest.raises(UsageError, match="init e4e: the model's has latents of their own"):
+    with pytest.raises(UsageError, match="init e4e: the model's network predicts separate latents"):
         Inverter.load(tiny_model, inversion_settings(init="e4e"))
     assert Inverter.load(tiny_model, inversion_settings(method="e4e")).predict is not None
 

@@ -266,7 +266,7 @@ def test_what_is_refused(tiny_model: Model, tmp_path: Path) -> None:
     broken = {**whole, "encoder.styles.1.linear.bias": torch.full((STYLE,), torch.nan)}
     assert "not finite" in refusal(state_dict=broken)
     fewer = {k: v for k, v in whole.items() if not k.startswith(f"encoder.styles.{LATENTS - 1}.")}
-    assert f"gives {LATENTS - 1} latents, tiny wants {LATENTS}" in refusal(state_dict=fewer)
+    assert f"predicts {LATENTS - 1} latents, tiny needs {LATENTS}" in refusal(state_dict=fewer)
     wide = {**whole, "decoder.convs.0.conv.weight": torch.zeros(1, 2, 2, 3, 3)}
     assert "its generator has other sizes than tiny: convs.0.conv.weight" in refusal(state_dict=wide)
     assert not (tiny_model.path / "encoder-e4e.safetensors").exists()

@@ -192,7 +192,7 @@ def test_another_release_of_the_package(
     assert aside.is_file()
     assert load_directions(new) == {}
     (line,) = caplog.messages
-    assert "directions.safetensors moved to" in line
+    assert "directions.safetensors to " in line
     assert str(aside.parent) in line
     assert json.loads((folder / CONFIG).read_text())["sha256"][WEIGHTS] == new.sha256
 
@@ -253,7 +253,7 @@ def test_bundled_files_that_do_not_fit(place: Place, folder: Path, fitted: dict[
         assert not cached_folder("ffhq").exists()
 
     other = record | {"sha256": {WEIGHTS: "0" * 64}}
-    refused(r"expects model.safetensors of sha256 000000000000.*install wrangan again", other)
+    refused(r"expects model.safetensors of sha256 000000000000.*reinstall wrangan", other)
     files = record["fetch"]["files"] | {"MappingNetwork.xml": "1"}
     refused("made from another MappingNetwork.xml", record | {"fetch": record["fetch"] | {"files": files}})
     refused("there is no carrier 'x'", record | {"fetch": {"carrier": "x"}})

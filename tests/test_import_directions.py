@@ -224,7 +224,7 @@ class Harm:
         ("d.npy", VECTOR * 0, "all zero"),
         ("d.npy", VECTOR.astype(complex), "real numbers"),
         ("d.npy", VECTOR > 0, "real numbers"),
-        ("d.npy", np.array(["a"] * DIM), "no numbers"),
+        ("d.npy", np.array(["a"] * DIM), "does not hold numbers"),
         ("d.npy", np.array([{"a": 1}]), "plain arrays"),
         ("d.npz", {}, "no array"),
         ("d.npz", {"a": VECTOR, "b": VECTOR[:2]}, "b: shape"),
@@ -282,7 +282,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> None:
     ]
     listed = run.invoke(app, ["directions", "list", *base]).stdout.splitlines()
     assert "all layers\timport of d.npz (original vector: strength" in listed[0]
-    assert "layers 0,2, a vector for each" in listed[1]
+    assert "layers 0,2, one vector each" in listed[1]
     for words in (["--name", "a/b"], ["--name", "a", "--key", "b"], ["--name", "a", "--layers", "x"]):
         refused = run.invoke(app, ["directions", "import", str(path), *words, *base])
         assert refused.exit_code == 2

@@ -13,7 +13,7 @@ from tests.fakes import codes_of, fake_perceptual
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion import graph
 from wrangan_cli.engine.inversion.inverter import Inverter
-from wrangan_cli.engine.inversion.method_settings import METHODS, inversion_settings
+from wrangan_cli.engine.inversion.method_settings import METHODS, applicable, inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.folder import Model
 
@@ -57,7 +57,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Capture | None], list
 def test_the_steps_are_those_of_the_loop(
     tiny_model: Model, stand_in: Callable[[Capture | None], list[graph.Steps]], method: str
 ) -> None:
-    settings = inversion_settings(**{**dataclasses.asdict(SETTINGS), "method": method})
+    given = applicable(method, dataclasses.asdict(SETTINGS))
+    settings = inversion_settings(**{**given, "method": method})
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     expected = inverted(tiny_model, settings, images, False)
     made = stand_in(lambda step: step)
@@ -140,7 +141,7 @@ def test_which_inversions_can_be_captured(tiny_model: Model) -> None:
     assert "lbfgs" in (why(dataclasses.replace(settings, optimizer="lbfgs"), gpu) or "")
     possible = {m for m in METHODS if why(inversion_settings(m), gpu) is None}
     assert possible == {"wrangan", "weight-tuning"}
-    with pytest.raises(UsageError, match="no CUDA graph possible: the device is cpu"):
+    with pytest.raises(UsageError, match="a CUDA graph was asked for, but the device is cpu"):
         Inverter.load(tiny_model, SETTINGS, cuda_graph=True)
 
 

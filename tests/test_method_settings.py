@@ -34,7 +34,8 @@ def test_what_the_methods_have() -> None:
         assert names(method) == EVERY
     for method in METHODS[:-4]:
         assert names(method) > EVERY | OPTIMISING
-    assert names("wrangan") == names("weight-tuning")
+    assert names("wrangan") - names("weight-tuning") == {"std_power"}
+    assert names("weight-tuning") < names("wrangan")
     assert names("sg2-w-plus") - names("pti") == {"steps", "projection_lr"}
     assert all(name.startswith("pti_") for name in names("pti") - names("sg2-w"))
     assert methods_having("steps") == ("wrangan", "weight-tuning", "sg2-w", "sg2-w-plus")

@@ -55,7 +55,7 @@ def test_everything_required_has_a_lower_bound() -> None:
     named = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
     for requirement in named:
         if not requirement.startswith("wrangan["):
-            assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[\w+])?(>=|==)[\d.]+", requirement), requirement
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[\w+])?(>=|==)[\d.]+(,<\d+)?", requirement), requirement
 
 
 def test_the_changelog_has_this_release() -> None:

@@ -119,7 +119,7 @@ def test_stopping_keeps_what_is_there(work: Work, inverted: Session) -> None:
     assert code.info["stopped"] == code.info["steps"]
     assert forming.subject.lines == ()  # no command makes it again
     # The same schedule: the steps that were done are the first ones of the whole run.
-    assert work.draw(code).size == (16, 16)
+    assert work.rendered(code).size == (16, 16)
 
 
 def test_a_watched_inversion_gives_the_same_code(work: Work, inverted: Session) -> None:
@@ -200,7 +200,7 @@ def test_random_face_is_that_of_generate(work: Work, session: Session, tmp_path:
     words = [str(work.model.path) if w == work.model.name else w for w in shlex.split(line)[1:-1]]
     out = tmp_path / "face.png"
     assert CliRunner().invoke(app, [*words, str(out)]).exit_code == 0
-    assert np.array_equal(pixels(out), np.asarray(work.draw(work.edited(session))))
+    assert np.array_equal(pixels(out), np.asarray(work.rendered(work.edited(session))))
 
 
 def test_codes_come_and_go(work: Work, session: Session, sessions: Sessions) -> None:

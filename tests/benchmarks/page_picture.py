@@ -5,6 +5,7 @@ python -m tests.benchmarks.page_picture out/index.html docs/images/report.jpg --
 
 import argparse
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -36,13 +37,19 @@ def main() -> None:
             page.wait_for_load_state("networkidle")
             shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         browser.close()
-    whole = Image.new("RGB", (sum(s.width for s in shots) + GAP * 3, shots[0].height + 2 * GAP), "#d9d5cc")
+    save_beside_each_other(shots, arguments.out, quality=85)
+
+
+def save_beside_each_other(shots: Sequence[Image.Image], out: Path, quality: int) -> None:
+    """One JPEG of pictures of a page, on a neutral ground; its height is the first one's."""
+    width = sum(shot.width for shot in shots) + GAP * (len(shots) + 1)
+    whole = Image.new("RGB", (width, shots[0].height + 2 * GAP), "#d9d5cc")
     left = GAP
     for shot in shots:
         whole.paste(shot, (left, GAP))
         left += shot.width + GAP
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(arguments.out, quality=85)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    whole.save(out, quality=quality)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m tests.benchmarks.studio_picture snapshot.jpg docs/images/studio.jpg --
 
 import argparse
 import io
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from tests.benchmarks.page_picture import save_beside_each_other
+from tests.test_report_browser import chromium
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.studio.server import serving
 
 WAIT = 600_000
-GAP = 24
 EDITS = {"smile": 1.6, "age": -1.5}
 
 
@@ -35,19 +35,13 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         flags = ["--no-sandbox", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=flags)
         page = browser.new_page(viewport={"width": 1180, "height": 880})
         page.set_default_timeout(WAIT)
         page.goto(address)
         shots = _way(page, given.steps)
         browser.close()
-    whole = Image.new("RGB", (sum(s.width for s in shots) + GAP * 3, shots[0].height + 2 * GAP), "#d9d5cc")
-    left = GAP
-    for shot in shots:
-        whole.paste(shot, (left, GAP))
-        left += shot.width + GAP
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(given.out, quality=80)
+    save_beside_each_other(shots, given.out, quality=80)
 
 
 def _way(page: Any, steps: int) -> list[Image.Image]:

@@ -46,6 +46,7 @@ class Study:
 
     def __init__(self, model: Model, photos: Path, limit: int, batch: int, samples: int) -> None:
         """samples: moved images for corruption, over all photographs; 0: no such column."""
+        keep_freed_memory()  # without it half of the time goes to page faults
         self.model, self.batch, self.samples = model, batch, samples
         self.paths = find_images([photos])[:limit]
         self.perceptual = load_perceptual(model.perceptual, model.device)
@@ -169,8 +170,6 @@ KEYS = ("model", "settings", "photo")
 
 def study_arguments(description: str | None, samples: int) -> argparse.ArgumentParser:
     """The options that all studies have. samples: the default count of images for corruption."""
-    # Without it half of the time goes to page faults.
-    keep_freed_memory()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--photos", type=Path, required=True)

@@ -74,13 +74,13 @@ class AllEvents(Events):
     # More.
 
     @said
-    def between(self, first: str | None, second: str | None, share: float, request: gr.Request) -> Updates:
+    def between(self, first: str | None, second: str | None, fraction: float, request: gr.Request) -> Updates:
         """The image between two codes."""
         session = self.session(request)
         one, other = self._pair(session, first, second)
-        image = self.work.between(one, other, share)
+        image = self.work.between(one, other, fraction)
         session.in_full = -1  # the stage shows something else than the edit
-        label = f"{one.name} → {other.name}, {share:.0%}"
+        label = f"{one.name} → {other.name}, {fraction:.0%}"
         return {
             self.parts.stage: pictures.stage(pictures.url(image), names=("", label)),
             self.parts.message: pictures.note(label),
@@ -137,7 +137,7 @@ class AllEvents(Events):
                 for updates in self._forming(session, crop, settings):
                     yield {**updates, parts.stop: gr.update(visible=True)}
                 assert session.current is not None
-                image = pictures.url(self.work.draw(session.current.code))
+                image = pictures.url(self.work.rendered(session.current.code))
                 shown.append((session.current.name, image, pictures.code_note(session.current)))
                 yield {parts.methods_shown: pictures.row(shown)}
         except Exception as error:

@@ -3,7 +3,7 @@
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,10 @@ class Events:
 
     def begin(self, request: gr.Request) -> Updates:
         """Take what the command line gave."""
-        session, problems = self.session(request), []
-        for path in self.given:
-            try:
-                self._take(session, path)
-            except Exception as error:
-                if not answers(error):
-                    raise
-                problems.append(pictures.problem(error))
+        session = self.session(request)
+        problems = self._take_all(session, self.given)
         shown = self._subject_shown(session) if session.current else self._crops_shown(session)
-        return {**shown, self.parts.message: "".join(problems)}
+        return {**shown, self.parts.message: problems}
 
     def end(self, request: gr.Request) -> None:
         """The tab is closed."""
@@ -79,20 +73,25 @@ class Events:
 
     def upload(self, files: list[str] | None, request: gr.Request) -> Updates:
         """Photographs (or codes) were dropped in."""
-        session, problems = self.session(request), []
+        session = self.session(request)
         before = session.current
-        for file in files or []:
-            path = session.keep(Path(file))
+        problems = self._take_all(session, (session.keep(Path(file)) for file in files or []))
+        shown = self._crops_shown(session)
+        if session.current is not before:
+            shown = {**shown, **self._subject_shown(session)}
+        return {**shown, self.parts.photo: None, self.parts.message: problems}
+
+    def _take_all(self, session: Session, paths: Iterable[Path]) -> str:
+        """Take each file; what is wrong with some, as HTML."""
+        problems = []
+        for path in paths:
             try:
                 self._take(session, path)
             except Exception as error:
                 if not answers(error):
                     raise
                 problems.append(pictures.problem(error))
-        shown = self._crops_shown(session)
-        if session.current is not before:
-            shown = {**shown, **self._subject_shown(session)}
-        return {**shown, self.parts.photo: None, self.parts.message: "".join(problems)}
+        return "".join(problems)
 
     def _take(self, session: Session, path: Path) -> None:
         if path.suffix == SUFFIX:
@@ -217,7 +216,7 @@ class Events:
             parts.subject: gr.update(choices=names, value=subject.name),
             parts.first: gr.update(choices=names, value=first),
             parts.second: gr.update(choices=names, value=names[-1]),
-            parts.share: 0,
+            parts.fraction: 0,
             parts.about: pictures.note(pictures.code_note(subject)),
             parts.message: "",
         }
@@ -234,7 +233,7 @@ class Events:
         version = self._set(session, values)
         if session.in_full >= version:
             return {self.parts.message: ""}
-        image = self.work.draw(self.work.edited(session), self.work.preview_side)
+        image = self.work.rendered(self.work.edited(session), self.work.preview_side)
         if session.in_full >= version:
             return {self.parts.message: ""}
         return {self.parts.stage: self._staged(session, pictures.url(image, 85), compared, preview=True)}
@@ -301,7 +300,7 @@ class Events:
 
     def _in_full(self, session: Session, compared: str) -> Updates:
         version = session.version
-        image = pictures.url(self.work.draw(self.work.edited(session)), 93)
+        image = pictures.url(self.work.rendered(self.work.edited(session)), 93)
         session.in_full = version
         lines = pictures.commands(self.work.lines_of_edit(session), session.current)
         return {self.parts.stage: self._staged(session, image, compared), self.parts.commands: lines}

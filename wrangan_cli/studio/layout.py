@@ -73,7 +73,7 @@ class Parts:
     # More
     first: gr.Dropdown = field(init=False)
     second: gr.Dropdown = field(init=False)
-    share: gr.Slider = field(init=False)
+    fraction: gr.Slider = field(init=False)
     frames: gr.Slider = field(init=False)
     fps: gr.Slider = field(init=False)
     mp4: gr.Button = field(init=False)
@@ -219,7 +219,7 @@ def _save(parts: Parts) -> None:
         parts.save_code = gr.Button("Download code (.st)", elem_id="save-code", min_width=140)
     with gr.Accordion("Into the snapshot", open=True):
         parts.feather = gr.Slider(
-            0, 0.5, value=0.1, step=0.01, label="Soft border (share of the face's frame)"
+            0, 0.5, value=0.1, step=0.01, label="Soft border (fraction of the face's frame)"
         )
         parts.detail = gr.Checkbox(label="Add the change only: the snapshot's fine detail stays")
         with gr.Row():
@@ -241,7 +241,7 @@ def _more(parts: Parts, work: Work) -> None:
         with gr.Row():
             parts.first = gr.Dropdown([], label="From", interactive=True, min_width=120, elem_id="first")
             parts.second = gr.Dropdown([], label="To", interactive=True, min_width=120, elem_id="second")
-        parts.share = gr.Slider(0, 1, value=0, step=0.02, label="How far", elem_id="share")
+        parts.fraction = gr.Slider(0, 1, value=0, step=0.02, label="How far", elem_id="share")
         with gr.Row():
             parts.frames = gr.Slider(
                 2, 120, value=24, step=1, label="Images", min_width=120, elem_id="frames"

@@ -100,7 +100,7 @@ def _wire(page: gr.Blocks, parts: Parts, events: AllEvents) -> None:
         saved.then(None, parts.link, None, js=_DOWNLOAD)
 
     pair = [parts.first, parts.second]
-    parts.share.input(events.between, [*pair, parts.share], **drawn, trigger_mode="always_last")
+    parts.fraction.input(events.between, [*pair, parts.fraction], **drawn, trigger_mode="always_last")
     for button, suffix in ((parts.mp4, ".mp4"), (parts.gif, ".gif")):
         button.click(_film(events, suffix), [*pair, parts.frames, parts.fps], **whole)
     parts.strip.click(events.strip, [parts.strip_of, parts.low, parts.high, parts.pictures], **whole)

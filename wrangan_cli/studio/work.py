@@ -27,7 +27,8 @@ from wrangan_cli.engine.faces import align_photos
 from wrangan_cli.engine.inversion.folder import described
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.method_settings import METHODS, applicable, inversion_settings
-from wrangan_cli.engine.inversion.settings import InversionSettings
+from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings
+from wrangan_cli.engine.inversion.trained import lacking_networks
 from wrangan_cli.engine.models.codes import SUFFIX, Code, load_code, random_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.studio import lines
@@ -39,13 +40,6 @@ FORMING_SIDE = 256
 """Side in px, at most, of the image that is shown while it is inverted."""
 RANDOM_TRUNCATION = 0.7
 """Of random faces: nearer to the mean they are more like photographs."""
-_NEEDS = {
-    "encoder": ("encoder.safetensors",),
-    "e4e": ("encoder-e4e.safetensors",),
-    "restyle": ("encoder-restyle.safetensors",),
-    "hyperstyle": ("encoder.safetensors", "hypernet.safetensors"),
-}
-"""Files of a model without which it lacks a method."""
 _SECONDS_BETWEEN = 0.6
 """Between two images of an inversion, at least; more where drawing takes long."""
 
@@ -85,20 +79,16 @@ class Work:
         self._inverter = lru_cache(maxsize=4)(lambda settings: Inverter.load(model, settings))
 
     def _has(self, method: str) -> bool:
-        if method == "wrangan":
-            return bool(self.model.generator.random_weights())
-        return all(self.model.companion(name) for name in _NEEDS.get(method, ()))
+        if method == "wrangan" and not self.model.generator.random_weights():
+            return False
+        return not lacking_networks(self.model, self.settings(method))
 
     def settings(
         self, method: str, steps: int | None = None, seconds: float | None = None
     ) -> InversionSettings:
         """Those of `wrangan invert` for a method; of a model without an encoder w starts at the mean."""
         asked = inversion_settings(method, **applicable(method, {"steps": steps, "seconds": seconds}))
-        if (
-            asked.start == "encoder"
-            and method not in _NEEDS
-            and self.model.companion("encoder.safetensors") is None
-        ):
+        if isinstance(asked, OptimisingSettings) and lacking_networks(self.model, asked):
             asked = replace(asked, init="mean")
         return asked
 
@@ -254,7 +244,7 @@ class Work:
         subject, moves = _current(session), self.moves(session)
         return edit_code(subject.code, moves, self._rows) if moves else subject.code
 
-    def draw(self, code: Code, side: int | None = None) -> Image.Image:
+    def rendered(self, code: Code, side: int | None = None) -> Image.Image:
         """The image of a code, 8-bit RGB; with `side` reduced to it."""
         return checked_pillow(Path("image"), render(self.model, [code], side)[0])
 
@@ -263,19 +253,21 @@ class Work:
         none, the code's unedited image."""
         subject = _current(session)
         if inverted or subject.crop is None:
-            return self.draw(subject.code)
+            return self.rendered(subject.code)
         return open_image(subject.crop.picture, self.model.resolution)
 
-    def between(self, first: Subject, second: Subject, share: float, side: int | None = None) -> Image.Image:
-        """The image at this share, 0…1, of the way from one code to another."""
-        return self.draw(code_between([first.code, second.code], share, self._rows), side)
+    def between(
+        self, first: Subject, second: Subject, fraction: float, side: int | None = None
+    ) -> Image.Image:
+        """The image at this fraction, 0…1, of the way from one code to another."""
+        return self.rendered(code_between([first.code, second.code], fraction, self._rows), side)
 
     # Files to download, in the session's folder.
 
     def save_edit(self, session: Session) -> Path:
         """The edited image at full size, as `wrangan edit` writes it."""
         out = self._out(session, f"{edit_name(session)}.png")
-        save_pillow(out, self.draw(self.edited(session)), edited=True)
+        save_pillow(out, self.rendered(self.edited(session)), edited=True)
         return out
 
     def save_code(self, session: Session, edited: bool = False) -> Path:

@@ -29,13 +29,6 @@ class Steepened:
         """ε (…, O, I, k, k) of this model → ε of the original model for the same θ."""
         return {name: value * self.ratio[name] for name, value in epsilon.items()}
 
-    def from_original(self, epsilon: Offsets) -> dict[str, Tensor]:
-        """The inverse; ε is 0 where σ is 0."""
-        return {
-            name: torch.where(self.ratio[name] == 0, 0.0, value / self.ratio[name])
-            for name, value in epsilon.items()
-        }
-
 
 @torch.no_grad()
 def steepened(model: Model, power: float) -> Steepened:

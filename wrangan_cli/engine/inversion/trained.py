@@ -90,10 +90,20 @@ def load_initial(model: Model, name: str) -> Callable[[Tensor], Tensor] | None:
 
 def network_files(model: Model, settings: InversionSettings) -> dict[str, str]:
     """The sha256, by name, of the network files in the model's folder that a code depends on."""
-    kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
-    paths = [model.companion(KINDS[kind].file) for kind in kinds if kind in KINDS]
+    paths = [model.companion(name) for name in _files_of(settings)]
     found = {path: path.stat() for path in paths if path}
     return {path.name: _sha256_of(path, at.st_mtime_ns, at.st_size) for path, at in found.items()}
+
+
+def lacking_networks(model: Model, settings: InversionSettings) -> list[str]:
+    """The names of the network files that the inversion needs and the model does not have."""
+    return [name for name in _files_of(settings) if model.companion(name) is None]
+
+
+def _files_of(settings: InversionSettings) -> list[str]:
+    """The names of the network files that the start of w and the method need, each once."""
+    kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
+    return list(dict.fromkeys(KINDS[kind].file for kind in kinds if kind in KINDS))
 
 
 @lru_cache(maxsize=16)

@@ -30,7 +30,7 @@ from wrangan_cli.engine.models.randomized import (
     randomize,
     with_plain_std,
 )
-from wrangan_cli.engine.models.rendering import heard_noise, synthesize
+from wrangan_cli.engine.models.rendering import active_noise, synthesize
 
 
 def test_there_is_a_case_of_each_architecture() -> None:
@@ -155,11 +155,11 @@ def test_noise(config: GeneratorConfig) -> None:
     for number, given in inputs.items():
         moved = {number: torch.randn(2, *given.map.shape[2:])}
         assert not torch.allclose(synthesize(generator, w, noise=moved), stored, atol=1e-4), number
-    assert heard_noise(generator).keys() == inputs.keys()
+    assert active_noise(generator).keys() == inputs.keys()
     silent = generator.synthesis(w, noise="none")
     for given in inputs.values():
         given.strength.zero_()
-    assert not heard_noise(generator)
+    assert not active_noise(generator)
     torch.testing.assert_close(generator.synthesis(w), silent, **CLOSE)
 
 

@@ -23,7 +23,7 @@ from wrangan_cli.engine.models.encoders import Hypernet, HypernetConfig, layer_s
 from wrangan_cli.engine.models.folder import DISCRIMINATOR, load_discriminator, save_model
 from wrangan_cli.engine.models.generator import GeneratorConfig
 from wrangan_cli.engine.models.randomized import randomize
-from wrangan_cli.engine.models.rendering import heard_noise
+from wrangan_cli.engine.models.rendering import active_noise
 from wrangan_cli.engine.training.adversarial import AdversarialTrainer
 from wrangan_cli.engine.training.memory import adversarial_memory
 from wrangan_cli.engine.training.sensitivity import randomize_by_sensitivity
@@ -107,7 +107,7 @@ def test_training_against_the_projected_discriminator_alone(
         report = trainer.step(images_of(4, config.resolution))
     assert {"loss/projected_generator", "loss/path_length"} <= set(report)
     assert adversarial_memory(trainer).total > 0
-    assert not heard_noise(trainer.ema)
+    assert not active_noise(trainer.ema)
     for name, weight in trainer.generator.random_weights().items():
         assert not torch.equal(weight.mean, before[name])
     again = AdversarialTrainer(network(config, seed=1).requires_grad_(True), None, settings)

@@ -47,7 +47,7 @@ def test_steps_are_what_the_time_allows(
             clock.now += 3.0 if step == 0 else 0.5  # the first is slow
             on_step(step + 1)
 
-    settings = budget.planned(inversion_settings(seconds=seconds), invert, count)
+    settings = budget.with_steps_for_time(inversion_settings(seconds=seconds), invert, count)
     # Spent: 1 + 3 + 3 · 0.5 = 5.5 s, of which 4 · 0.5 are steps; beside them the run itself takes 3.5 s.
     assert settings.steps == expected
 
@@ -61,7 +61,7 @@ def test_pti_keeps_the_proportion_of_its_steps(monkeypatch: pytest.MonkeyPatch) 
             clock.now += 1.0 if step < budget.TRIAL else 2.0
             on_step(step + 1)
 
-    settings = budget.planned(inversion_settings(method="pti", seconds=500), invert, 1)
+    settings = budget.with_steps_for_time(inversion_settings(method="pti", seconds=500), invert, 1)
     # 450 · 1 + 350 · 2 = 1150 s for all; 488 s are left.
     assert settings.pti_pivot_steps == pytest.approx(450 * 488 / 1150, abs=2)
     assert settings.pti_steps == pytest.approx(350 * 488 / 1150, abs=2)
@@ -69,7 +69,7 @@ def test_pti_keeps_the_proportion_of_its_steps(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_code_is_that_of_so_many_steps(tiny_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     images = images_of(tiny_model, 1)
-    monkeypatch.setattr(budget, "shared_out", lambda *_: [7])
+    monkeypatch.setattr(budget, "allocate_steps", lambda *_: [7])
     (timed,) = codes_of(make_inverter(tiny_model, seconds=5.0, lr=0.01).invert(images))
     monkeypatch.undo()
     (counted,) = codes_of(make_inverter(tiny_model, steps=7, lr=0.01).invert(images))
@@ -87,14 +87,14 @@ def test_steps_do_not_count_where_seconds_do() -> None:
 
 def test_an_image_on_a_plateau_leaves() -> None:
     batch = Batch(Variables(torch.zeros(3, 2)), torch.zeros(3, 1), None, torch.arange(3), [0] * 3)
-    stays = []
+    masks = []
     for step in range(2 * WINDOW + 1):
         # Falls by 1 % a step; falls by .01 % a step; stands still, but is worse than before just now.
         late = 1.1 if step >= 2 * WINDOW - 1 else 1.0
         losses = torch.tensor([0.99**step, 1 - 1e-4 * step, late])
-        stays.append(batch.falling(losses, 0.05, None))
-    assert stays[: 2 * WINDOW - 1] == [None] * (2 * WINDOW - 1)
-    assert [s.tolist() for s in stays[2 * WINDOW - 1 :] if s is not None] == [[True, False, True]] * 2
+        masks.append(batch.still_improving(losses, 0.05, None))
+    assert masks[: 2 * WINDOW - 1] == [None] * (2 * WINDOW - 1)
+    assert [m.tolist() for m in masks[2 * WINDOW - 1 :] if m is not None] == [[True, False, True]] * 2
 
 
 def test_the_inversion_ends_on_the_plateau(tiny_model: Model) -> None:

@@ -9,7 +9,13 @@ from torch import Tensor
 from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.inversion.curvature import FACTOR_POWER, FLOOR, LAYER_POWER, W_POWER, measured
+from wrangan_cli.engine.inversion.curvature import (
+    FACTOR_POWER,
+    FLOOR,
+    LAYER_POWER,
+    W_POWER,
+    estimate_metric,
+)
 from wrangan_cli.engine.inversion.optimizers import LBFGS
 from wrangan_cli.engine.models.folder import Model
 
@@ -64,7 +70,7 @@ def dense(problem: Linear, image: int) -> list[np.ndarray]:
 
 def test_the_metric_is_a_kronecker_product_of_powers_of_moments() -> None:
     problem = Linear()
-    metric = measured(problem.draw, problem.unknowns, PROBES)
+    metric = estimate_metric(problem.draw, problem.unknowns, PROBES)
     z = [torch.randn_like(unknown) for unknown in problem.unknowns]
     got = metric(z)
     for image in range(BATCH):
@@ -93,7 +99,7 @@ def test_steps_are_those_of_plain_lbfgs_in_the_units_of_the_metric() -> None:
     def loss() -> Tensor:
         return (problem.draw() - photograph).square().mean(dim=(1, 2, 3))
 
-    metric = measured(problem.draw, problem.unknowns, PROBES)
+    metric = estimate_metric(problem.draw, problem.unknowns, PROBES)
     optimizer = LBFGS([{"params": problem.unknowns, "lr": 1.0}], 4, metric)
     ends = []
     for _ in range(7):

@@ -188,9 +188,9 @@ def test_a_code_or_path_that_cannot_be_is_no_end(photos: Path, tiny_folder: Path
     ("options", "words"),
     [
         (["--method", "magic"], "expected one of wrangan"),
-        (["--method", "encoder"], "method encoder has no setting steps, which only wrangan, weight-tuning, "),
-        (["--pti-lr", "0.1"], "method wrangan has no setting pti_lr, which only pti has"),
-        (["--projection-lr", "0.1"], "no setting projection_lr, which only sg2-w, sg2-w-plus have"),
+        (["--method", "encoder"], "method encoder has no setting steps: only wrangan, weight-tuning, "),
+        (["--pti-lr", "0.1"], "method wrangan has no setting pti_lr: only pti has it"),
+        (["--projection-lr", "0.1"], "no setting projection_lr: only sg2-w, sg2-w-plus have it"),
         (["--alpha", "nan"], "alpha nan"),
         (["--device", "toaster"], "toaster"),
         (["--batch", "0"], "batch"),

@@ -224,7 +224,7 @@ def test_nothing_is_overwritten_unasked(
     assert call("import-latents", file, "--photo", photos / "a.png", *to_tiny, "--overwrite").exit_code == 0
     found = stored_code(Job(photos / "a.png", target), tiny_model, inversion_settings())
     assert isinstance(found, FileError)
-    assert "another tool's latent, imported" in str(found)
+    assert "imported from another tool" in str(found)
 
 
 def test_z(tiny_model: Model, tmp_path: Path, to_tiny: list[object]) -> None:

@@ -51,7 +51,7 @@ def test_the_class_is_the_methods_and_refuses_what_it_lacks(method: str) -> None
     for name in lacking:
         with pytest.raises(UsageError) as raised:
             inversion_settings(method, **{name: 1})
-        assert f"method {method} has no setting {name}, which only " in str(raised.value)
+        assert f"method {method} has no setting {name}: only " in str(raised.value)
         assert ", ".join(methods_having(name)) in str(raised.value)
     assert applicable(method, dict.fromkeys(all_settings())).keys() == names(method)
 

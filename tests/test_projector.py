@@ -88,7 +88,7 @@ def test_the_published_protocol(tiny_model: Model) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"method": "wrangan"}, "no setting protocol, which only sg2-w, sg2-w-plus, pti have"),
+        ({"method": "wrangan"}, "no setting protocol: only sg2-w, sg2-w-plus, pti have it"),
         ({"steps": 500}, "steps 500: protocol published takes 1000"),
         ({"l2_weight": 1.0}, "l2_weight 1.0"),
         ({"seconds": 5.0}, "seconds"),

@@ -25,13 +25,15 @@ def test_what_a_weight_shows_at_which_side() -> None:
     weights = network(WHOLE).weights()
     mixing, depthwise = weights["layers.1.conv2.pointwise"], weights["layers.1.conv2.depthwise"]
     assert (mixing.side, mixing.shape[0]) == (16, 8)
-    assert [mixing.shown(side) for side in (8, 15, 16, 31, 32, 64)] == [0, 0, 2, 2, 8, 8]
-    assert [depthwise.shown(side) for side in (15, 16, 31)] == [0, 8, 8]
-    assert [weights["layers.1.conv1.pointwise"].shown(side) for side in (15, 16)] == [0, 8]
-    assert weights["layers.2.conv2.pointwise"].shown(32) == 8  # before the image: no upsampling follows
-    assert weights["conv1.dense"].shown(4) == 4
+    assert [mixing.visible_outputs(side) for side in (8, 15, 16, 31, 32, 64)] == [0, 0, 2, 2, 8, 8]
+    assert [depthwise.visible_outputs(side) for side in (15, 16, 31)] == [0, 8, 8]
+    assert [weights["layers.1.conv1.pointwise"].visible_outputs(side) for side in (15, 16)] == [0, 8]
+    assert (
+        weights["layers.2.conv2.pointwise"].visible_outputs(32) == 8
+    )  # before the image: no upsampling follows
+    assert weights["conv1.dense"].visible_outputs(4) == 4
     plain = network(TINY).weights()
-    assert {name: weight.shown(weight.side) for name, weight in plain.items()} == {
+    assert {name: weight.visible_outputs(weight.side) for name, weight in plain.items()} == {
         name: weight.shape[0] for name, weight in plain.items()
     }
 
@@ -42,7 +44,9 @@ def test_the_other_channels_make_the_high_bands() -> None:
     block, weight = generator.get_submodule("layers.2"), generator.weights()["layers.1.conv2.pointwise"]
     x, w = torch.rand(1, weight.shape[0], 16, 16), w_of(generator, 1)
     moved = x.clone()
-    moved[:, weight.shown(16) :] += torch.randn(1, weight.shape[0] - weight.shown(16), 16, 16)
+    moved[:, weight.visible_outputs(16) :] += torch.randn(
+        1, weight.shape[0] - weight.visible_outputs(16), 16, 16
+    )
     with torch.no_grad():
         before, after = (block.up(v, w) for v in (x, moved))  # type: ignore[operator]
     assert not torch.allclose(before, after, atol=1e-2)
@@ -58,9 +62,9 @@ def test_they_are_not_moved(model: Model, method: str, side: int) -> None:
     for unseen in (False, True):
         (code,) = codes_of(make_inverter(model, **few, unseen=unseen).invert(images_of(1, side)))
         for name, offsets in {**code.epsilon, **code.delta}.items():
-            shown = weights[name].shape[0] if unseen else weights[name].shown(side)
-            assert bool((offsets[:shown] != 0).any()) == (shown > 0)
-            assert not offsets[shown:].any()
+            visible = weights[name].shape[0] if unseen else weights[name].visible_outputs(side)
+            assert bool((offsets[:visible] != 0).any()) == (visible > 0)
+            assert not offsets[visible:].any()
 
 
 def test_the_projector_and_pti_are_the_authors(model: Model) -> None:

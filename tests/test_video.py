@@ -163,23 +163,23 @@ def test_key_frames_come_closer_and_frames_closer_still(tiny_model: Model) -> No
     images = [load * 0.5 for load in torch.rand(3, 3, 16, 16) * 2 - 1]
     w, shared = clip_inverter.fit_key_frames(images, lambda _: None)
     shapes = {name: value.shape for name, value in shared.items()}
-    none = clip_inverter.first_own(shapes)
+    none = clip_inverter.initial_factors(shapes)
 
-    def mse(w: torch.Tensor, own: object) -> float:
-        return (clip_inverter.rendered(w, shared, own, 16) - images[0]).square().mean().item()  # type: ignore[arg-type]
+    def mse(w: torch.Tensor, factors: object) -> float:
+        return (clip_inverter.rendered(w, shared, factors, 16) - images[0]).square().mean().item()  # type: ignore[arg-type]
 
     from_mean = mse(tiny_model.w_mean.float(), {})
     after_keys = mse(w[0], none)
     fit = clip_inverter.fit_frame(images[0], shared, w[0], none, lambda _: None)
-    assert mse(fit.w, fit.own) < after_keys < from_mean
+    assert mse(fit.w, fit.factors) < after_keys < from_mean
     # Without rank there is no ε of its own, and a heavy penalty keeps it small.
-    assert ClipInverter(inverter, 0, 1, 0.05, 0.1).first_own(shapes) == {}
+    assert ClipInverter(inverter, 0, 1, 0.05, 0.1).initial_factors(shapes) == {}
     heavy = ClipInverter(inverter, 1, 30, 0.05, 1e4).fit_frame(images[0], shared, w[0], none, lambda _: None)
 
-    def size(own: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> float:
-        return sum((left.float() @ right.float()).square().sum().item() for left, right in own.values())
+    def size(factors: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> float:
+        return sum((left.float() @ right.float()).square().sum().item() for left, right in factors.values())
 
-    assert size(heavy.own) < 0.1 * size(fit.own)
+    assert size(heavy.factors) < 0.1 * size(fit.factors)
 
 
 def test_an_interrupted_run_goes_on(

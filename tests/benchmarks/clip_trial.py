@@ -43,15 +43,15 @@ def main() -> None:
     shapes = {name: value.shape for name, value in shared.epsilon.items()}
     for variant in VARIANTS:
         inverter = load_clip_inverter(model, dataclasses.replace(settings, **variant))
-        w, own, drawn, fits = shared.w[0], inverter.first_own(shapes), [], []
+        w, factors, rendered, fits = shared.w[0], inverter.initial_factors(shapes), [], []
         for image in images:
-            fit = inverter.fit_frame(image, shared.epsilon, w, own, lambda _: None)
-            w, own = fit.w, fit.own
+            fit = inverter.fit_frame(image, shared.epsilon, w, factors, lambda _: None)
+            w, factors = fit.w, fit.factors
             fits.append(fit.distortion)
-            drawn.append(inverter.rendered(w, shared.epsilon, own, run.record.side))
+            rendered.append(inverter.rendered(w, shared.epsilon, factors, run.record.side))
         mean = {name: sum(fit[name] for fit in fits) / len(fits) for name in fits[0]}
         inputs = [change(a, b) for a, b in pairwise(images)]
-        outputs = [change(a, b) for a, b in pairwise(drawn)]
+        outputs = [change(a, b) for a, b in pairwise(rendered)]
         print(json.dumps({**variant, **mean, **flicker(inputs, outputs)}), flush=True)
 
 

@@ -34,7 +34,7 @@ from wrangan_cli.engine.checkpoints.restricted_unpickler import printable
 from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from wrangan_cli.engine.models.codes import IMPORTED, Code, as_w_plus
 from wrangan_cli.engine.models.folder import Model, sample_w
-from wrangan_cli.engine.models.rendering import heard_noise
+from wrangan_cli.engine.models.rendering import active_noise
 
 logger = logging.getLogger("wrangan")
 
@@ -173,7 +173,7 @@ def remark_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
         for item in latents:
             if item.noise and not fitting_noise(item, model):
                 why = f"their sides are {_sides(item.noise)}, those of {model.name} {_sides(inputs)}"
-                if not heard_noise(model.generator):
+                if not active_noise(model.generator):
                     why = f"{model.name} does not use noise"
                 left.setdefault(why, {})[str(path)] = None
     for why, paths in left.items():
@@ -187,13 +187,13 @@ def fitting_noise(latent: Latent, model: Model) -> dict[str, Tensor]:
     the image are left out.
     """
     inputs = model.generator.noise_inputs()
-    if [tuple(own.shape) for own in latent.noise] != [tuple(given.map.shape) for given in inputs.values()]:
+    if [tuple(noise.shape) for noise in latent.noise] != [tuple(n.map.shape) for n in inputs.values()]:
         return {}
-    heard = heard_noise(model.generator)
+    active = active_noise(model.generator)
     return {
-        number: (own - given.map.cpu().double())[0, 0].float()
-        for (number, given), own in zip(inputs.items(), latent.noise, strict=True)
-        if number in heard
+        number: (noise - given.map.cpu().double())[0, 0].float()
+        for (number, given), noise in zip(inputs.items(), latent.noise, strict=True)
+        if number in active
     }
 
 

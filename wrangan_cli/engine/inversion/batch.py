@@ -1,4 +1,4 @@
-"""The images of a batch that still take steps; those that are done leave it."""
+"""The images of a batch that are still being optimised; finished ones are removed."""
 
 from dataclasses import dataclass, field
 
@@ -15,24 +15,24 @@ WINDOW = 20
 
 @dataclass
 class Batch:
-    """The images that still take steps, and the results of those that are done."""
+    """The images that are still being optimised, and the results of the finished ones."""
 
     variables: Variables
     images: Tensor
     target: Target
     rows: Tensor
-    """Their indices in the whole batch, on the CPU: (b,)."""
+    """Indices of these images in the original batch, on the CPU: (b,)."""
     steps: list[int]
-    """Steps taken by every image of the whole batch."""
+    """Number of steps of each image of the original batch."""
     progress: float = 0.0
     """Fraction of the steps done, 0…1."""
     losses: list[Tensor] = field(default_factory=list)
-    """Those of the last steps, (b,) each, if a plateau is to be detected."""
+    """Losses of the last steps, (b,) each; recorded only to detect a plateau."""
     done: list[tuple[Tensor, Variables]] = field(default_factory=list)
-    """Indices and variables of the images that left together."""
+    """Finished images: indices and variables of each group that was removed together."""
 
     def part(self, rows: slice) -> "Batch":
-        """Some of the images, as views: their gradients add to those of the whole batch, which must
+        """Some of the images, as views whose gradients accumulate in those of the whole batch, which must
         already exist."""
         variables = self.variables.select(rows)
         for whole, some in zip(self.variables.free, variables.free, strict=True):
@@ -42,7 +42,7 @@ class Batch:
         return Batch(variables, self.images[rows], target, self.rows[rows], [], self.progress)
 
     def remove(self, done: Tensor, step: int, optimizer: Optimizer) -> None:
-        """Remove the images where `done` (b,) is true, after `step` steps; the optimizer keeps the others."""
+        """Remove the images where `done` (b,) is true, also from the optimizer, after `step` steps."""
         leaving, kept = done.nonzero().flatten(), (~done).nonzero().flatten()
         rows = self.rows[leaving.cpu()]
         self.done.append((rows, self.variables.select(leaving)))
@@ -54,16 +54,16 @@ class Batch:
         self.target = None if self.target is None else [features[kept] for features in self.target]
         self.losses = [loss[kept] for loss in self.losses]
 
-    def falling(self, loss: Tensor, fraction: float, stay: Tensor | None) -> Tensor | None:
-        """Which of the images in `stay` (None: all) go on: those whose mean loss (b,) over the last WINDOW
-        steps is lower, by more than this fraction, than over the WINDOW before. An image leaves only at a
-        step whose loss is no worse than that mean."""
+    def still_improving(self, loss: Tensor, fraction: float, active: Tensor | None) -> Tensor | None:
+        """Which of the images in `active` (None: all) to continue: those whose mean loss (b,) over the last
+        WINDOW steps is lower by more than `fraction` than over the WINDOW steps before. An image stops only
+        at a step whose loss is no worse than that mean."""
         self.losses = [*self.losses, loss.detach()][-2 * WINDOW :]
         if len(self.losses) < 2 * WINDOW:
-            return stay
+            return active
         before, now = (torch.stack(part).mean(dim=0) for part in (self.losses[:WINDOW], self.losses[WINDOW:]))
-        going = ~((now > before * (1 - fraction)) & (loss.detach() <= now))
-        return not_all(going if stay is None else going & stay)
+        improving = ~((now > before * (1 - fraction)) & (loss.detach() <= now))
+        return none_if_all(improving if active is None else improving & active)
 
     def finished(self) -> Variables:
         """The variables of all images, in order, no longer optimised."""
@@ -75,14 +75,14 @@ class Batch:
         return joined(parts, torch.cat(rows).argsort())
 
 
-def not_yet(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
-    """Which images go on, (B,) of bool; None if all do."""
+def above_threshold(distance: Tensor | None, stop_at: float | None) -> Tensor | None:
+    """Which images are still to be optimised, (B,) of bool; None: all of them."""
     if not stop_at or distance is None:
         return None
-    stay = ~(distance.detach() <= stop_at)  # an image that is not finite goes on, and is reported at the end
-    return not_all(stay)
+    # An image that is not finite continues, and is reported at the end.
+    return none_if_all(~(distance.detach() <= stop_at))
 
 
-def not_all(stay: Tensor) -> Tensor | None:
-    """`stay`, (B,) of bool, or None if it is true for all."""
-    return None if bool(stay.all()) else stay
+def none_if_all(active: Tensor) -> Tensor | None:
+    """`active`, (B,) of bool, or None if it is true for all images."""
+    return None if bool(active.all()) else active

@@ -1,8 +1,8 @@
 """Inversion of the frames of a clip: one ε for all frames, and a few steps for each.
 
 1. Key frames: the losses of Algorithm 1 are summed over them; each has a w, and all share one ε.
-2. Every frame in order: its w starts at that of its neighbour. It adds a small ε of low rank
-(shared_offsets.py), which also starts at the neighbour's, so that similar frames get similar codes.
+2. Each frame in turn: its w starts at the neighbour's. The frame adds a small low-rank ε (shared_offsets.py),
+which also starts at the neighbour's, so that similar frames get similar codes.
 """
 
 import math
@@ -35,15 +35,15 @@ class FrameFit:
 
     w: Tensor
     """float32 (style_dim,)."""
-    own: Factors
-    """What its ε adds to that of the clip: float16."""
+    factors: Factors
+    """The low-rank ε that the frame adds to the clip's: float16."""
     distortion: dict[str, float]
 
 
 class ClipInverter:
     """Inverts the frames of one clip with `inverter`, which must use the method wrangan.
 
-    rank: rank of what a frame adds to ε (0: it adds nothing). steps, lr, alpha: settings for each frame.
+    rank: rank of the ε that each frame adds (0: none). steps, lr, alpha: settings for each frame.
     """
 
     def __init__(self, inverter: Inverter, rank: int, steps: int, lr: float, alpha: float) -> None:
@@ -54,8 +54,11 @@ class ClipInverter:
         self.frame_settings = replace(settings, steps=steps, lr=lr, decay=1.0, epsilon_warmup=0.0)
 
     def fit_key_frames(self, images: Sequence[Tensor], on_step: OnStep) -> tuple[Tensor, dict[str, Tensor]]:
-        """One ε for images (3, S, S) in [-1, 1]: w (K, style_dim) in float32, and ε by the weight's name,
-        (O, I, k, k), rounded to float16; both on the CPU. WranganError where they are not finite."""
+        """Fit one ε to all images (3, S, S) in [-1, 1].
+
+        Returns w (K, style_dim) in float32, and ε by the weight's name, (O, I, k, k), rounded to float16;
+        both on the CPU. Raises WranganError if they are not finite.
+        """
         model, settings = self.inverter.model, self.key_settings
         stacked = torch.stack(list(images)).to(model.device)
         with self.inverter.fitted_model.generator.cached_weights():
@@ -75,16 +78,16 @@ class ClipInverter:
                     yield wrangan.loss(fit, self._batch(fit, Variables(w[rows], shared), rows, progress))[0]
 
             self._optimise(fit, rates_of_w_and_offsets(w, epsilon, settings), losses)
-            shown = fit.shown(epsilon)
-            if self.inverter.steep is not None:
-                shown = self.inverter.steep.to_original(shown)
-        found = {name: value.detach()[0].half().float().cpu() for name, value in shown.items()}
+            visible = fit.visible(epsilon)
+            if self.inverter.powered is not None:
+                visible = self.inverter.powered.to_original(visible)
+        found = {name: value.detach()[0].half().float().cpu() for name, value in visible.items()}
         if not all(bool(value.isfinite().all()) for value in [w, *found.values()]):
-            raise WranganError("the key frames gave values that are not finite")
+            raise WranganError("inverting the key frames diverged: values are not finite")
         return w.detach().float().cpu(), found
 
-    def first_own(self, shapes: dict[str, torch.Size]) -> Factors:
-        """The start of what the first frame adds to ε: zero (left is 0), in a random subspace."""
+    def initial_factors(self, shapes: dict[str, torch.Size]) -> Factors:
+        """Where the factors of the first frame start: a product of zero (left is 0), in a random subspace."""
         rng = random_generator(self.inverter.settings.seed)
         return {
             name: (
@@ -96,51 +99,51 @@ class ClipInverter:
         }
 
     def fit_frame(
-        self, image: Tensor, shared: dict[str, Tensor], w: Tensor, own: Factors, on_step: OnStep
+        self, image: Tensor, shared: dict[str, Tensor], w: Tensor, factors: Factors, on_step: OnStep
     ) -> FrameFit:
-        """Fit one frame (3, S, S), starting at w (style_dim,) and `own` of its neighbour. WranganError if the
-        result is not finite."""
+        """Fit one frame (3, S, S), starting at its neighbour's w (style_dim,) and `factors`. WranganError if
+        the result is not finite."""
         model, settings = self.inverter.model, self.frame_settings
         device = model.device
         base = {name: value.to(device) for name, value in shared.items()}
         free_w = w.to(device).to(model.w_mean.dtype)[None].clone().requires_grad_(True)
-        factors = {name: (_leaf(left, free_w), _leaf(right, free_w)) for name, (left, right) in own.items()}
+        free = {name: (_leaf(left, free_w), _leaf(right, free_w)) for name, (left, right) in factors.items()}
         count = sum(value.numel() for value in base.values())
         with model.generator.cached_weights():
-            # What a frame adds is small, and stands beside an ε of the model's σ: its power is 1.
-            fit = replace(self.inverter, settings=settings, steep=None).fit(
+            # The ε of a frame is small, and added to one in units of the model's σ: no power of σ here.
+            fit = replace(self.inverter, settings=settings, powered=None).fit(
                 image[None].to(device), free_w, on_step
             )
 
             def losses(progress: float) -> Iterable[Tensor]:
-                added = {name: product(*parts, base[name].shape) for name, parts in factors.items()}
+                added = {name: product(*parts, base[name].shape) for name, parts in free.items()}
                 variables = self._variables(free_w, base, added)
                 batch = self._batch(fit, variables, torch.arange(1), progress)
                 generated = synthesize(
-                    model.generator, free_w, epsilon=fit.shown(variables.epsilon), side=fit.side(batch)
+                    model.generator, free_w, epsilon=fit.visible(variables.epsilon), side=fit.side(batch)
                 )
                 loss = fit.data_loss(generated, batch)[0]
                 square = sum((value.square().sum() for value in added.values()), start=loss.new_zeros(()))
                 yield loss + self.alpha * square / count
 
-            parts = [part for pair in factors.values() for part in pair]
+            parts = [part for pair in free.values() for part in pair]
             self._optimise(fit, rates_of_w_and_offsets(free_w, parts, settings), losses)
             kept = {
                 name: (left.detach().half().cpu(), right.detach().half().cpu())
-                for name, (left, right) in factors.items()
+                for name, (left, right) in free.items()
             }
             added = {name: product(*pair, base[name].shape).to(device) for name, pair in kept.items()}
             distortion = fit.distortion(self._variables(free_w.detach(), base, added))[0]
         if not all(map(math.isfinite, distortion.values())):
-            raise WranganError("wrangan gave values that are not finite")
+            raise WranganError("wrangan diverged: values are not finite")
         return FrameFit(free_w.detach()[0].float().cpu(), kept, distortion)
 
     @torch.no_grad()
-    def rendered(self, w: Tensor, shared: dict[str, Tensor], own: Factors, side: int) -> Tensor:
-        """The image of the stored frame: (3, side, side) in [-1, 1], clipped, on the CPU."""
+    def rendered(self, w: Tensor, shared: dict[str, Tensor], factors: Factors, side: int) -> Tensor:
+        """The image of a frame as stored: (3, side, side) in [-1, 1], clipped, on the CPU."""
         device = self.inverter.model.device
         base = {name: value.to(device) for name, value in shared.items()}
-        added = {name: product(*parts, base[name].shape).to(device) for name, parts in own.items()}
+        added = {name: product(*parts, base[name].shape).to(device) for name, parts in factors.items()}
         epsilon = self._variables(w[None].to(device), base, added).epsilon
         image = synthesize(self.inverter.model.generator, w[None].to(device), epsilon=epsilon, side=side)
         return image[0].clamp(-1, 1).cpu()
@@ -159,7 +162,7 @@ class ClipInverter:
     def _optimise(
         fit: Fit[WranganSettings], rates: LearningRates, losses: Callable[[float], Iterable[Tensor]]
     ) -> None:
-        """Steps of the optimizer by the summed losses, whose gradients are computed one after the other."""
+        """Minimise the sum of the losses, whose gradients are computed one loss at a time."""
         total = fit.settings.loop_steps
         optimizer = make_optimizer(fit.settings, rates.groups, lambda: rates.free[0])
         for step in range(total):

@@ -1,4 +1,4 @@
-"""Preconditioning of L-BFGS: units of the unknowns in which the loss has similar curvature everywhere.
+"""Preconditioning for L-BFGS: rescale the unknowns so that the loss has similar curvature in all directions.
 
 L-BFGS moves z, and the unknowns are x₀ + T z. T is linear and symmetric; T² approximates the inverse of
 the curvature. With residuals r = image − photograph the curvature of Σr² is 2JᵀJ, where J is the Jacobian of
@@ -23,7 +23,7 @@ FACTOR_POWER = -1 / 6
 LAYER_POWER = -0.25
 """Exponent of a layer's mean curvature, in units of that of all layers."""
 W_POWER = -0.5
-"""Exponent of w's curvature, in the same units; as in Newton's method, since w has few numbers and by far
+"""Exponent of w's curvature, in the same units; as in Newton's method, since w has few components and by far
 the largest curvature."""
 
 
@@ -38,7 +38,7 @@ class Metric(Protocol):
 
 
 class Rates:
-    """T in proportion to the learning rates of `groups` (those of Adam)."""
+    """T proportional to Adam's learning rates of `groups`."""
 
     def __init__(self, groups: Sequence[dict[str, Any]]) -> None:
         largest = max(group["lr"] for group in groups) or 1.0
@@ -52,8 +52,8 @@ class Rates:
 
 
 class Kronecker:
-    """T that multiplies w by a number, and each layer by a symmetric matrix along each axis: O, I, and the
-    taps.
+    """T that multiplies w by a scalar, and each layer by a symmetric matrix along each of its axes: O, I, and
+    the taps.
 
     scales: (B,) for each tensor. factors: three for each tensor (B, O, I, kh, kw):
     (B, O, O), (B, I, I), (B, kh·kw, kh·kw); none for other tensors.
@@ -68,17 +68,17 @@ class Kronecker:
             for tensor, scale, factors in zip(tensors, self.scales, self.factors, strict=True)
         ]
 
-    def fix(self, stay: Sequence[bool]) -> None:
-        """Keep the tensors where `stay` is true from moving at all."""
-        for scale, still in zip(self.scales, stay, strict=True):
-            scale.mul_(not still)
+    def fix(self, fixed: Sequence[bool]) -> None:
+        """Keep the tensors where `fixed` is true constant."""
+        for scale, constant in zip(self.scales, fixed, strict=True):
+            scale.mul_(not constant)
 
     def keep(self, rows: Tensor) -> None:
         self.scales = [scale[rows] for scale in self.scales]
         self.factors = [[factor[rows] for factor in factors] for factors in self.factors]
 
 
-def measured(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
+def estimate_metric(render: Callable[[], Tensor], tensors: Sequence[Tensor], probes: int) -> Kronecker:
     """The metric at the current values of the unknowns.
 
     render: returns the images (B, 3, R, R) of `tensors`, the unknowns, which require gradients: w (B, …)
@@ -131,7 +131,7 @@ def _apply(tensor: Tensor, scale: Tensor, factors: list[Tensor]) -> Tensor:
         return tensor * scale.reshape(-1, *[1] * (tensor.dim() - 1))
     rows, columns, taps = factors
     batch, out, inner = tensor.shape[:3]
-    # With the taps first, all three are large products: ten times as fast as in the tensor's order.
+    # With the taps first, all three are large matrix products: ten times as fast as in the tensor's order.
     x = tensor.flatten(3).permute(0, 3, 1, 2).reshape(batch, -1, out * inner)
     x = ((taps * scale[:, None, None]) @ x).reshape(batch, -1, inner) @ columns
     x = rows[:, None] @ x.reshape(batch, -1, out, inner)

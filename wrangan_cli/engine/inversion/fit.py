@@ -1,4 +1,4 @@
-"""What a method inverts, a batch of photographs, and the distance of its images from them."""
+"""One inversion problem: a batch of photographs, and how far the generated images are from them."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.inversion.batch import Batch, Target
-from wrangan_cli.engine.inversion.offsets import shown_offsets
+from wrangan_cli.engine.inversion.offsets import visible_offsets
 from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings, TuningSettings
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
 from wrangan_cli.engine.models.folder import Model
@@ -20,17 +20,19 @@ from wrangan_cli.engine.models.rendering import synthesize
 Prediction = Callable[[Tensor, Tensor], Variables]
 """(images (B, 3, S, S), initial w (B, style_dim)) → the variables that a trained network predicts."""
 Watch = Callable[[Callable[[int], Tensor]], bool]
-"""Called after each step with what draws the images that still take steps, reduced by area to a side:
-(b, 3, side, side). False ends the steps: what is there is kept."""
+"""Called after each step with a function that renders the images still being optimised, reduced by area
+averaging to a given side: (b, 3, side, side). If it returns False, the optimisation stops and keeps its
+current result."""
 S = TypeVar("S", bound=InversionSettings, covariant=True)
 HELD_PIXELS = 512 * 512
-"""Pixels of the model's images whose graph is in memory at once on the CPU: one image from 512 px on."""
+"""Number of pixels of the model's images whose autograd graphs are in memory at once on the CPU: a single
+image from 512 px on."""
 
 
 @dataclass(frozen=True)
 class Fit(Generic[S]):
-    """One batch of photographs to invert, with the model, the loss and the settings S of the method. Methods
-    read it and change nothing in it but the state of `rng`."""
+    """One batch of photographs to invert, with the model, the loss and the settings S of the method. All that
+    methods change in it is the state of `rng`."""
 
     model: Model
     settings: S
@@ -38,11 +40,11 @@ class Fit(Generic[S]):
     images: Tensor
     """(B, 3, S, S) in [-1, 1], on the model's device."""
     initial_w: Tensor
-    """Where w starts: from the encoder, at the mean of W, or at pti's pivot: (B, style_dim)."""
+    """Initial w, from the encoder, the mean of W, or pti's pivot: (B, style_dim)."""
     rng: torch.Generator
-    """Generator of random samples that are the same for every image."""
+    """Source of the random samples, which are the same for every image."""
     target: Target = None
-    """What the perceptual distance compares with: `features` of `images`."""
+    """`features` of `images`, with which the perceptual distance compares."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
     on_step: Callable[[int], None] = field(default=lambda _: None)
@@ -50,17 +52,18 @@ class Fit(Generic[S]):
     cuda_graph: bool = False
     """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
-    """Called after each step; may end the steps."""
+    """Called after each step; may stop the optimisation."""
 
     def with_target(self, at_once: int | None = None) -> "Fit[S]":
-        """With the features of all images, of so many at a time (None: all together)."""
+        """A copy with `target`: the features of all images, computed `at_once` images at a time (None: all
+        together)."""
         parts = [self.features(part) for part in self.images.split(at_once or max(1, len(self.images)))]
         known = [part for part in parts if part is not None]
         target = [torch.cat(maps) if len(maps) > 1 else maps[0] for maps in zip(*known, strict=True)]
         return replace(self, target=target if known else None)
 
     def features(self, images: Tensor) -> Target:
-        """What the perceptual distance of the loss compares for images (B, 3, S, S); None without one."""
+        """The features of images (B, 3, S, S) for the perceptual distance; None if the loss has none."""
         if self.perceptual is None:
             return None
         with torch.no_grad():
@@ -68,27 +71,28 @@ class Fit(Generic[S]):
 
     @property
     def at_once(self) -> int:
-        """Number of images whose graph is in memory at once: on the CPU large images gain nothing from a
-        batch."""
+        """Number of images whose autograd graphs are in memory at once: on the CPU, large images gain nothing
+        from batching."""
         if self.model.device.type != "cpu":
             return sys.maxsize
         return max(1, HELD_PIXELS // self.model.resolution**2)
 
     def side(self: "Fit[OptimisingSettings]", batch: Batch) -> int:
-        """At which side in px photographs and generated images are compared in the step in hand."""
+        """Side in px at which photographs and generated images are compared in the current step."""
         side = self.images.shape[-1]
         return min(side, self.settings.loss_side) if batch.progress < self.settings.coarse else side
 
-    def shown(self, offsets: Offsets) -> Offsets:
-        """ε or δ with 0 for what photographs of this size do not show (settings.unseen: as they are)."""
+    def visible(self, offsets: Offsets) -> Offsets:
+        """ε or δ, with 0 for channels that are not visible at the photographs' size (all channels with
+        settings.unseen)."""
         if not isinstance(self.settings, TuningSettings) or self.settings.unseen:
             return offsets
-        return shown_offsets(offsets, self.model.generator.weights(), self.images.shape[-1])
+        return visible_offsets(offsets, self.model.generator.weights(), self.images.shape[-1])
 
     def offsets(self, variables: Variables) -> dict[str, Any]:
-        """All offsets of `variables` by group, ε and δ as `shown` returns them."""
+        """All offsets of `variables` by group; of ε and δ only what is `visible`."""
         groups: dict[str, Any] = {group: getattr(variables, group) for group in GROUPS}
-        return groups | {group: self.shown(groups[group]) for group in ("epsilon", "delta")}
+        return groups | {group: self.visible(groups[group]) for group in ("epsilon", "delta")}
 
     def synthesized(self, variables: Variables) -> Tensor:
         """The images of `variables` at the photographs' side: (B, 3, S, S)."""
@@ -96,14 +100,15 @@ class Fit(Generic[S]):
         return synthesize(self.model.generator, variables.w, **self.offsets(variables), side=side)
 
     @torch.no_grad()
-    def seen(self, variables: Variables, side: int) -> Tensor:
-        """The images of `variables`, reduced by area to `side` px: (b, 3, side, side)."""
+    def preview(self, variables: Variables, side: int) -> Tensor:
+        """The images of `variables`, reduced by area averaging to `side` px: (b, 3, side, side)."""
         return synthesize(self.model.generator, variables.w, **self.offsets(variables), side=side)
 
     def data_loss(
         self: "Fit[OptimisingSettings]", image: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor | None]:
-        """𝓛 of the paper (section 3.2), 2·L2 + LPIPS, or what the settings weigh so, and the LPIPS in it.
+        """The data loss 𝓛, and its LPIPS term: 2·L2 + LPIPS in the paper (section 3.2), here with the weights
+        of the settings.
 
         image: generated, (B, 3, s, s), where s is `side`. Returns one value per image: (B,).
         """
@@ -116,7 +121,8 @@ class Fit(Generic[S]):
 
     @torch.no_grad()
     def distortion(self, variables: Variables) -> list[dict[str, float]]:
-        """Per image: mse on [-1, 1] and, if the loss contains it, the perceptual distance at its size."""
+        """Per image: MSE on [-1, 1] and, if the loss contains it, the perceptual distance at the size used
+        in the loss."""
         image = self.synthesized(variables)
         columns = {"mse": (image - self.images).square().mean(dim=(1, 2, 3))}
         lpips = self._lpips(image, self.target)
@@ -125,7 +131,7 @@ class Fit(Generic[S]):
         return [{name: values[i].item() for name, values in columns.items()} for i in range(len(image))]
 
     def _lpips(self, image: Tensor, target: Target) -> Tensor | None:
-        """The perceptual distance of the loss per image, (B,); None without one."""
+        """The perceptual distance of the loss per image, (B,); None if the loss has none."""
         if self.perceptual is None or target is None:
             return None
         features = self.perceptual.features(for_loss(image, self.settings.distance_side))

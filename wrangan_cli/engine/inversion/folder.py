@@ -45,10 +45,10 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
 def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | WranganError | None:
     """The finished code of a job, None if there is none, or an error if the file holds something else.
 
-    settings: as `resolved` gives them. A readable code of another model, encoder, photograph or
-    other settings is not overwritten silently: that is an error that says so. A recorded setting that
-    the method does not have makes no difference (earlier versions recorded those of all methods); one that
-    the record lacks is newer than the code, which was made as its default says.
+    settings: as returned by `resolved`. A code of another model, encoder or photograph, or made with other
+    settings, is not overwritten silently: the error says what differs. A recorded setting that the method
+    does not have is ignored (earlier versions recorded those of all methods). A setting missing from the
+    record is newer than the code, which was made with its default.
     """
     if not job.code.exists():
         return None
@@ -56,20 +56,20 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
         code = load_code(job.code, model)
     except FileError as error:
         return FileError(job.code, f"{error.cause}; use --overwrite to invert again")
-    if code.info.get("method") == IMPORTED:  # its record has no settings, which would count as the defaults
-        cause = "another tool's latent, imported; use --overwrite to invert it"
+    if code.info.get("method") == IMPORTED:  # its record has no settings, so defaults would be assumed
+        cause = "imported from another tool; use --overwrite to replace it by an inversion"
         return FileError(job.code, cause)
     defaults = {field.name: field.default for field in dataclasses.fields(settings)}
     recorded = {**defaults, **settings.FALLBACK, **code.info.get("settings", {})}
     if "pti_loss_side" not in code.info.get("settings", {}) and model.resolution > recorded["loss_side"]:
-        recorded["pti_loss_side"] = recorded["loss_side"]  # what was one setting
+        recorded["pti_loss_side"] = recorded["loss_side"]  # they used to be one setting
     for name in settings.relevant:
         there, wanted = recorded[name], getattr(settings, name)
         if there != wanted:
             cause = f"made with {name} {there!r}, not {wanted!r}; use --overwrite to invert again"
             return FileError(job.code, cause)
     networks = code.info.get("networks")
-    if isinstance(networks, dict):  # older codes do not record it, and pass
+    if isinstance(networks, dict):  # older codes do not record it, and are accepted
         for name, digest in network_files(model, settings).items():
             if networks.get(name) != digest:
                 cause = f"made with another {name} than {model.name} has now"
@@ -81,7 +81,7 @@ def stored_code(job: Job, model: Model, settings: InversionSettings) -> Code | W
 
 
 def described(code: Code, photo: Path | None, seconds: float, cost: Mapping[str, Any]) -> Code:
-    """The code with its photograph, if that is a file, its seconds and what else it cost in the record."""
+    """The code with its photograph (if that is a file), seconds and other costs added to the record."""
     source = {} if photo is None else {"source": photo.name, "source_sha256": sha256(photo)}
     about = {**source, "seconds": round(seconds, 3), **cost}
     return dataclasses.replace(code, info={**code.info, **about})

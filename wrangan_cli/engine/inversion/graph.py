@@ -2,7 +2,7 @@
 
 A captured step must find its inputs at the addresses at which they were captured, and anything that changes
 between steps must be on the GPU. This suits methods whose steps differ only in their learning rates
-(wrangan, weight-tuning), with all images going on to the end (no stop_at): see `why_not_captured`.
+(wrangan, weight-tuning), if no image stops early (no stop_at): see `why_not_captured`.
 """
 
 import gc
@@ -18,8 +18,8 @@ from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
 WARM_UP = 4
-"""Steps that are taken one operation at a time before the capture: libraries choose their algorithms in
-them, Adam makes its moments. They count like the others."""
+"""Number of ordinary steps before the capture, in which libraries choose their algorithms and Adam allocates
+its moments. They count like all others."""
 SAME_STEP = 0.05
 """The first replay is accepted if every tensor differs from the ordinary step's result by at most this
 fraction of the step's change. (Where a gradient is nothing but rounding error, Adam turns it into whole
@@ -30,17 +30,17 @@ _log = logging.getLogger("wrangan")
 def why_not_captured(settings: InversionSettings, device: torch.device) -> str | None:
     """Why the steps of such an inversion cannot be replayed; None if they can.
 
-    A step must not need the host: not to find out which images are done (stop_at) or how far to go (lbfgs),
-    nor for random numbers (the projector, pti).
+    A step must not depend on the host: neither to find out which images are done (stop_at), nor for its
+    length (lbfgs), nor for random numbers (the projector, pti).
     """
     if device.type != "cuda":
         return f"the device is {device.type}"
     if not isinstance(settings, TuningSettings):
         return f"method {settings.method} is neither wrangan nor weight-tuning"
     if settings.value("optimizer") != "adam":
-        return f"optimizer {settings.optimizer} decides on the host how far it goes"
+        return f"optimizer {settings.optimizer} chooses its step length on the host"
     if settings.stop_at:
-        return "stop_at asks after each step which photographs are done"
+        return "stop_at checks on the host, after each step, which photographs are done"
     return None
 
 
@@ -55,7 +55,7 @@ def capturable_adam(groups: Iterable[dict[str, Any]], device: torch.device) -> t
 
 
 def changed_by(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """What a step of `optimizer` changes: the parameters and the state that it keeps for each."""
+    """The tensors that a step of `optimizer` changes: the parameters and their optimizer state."""
     parameters = [tensor for group in optimizer.param_groups for tensor in group["params"]]
     remembered = [v for p in parameters for v in optimizer.state[p].values() if isinstance(v, Tensor)]
     return [*parameters, *remembered]
@@ -68,15 +68,15 @@ def set_rates(optimizer: torch.optim.Optimizer, rates: Iterable[float]) -> None:
 
 
 class Steps:
-    """Takes the same step again and again: the first WARM_UP ordinarily, then as a captured graph.
+    """Repeats one step: the first WARM_UP times as an ordinary step, then as a captured graph.
 
-    step: a function without arguments or result that does the whole step, from clearing the gradients
+    step: a function without arguments or result that takes the whole step, from clearing the gradients
     (set_to_none) to optimizer.step(). It must not wait for the GPU, nor read changing numbers from the host.
     state: returns all tensors that the step changes and that outlive it; called after the WARM_UP. Before the
     graph is used, one step is taken both ways from the same state. If capturing fails, or the two results
-    differ, the log says why in one line, and the ordinary steps go on.
+    differ, a warning in the log says why, and ordinary steps are taken.
 
-    The graph keeps its memory until the object is gone: call `close`, or use a `with` block.
+    The graph holds its memory until the object is freed: call `close`, or use a `with` block.
     """
 
     def __init__(
@@ -130,7 +130,9 @@ class Steps:
             replay = self._capture(self._step)
         except (RuntimeError, ValueError) as error:
             cause = cause_of(error)
-            _log.warning("the step could not be captured as a CUDA graph (%s): slower, same result", cause)
+            _log.warning(
+                "the step could not be captured as a CUDA graph (%s): continuing without, slower", cause
+            )
             self._step()
             return
         state = self._state()
@@ -146,7 +148,7 @@ class Steps:
         ]
         if not bool(torch.stack(same).all()):
             _put(after, state)
-            _log.warning("the captured CUDA graph does not reproduce the step: not used, slower")
+            _log.warning("the captured CUDA graph does not reproduce the step: continuing without, slower")
             return
         self._replay = replay
 
@@ -158,7 +160,7 @@ def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
-    """A function that replays `step` on the current CUDA device. Capturing does not take the step.
+    """A function that replays `step` on the current CUDA device. Capturing does not execute the step.
 
     Raises RuntimeError if the step does something that cannot be captured.
     """
@@ -174,8 +176,7 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
 def gradient_step(
     optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor], after: Callable[[], None] | None = None
 ) -> Callable[[], None]:
-    """A function for `Steps`: one step of `optimizer` down the sum of `loss()` (B,), then `after`, in
-    place."""
+    """A step for `Steps`: one of `optimizer` on the sum of `loss()` (B,), then `after`; all in place."""
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""Photographs to codes: model, networks and loss are loaded once, then batch after batch is inverted."""
+"""Photographs → codes: model, networks and loss are loaded once and used for any number of batches."""
 
 import logging
 import math
@@ -14,7 +14,7 @@ from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.photographs import by_side, load_photograph
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.budget import planned
+from wrangan_cli.engine.inversion.budget import with_steps_for_time
 from wrangan_cli.engine.inversion.fit import Fit, Prediction, Watch
 from wrangan_cli.engine.inversion.method_settings import (
     PTI_STOP,
@@ -26,7 +26,7 @@ from wrangan_cli.engine.inversion.methods import METHOD_TABLE
 from wrangan_cli.engine.inversion.offsets import random_weights
 from wrangan_cli.engine.inversion.pti import tuning_distance
 from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings
-from wrangan_cli.engine.inversion.steepness import Steepened, steepened
+from wrangan_cli.engine.inversion.std_power import PoweredModel, with_std_power
 from wrangan_cli.engine.inversion.trained import load_networks, network_files
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.codes import Code
@@ -50,25 +50,25 @@ class Inverter:
     """Finds the pivot of pti; None: the pivot is the initial w."""
     predict: Prediction | None = None
     """The network of a method that does not optimise (trained.py)."""
-    on_plan: bool = False
-    """Whether the steps of the settings are already those that `seconds` allows."""
+    steps_planned: bool = False
+    """Whether `settings` already has the number of steps that `seconds` allows."""
     cuda_graph: bool = False
     """Whether the steps replay a captured CUDA graph (graph.py)."""
     watch: Watch | None = None
-    """Who looks on at every step, and may end them."""
-    steep: Steepened | None = None
-    """The model with another power of σ, in which the fit goes on (`std_power`); None: `model` itself."""
+    """Called after each step; may stop the optimisation."""
+    powered: PoweredModel | None = None
+    """The model with σ to the power `std_power`, which is fitted; None: `model` itself."""
 
     @classmethod
     def load(cls, model: Model, settings: InversionSettings, cuda_graph: bool = False) -> "Inverter":
         """Load what `settings` need; UsageError if the model lacks it, or if `cuda_graph` is set and the
         steps cannot be captured."""
         settings = resolved(settings, model)
-        steep = None
+        powered = None
         if isinstance(settings, WranganSettings):
             random_weights(model)
             if (power := settings.value("std_power")) != 1:
-                steep = steepened(model, power)
+                powered = with_std_power(model, power)
         encoder, predict = load_networks(model, settings)
         perceptual, general = None, settings.perceptual or model.perceptual
         if settings.value("perceptual_weight") > 0:
@@ -89,13 +89,15 @@ class Inverter:
             pivot_loss = perceptual if same else load_perceptual(general, model.device)
             pivot = cls(model, settings.pivot, encoder, pivot_loss)
         if cuda_graph and (cause := graph.why_not_captured(settings, model.device)):
-            raise UsageError(f"a CUDA graph was asked for, but {cause}")
-        return cls(model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph, steep=steep)
+            raise UsageError(f"cannot use a CUDA graph: {cause}")
+        return cls(
+            model, settings, encoder, perceptual, pivot, predict, cuda_graph=cuda_graph, powered=powered
+        )
 
     @property
     def fitted_model(self) -> Model:
-        """The model whose σ the fit has; codes have the ε of `model`."""
-        return self.model if self.steep is None else self.steep.model
+        """The model that is fitted; codes store ε in units of the σ of `model`."""
+        return self.model if self.powered is None else self.powered.model
 
     def load_photo(self, path: Path) -> Tensor:
         """The central square of a photograph, for `invert`: (3, S, S) in [-1, 1]. S is `settings.size`
@@ -104,7 +106,7 @@ class Inverter:
         return load_photograph(path, self.model.resolution, self.settings.size)
 
     def watched(self, watch: Watch) -> "Inverter":
-        """The inverter, and that of its pivot, with `watch` called after each step."""
+        """A copy that calls `watch` after each step, also while it finds the pivot."""
         pivot = None if self.pivot is None else self.pivot.watched(watch)
         return replace(self, pivot=pivot, watch=watch)
 
@@ -116,43 +118,43 @@ class Inverter:
             return self.encoder(images)
 
     def within(self, images: Tensor) -> "Inverter":
-        """The inverter with the steps that `settings.seconds` allows for such a batch, by a trial; itself
-        where no seconds are set."""
+        """A copy with the number of steps that `settings.seconds` allows for such a batch, found by a trial;
+        itself if `seconds` is unset."""
         settings = self.settings
-        if self.on_plan or not isinstance(settings, OptimisingSettings) or settings.seconds is None:
+        if self.steps_planned or not isinstance(settings, OptimisingSettings) or settings.seconds is None:
             return self
 
         def trial(settings: InversionSettings, on_step: Callable[[int], None]) -> None:
             self._with(settings).invert(images, on_step)
 
-        return self._with(planned(settings, trial, len(images)))
+        return self._with(with_steps_for_time(settings, trial, len(images)))
 
     def _with(self, settings: InversionSettings) -> "Inverter":
         pivot = None if self.pivot is None or settings.pivot is None else self.pivot._with(settings.pivot)
-        return replace(self, settings=settings, pivot=pivot, on_plan=True)
+        return replace(self, settings=settings, pivot=pivot, steps_planned=True)
 
     def invert(
         self, images: Tensor, on_step: Callable[[int], None] | None = None
     ) -> list[Code | WranganError]:
         """Invert a batch (B, 3, S, S) in [-1, 1]: one code per image, on the CPU.
 
-        The model's images are reduced by area to S, which is at most their side.
+        The model's images are reduced by area averaging to S, which is at most their side.
 
         `on_step` is called after each step with its number. An image whose loss stops
         being finite gets a WranganError instead of a code; the others are not affected.
-        Code.info holds the settings, the steps that were done, and the distortion before (at the
-        start, without offsets) and after.
+        Code.info holds the settings, the number of steps, and the distortion before (at the initial
+        w, without offsets) and after.
         """
         model = self.model
         side = images.shape[-1]
         if images.shape[1:] != (3, side, side) or side > model.resolution:
             raise ValueError(f"images of shape {tuple(images.shape)} for a model of {model.resolution} px")
-        within = self.within(images)
+        inverter = self.within(images)
         with self.fitted_model.generator.cached_weights():
-            return within._inverted(images.to(model.device), on_step)
+            return inverter._inverted(images.to(model.device), on_step)
 
     def invert_each(self, photos: Sequence[Tensor]) -> list[Code | WranganError]:
-        """`invert` for photographs (3, S, S) of several sides, in order; those of equal side together."""
+        """`invert` for photographs (3, S, S) of different sides, in order; equal sides form one batch."""
         codes: dict[int, Code | WranganError] = {}
         for places in by_side(photos):
             batch = torch.stack([photos[place] for place in places])
@@ -162,7 +164,7 @@ class Inverter:
     def _inverted(self, images: Tensor, on_step: Callable[[int], None] | None) -> list[Code | WranganError]:
         settings = self.settings
         initial_w, records = self._start(images, on_step)
-        # The steps of the pivot come first, and count.
+        # The pivot's steps come first, and count too.
         base = settings.total_steps - settings.loop_steps
         fit = self.fit(images, initial_w, lambda step: on_step(base + step) if on_step else None)
         before = fit.distortion(Variables(initial_w))
@@ -182,7 +184,7 @@ class Inverter:
         on_step: Callable[[int], None] = lambda _: None,
         features_at_once: int | None = None,
     ) -> Fit[Any]:
-        """What a method inverts: images (B, 3, S, S), from initial_w (B, style_dim) or W+.
+        """The problem for a method: images (B, 3, S, S), starting at initial_w (B, style_dim) or W+.
 
         features_at_once: number of images whose perceptual features are computed together (None: all).
         """
@@ -207,7 +209,7 @@ class Inverter:
             return self.initial_w(images), [{} for _ in images]
         w, records = self.initial_w(images), []
         for index, found in enumerate(self.pivot.invert(images, on_step)):
-            # As in the authors' code its noise maps are dropped: the tuning uses the model's.
+            # As in the authors' code, the pivot's noise maps are dropped: the tuning uses the model's.
             w[index] = found.w.to(w) if isinstance(found, Code) else math.nan
             kept = found.info if isinstance(found, Code) else {}
             records.append(
@@ -217,9 +219,9 @@ class Inverter:
 
     def _codes(self, fit: Fit, variables: Variables) -> list[Code | WranganError]:
         found = fit.offsets(variables)
-        if self.steep is not None:
-            found["epsilon"] = self.steep.to_original(found["epsilon"])
-        # Rounded as the file stores them, so that the stated distortion is the file's.
+        if self.powered is not None:
+            found["epsilon"] = self.powered.to_original(found["epsilon"])
+        # Rounded as in the file, so that the recorded distortion is that of the stored code.
         groups: dict[str, Any] = {
             g: {k: v.detach().half() for k, v in values.items()} for g, values in found.items()
         }
@@ -231,7 +233,7 @@ class Inverter:
             parts = [stored.w[index], *(value for values in offsets.values() for value in values.values())]
             finite = all(bool(part.isfinite().all()) for part in parts)
             if not finite or not all(map(math.isfinite, after[index].values())):
-                codes.append(WranganError(f"{self.settings.method} gave values that are not finite"))
+                codes.append(WranganError(f"{self.settings.method} diverged: values are not finite"))
                 continue
             info = {
                 "model": self.model.name,
@@ -249,14 +251,14 @@ class Inverter:
 
 
 def resolved(settings: S, model: Model) -> S:
-    """`settings` with what they leave to the model or the method: what suits the model's σ, where w
-    starts, the threshold of pti. UsageError for settings that do not go with what the model names."""
+    """`settings` with all unset values filled in: those that suit the model's σ, the start of w, pti's
+    threshold. UsageError for settings that conflict with those that the model names."""
     try:
         settings = replace(settings, init=settings.start).with_defaults(model.inversion)
     except ValueError as error:
         raise UsageError(f"{model.name}, by its config.json: {error}") from error
     if isinstance(settings, PtiSettings) and settings.stop_at is None:
-        # The authors' threshold is one of LPIPS; below 0.06 of the shift-tolerant distance is every pivot.
+        # The authors' threshold is for LPIPS; in the shift-tolerant distance every pivot is below 0.06.
         lpips = settings.value("perceptual_weight") > 0 and tuning_distance(settings, model).startswith(
             "lpips"
         )

@@ -1,4 +1,4 @@
-"""What an optimizer moves and how fast: full learning rates, and their factors over the steps.
+"""The tensors that an optimizer moves, their base learning rates, and the schedules of these rates.
 
 progress: the fraction of the steps done, 0…1, before the current step.
 """
@@ -16,17 +16,17 @@ from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSetti
 Groups = list[dict[str, Any]]
 """Adam's parameter groups: `params`, tensors with a leading batch axis, `lr`, and more."""
 RAMP_UP, RAMP_DOWN = 0.05, 0.25
-QUIET = 0.75
+W_NOISE_END = 0.75
 """Progress of the projector from which w has no noise."""
 
 
 @dataclass(frozen=True)
 class LearningRates:
-    """The tensors that are optimised, their full learning rates, and how these change."""
+    """The tensors to optimise, their base learning rates, and the schedule."""
 
     groups: Groups
     factors: Callable[[float], tuple[float, float]]
-    """Progress → factors of the first group's rate and of all other groups' rates."""
+    """Progress → the factor of the first group's rate, and that of all other groups' rates."""
 
     @property
     def free(self) -> list[Tensor]:
@@ -57,14 +57,13 @@ def rates_of_w_and_offsets(
 def one_rate(
     tensors: Sequence[Tensor], lr: float, factor: Callable[[float], float] = lambda _: 1.0
 ) -> LearningRates:
-    """The same rate for all tensors, constant unless `factor` of the progress says otherwise."""
+    """The same rate for all tensors, constant or multiplied by `factor` of the progress."""
     return LearningRates([{"params": list(tensors), "lr": lr}], lambda progress: (factor(progress),) * 2)
 
 
 def warm_and_decay(settings: TuningSettings, progress: float) -> float:
-    """Linear rise over the first `warmup` of the steps, cosine fall to 0 over the last `decay`: a factor.
-
-    With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
+    """The factor of a linear warm-up over the first `warmup` of the steps and a cosine decay to 0 over the
+    last `decay`. With both settings at 0 it is 1 throughout, as in Algorithm 1 of the paper.
     """
     # One step ahead: a first step at rate 0 would be wasted.
     risen = progress + 1.0 / max(1, settings.value("steps"))
@@ -73,22 +72,22 @@ def warm_and_decay(settings: TuningSettings, progress: float) -> float:
 
 
 def rise_of_offsets(settings: TuningSettings, progress: float) -> float:
-    """A further factor of ε's (or δ's) rate: it rises from 0 over the first `epsilon_warmup` of the steps, in
-    which w goes most of its way. So ε holds what w cannot, and no more."""
+    """A further factor of the rate of ε (or δ), which rises from 0 over the first `epsilon_warmup` of the
+    steps, while w moves most of its way. ε then represents only what w cannot."""
     rise = settings.value("epsilon_warmup")
     return 1.0 if rise == 0 else min(1.0, (progress + 1.0 / max(1, settings.value("steps"))) / rise)
 
 
 def projector_ramp(progress: float) -> float:
-    """A factor: the schedule of StyleGAN2's projector (Karras et al. 2020, appendix D)."""
+    """The schedule of StyleGAN2's projector (Karras et al. 2020, appendix D), as a factor."""
     return min(1.0, progress / RAMP_UP) * _fall(progress, RAMP_DOWN)
 
 
 def settled_from(settings: InversionSettings) -> float:
-    """Progress from which on all move at full rate, and without noise: a plateau of the loss before it means
-    nothing."""
+    """Progress from which all rates have their full values and w has no noise; a plateau of the loss before
+    that means nothing."""
     if isinstance(settings, ProjectorSettings):
-        return QUIET
+        return W_NOISE_END
     if isinstance(settings, TuningSettings):
         return max(settings.warmup, settings.value("epsilon_warmup"))
     return 0.0

@@ -1,10 +1,10 @@
 """The optimisation loop that all methods share.
 
 A method writes its algorithm as a `for` over the loop, and calls `Loop.minimise` with its loss in the body.
-The loop takes care of what the algorithms do not mention: images that are done leave the batch, a batch that
-is too large is computed in parts, and the step may be a captured CUDA graph. All images of a batch advance
-together and independently: losses are summed over the batch, the optimizer moves each image separately, and
-every random sample is the same for every image.
+The loop takes care of what the algorithms do not mention: finished images are removed from the batch, a batch
+that is too large is computed in parts, and the step may be a captured CUDA graph. All images of a batch are
+optimised together but independently: losses are summed over the batch, the optimizer treats each image
+separately, and every random sample is the same for every image.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.cores import on_cores
 from wrangan_cli.engine.inversion import graph
-from wrangan_cli.engine.inversion.batch import Batch, not_all, not_yet
+from wrangan_cli.engine.inversion.batch import Batch, above_threshold, none_if_all
 from wrangan_cli.engine.inversion.fit import Fit
 from wrangan_cli.engine.inversion.learning_rates import LearningRates, settled_from
 from wrangan_cli.engine.inversion.optimizers import make_optimizer
@@ -23,7 +23,7 @@ from wrangan_cli.engine.inversion.settings import OptimisingSettings, TuningSett
 from wrangan_cli.engine.inversion.variables import Variables
 
 Loss = Callable[[Fit[Any], Batch], tuple[Tensor, Tensor | None]]
-"""What a method minimises, and the perceptual distance in it (if there is one), per image: (b,)."""
+"""The loss of a method, and the perceptual distance in it (if there is one), per image: (b,)."""
 
 
 class Result(NamedTuple):
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 
     variables: Variables
     steps: list[int]
-    """Steps that each image took."""
+    """Number of steps of each image."""
 
 
 class Loop:
@@ -64,36 +64,36 @@ class Loop:
                 if len(self.batch.rows) == 0:
                     return
                 self.fit.on_step(step + 1)
-                if self._ended_by_watch(step + 1):
+                if self._stopped_by_watch(step + 1):
                     break
             if self.total and not self.fit.cuda_graph:
                 self.optimizer.settle()
         finally:
             self._close()
 
-    def _ended_by_watch(self, done: int) -> bool:
-        """Whether who looks on ends the steps here; the images that still take steps have done so many."""
+    def _stopped_by_watch(self, done: int) -> bool:
+        """Whether `watch` stops the optimisation here, after `done` steps of the remaining images."""
         watch, batch = self.fit.watch, self.batch
-        if watch is None or watch(lambda side: self.fit.seen(batch.variables, side)):
+        if watch is None or watch(lambda side: self.fit.preview(batch.variables, side)):
             return False
         for row in batch.rows.tolist():
             batch.steps[row] = done
         return True
 
     def minimise(self, loss: Loss) -> None:
-        """Take one step of the optimizer down `loss`, which must be the same function at every step, after
-        removing the images that are done."""
+        """Remove the finished images, and take one step of the optimizer on `loss`, which must be the same
+        function at every step."""
         if self.fit.cuda_graph:
             self._replay(loss)
             return
         settings, batch = self.fit.settings, self.batch
         self.optimizer.zero_grad()
-        values, stay = self._backward(loss, batch)
+        values, active = self._backward(loss, batch)
         if settings.plateau and batch.progress >= settled_from(settings):
-            stay = batch.falling(values, settings.plateau, stay)
-        if stay is not None:
-            batch.remove(~stay, self.step, self.optimizer)
-            values = values[stay]
+            active = batch.still_improving(values, settings.plateau, active)
+        if active is not None:
+            batch.remove(~active, self.step, self.optimizer)
+            values = values[active]
             if len(batch.rows) == 0:
                 return
         self.optimizer.step(values, self.rates.factors(batch.progress))
@@ -103,16 +103,16 @@ class Loop:
         return Result(self.batch.finished(), self.batch.steps)
 
     def _backward(self, loss: Loss, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """The loss of each image (b,), and which images have not reached `stop_at`, if set. Leaves the
-        gradients in the free variables; images that have reached it get none."""
+        """The loss of each image (b,), and which images have not reached `stop_at`, if set. Their gradients
+        are left in the free variables; images that have reached it get none."""
         count, at_once = len(batch.rows), self.fit.at_once
         if count <= at_once:
             values, distance = loss(self.fit, batch)
-            stay = not_yet(distance, self.fit.settings.stop_at)
-            going = values if stay is None else values[stay]
-            if len(going):
-                going.sum().backward()
-            return values, stay
+            active = above_threshold(distance, self.fit.settings.stop_at)
+            remaining = values if active is None else values[active]
+            if len(remaining):
+                remaining.sum().backward()
+            return values, active
         for tensor in batch.variables.free:
             tensor.grad = torch.zeros_like(tensor)
         rng = self.fit.rng
@@ -121,16 +121,16 @@ class Loop:
         def computed(first: int) -> tuple[Tensor, Tensor]:
             # The same samples for every image, as if all were computed together.
             rng.set_state(state)
-            values, stay = self._backward(loss, batch.part(slice(first, first + at_once)))
-            return values.detach(), torch.ones_like(values, dtype=torch.bool) if stay is None else stay
+            values, active = self._backward(loss, batch.part(slice(first, first + at_once)))
+            return values.detach(), torch.ones_like(values, dtype=torch.bool) if active is None else active
 
-        # Other methods sample numbers in a step, or change the network for each image.
+        # Not in threads: other methods draw random numbers in a step, or change the network for each image.
         each = on_cores if isinstance(self.fit.settings, TuningSettings) else map
-        losses, stays = zip(*each(computed, range(0, count, at_once)), strict=True)
-        return torch.cat(losses), not_all(torch.cat(stays))
+        losses, masks = zip(*each(computed, range(0, count, at_once)), strict=True)
+        return torch.cat(losses), none_if_all(torch.cat(masks))
 
     def _replay(self, loss: Loss) -> None:
-        """Take a step of Adam by replaying the captured step."""
+        """Take one step of Adam by replaying the captured one."""
         if self._replayed is None:
             self._full = [group["lr"] for group in self.rates.groups]
             self._adam = graph.capturable_adam(self.rates.groups, self.fit.model.device)

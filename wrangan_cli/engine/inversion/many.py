@@ -36,12 +36,12 @@ class Inverted:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an inversion of many photographs is."""
+    """The progress of inverting many photographs."""
 
     done: int
-    """Steps taken, counted once for each photograph."""
+    """Number of steps taken, summed over the photographs."""
     total: int
-    """All steps, counted likewise; an estimate if `settings.seconds` determines the steps of each batch."""
+    """Number of all steps, likewise; an estimate if `settings.seconds` determines those of each batch."""
     per_minute: float | None = None
     """Photographs per minute in the current batch; None before its first step."""
 
@@ -56,8 +56,8 @@ def invert_many(
 
     photos: files, read by `Inverter.load_photo`, or images (3, S, S) in [-1, 1]; a batch holds
     consecutive photographs of equal side. If a photograph cannot be read or fitted, its result is the error,
-    and the others go on. Results come in the order of the photographs, except that files that cannot be read
-    come before the batch to which they would have belonged.
+    and the others are not affected. Results come in the order of the photographs, except that files that
+    cannot be read come before the batch to which they would have belonged.
 
     When a batch does not fit into memory, it is tried again at half its size, with a warning in
     the log `wrangan`, and later batches keep that size; with a single photograph the error is raised.
@@ -107,7 +107,7 @@ def _steps(inverter: Inverter) -> int:
 def _reporter(
     report: Callable[[Progress], None], done: int, total: int, count: int, steps: int, started: float
 ) -> Callable[[int], None]:
-    """The function that a batch of `count` photographs calls after each step; `done`: the steps before it."""
+    """The callback after each step of a batch of `count` photographs; `done`: the steps before the batch."""
 
     def on_step(step: int) -> None:
         rate = step * count / steps / (time.perf_counter() - started)

@@ -235,7 +235,7 @@ def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSetti
     """The settings of a method, with these values and the defaults for all others.
 
     values: fields of its class (SETTINGS), such as `steps=100`. Raises UsageError for an unknown method or
-    name and for an invalid value; for a setting that only other methods have, it names these.
+    name and for an invalid value; for a setting that only other methods have, the error names these.
     """
     kind = _kind(method)
     for name in sorted(values):
@@ -246,7 +246,7 @@ def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSetti
             known = ", ".join(all_settings())
             raise UsageError(f"setting {name!r} of an inversion: expected one of {known}")
         verb = "has" if len(having) == 1 else "have"
-        raise UsageError(f"method {method} has no setting {name}, which only {', '.join(having)} {verb}")
+        raise UsageError(f"method {method} has no setting {name}: only {', '.join(having)} {verb} it")
     try:
         return kind(method=method, **values)
     except (TypeError, ValueError) as error:

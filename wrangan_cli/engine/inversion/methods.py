@@ -1,4 +1,4 @@
-"""The methods of inversion by name, each a function in a small file."""
+"""The inversion methods by name; each is a function in a small file."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,5 @@
-"""Offsets to the weights for each image, ε or δ: initial values, norm, and the part that a photograph
-shows."""
+"""Offsets to the weights for each image, ε or δ: initial values, norm, and the part that is visible in a
+photograph."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -63,9 +63,9 @@ class _SquareSum(torch.autograd.Function):
         return tuple(x * twice for x in ctx.saved_tensors)
 
 
-def shown_offsets(offsets: Offsets, weights: Mapping[str, StyledWeight], side: int) -> dict[str, Tensor]:
-    """`offsets` (B, O, I, k, k), with 0 for the output channels that images of `side` px do not show."""
-    return {name: _first(value, weights[name].shown(side)) for name, value in offsets.items()}
+def visible_offsets(offsets: Offsets, weights: Mapping[str, StyledWeight], side: int) -> dict[str, Tensor]:
+    """`offsets` (B, O, I, k, k), with 0 for the output channels that are not visible at `side` px."""
+    return {name: _first(value, weights[name].visible_outputs(side)) for name, value in offsets.items()}
 
 
 def _first(offsets: Tensor, outputs: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.base.runtime import adam
-from wrangan_cli.engine.inversion.curvature import Metric, Rates, measured
+from wrangan_cli.engine.inversion.curvature import Metric, Rates, estimate_metric
 from wrangan_cli.engine.inversion.learning_rates import Groups
 from wrangan_cli.engine.inversion.settings import InversionSettings, TuningSettings
 
@@ -203,13 +203,14 @@ class LBFGS:
 
 
 def make_optimizer(settings: InversionSettings, groups: Groups, render: Callable[[], Tensor]) -> Optimizer:
-    """What `settings` name, or Adam where the method has no such setting, over `groups`. render: the images
-    (B, 3, R, R) of the tensors as they are."""
+    """The optimizer that `settings` name, over `groups`; Adam for methods without that setting. render:
+    returns the images (B, 3, R, R) at the current values of the tensors."""
     if not isinstance(settings, TuningSettings) or settings.value("optimizer") == "adam":
         return Adam(groups)
     if not settings.probes:
         return LBFGS(groups, settings.history)
-    metric = measured(render, [tensor for group in groups for tensor in group["params"]], settings.probes)
+    tensors = [tensor for group in groups for tensor in group["params"]]
+    metric = estimate_metric(render, tensors, settings.probes)
     metric.fix([group["lr"] == 0 for group in groups for _ in group["params"]])
     return LBFGS(groups, settings.history, metric)
 

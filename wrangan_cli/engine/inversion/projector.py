@@ -1,6 +1,6 @@
 """StyleGAN2's projector: w (or W+) and the noise maps of one image (Karras et al. 2020, appendix D).
 
-Three things distinguish it from a plain fit of w: the learning rate has ramps
+Three things distinguish it from a plain fit of w: the learning rate is ramped up and down
 (learning_rates.projector_ramp), noise that fades out is added to w, and the noise maps
 are fitted under a penalty on their autocorrelation, so that they stay noise. Everything is computed for each
 image separately, and the noise on w is the same sample for every image, so no image depends on its batch.
@@ -12,29 +12,27 @@ from torch import Tensor
 
 from wrangan_cli.engine.inversion.batch import Batch
 from wrangan_cli.engine.inversion.fit import Fit
-from wrangan_cli.engine.inversion.learning_rates import QUIET, one_rate, projector_ramp
+from wrangan_cli.engine.inversion.learning_rates import W_NOISE_END, one_rate, projector_ramp
 from wrangan_cli.engine.inversion.loop import Loop, Result
 from wrangan_cli.engine.inversion.method_settings import ProjectorSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
-from wrangan_cli.engine.models.rendering import heard_noise, synthesize
+from wrangan_cli.engine.models.rendering import active_noise, synthesize
 
-W_NOISE_END = QUIET
-"""Progress from which w has no noise."""
 SMALLEST_MAP = 8
 """Side in px at which the pyramid of a noise map ends."""
 
 
 def invert_w(fit: Fit[ProjectorSettings]) -> Result:
-    """w (B, style_dim) and, unless noise_weight is 0, offsets to the model's own noise maps.
+    """Fit w (B, style_dim) and, unless noise_weight is 0, offsets to the model's noise maps.
 
-    A map that does not affect the image (heard_noise) is left out.
+    Maps that do not affect the image are left out (active_noise).
     """
     return _project(fit, fit.initial_w.clone())
 
 
 def invert_w_plus(fit: Fit[ProjectorSettings]) -> Result:
-    """As `invert_w`, with a row of w for each layer: (B, num_latents, style_dim)."""
+    """As `invert_w`, with a separate w for each layer: (B, num_latents, style_dim)."""
     w = fit.initial_w
     if w.ndim == 2:
         w = w[:, None].repeat(1, fit.model.generator.config.num_latents, 1)
@@ -52,7 +50,7 @@ def _project(fit: Fit[ProjectorSettings], w: Tensor) -> Result:
 
 
 def loss(fit: Fit[ProjectorSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The data term at w with noise plus noise_weight · `noise_penalty`, and the LPIPS in it: (B,)."""
+    """The data loss at the noisy w plus noise_weight · `noise_penalty`, and its LPIPS term: (B,)."""
     settings, variables = fit.settings, batch.variables
     w = noisy_w(fit.model, settings, variables.w, batch.progress, fit.rng)
     image = synthesize(fit.model.generator, w, noise=variables.noise, side=fit.side(batch))
@@ -61,15 +59,15 @@ def loss(fit: Fit[ProjectorSettings], batch: Batch) -> tuple[Tensor, Tensor | No
 
 
 def zero_noise(model: Model, batch: int) -> dict[str, Tensor]:
-    """Zero offsets for the noise maps that affect the image: (batch, side, side) by the map's number."""
+    """Zero offsets to the noise maps that affect the image: (batch, side, side) by the map's number."""
     return {
         number: given.map.new_zeros(batch, *given.map.shape[2:])
-        for number, given in heard_noise(model.generator).items()
+        for number, given in active_noise(model.generator).items()
     }
 
 
 def w_noise_size(settings: ProjectorSettings, progress: float, w_std: float) -> float:
-    """Standard deviation of the noise on each number of w: w_noise · w_std · max(0, 1 − t/0.75)².
+    """Standard deviation of the noise on each component of w: w_noise · w_std · max(0, 1 − t/0.75)².
 
     progress: t, the fraction of the steps done, 0…1. w_std: the size of W (Model.w_std).
     """
@@ -88,7 +86,7 @@ def autocorrelation(maps: Tensor) -> Tensor:
     """How far noise maps (B, side, side) are from white noise, per image: (B,), 0 at best.
 
     The sum, over a pyramid (the map, halved by 2×2 means down to 8 px), of the squared mean
-    product of the map with itself, rolled by 1 px down and to the right.
+    product of the map with itself shifted cyclically by 1 px, down and to the right.
     """
     total = maps.new_zeros(maps.shape[0])
     while True:

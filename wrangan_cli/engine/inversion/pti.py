@@ -15,14 +15,14 @@ from wrangan_cli.engine.inversion.method_settings import PtiSettings
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
-from wrangan_cli.engine.models.rendering import heard_noise, synthesize
+from wrangan_cli.engine.models.rendering import active_noise, synthesize
 
 TRUNCATION = 0.5
 """Truncation of the random w towards which the locality regulariser moves."""
 
 
 def invert(fit: Fit[PtiSettings]) -> Result:
-    """The pivot w, which stays, and a difference for each parameter of the synthesis network: (B, *shape)."""
+    """The unchanged pivot w, and a difference for each parameter of the synthesis network: (B, *shape)."""
     variables = Variables(fit.initial_w.clone(), parameters=zero_differences(fit.model, len(fit.images)))
     loop = Loop(fit, variables, one_rate(list(variables.parameters.values()), fit.settings.pti_lr))
     for _ in loop:
@@ -31,7 +31,7 @@ def invert(fit: Fit[PtiSettings]) -> Result:
 
 
 def loss(fit: Fit[PtiSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The data term of the tuning (and `locality`, where it has a weight), and the LPIPS in it: (B,)."""
+    """The data loss of the tuning (plus `locality` if it has a weight), and its LPIPS term: (B,)."""
     settings, variables = fit.settings, batch.variables
     generator, parameters = fit.model.generator, variables.parameters
     image = synthesize(generator, variables.w, parameters=parameters, side=fit.side(batch))
@@ -44,16 +44,16 @@ def loss(fit: Fit[PtiSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
 def zero_differences(model: Model, batch: int) -> dict[str, Tensor]:
     """Zeros for every parameter that is tuned, by name: (batch, *shape).
 
-    The strength of noise that does not affect the image is not tuned: tuning would let the noise in.
+    The strength of noise that does not affect the image is not tuned, since that would add the noise.
     """
-    heard = heard_noise(model.generator)
-    unheard = {
-        given.strength_key for number, given in model.generator.noise_inputs().items() if number not in heard
+    active = active_noise(model.generator)
+    inactive = {
+        given.strength_key for number, given in model.generator.noise_inputs().items() if number not in active
     }
     return {
         name: torch.zeros_like(parameter)[None].repeat(batch, *[1] * parameter.ndim)
         for name, parameter in model.generator.synthesis_parameters().items()
-        if name not in unheard
+        if name not in inactive
     }
 
 
@@ -72,8 +72,8 @@ def nearby_w(pivot: Tensor, target: Tensor, distance: float) -> Tensor:
     As in the authors' code the distance is measured over all rows together: in W each row moves by
     distance / √rows.
     """
-    way = target - pivot
-    return pivot + distance * way / way.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-12)
+    direction = target - pivot
+    return pivot + distance * direction / direction.flatten(1).norm(dim=1)[:, None, None].clamp_min(1e-12)
 
 
 def locality(

@@ -184,13 +184,13 @@ class TuningSettings(OptimisingSettings):
     """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps. Unset: for wrangan the
     model's choice, otherwise adam."""
     history: int = 20
-    """Number of pairs of step and gradient that lbfgs stores; each takes twice the memory of the weights."""
+    """Number of (step, gradient) pairs that lbfgs stores; each takes twice the memory of the weights."""
     probes: int = 8
     """Number of backward passes through the generator with which lbfgs measures, at the start, how much each
     direction changes the image; 0: scale by lr and epsilon_lr instead."""
     beta2: float = 0.999
-    """Adam's decay rate of squared gradients. A short run may gain from 0.95, which forgets the steep first
-    steps sooner."""
+    """Adam's decay rate of squared gradients. Short runs may benefit from 0.95, which forgets the large
+    gradients of the first steps sooner."""
     warmup: float = 0.0
     """Fraction of the steps over which the learning rates rise from 0."""
     decay: float | None = None

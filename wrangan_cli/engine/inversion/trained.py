@@ -1,4 +1,4 @@
-"""Inversion by trained networks alone (e4e, restyle, hyperstyle), and the start of w for other methods."""
+"""Inversion by trained networks alone (e4e, restyle, hyperstyle), and the initial w for other methods."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -33,7 +33,7 @@ STYLE_KINDS = ("e4e", "restyle")
 
 
 def invert(fit: Fit[TrainedSettings]) -> Result:
-    """What the method's network makes of the images, in no steps; of the encoder into W: its w."""
+    """The prediction of the method's network, without any steps; for method encoder, the initial w."""
     w = fit.initial_w
     variables = Variables(w.clone()) if fit.predict is None else fit.predict(fit.images, w)
     return Result(variables, [0] * len(fit.images))
@@ -101,19 +101,19 @@ def lacking_networks(model: Model, settings: InversionSettings) -> list[str]:
 
 
 def _files_of(settings: InversionSettings) -> list[str]:
-    """The names of the network files that the start of w and the method need, each once."""
+    """The names of the network files that the method and its initial w need, each once."""
     kinds = ["w" if name == "encoder" else name for name in (settings.start, settings.method)]
     return list(dict.fromkeys(KINDS[kind].file for kind in kinds if kind in KINDS))
 
 
 @lru_cache(maxsize=16)
 def _sha256_of(path: Path, modified: int, size: int) -> str:  # noqa: ARG001
-    """Cached by the file's state, since it is needed for every photograph."""
+    """Cached by the file's time and size, since it is needed for every photograph."""
     return sha256(path)
 
 
 def _style_codes(model: Model, encoder: StyleEncoder) -> Callable[[Tensor], Tensor]:
-    # The mean that its codes start from: in a published file it differs slightly from the one measured here.
+    # Its codes start from this mean of w, which in a published file differs slightly from the measured one.
     average = average_image(model.generator, encoder.w_mean)
 
     @torch.no_grad()

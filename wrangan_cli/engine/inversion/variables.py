@@ -31,8 +31,8 @@ class Variables:
     free: list[Tensor] = field(default_factory=list)
 
     def select(self, rows: Tensor | slice) -> "Variables":
-        """Only these images, as new tensors without autograd history (for a slice: views); `free` names the
-        same unknowns."""
+        """Only these images, as new tensors without autograd history (for a slice: views); `free` refers to
+        the same unknowns."""
         made: dict[int, Tensor] = {}
 
         def chosen(tensor: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Variables:
 
 
 def joined(parts: Sequence[Variables], order: Tensor) -> Variables:
-    """The images of all parts as one batch, whose image i is number `order[i]` in the sequence of parts."""
+    """The images of all parts as one batch, whose image i is image `order[i]` of the concatenated parts."""
     first = parts[0]
     groups: dict[str, Any] = {
         g: {

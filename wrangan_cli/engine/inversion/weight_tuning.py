@@ -15,7 +15,7 @@ from wrangan_cli.engine.models.rendering import synthesize
 
 
 def invert(fit: Fit[WeightTuningSettings]) -> Result:
-    """w, (B, style_dim), and δ of the weights that wrangan moves, (B, O, I, k, k) for each."""
+    """Fit w, (B, style_dim), and δ of the weights that wrangan moves, (B, O, I, k, k) for each."""
     w = fit.initial_w.clone()
     delta = small_offsets(tunable_weights(fit.model.generator), w, fit.settings)
     loop = Loop(fit, Variables(w, delta=delta), rates_of_w_and_offsets(w, delta, fit.settings))
@@ -25,8 +25,8 @@ def invert(fit: Fit[WeightTuningSettings]) -> Result:
 
 
 def loss(fit: Fit[WeightTuningSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """𝓛(G(w, θ₀ + δ), x̂) + α‖δ‖², and the LPIPS in it, for each image: (B,)."""
+    """𝓛(G(w, θ₀ + δ), x̂) + α‖δ‖², and its LPIPS term, for each image: (B,)."""
     settings, w, delta = fit.settings, batch.variables.w, batch.variables.delta
-    image = synthesize(fit.model.generator, w, delta=fit.shown(delta), side=fit.side(batch))
+    image = synthesize(fit.model.generator, w, delta=fit.visible(delta), side=fit.side(batch))
     data_loss, lpips = fit.data_loss(image, batch)
     return data_loss + settings.value("alpha") * squared_norm(delta, settings.penalty), lpips

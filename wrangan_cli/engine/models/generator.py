@@ -89,11 +89,11 @@ class StyledWeight:
     side: int
     """Side in px of its output feature maps."""
     low: int | None = None
-    """Number of leading output channels that determine the image at `side`; the others add detail that only
-    images of twice that side show. None: all determine it."""
+    """Number of leading output channels that determine the image at `side`; the others add detail that is
+    only visible at twice that side. None: all determine it."""
 
-    def shown(self, side: int) -> int:
-        """Number of its leading output channels that affect what images of `side` px show."""
+    def visible_outputs(self, side: int) -> int:
+        """Number of its leading output channels that are visible in images of `side` px."""
         if side < self.side:
             return 0
         outputs = self.shape[0]

@@ -59,7 +59,7 @@ def noise_maps(generator: Generator, noise: Offsets) -> list[Tensor]:
     ]
 
 
-def heard_noise(generator: Generator) -> dict[str, NoiseInput]:
+def active_noise(generator: Generator) -> dict[str, NoiseInput]:
     """The noise inputs that affect the image, those of nonzero strength; none in a generator without
     noise."""
     return {number: given for number, given in generator.noise_inputs().items() if bool(given.strength.any())}

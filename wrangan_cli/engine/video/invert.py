@@ -58,7 +58,7 @@ class FrameDone:
     """The result for one frame."""
 
     w: Tensor
-    own: Factors
+    factors: Factors
     info: dict[str, Any]
 
 
@@ -208,22 +208,22 @@ class ClipRun:
         before: tuple[Tensor, Tensor] | None = None
         for number, image in self.crops(numbers[max(0, len(done) - 1) :]):
             if last is not None and before is None:  # the neighbour was done by an earlier run
-                before = image, inverter.rendered(last.w, shared.epsilon, last.own, side)
+                before = image, inverter.rendered(last.w, shared.epsilon, last.factors, side)
                 continue
             w = shared.w[0] if last is None else last.w
             shapes = {name: value.shape for name, value in shared.epsilon.items()}
-            own = inverter.first_own(shapes) if last is None else last.own
+            factors = inverter.initial_factors(shapes) if last is None else last.factors
             started = time.perf_counter()
-            fit = inverter.fit_frame(image, shared.epsilon, w, own, lambda _: None)
-            drawn = inverter.rendered(fit.w, shared.epsilon, fit.own, side)
+            fit = inverter.fit_frame(image, shared.epsilon, w, factors, lambda _: None)
+            rendered = inverter.rendered(fit.w, shared.epsilon, fit.factors, side)
             info = self._info(number, inverter, shared, fit.distortion, time.perf_counter() - started)
             if before is not None:
-                info["change"] = {"input": change(before[0], image), "output": change(before[1], drawn)}
+                info["change"] = {"input": change(before[0], image), "output": change(before[1], rendered)}
             tensors = {"w": fit.w}
-            for name, (left, right) in fit.own.items():
+            for name, (left, right) in fit.factors.items():
                 tensors |= {LEFT + name: left, RIGHT + name: right}
             write_tensors(frame_file(self.out, number), tensors, {"kind": "code", **info})
-            last, before = FrameDone(fit.w, fit.own, info), (image, drawn)
+            last, before = FrameDone(fit.w, fit.factors, info), (image, rendered)
             done.append(last)
             tell("frames", len(done), len(numbers))
             yield last

@@ -1,10 +1,10 @@
 """σ raised to a power during inversion, which makes the movement of the weights more or less uneven.
 
 Adam moves ε by its learning rate whatever σ is, so θ moves by that times σ: only σ determines how the
-movement is distributed over the weights. With σ to the power of p in its place, scaled to the same root mean
-square over all random weights, p = 0 moves all equally (plain tuning) and p = 2 confines the movement to the
-weights that hardly change other images. The code stores ε for the model's original σ, so it renders like
-any other.
+movement is distributed over the weights. σ is replaced by its p-th power, scaled to the same root mean square
+over all random weights: p = 0 moves all weights equally (plain tuning), and p = 2 confines the movement to
+those that hardly change other images. The code stores ε in units of the original σ, so it renders like any
+other.
 """
 
 import copy
@@ -18,7 +18,7 @@ from wrangan_cli.engine.models.generator import Offsets
 
 
 @dataclass(frozen=True)
-class Steepened:
+class PoweredModel:
     """A model with σ raised to a power."""
 
     model: Model
@@ -31,7 +31,7 @@ class Steepened:
 
 
 @torch.no_grad()
-def steepened(model: Model, power: float) -> Steepened:
+def with_std_power(model: Model, power: float) -> PoweredModel:
     """A copy of `model` with σ replaced by |σ|^power · sign σ, at the same root mean square over all
     weights."""
     generator = copy.deepcopy(model.generator)
@@ -46,7 +46,7 @@ def steepened(model: Model, power: float) -> Steepened:
         assert weight.std is not None
         weight.std.copy_(raised[name] * scale)
         ratio[name] = torch.where(stds[name] == 0, 0.0, weight.std / stds[name])
-    return Steepened(replace(model, generator=generator), ratio)
+    return PoweredModel(replace(model, generator=generator), ratio)
 
 
 def _root_mean_square(tensors: dict[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Another power of σ while a photograph is inverted (engine/inversion/steepness.py)."""
+"""Another power of σ while a photograph is inverted (engine/inversion/std_power.py)."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from tests.fakes import codes_of, images_of, make_inverter
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.method_settings import inversion_settings
-from wrangan_cli.engine.inversion.steepness import steepened
+from wrangan_cli.engine.inversion.std_power import with_std_power
 from wrangan_cli.engine.models.codes import render
 from wrangan_cli.engine.models.folder import Model
 
@@ -30,15 +30,15 @@ def stds(model: Model) -> dict[str, Tensor]:
     return {name: weight.std.detach() for name, weight in model.generator.random_weights().items()}
 
 
-def steep_inverter(model: Model, power: float, **settings: object) -> Inverter:
-    return dataclasses.replace(make_inverter(model, **settings), steep=steepened(model, power))
+def powered_inverter(model: Model, power: float, **settings: object) -> Inverter:
+    return dataclasses.replace(make_inverter(model, **settings), powered=with_std_power(model, power))
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0])
 def test_proportions_are_the_power_and_the_size_stays(model: Model, power: float) -> None:
     before = torch.cat([std.flatten() for std in stds(model).values()])
-    steep = steepened(model, power)
-    after = torch.cat([std.flatten() for std in stds(steep.model).values()])
+    powered = with_std_power(model, power)
+    after = torch.cat([std.flatten() for std in stds(powered.model).values()])
     assert torch.equal(
         torch.cat([std.flatten() for std in stds(model).values()]), before
     )  # a copy was raised
@@ -53,7 +53,7 @@ def test_proportions_are_the_power_and_the_size_stays(model: Model, power: float
 
 def test_the_first_step_moves_each_weight_by_the_rate_times_the_power_of_its_std(model: Model) -> None:
     """Adam's first step is rate · sign(gradient), so |θ − μ| = rate · σ² · rms(σ) / rms(σ²)."""
-    inverter = steep_inverter(model, 2.0, steps=1, epsilon_lr=1e-2, epsilon_init=0.0)
+    inverter = powered_inverter(model, 2.0, steps=1, epsilon_lr=1e-2, epsilon_init=0.0)
     (code,) = codes_of(inverter.invert(images_of(1)))
     size = torch.cat([std.flatten() for std in stds(model).values()])
     scale = size.square().mean().sqrt() / size.pow(4).mean().sqrt()
@@ -66,7 +66,7 @@ def test_the_first_step_moves_each_weight_by_the_rate_times_the_power_of_its_std
 
 
 def test_codes_have_the_epsilon_of_the_model_itself(model: Model) -> None:
-    inverter = steep_inverter(model, 2.0, steps=5, lr=1e-2)
+    inverter = powered_inverter(model, 2.0, steps=5, lr=1e-2)
     images = images_of(1)
     (code,) = codes_of(inverter.invert(images))
     error = (render(model, [code])[0] - images[0]).square().mean().item()
@@ -78,10 +78,11 @@ def test_codes_have_the_epsilon_of_the_model_itself(model: Model) -> None:
 
 def test_loading_makes_it_where_the_settings_ask(model: Model) -> None:
     settings = inversion_settings(perceptual_weight=0.0, init="mean")
-    assert Inverter.load(model, settings).steep is None
-    steep = Inverter.load(model, dataclasses.replace(settings, std_power=2.0)).steep
-    assert steep is not None
-    assert all(torch.equal(std, stds(steepened(model, 2.0).model)[n]) for n, std in stds(steep.model).items())
+    assert Inverter.load(model, settings).powered is None
+    powered = Inverter.load(model, dataclasses.replace(settings, std_power=2.0)).powered
+    assert powered is not None
+    expected = stds(with_std_power(model, 2.0).model)
+    assert all(torch.equal(std, expected[name]) for name, std in stds(powered.model).items())
     with pytest.raises((UsageError, ValueError), match="std_power"):
         inversion_settings(std_power=-1.0)
     with pytest.raises(UsageError, match="std_power"):

@@ -55,7 +55,7 @@ def test_features_that_an_ended_run_has_taken_are_not_taken_again(
 
 
 def test_what_took_long_is_on_the_disk_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrangan_cli.engine.reports.cache.PATIENCE", -1.0)
+    monkeypatch.setattr("wrangan_cli.engine.reports.cache.WRITE_INTERVAL", -1.0)
     Cache(tmp_path).put("x", {"a": 1}, 2.5)  # and then the process is killed
     assert Cache(tmp_path).get("x", {"a": 1}) == 2.5
 
@@ -75,9 +75,9 @@ def test_settings_of_all_and_of_one() -> None:
 
 def test_cache_is_by_key_and_survives_broken_files(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    assert cache.made("x", {"a": 1}, lambda: [1.5]) == [1.5]
-    assert cache.made("x", {"a": 1}, lambda: [2.5]) == [1.5]
-    assert cache.made("x", {"a": 2}, lambda: [3.5]) == [3.5]
+    assert cache.get_or_make("x", {"a": 1}, lambda: [1.5]) == [1.5]
+    assert cache.get_or_make("x", {"a": 1}, lambda: [2.5]) == [1.5]
+    assert cache.get_or_make("x", {"a": 2}, lambda: [3.5]) == [3.5]
     cache.flush()
     assert Cache(tmp_path).get("x", {"a": 2}) == [3.5]
     (tmp_path / "x.json").write_text("{")

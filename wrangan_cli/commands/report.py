@@ -148,7 +148,7 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
     folders = {method: (asked.codes or asked.out / CODES) / method for method in chosen}
     failed_here = _inverted(model, found, folders, settings, asked.batch)
     results.failures += len(failed_here)
-    named = [line for lines in gather_objects(failed_here) for line in lines]
+    reported = [line for lines in gather_objects(failed_here) for line in lines]
     if not is_main():
         return
 
@@ -178,11 +178,11 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
         batch=asked.batch,
         track=_watched,
         remarks=list(lacking),
-        named=named,
+        reported=reported,
     )
     written = write_report(subject)
     for error in subject.failures:
-        if str(error) not in named:
+        if str(error) not in reported:
             results.failed(error)
     for line in subject.remarks:
         say(f"wrangan: {line}")

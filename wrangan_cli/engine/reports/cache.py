@@ -16,15 +16,15 @@ from wrangan_cli.engine.base.files import replaced_atomically
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 
 VERSION = 1
-"""Part of every key; raised when a measure changes its meaning."""
-PATIENCE = 5.0
-"""Seconds between two writes."""
+"""Part of every key; increased when a measure changes its meaning."""
+WRITE_INTERVAL = 5.0
+"""Minimum seconds between two writes."""
 
 
 class Cache:
-    """JSON values and feature tensors by kind and key (JSON values that name all they depend on).
+    """JSON values and feature tensors by kind and key (JSON values that name everything they depend on).
 
-    The values of a kind are in one file, which is written every few seconds and by `flush`. A file
+    The values of one kind are in one file, which is written every few seconds and by `flush`. A file
     that cannot be read counts as missing. `computed` lists the kind of every value stored in this run.
     """
 
@@ -44,11 +44,11 @@ class Cache:
         self.computed.append(kind)
         self._values(kind)[_name(key)] = value
         self._changed.add(kind)
-        if time.monotonic() - self._written > PATIENCE:
+        if time.monotonic() - self._written > WRITE_INTERVAL:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is not on the disk yet; FileError or OSError if that fails."""
+        """Write everything that is not on disk yet; FileError or OSError if that fails."""
         for kind in sorted(self._changed):
             with replaced_atomically(self._file(kind)) as temporary:
                 temporary.write_text(json.dumps(self._values(kind), indent=0) + "\n")
@@ -67,8 +67,8 @@ class Cache:
     def _file(self, kind: str) -> Path:
         return self.folder / f"{kind}.json"
 
-    def made(self, kind: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
-        """The stored value; if there is none, it is made, stored, and returned as read back from JSON."""
+    def get_or_make(self, kind: str, key: dict[str, Any], make: Callable[[], Any]) -> Any:
+        """The stored value; if there is none, it is made and stored."""
         value = self.get(kind, key)
         if value is None:
             value = make()
@@ -76,7 +76,7 @@ class Cache:
         return value
 
     def features(self, kind: str, key: dict[str, Any], make: Callable[[], Tensor]) -> Tensor:
-        """The same for features (N, F), which are stored in float16 and returned in float32."""
+        """`get_or_make` for features (N, F), which are stored in float16 and returned in float32."""
         path = self.folder / kind / f"{_name(key)}.safetensors"
         with suppress(FileError, KeyError):
             return read_tensors(path)[0]["features"].float()

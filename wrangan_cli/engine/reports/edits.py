@@ -1,4 +1,4 @@
-"""Edit success by method: its table, and the curve of identity kept against attributes changed."""
+"""Edit success by method: the table, and the curves of preserved identity against changed attributes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -21,7 +21,7 @@ ALL = "all"
 
 
 def measure_edits(subject: Subject) -> tuple[Table, Found]:
-    """The table, and the trials behind it for the figure; the table lists what could not be measured."""
+    """The table, and the underlying trials for the figure; the table lists what could not be measured."""
     missing: list[str] = []
     found: Found = {}
     names: list[str] = []
@@ -31,7 +31,7 @@ def measure_edits(subject: Subject) -> tuple[Table, Found]:
             raise WranganError("edit_success=0, or no photograph has a code of every method")
         judge = edit_success.load_judge(subject.model, _directions(subject), only_scored=True)
     except WranganError as error:
-        # Readers of the report need not know where a file was looked for.
+        # Readers of the report do not need the path at which a file was expected.
         why = error.cause if isinstance(error, FileError) else str(error)
         missing.append(subject.leave_out("edit success", why))
     else:
@@ -74,7 +74,7 @@ def _of_method(subject: Subject, judge: Judge, method: str, jobs: Sequence[Job])
                 subject.failures.append(about_job(job, error))
                 continue
             for name in judge.directions:
-                # No points: the score of the photograph is undecided.
+                # Without points, the score of the photograph is undecided.
                 known[job, name] = made.get(name, [])
                 subject.cache.put("edits", keys[job, name], known[job, name])
             advance(count)
@@ -126,8 +126,8 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
     )
 
 
-def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[float, float]]]:
-    """Method → for each step (attribute changed, same person with a face), as fractions of the trials of a
+def changed_and_same_person(found: Found, direction: str) -> Mapping[str, list[tuple[float, float]]]:
+    """Method → for each step (attribute changed, face of the same person), as fractions of the trials of one
     direction, or of all directions."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for method, of_stem in found.items():
@@ -143,8 +143,8 @@ def kept_and_changed(found: Found, direction: str) -> Mapping[str, list[tuple[fl
 
 
 def panels(found: Found) -> dict[str, Any]:
-    """The panels of the figure: title → lines of `kept_and_changed`."""
+    """The panels of the figure: title → lines of `changed_and_same_person`."""
     names = dict.fromkeys(
         t.direction for of_stem in found.values() for tried in of_stem.values() for t in tried
     )
-    return {name: kept_and_changed(found, name) for name in [ALL, *names]}
+    return {name: changed_and_same_person(found, name) for name in [ALL, *names]}

@@ -1,4 +1,4 @@
-"""The figures of a report: grids of images, maps of differences, distributions."""
+"""The figures of a report: grids of images, difference maps, distributions."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +20,11 @@ from wrangan_cli.engine.reports.tables import Table, Value
 FIGURE_SIDE = 128
 """Small images are enlarged (nearest neighbour) to about this side."""
 LARGEST_SIDE = 320
-"""Larger images are reduced to this side, so that a grid of them and its labels stay legible."""
+"""Larger images are reduced to this side, so that a grid and its labels stay legible."""
 STRATEGIES = ("weight-tuning", "pti", "wrangan")
 """The three ways of regularising tuned weights (the paper's Figure 1)."""
 STRATEGY_DIRECTIONS = 4
-WAY_STEPS = 7
+INTERPOLATION_STEPS = 7
 """Number of images from one photograph to the next, both included."""
 
 Figure = tuple[Path, str]
@@ -63,7 +63,7 @@ def _reconstructions(
     key = {"columns": methods, "images": [[subject.sha(path) for path in column] for column in columns]}
 
     def rows(crop: bool = False) -> list[Tensor]:
-        """For each photograph (1 + methods, 3, S, S), at the side at which they are measured."""
+        """For each photograph (1 + methods, 3, S, S), at the side at which the metrics are computed."""
         found = []
         for files in zip(*columns, strict=True):
             size = load_image(files[0]).shape[-1]
@@ -92,8 +92,8 @@ def _reconstructions(
         ),
         (
             renderings.figure("differences", key, maps),
-            "Differences from the photograph, mean over the colours (Figures 12, 13): purple is none, yellow "
-            "the 99th percentile of all or more.",
+            "Absolute differences from the photograph, averaged over the colour channels (Figures 12, 13). "
+            "Purple: none; yellow: the 99th percentile of all differences, or more.",
         ),
     ]
 
@@ -147,7 +147,7 @@ def _strategies(
         return labelled_grid(rows, titles, heads)
 
     caption = (
-        "Three strategies of regularisation, one photograph, and edits (Figure 1). "
+        "Three regularisation strategies on one photograph, with edits (Figure 1). "
         "KID: of the code's moved images, as in Table 4."
     )
     return [(renderings.figure("strategies", key, draw), caption)]
@@ -167,8 +167,11 @@ def _interpolations(
     key = {"titles": titles, "codes": [[subject.sha(job.code) for job in both] for both in ends]}
 
     def draw() -> Tensor:
-        ways = [render_way(subject.model, [subject.code(job) for job in both], WAY_STEPS) for both in ends]
-        rows = [torch.stack(list(way)).clamp(-1, 1) for way in ways]
+        paths = [
+            render_way(subject.model, [subject.code(job) for job in both], INTERPOLATION_STEPS)
+            for both in ends
+        ]
+        rows = [torch.stack(list(images)).clamp(-1, 1) for images in paths]
         return labelled_grid([sized(row) for row in rows], titles)
 
     caption = "Linear interpolation from one code to the next (Figure 7)."
@@ -229,7 +232,8 @@ def _corruption(renderings: Renderings, corruption: Mapping[str, Mapping[str, fl
         (
             path,
             "Corruption of each photograph's generator: KID of its moved images, minus that of "
-            f"{baseline} (Figure 2, there with FID). Few images each: only large differences are meaningful.",
+            f"{baseline} (Figure 2, there with FID). With few images each, only large differences are "
+            "meaningful.",
         )
     ]
 
@@ -246,9 +250,9 @@ def _edit_success(renderings: Renderings, measured: Measured) -> list[Figure]:
         "edit-success", {"panels": whole}, lambda path: curves(path, whole, across, up, fractions=True)
     )
     caption = (
-        "The same person, edited: the fraction of edits that have changed the attribute against the "
-        "fraction that still show the same person, unedited at the left and then in equal steps to the end "
-        "of each direction's range. Up and to the right is better."
+        "The same person, edited: the fraction of edits that have changed the attribute (horizontal) and "
+        "the fraction that still show the same person (vertical), from the unedited image at the left in "
+        "equal steps to the end of each direction's range. Up and to the right is better."
     )
     return [(path, caption)]
 
@@ -259,7 +263,7 @@ def _sweep(renderings: Renderings, sweep: Table) -> list[Figure]:
     lines = list(dict.fromkeys((str(row["method"]), row["layers"]) for row in sweep.rows))
     for column in sweep.columns:
         if column.higher_is_better is None:
-            continue  # describes the points, not their quality
+            continue  # it describes the points rather than their quality
         for method, layers in lines:
             cells = [
                 (row["alpha"], row.get(column.key))
@@ -277,7 +281,7 @@ def _sweep(renderings: Renderings, sweep: Table) -> list[Figure]:
 
 
 def one_side(images: Sequence[Tensor]) -> list[Tensor]:
-    """Batches (N, 3, S, S), all resized to the largest S among them."""
+    """Batches (N, 3, S, S), all resized to the largest S."""
     side = max(batch.shape[-1] for batch in images)
     return [
         batch
@@ -288,8 +292,8 @@ def one_side(images: Sequence[Tensor]) -> list[Tensor]:
 
 
 def sized(images: Tensor) -> Tensor:
-    """(N, 3, H, W) at a side that suits a figure: small images enlarged by a whole factor (nearest
-    neighbour), large ones reduced by area averaging."""
+    """(N, 3, H, W) resized for a figure: small images are enlarged by an integer factor (nearest neighbour),
+    large ones reduced by area averaging."""
     if images.shape[-1] > LARGEST_SIDE:
         return F.interpolate(images, size=(LARGEST_SIDE, LARGEST_SIDE), mode="area")
     factor = max(1, FIGURE_SIDE // images.shape[-1])
@@ -298,6 +302,6 @@ def sized(images: Tensor) -> Tensor:
 
 def difference_scale(errors: Tensor) -> float:
     """The 99th percentile of all differences, the top of the colour scale of the maps."""
-    # quantile() takes no more than 16 million numbers.
+    # quantile() accepts at most 16 million numbers.
     flat = errors.flatten()
     return max(float(flat[:: max(1, len(flat) // 1_000_000)].quantile(0.99)), 1e-6)

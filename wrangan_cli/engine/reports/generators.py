@@ -1,4 +1,4 @@
-"""The tables about the generator alone (1, 3, 5, 6, 7) and about the effect of inversion on it (4)."""
+"""The tables of the generator itself (1, 3, 5, 6, 7) and of the effect of inversion on it (4)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -27,7 +27,7 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 FACES = 256
-"""Number of moved images in which faces are detected: about a minute of one CPU core."""
+"""Number of moved images in which faces are detected: about a minute on one CPU core."""
 LAYER_COUNTS = (4, 6, 8)
 """N of the paper's Table 1."""
 OF_ONE_CODE = replace(
@@ -36,7 +36,7 @@ OF_ONE_CODE = replace(
 
 
 def cost_table(subject: Subject) -> Table:
-    """Table 1: how many weights become random with the last N convolutions."""
+    """Table 1: how many weights are random if the last N convolutions are."""
     generator = subject.model.generator
     layers, random = generator.layer_names(), generator.random_weights()
     total = sum(p.numel() for p in generator.parameters()) - num_randomized(generator)
@@ -110,7 +110,7 @@ def _generated(subject: Subject, epsilon: float, numbers: Sequence[int]) -> Iter
 
 
 def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[str, dict[str, float]]]:
-    """Table 4, and for each method the KID of each photograph's images, by stem (Figure 2)."""
+    """Table 4, and for each method the KID of the images of each photograph, by stem (Figure 2)."""
     settings = subject.settings
     rows: list[dict[str, Cell]] = []
     missing: list[str] = []
@@ -150,9 +150,9 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
             *([Column("face", f"{FACE} %", True, percent=True)] if subject.of_faces else []),
         ],
         rows,
-        f"{about}w moved by the size of W in random directions, the same for every method, rendered with "
+        f"{about}w moved by the size of W in random directions, the same for every method, and rendered with "
         "the weights of each code. corruption-kid: KID of the images of each code, mean over the codes ± one "
-        "standard error of that mean. Pooled: of the images of all codes together. FID of so few images is "
+        "standard error of that mean. Pooled: over the images of all codes together. FID of so few images is "
         "strongly biased."
         + (
             f" {FACE}: fraction of the first {min(FACES, settings.samples)} images with a detected face."
@@ -167,7 +167,7 @@ def corruption_table(subject: Subject, samples: Samples) -> tuple[Table, dict[st
 def _corruption(
     subject: Subject, samples: Samples, jobs: Sequence[Job]
 ) -> tuple[dict[str, Value], dict[str, float]]:
-    """The cells of a method, and by stem the KID of each photograph's images."""
+    """The cells of a method, and the KID of the images of each photograph, by stem."""
     key = {"codes": [subject.sha(job.code) for job in jobs], "seed": subject.settings.seed}
     features = samples.features("moved", key, partial(_moved, subject, jobs))
     pooled = samples.estimates("moved", features, (kid.METRIC, fid.METRIC))
@@ -175,10 +175,10 @@ def _corruption(
     each = {}
     if len(features) >= kid.LEAST * len(jobs):
         for number, job in enumerate(jobs):
-            moved = features[number :: len(jobs)]  # image i is of code i mod n
+            moved = features[number :: len(jobs)]  # image i belongs to code i mod n
             each[job.photo.stem] = samples.estimates("moved-one", moved, (OF_ONE_CODE,))["kid"].value
         mean = mean_of(list(each.values())) if len(jobs) > 1 else None
-        # With a single code all images belong to it.
+        # With a single code, all images belong to it.
         alone = pooled["kid"]
         cells["kid"] = alone if mean is None else Value(mean.value, standard_error=mean.standard_error)
     else:
@@ -190,7 +190,7 @@ def _corruption(
 
 
 def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
-    """The fraction of the first moved images with a face; empty if the edits are not of faces."""
+    """The fraction of the first moved images that show a face; empty for models without edits of faces."""
     if not subject.of_faces:
         return {}
     count = min(FACES, subject.settings.samples)
@@ -207,7 +207,7 @@ def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
             return face_fraction(subject.model, codes, count, subject.settings.seed, advance)
 
     try:
-        fraction = float(subject.cache.made("faces", key, make))
+        fraction = float(subject.cache.get_or_make("faces", key, make))
     except WranganError as error:
         subject.leave_out(FACE, error)
         return {}
@@ -237,7 +237,7 @@ def separability_table(subject: Subject) -> Table:
             "settings": asdict(settings),
         }
         try:
-            found = subject.cache.made("separability", key, partial(_separability, subject, settings))
+            found = subject.cache.get_or_make("separability", key, partial(_separability, subject, settings))
         except WranganError as error:
             missing.append(subject.leave_out("Table 5", error))
             break
@@ -296,7 +296,7 @@ def influence_table(subject: Subject) -> Table:
         def make() -> dict[str, float]:
             return INFLUENCE.compute(subject.model, settings.influence_samples, settings.seed, subject.batch)
 
-        found = subject.cache.made("influence", key, make)
+        found = subject.cache.get_or_make("influence", key, make)
     else:
         missing.append(subject.leave_out("Table 7", "the model has no random layers"))
     rows: list[dict[str, Cell]] = [{"layer": name, "mse": value} for name, value in found.items()]

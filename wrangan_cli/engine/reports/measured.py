@@ -13,15 +13,15 @@ from wrangan_cli.engine.reports.tables import Table
 
 @dataclass(frozen=True)
 class Measured:
-    """The tables, and what the figures and the page need besides them."""
+    """The tables, and what else the figures and the page need."""
 
     tables: list[Table]
-    """All, in the order of the page."""
+    """All tables, in the order of the page."""
     photos: reconstruction.PerPhoto
     corruption: Mapping[str, Mapping[str, float]]
     """Method → stem of the photograph → KID of its moved images."""
     edits: Found
-    """Edit success: every edit of every method."""
+    """The trials of edit success, of every method."""
     sweep: Table
     """Figure 3; the last of `tables`."""
 

@@ -1,4 +1,4 @@
-"""The page of a report: one `index.html` that needs no network, with the images as files beside it."""
+"""The page of a report: an `index.html` that works offline, with the images in files beside it."""
 
 import os
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from wrangan_cli.engine.reports.measured import Measured
 from wrangan_cli.engine.reports.reconstruction import PerPhoto
 from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
-from wrangan_cli.engine.reports.tables import shown_rows
+from wrangan_cli.engine.reports.tables import page_rows
 
 NAME = "index.html"
 
@@ -30,7 +30,7 @@ def write_page(
     """Render the images that the page shows, write the page, and return its path."""
     data = gallery(subject, renderings, measured.photos)
     model, count = subject.model, len(data["photos"])
-    failed = dict.fromkeys([*subject.named, *map(str, subject.failures)])
+    failed = dict.fromkeys([*subject.reported, *map(str, subject.failures)])
     text = _template().render(
         title=f"{model.name}: {len(subject.codes)} methods, {count} photographs",
         about=(
@@ -40,7 +40,7 @@ def write_page(
         failed=len(failed),
         left_out=len(subject.remarks),
         remarks=[*(f"failed: {line}" for line in failed), *subject.remarks],
-        tables=[(table, shown_rows(table)) for table in measured.tables],
+        tables=[(table, page_rows(table)) for table in measured.tables],
         figures=[(address(path, subject.out), caption) for path, caption in figures],
         data=data,
     )
@@ -51,7 +51,7 @@ def write_page(
 
 
 def _template() -> Template:
-    """The template page.html, with everything inserted into it escaped."""
+    """The template page.html, which escapes everything inserted into it."""
     folder = Path(__file__).parent
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, undefined=StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods and edits have an order
@@ -59,7 +59,7 @@ def _template() -> Template:
 
 
 def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[str, Any]:
-    """The data of the page's script: photographs with the images and numbers of each method.
+    """The data for the page's script: photographs with the images and values of each method.
 
     Addresses are relative to the page.
     """
@@ -79,8 +79,8 @@ def gallery(subject: Subject, renderings: Renderings, photos: PerPhoto) -> dict[
                 continue
             edits = {}
             for direction, step in moves if photo.stem in edited else ():
-                drawn = renderings.edit(method, job, direction, step)
-                edits[f"{direction.name} {step:+g}"] = address(drawn, subject.out)
+                image = renderings.edit(method, job, direction, step)
+                edits[f"{direction.name} {step:+g}"] = address(image, subject.out)
             methods[method] = {
                 "image": address(renderings.reconstruction(method, job), subject.out),
                 "values": photos.get(method, {}).get(photo.stem, {}),

@@ -1,4 +1,4 @@
-"""The figures that matplotlib draws: distributions, bars, curves. Each is written as .png."""
+"""Figures made with matplotlib: histograms, bars, curves. Each is written as .png."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ BINS = 80
 SOLID, DASHED = "-o", "--s"
 
 Curve = tuple[str, str, Sequence[tuple[float, float]]]
-"""Label, matplotlib's style, points (x, y)."""
+"""Label, matplotlib format string, points (x, y)."""
 
 
 def require_matplotlib() -> None:
-    """WranganError that names the extra if matplotlib is missing; selects a backend without a display."""
+    """Select a backend without a display; WranganError that names the extra if matplotlib is missing."""
     try:
         import matplotlib
     except ImportError as error:
@@ -47,7 +47,7 @@ def histograms(path: Path, values: Mapping[str, Tensor], what: str) -> None:
 
 
 def save_canvas(path: Path, canvas: object) -> None:
-    """Write a matplotlib figure as .png, atomically and without a date in it."""
+    """Write a matplotlib figure as .png, atomically and without metadata that varies."""
     from matplotlib.figure import Figure as Canvas
 
     assert isinstance(canvas, Canvas)
@@ -99,7 +99,7 @@ def curves(
         axis.set_ylabel(up)
         axis.set_title(title, fontsize=9)
         axis.grid(alpha=0.3)
-    # Outside the panels, where it hides no point.
+    # Outside the panels, where it does not hide any points.
     canvas.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     save_canvas(path, canvas)
 

@@ -1,4 +1,4 @@
-"""Table 2 and related ones: distortion of each method, paired comparisons, latent editing consistency."""
+"""Table 2 and related tables: distortion of each method, paired comparisons, latent editing consistency."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 Metric = PairMetric | RecordMetric
-OTHER_SCALE = "st-LPIPS is not comparable with LPIPS, of which published values, including the paper's, are."
+OTHER_SCALE = "st-LPIPS is not comparable with LPIPS; published values, including the paper's, are LPIPS."
 PerPhoto = dict[str, dict[str, dict[str, float]]]
 """Method → stem of the photograph → metric → value."""
 
 
 def wanted_metrics(subject: Subject) -> list[PairMetric]:
-    """The metrics that the settings name, or all; by default identity only if the directions are of faces."""
+    """The metrics named in the settings; by default all, but identity only if the directions are of faces."""
     names = split_names(subject.settings.metrics)
     if names:
         return pair_metrics(names)
@@ -30,7 +30,7 @@ def wanted_metrics(subject: Subject) -> list[PairMetric]:
 
 
 def measure_photos(subject: Subject) -> PerPhoto:
-    """Every metric of every photograph and method, cached or measured now."""
+    """Every metric of every photograph and method, from the cache or measured now."""
     metrics = wanted_metrics(subject)
     known = {
         method: {job: _known(subject, job, metrics) for job in jobs} for method, jobs in subject.jobs.items()
@@ -42,7 +42,7 @@ def measure_photos(subject: Subject) -> PerPhoto:
     ]
     measures, missing = load_metrics(lacking, subject.model.device) if lacking else ({}, [])
     for error in missing:
-        # Where it was looked for is of no interest to the report's readers.
+        # Readers of the report do not need the places that were searched.
         subject.leave_out("a metric", str(error).partition(";")[0])
     records = list(RECORD_METRICS.values())
     for method, rows in known.items():
@@ -133,8 +133,8 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
             *(Column(m.name, m.column, m.higher_is_better) for m in present),
         ],
         rows,
-        "Mean and 95 % bootstrap interval over the photographs (for seconds and memory, which a batch "
-        "shares, only the mean), without those that failed. "
+        "Mean and 95 % bootstrap interval over the photographs that did not fail (for seconds and memory, "
+        "which are measured per batch, only the mean). "
         f"{_about_side(subject)} "
         + " ".join(f"{metric.column}: {metric.protocol}." for metric in present)
         + (f" {OTHER_SCALE}" if any(metric.name.startswith("st-") for metric in present) else ""),
@@ -147,7 +147,7 @@ def _about_side(subject: Subject) -> str:
 
 
 def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
-    """Every value behind the means, by method and photograph."""
+    """All individual values, by method and photograph."""
     names = list(dict.fromkeys(n for rows in photos.values() for values in rows.values() for n in values))
     rows: list[dict[str, Cell]] = [
         {"method": method, "photo": stem, **values}
@@ -164,7 +164,7 @@ def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
 
 
 def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
-    """How often the report's first method beats each other one, photograph by photograph."""
+    """How often the report's first method beats each of the others, photograph by photograph."""
     first = "wrangan" if "wrangan" in photos else next(iter(photos), "")
     metrics = wanted_metrics(subject)
     rows: list[dict[str, Cell]] = []
@@ -216,7 +216,7 @@ def consistency_table(subject: Subject) -> Table:
         some = [job for job in jobs if job.photo.stem in stems]
         try:
             found = _consistency_of(subject, method, some, direction)
-        except UsageError as error:  # the model has lost what the method needs
+        except UsageError as error:  # the model no longer has what the method needs
             missing.append(subject.leave_out(f"latent editing consistency of {method}", error))
             continue
         if found:
@@ -242,7 +242,7 @@ def _consistency_of(
     }
     known = {job: subject.cache.get("consistency", key) for job, key in keys.items()}
     todo = [job for job in jobs if known[job] is None]
-    with subject.track(f"editing, inverting again: {method}", len(todo)) as advance:
+    with subject.track(f"editing and re-inverting: {method}", len(todo)) as advance:
         codes = [subject.code(job) for job in todo]
         found = consistency.codes_consistency(
             subject.model, codes, direction, subject.settings.strength, subject.batch

@@ -20,7 +20,7 @@ LOSSY_SIDE = 256
 
 
 class Renderings:
-    """Renders missing images; a file whose content has changed since is rendered again."""
+    """Renders missing images, and those whose file has been changed since."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -34,22 +34,22 @@ class Renderings:
             key = {"photo": subject.sha(path), "most": subject.model.resolution, "size": subject.size}
             return self._file(target, key, lambda: subject.load_photo(path))
         except (WranganError, OSError):
-            return None  # its inversion failed, and was reported then
+            return None  # its inversion failed, which was reported then
 
     def reconstruction(self, method: str, job: Job) -> Path:
         """The image of a code."""
 
-        def draw() -> Tensor:
+        def make() -> Tensor:
             return render(self.subject.model, [self.subject.code(job)])[0]
 
         key = {"code": self.subject.sha(job.code), "model": self.subject.model.sha256}
-        return self._file(self.folder / method / f"{job.photo.stem}.png", key, draw)
+        return self._file(self.folder / method / f"{job.photo.stem}.png", key, make)
 
     def edit(self, method: str, job: Job, direction: Direction, strength: float) -> Path:
         """The image of a code moved along a direction."""
         move = Move(direction, strength)
 
-        def draw() -> Tensor:
+        def make() -> Tensor:
             rows = self.subject.model.generator.config.num_latents
             return render(self.subject.model, [edit_code(self.subject.code(job), [move], rows)])[0]
 
@@ -61,18 +61,18 @@ class Renderings:
             "step": strength * direction.std,
         }
         suffix = ".jpg" if self.subject.model.resolution >= LOSSY_SIDE else ".png"
-        return self._file(self.folder / method / move.label / f"{job.photo.stem}{suffix}", key, draw)
+        return self._file(self.folder / method / move.label / f"{job.photo.stem}{suffix}", key, make)
 
     def figure(self, name: str, key: dict[str, Any], draw: Callable[[], Tensor]) -> Path:
         """A figure (3, H, W) under `figures/`, made again only if the key or the file has changed."""
         return self._file(self.subject.out / "figures" / f"{name}.png", key, draw)
 
     def plot(self, name: str, key: dict[str, Any], draw: Callable[[Path], None]) -> Path:
-        """The same for a figure that is written by `draw` itself."""
+        """`figure` for one that `draw` itself writes to the given path."""
         return self._written(self.subject.out / "figures" / f"{name}.png", key, draw)
 
-    def _file(self, path: Path, key: dict[str, Any], draw: Callable[[], Tensor]) -> Path:
-        return self._written(path, key, lambda target: save_image(target, draw().clamp(-1, 1).cpu()))
+    def _file(self, path: Path, key: dict[str, Any], make: Callable[[], Tensor]) -> Path:
+        return self._written(path, key, lambda target: save_image(target, make().clamp(-1, 1).cpu()))
 
     def _written(self, path: Path, key: dict[str, Any], write: Callable[[Path], None]) -> Path:
         key = {"file": str(path.relative_to(self.subject.out)), **key}
@@ -84,5 +84,5 @@ class Renderings:
 
 
 def stacked(paths: Sequence[Path], resolution: int) -> Tensor:
-    """Images of files: (N, 3, R, R) in [-1, 1]."""
+    """The images in files: (N, 3, R, R) in [-1, 1]."""
     return torch.stack([load_image(path, resolution) for path in paths])

@@ -16,7 +16,7 @@ from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Value
 
 PART = 250
-"""Number of images per file of cached features: about a minute of one CPU core."""
+"""Number of images per file of cached features: about a minute on one CPU core."""
 
 
 class Samples:
@@ -31,7 +31,7 @@ class Samples:
     def features(
         self, kind: str, key: dict[str, Any], images: Callable[[Sequence[int]], Iterator[Tensor]]
     ) -> Tensor:
-        """Features of `settings.samples` images; images(numbers) renders some of them.
+        """Features of `settings.samples` images; images(numbers) renders those with these numbers.
 
         They are cached in parts, so that an interrupted run continues where it stopped.
         """
@@ -43,10 +43,10 @@ class Samples:
                 numbers = range(start, min(start + PART, count))
 
                 def make(numbers: range = numbers) -> Tensor:
-                    def told(done: int) -> None:
+                    def on_images(done: int) -> None:
                         advance(numbers.start + done)
 
-                    return extract_features(self.inception(), images(numbers), told)
+                    return extract_features(self.inception(), images(numbers), on_images)
 
                 parts.append(
                     self.subject.cache.features(kind, {**key, "from": start, "to": numbers.stop}, make)
@@ -69,11 +69,11 @@ class Samples:
             def make(metric: SampleMetric = metric) -> dict[str, Any]:
                 return asdict(metric.compute(features, self.reference().features))
 
-            found = self.subject.cache.made(kind, key, make)
+            found = self.subject.cache.get_or_make(kind, key, make)
             cells[metric.name] = Value(found["value"], standard_error=found["standard_error"])
         return cells
 
 
 def digest_of(features: Tensor) -> str:
-    """Digest of the values in float16, as features are cached."""
+    """Digest of the values in float16, in which features are cached."""
     return hashlib.sha256(features.half().numpy().tobytes()).hexdigest()[:20]

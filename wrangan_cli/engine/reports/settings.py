@@ -1,4 +1,4 @@
-"""Settings of a report, and of the methods in it, from texts such as `steps=125` or `pti.lr=1e-4`."""
+"""Settings of a report and of its methods, from strings such as `steps=125` or `pti.lr=1e-4`."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ LEAST_KID = 4
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report measures and shows, beyond the inversions."""
+    """What a report measures and shows."""
 
     metrics: str = ""
     """Metrics of reconstruction, separated by commas; empty: all (identity only for models of faces)."""
@@ -40,7 +40,7 @@ class ReportSettings:
     interpolations: int = 2
     """Number of pairs of neighbouring photographs in the figure of interpolations."""
     consistency: int = 4
-    """Number of photographs for latent editing consistency (each is inverted twice more); 0: leave it out."""
+    """Number of photographs for latent editing consistency (each is re-inverted twice); 0: leave it out."""
     edit_success: int = 50
     """Number of photographs for edit success; 0: leave it out."""
     sweep: int = 4
@@ -96,12 +96,12 @@ class ReportSettings:
 
     @property
     def alpha_values(self) -> tuple[float, ...]:
-        """`alphas`, each once, from small to large."""
+        """The values of `alphas`, each once, in ascending order."""
         return _numbers(self.alphas, float)
 
     @property
     def layer_counts(self) -> tuple[int, ...]:
-        """`sweep_layers`, likewise."""
+        """The values of `sweep_layers`, likewise."""
         return _numbers(self.sweep_layers, int)
 
 
@@ -123,7 +123,8 @@ def possible_methods(
 ) -> tuple[list[str], list[str]]:
     """Methods that the model supports, and a line about each of the others.
 
-    Raises the reason if a method was requested by name (not `everything`), UsageError if none is left.
+    Raises the error of an unsupported method if it was requested by name (not `everything`), UsageError if no
+    method is left.
     """
     chosen: list[str] = []
     lacking: list[str] = []
@@ -155,9 +156,9 @@ def parse_settings(
 ) -> tuple[dict[str, InversionSettings], ReportSettings]:
     """NAME=VALUE and METHOD.NAME=VALUE → the settings of each method, and those of the report.
 
-    A name is a setting of a method, or a field of ReportSettings. NAME=VALUE is for all methods that have
-    it. given: fields of the report that were set in another way. Raises UsageError for an unknown name, a
-    bad value, and a METHOD that has no such setting.
+    A name is a setting of a method, or a field of ReportSettings. NAME=VALUE applies to all methods that have
+    the setting. given: fields of the report that are set by other options. Raises UsageError for an unknown
+    name, a bad value, and a METHOD that has no such setting.
     """
     of_report, of_method = _fields(ReportSettings), _fields(*SETTINGS.values())
     common: dict[str, Any] = {}

@@ -38,15 +38,15 @@ def untracked(_what: str, _total: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass
 class Subject:
-    """All that the measures and figures of one report need. Problems are collected, not raised."""
+    """Everything that the measurements and figures of one report need. Problems are collected, not raised."""
 
     model: Model
     photos: Sequence[Path]
-    """Those that can have codes; of two with the same stem only the first."""
+    """The photographs that can have codes: of two with the same stem, only the first."""
     codes: Mapping[str, Path]
     """Method → folder of its codes, in the order of the tables."""
     wanted: Mapping[str, InversionSettings]
-    """Method → settings with which its codes must have been made."""
+    """Method → the settings with which its codes must have been made."""
     out: Path
     settings: ReportSettings
     reference: Callable[[], Reference]
@@ -59,12 +59,12 @@ class Subject:
     """Inputs that could not be used, each once."""
     remarks: list[str] = field(default_factory=list)
     """What was left out on request, or because the model lacks it."""
-    named: list[str] = field(default_factory=list)
-    """Failures of the inversions, one line each, already printed."""
+    reported: list[str] = field(default_factory=list)
+    """Failures of the inversions that have already been printed, one line each."""
 
     @cached_property
     def cache(self) -> Cache:
-        """What earlier runs computed."""
+        """The results of earlier runs."""
         return Cache(self.out / "cache")
 
     @cached_property
@@ -76,7 +76,7 @@ class Subject:
         found = []
         settings = resolved(self.wanted[method], self.model)
         for job in plan(self.photos, folder)[0]:
-            # As for inversion, a code with other settings or of another photograph does not count.
+            # As in inversion, a code with other settings or of another photograph does not count.
             code = stored_code(job, self.model, settings)
             if isinstance(code, Code):
                 found.append(job)
@@ -95,7 +95,7 @@ class Subject:
 
     @property
     def metric_side_key(self) -> dict[str, int]:
-        """The part of a cache key for the setting `metric_side`; empty if it cannot matter."""
+        """The part of a cache key for the setting `metric_side`; empty if it has no effect."""
         side = self.settings.metric_side
         return {"metric_side": side} if 0 < side < self.model.resolution else {}
 
@@ -123,7 +123,7 @@ class Subject:
 
     @cached_property
     def directions(self) -> list[Direction]:
-        """The directions that the settings name, or the first ones of the model, if it has any."""
+        """The directions named in the settings, or the model's first ones, if it has any."""
         known = load_directions(self.model)
         names = split_names(self.settings.directions)
         if names:
@@ -141,7 +141,7 @@ class Subject:
         return self.model.companion(ATTRIBUTES) is not None
 
     def leave_out(self, what: str, why: WranganError | str) -> str:
-        """Record that something is not in the report; returns the line about it."""
+        """Record that something is missing from the report; returns the line about it."""
         line = f"{what}: left out ({why})"
         if line not in self.remarks:
             self.remarks.append(line)

@@ -1,10 +1,10 @@
 """Figure 3: the effect of the weight α of the penalty, for each number N of random layers.
 
-Protocol: the first `sweep` photographs are refitted for each α with all other settings of
-their method: `wrangan` (α‖ε‖²) and `weight-tuning` (α‖θ − θ₀‖²). Distortion is that of Table 2. With
-`sweep_samples`, corruption is that of Table 4, with this number of moved images. At the model's N its σ
-and the codes of the report are used; for another N, σ is made by sensitivity (as by `wrangan train randomize
---from sensitivity`, with the settings with which the model's σ was made, if it was made so), so
+Protocol: the first `sweep` photographs are re-inverted for each α, with all other settings of the method
+unchanged: `wrangan` (α‖ε‖²) and `weight-tuning` (α‖θ − θ₀‖²). Distortion is measured as in Table 2. With
+`sweep_samples`, corruption is measured as in Table 4, with this number of moved images. At the model's N its
+σ and the report's codes are used. For any other N, σ is computed by sensitivity (as by `wrangan train
+randomize --from sensitivity`, with the settings of the model's σ if that was computed by sensitivity), so
 that all N use the same generator.
 """
 
@@ -48,8 +48,8 @@ class Point:
     method: str
     layers: int
     """N."""
-    models_own: bool
-    """Whether the model itself has this N."""
+    is_models_n: bool
+    """Whether N is that of the model itself."""
     settings: TuningSettings
 
 
@@ -67,7 +67,7 @@ class Sweep:
         self.randomized = cache(self._randomized)
 
     def points(self) -> Iterator[Point]:
-        """Method by method, N by N, α from small to large."""
+        """All points, by method, then N, then α in ascending order."""
         present = len({weight.layer for weight in tunable_weights(self.subject.model.generator).values()})
         for method in METHODS:
             if method not in self.subject.jobs:
@@ -82,7 +82,7 @@ class Sweep:
                     yield Point(method, layers, layers == present, resolved(settings, self.subject.model))
 
     def row(self, point: Point) -> dict[str, Cell]:
-        """A row of the table; photographs that cannot be fitted are failures of the report."""
+        """A row of the table; photographs that cannot be fitted are added to the report's failures."""
         found = self.subject.cache.get("sweep", self._key(point))
         if found is None:
             found = self._measured(point)
@@ -108,7 +108,7 @@ class Sweep:
             "photos": [self.subject.sha(job.photo) for job in self.jobs],
             "settings": asdict(point.settings),
             "side": "the photographs' own",  # earlier versions enlarged them to the model's side
-            "layers": None if point.models_own else {"count": point.layers, **asdict(self.sensitivity)},
+            "layers": None if point.is_models_n else {"count": point.layers, **asdict(self.sensitivity)},
             "metrics": [metric.protocol for metric in self.metrics],
             "samples": report.sweep_samples,
             "corruption": CODE_METRICS[CORRUPTION].protocol,
@@ -118,8 +118,8 @@ class Sweep:
         }
 
     def _measured(self, point: Point) -> dict[str, Any]:
-        """Distortion of each photograph that could be fitted, and the corruption over them."""
-        model = self.subject.model if point.models_own else self.randomized(point.layers)
+        """The distortion of each photograph that could be fitted, and the corruption over all of them."""
+        model = self.subject.model if point.is_models_n else self.randomized(point.layers)
         values: list[dict[str, float]] = []
         codes: list[Code] = []
         for jobs, images, fitted in self._fitted(point, model):
@@ -140,7 +140,7 @@ class Sweep:
         self, point: Point, model: Model
     ) -> Iterator[tuple[Sequence[Job], list[Tensor], Sequence[Code | WranganError]]]:
         subject = self.subject
-        same = point.models_own and point.settings == resolved(subject.wanted[point.method], subject.model)
+        same = point.is_models_n and point.settings == resolved(subject.wanted[point.method], subject.model)
         inverter = None if same else Inverter.load(model, point.settings)
         of = {job.photo: job for job in subject.jobs[point.method]}
         what = f"{point.method}, N = {point.layers}, α = {point.settings.alpha:g}"
@@ -183,13 +183,13 @@ class Sweep:
 
 
 def sensitivity_of(model: Model) -> SensitivitySettings:
-    """The settings with which the model's σ was made, if by sensitivity; otherwise the defaults.
+    """The settings with which the model's σ was computed, if by sensitivity; otherwise the defaults.
 
     Raises FileError if its config.json names invalid settings.
     """
     source = read_config(model.path).get("source")
     known = source.get("settings") if isinstance(source, dict) else None
-    # Settings of an adversarial training lack these.
+    # An adversarial training does not have these settings.
     if not isinstance(known, dict) or not {"probes", "distortion"} <= set(known):
         return SensitivitySettings()
     names = {field.name for field in dataclasses.fields(SensitivitySettings)}
@@ -223,8 +223,9 @@ def sweep_table(subject: Subject, samples: Samples) -> Table:
     if any(CORRUPTION in row for row in rows):
         columns.append(Column(CORRUPTION, CORRUPTION, False))
     note = (
-        "The same photographs refitted with each weight α of the penalty. N other than the model's: σ by "
-        "sensitivity. Mean and 95 % bootstrap interval; corruption as in Table 4, ± one standard error. "
+        "The same photographs, re-inverted with each weight α of the penalty. For an N other than the "
+        "model's, σ is computed by sensitivity. Mean and 95 % bootstrap interval; corruption as in Table 4, "
+        "± one standard error. "
         f"Compared: {side_note(subject.settings.metric_side)} (metric_side)."
     )
     return Table(

@@ -1,4 +1,4 @@
-"""Tables: rows of values with their intervals, as CSV, Markdown, JSON and cells of the page."""
+"""Tables: rows of values with their intervals, written as CSV, Markdown and JSON, and shown on the page."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ class Column:
     higher_is_better: bool | None = None
     """None: neither is better, and no value is set in bold."""
     percent: bool = False
-    """Whether to show it times 100; it is stored unchanged."""
+    """Whether to show values multiplied by 100; they are stored unchanged."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Table:
 
 
 def write_table(folder: Path, table: Table) -> list[Path]:
-    """Write `<name>.csv`, `.md` and `.json`, each atomically; their paths."""
+    """Write `<name>.csv`, `.md` and `.json`, each atomically; returns their paths."""
     paths = [folder / f"{table.name}{suffix}" for suffix in SUFFIXES]
     for path, write in zip(paths, (_write_csv, _write_markdown, _write_json), strict=True):
         with replaced_atomically(path) as temporary:
@@ -113,7 +113,7 @@ def to_json(table: Table) -> dict[str, Any]:
 
 
 def markdown(table: Table) -> str:
-    """Title, table with the best of each column in bold, note, what is missing."""
+    """The title, the table with the best value of each column in bold, the note, and what is missing."""
     best = _best(table)
     lines = [f"## {table.title}", ""]
     lines.append("| " + " | ".join(column.title for column in table.columns) + " |")
@@ -121,7 +121,7 @@ def markdown(table: Table) -> str:
     for index, row in enumerate(table.rows):
         cells = []
         for column in table.columns:
-            text = shown(row.get(column.key), column).replace("|", "\\|")
+            text = cell_text(row.get(column.key), column).replace("|", "\\|")
             cells.append(f"**{text}**" if index in best.get(column.key, ()) else text)
         lines.append("| " + " | ".join(cells) + " |")
     if table.note:
@@ -132,8 +132,8 @@ def markdown(table: Table) -> str:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of the page."""
+class PageCell:
+    """A cell as the page shows it."""
 
     text: str
     error: str
@@ -142,20 +142,20 @@ class Shown:
     """Whether it is the best of its column."""
 
 
-def shown_rows(table: Table) -> list[list[Shown]]:
+def page_rows(table: Table) -> list[list[PageCell]]:
     """The cells of a table as the page shows them, row by row."""
     best = _best(table)
 
-    def cell(row: dict[str, Cell], index: int, column: Column) -> Shown:
+    def cell(row: dict[str, Cell], index: int, column: Column) -> PageCell:
         found = row.get(column.key)
         plain = Value(found.value) if isinstance(found, Value) else found
         error = _error(found, column) if isinstance(found, Value) else ""
-        return Shown(shown(plain, column), error, index in best.get(column.key, ()))
+        return PageCell(cell_text(plain, column), error, index in best.get(column.key, ()))
 
     return [[cell(row, index, column) for column in table.columns] for index, row in enumerate(table.rows)]
 
 
-def shown(cell: Cell, column: Column) -> str:
+def cell_text(cell: Cell, column: Column) -> str:
     """A cell as text: three significant digits, and its interval."""
     if cell is None:
         return "–"
@@ -179,13 +179,13 @@ def _error(cell: Value, column: Column) -> str:
 
 def _number(value: float, column: Column, digits: int = 3) -> str:
     value *= 100 if column.percent else 1
-    # Keep trailing zeros, so that 18.0 is aligned with 15.6. Large numbers get all digits, and no exponent.
+    # Keep trailing zeros, so that 18.0 aligns with 15.6. Large numbers get all digits instead of an exponent.
     text = f"{value:#.{digits}g}".rstrip(".")
     return f"{value:.0f}" if "e+" in text else text
 
 
 def _best(table: Table) -> dict[str, list[int]]:
-    """Rows with the best value of each column that has a best, if there are two or more values."""
+    """The rows with the best value of each column, if it has a better direction and two or more values."""
     found = {}
     for column in table.columns:
         if column.higher_is_better is None:

@@ -174,12 +174,12 @@ def edit(
     """
     _check_output(output)
     loaded, several = loaded_codes(codes)
-    of = model_of(model, loaded)
-    moves = _moves(of, direction, strength)
-    moved = [edit_code(code, moves, of.generator.config.num_latents) for code in loaded]
+    resolved = model_of(model, loaded)
+    moves = _moves(resolved, direction, strength)
+    moved = [edit_code(code, moves, resolved.generator.config.num_latents) for code in loaded]
     if output == "code":
         return moved if several else moved[0]
-    return _in_form(_rendered(of, moved, side, None), several, output)
+    return _in_form(_rendered(resolved, moved, side, None), several, output)
 
 
 @overload
@@ -229,10 +229,10 @@ def interpolate(
     output: Output = "image",
     progress: Progress | None = None,
 ) -> list[Image.Image] | Tensor | list[Code]:
-    """Render the images from one code to the next: w and the offsets of the weights change at an even pace.
+    """Render the images from one code to the next: w and the offsets of the weights change in equal steps.
 
-    codes: two or more. steps: number of images from one code to the next, both included; a code between two
-    stretches is rendered once. smooth: follow a spline through all codes in place of straight lines.
+    codes: two or more. steps: number of images from one code to the next, both included; inner codes are
+    rendered only once. smooth: follow a spline through all codes instead of straight lines.
     loop: continue from the last code to the first, which is not rendered again.
     model, side, output and progress as for `edit` and `render`; a tensor is (N, 3, R, R).
 
@@ -240,12 +240,12 @@ def interpolate(
     """
     _check_output(output)
     loaded, _ = loaded_codes(list(codes))
-    of = model_of(model, loaded)
+    resolved = model_of(model, loaded)
     if output == "code":
-        return list(interpolate_codes(loaded, steps, of.generator.config.num_latents, smooth, loop))
+        return list(interpolate_codes(loaded, steps, resolved.generator.config.num_latents, smooth, loop))
     check_side(side)
     count = count_images(len(loaded), steps, loop)
-    images = render_way(of, loaded, steps, smooth, loop, side, _on_image(progress, count))
+    images = render_way(resolved, loaded, steps, smooth, loop, side, _on_image(progress, count))
     return _stacked(images) if output == "tensor" else [to_pillow(image) for image in images]
 
 
@@ -268,19 +268,19 @@ def _moves(
     if isinstance(direction, Mapping):
         if strength is not None or not direction:
             raise UsageError("several directions: give a dict of strengths by name, and no separate strength")
-        asked: list[tuple[str | Direction, float]] = list(direction.items())
+        requested: list[tuple[str | Direction, float]] = list(direction.items())
     elif strength is None:
         raise UsageError("no strength: give one in standard deviations, such as edit(code, 'smile', 3)")
     else:
-        asked = [(direction, strength)]
+        requested = [(direction, strength)]
     known = load_directions(model)
     moves = []
-    for which, how_far in asked:
+    for which, size in requested:
         if isinstance(which, Direction):
             check_fit(Path("direction"), which, model)
-            move = Move(which, how_far)
+            move = Move(which, size)
         else:
-            move = Move(find_direction(known, which, model.name), how_far)
+            move = Move(find_direction(known, which, model.name), size)
         if move.outside_range:
             low, high = move.direction.range
             _log.warning("%s is outside the sensible range %g…%g", move.label, low, high)

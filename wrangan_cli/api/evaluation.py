@@ -1,4 +1,4 @@
-"""Comparison of codes with their photographs."""
+"""Compare codes with their photographs."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from wrangan_cli.api.codes import CodeLike, loaded_codes
 from wrangan_cli.api.models import ModelLike, model_of
-from wrangan_cli.api.pictures import Picture, Progress, listed, photograph
+from wrangan_cli.api.pictures import Picture, Progress, as_list, photograph
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric, mean_interval
 from wrangan_cli.engine.metrics.pairs import load_metrics, measured, recorded, side_note, size_of
@@ -21,7 +21,7 @@ class Scores(TypedDict):
     """One per pair, in the given order."""
     mean: float
     interval: tuple[float, float] | None
-    """95 % bootstrap interval of the mean; None for a single pair, and for values that inversion recorded."""
+    """95 % bootstrap interval of the mean; None for a single pair, and for values recorded by inversion."""
     higher_is_better: bool
     protocol: str
     """Ranges, sizes and constants, in one line."""
@@ -51,26 +51,26 @@ def evaluate(
     packages are missing, and pairs that cannot be compared.
     """
     loaded, _ = loaded_codes(codes)
-    pictures, _ = listed(photos)
+    pictures, _ = as_list(photos)
     if len(pictures) != len(loaded):
         raise UsageError(f"{len(loaded)} codes and {len(pictures)} photographs: expected one of each")
     if metric_side < 0 or batch < 1:
         raise UsageError(f"metric_side {metric_side}, batch {batch}: expected 0 or more, and 1 or more")
-    of = model_of(model, loaded)
-    names = list(metrics) if metrics is not None else default_pair_metrics(of)
-    compared, told = pair_metrics(names), record_metrics(names)
-    measures, lacking = load_metrics(compared, of.device)
+    resolved = model_of(model, loaded)
+    names = list(metrics) if metrics is not None else default_pair_metrics(resolved)
+    of_images, of_records = pair_metrics(names), record_metrics(names)
+    measures, lacking = load_metrics(of_images, resolved.device)
     if lacking:
         raise lacking[0]
     rows: list[dict[str, float]] = []
     for start in range(0, len(loaded), batch):
         part = loaded[start : start + batch]
         images = [
-            photograph(picture, of.resolution, size_of(code), f"photo {number}")
+            photograph(picture, resolved.resolution, size_of(code), f"photo {number}")
             for number, (picture, code) in enumerate(zip(pictures[start:], part, strict=False), start + 1)
         ]
-        for values, code in zip(measured(of, images, part, measures, metric_side), part, strict=True):
-            known, missing = recorded(code, told)
+        for values, code in zip(measured(resolved, images, part, measures, metric_side), part, strict=True):
+            known, missing = recorded(code, of_records)
             for why in missing.values():
                 raise WranganError(f"code {len(rows) + 1}: {why}")
             rows.append({**values, **known})
@@ -81,13 +81,13 @@ def evaluate(
             if not math.isfinite(value):
                 raise WranganError(f"pair {number}: {name} is {value}")
     scores: dict[str, Scores] = {}
-    everything: list[PairMetric | RecordMetric] = [*compared, *told]
+    everything: list[PairMetric | RecordMetric] = [*of_images, *of_records]
     for metric in everything:
-        found = [row[metric.name] for row in rows]
-        mean, interval = mean_interval(found)
+        column = [row[metric.name] for row in rows]
+        mean, interval = mean_interval(column)
         of_pairs = metric.name in measures
         scores[metric.name] = Scores(
-            values=found,
+            values=column,
             mean=mean,
             interval=interval if of_pairs else None,
             higher_is_better=metric.higher_is_better,

@@ -1,4 +1,4 @@
-"""Faces cut out of photographs, and put back."""
+"""Cut faces out of photographs, and put them back."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from wrangan_cli.api.models import ModelLike, model_of
-from wrangan_cli.api.pictures import Face, P, Picture, Progress, listed, prepared
+from wrangan_cli.api.pictures import Face, P, Picture, Progress, as_list, prepared
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.inversion.folder import described
@@ -28,9 +28,9 @@ class Inverter:
     """Model, encoder and loss, loaded once to invert many photographs.
 
     model: see `load_model`; None: the default. options: those of `wrangan invert`, such as
-    `method="weight-tuning"`, `steps=100` or `seconds=30` (for each photograph). settings: what
-    `inversion_settings` makes of such options, over which `options` go. batch: photographs that are inverted
-    together.
+    `method="weight-tuning"`, `steps=100` or `seconds=30` (for each photograph). settings: made from such
+    options by `inversion_settings`; `options` take precedence over them. batch: number of photographs
+    inverted together.
 
     Raises WranganError: options that do not exist or conflict, networks that the model lacks,
     missing weights of the perceptual distance. From then on the process keeps freed memory
@@ -71,7 +71,7 @@ class Inverter:
     def invert(self, images: Tensor, progress: Progress | None = None) -> Code | list[Code]: ...
     def invert(self, images: Any, progress: Progress | None = None) -> Code | list[Code]:
         """The code of one picture, or a list of codes for several: see `wrangan.invert`."""
-        pictures, several = listed(images)
+        pictures, several = as_list(images)
         codes: list[Code] = []
         for result in self.each(pictures, progress):
             if not isinstance(result, Code):
@@ -89,7 +89,7 @@ class Inverter:
         inverted together; a batch that does not fit into memory is tried again at half its size.
         progress: called with the number of steps done, and the total.
         """
-        given, _ = listed(images)
+        given, _ = as_list(images)
         sources = [_source(picture) for picture in given]
         photos = prepared(given, self.model.resolution, self.settings.size)
         early: dict[int, Code | WranganError | OSError] = {}
@@ -107,9 +107,8 @@ class Inverter:
                 except OSError as error:  # its file has disappeared since it was read
                     code = error
             early[found.index] = code
-            while (
-                expected in early
-            ):  # an unreadable file comes before the batch to which it would have belonged
+            # An unreadable file comes before the batch to which it would have belonged.
+            while expected in early:
                 yield early.pop(expected)
                 expected += 1
 
@@ -161,9 +160,9 @@ def invert(
     The central square is used; faces should be aligned as in the model's data (`align`).
 
     model: see `load_model`; None: the default, loaded on first use and kept. options: those of
-    `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`; settings: what `inversion_settings`
-    makes of such options, over which `options` go. batch: how many are inverted together. progress: is
-    called with the steps that are done, and with all there are.
+    `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`. settings: made from such options by
+    `inversion_settings`; `options` take precedence over them. batch: number of photographs inverted
+    together. progress: called with the number of steps done, and the total.
 
     Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
     before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;
@@ -178,7 +177,8 @@ def _settings(settings: InversionSettings | None, options: dict[str, Any]) -> In
     if settings is None:
         return inversion_settings(**options)
     known = dataclasses.asdict(settings)
-    kept = applicable(options.get("method", settings.method), known)  # of another method: what both have
+    # For another method than that of `settings`: those that both have.
+    kept = applicable(options.get("method", settings.method), known)
     return inversion_settings(**{**kept, **options})
 
 

@@ -56,7 +56,7 @@ def directions(model: ModelLike = DEFAULT_MODEL, path: str | Path | None = None)
 def model_of(given: ModelLike | None, codes: Sequence[Code] = ()) -> Model:
     """The given model; else the one with which `codes` were made; else the default.
 
-    Raises WranganError for codes of a different model, or of one that has to be given.
+    Raises WranganError for codes of a different model, or of a model that cannot be found and must be given.
     """
     if isinstance(given, Model):
         model = given

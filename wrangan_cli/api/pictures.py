@@ -1,4 +1,4 @@
-"""Pictures in the forms that users have: files, Pillow images, arrays, tensors, aligned faces."""
+"""The forms in which users pass pictures: files, Pillow images, arrays, tensors, aligned faces."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,8 +43,8 @@ Progress = Callable[[int, int], None]
 """Called with the amount done so far and the total."""
 
 
-def listed(pictures: Any) -> tuple[list[Any], bool]:
-    """`pictures` as a list, and whether they are several: list, tuple, iterator, tensor (B, 3, S, S)."""
+def as_list(pictures: Any) -> tuple[list[Any], bool]:
+    """`pictures` as a list, and whether several were given: list, tuple, iterator, tensor (B, 3, S, S)."""
     if isinstance(pictures, list | tuple | Iterator):
         return list(pictures), True
     if isinstance(pictures, Tensor) and pictures.ndim == 4:

@@ -42,7 +42,7 @@ def main() -> None:
     print(options.out, pin(options.out))
 
 
-def write(model: Path, out: Path, carrier: str, lender: str | None = None, half: bool = False) -> None:
+def write(model: Path, out: Path, carrier: str, parent: str | None = None, half: bool = False) -> None:
     """`fitted.safetensors` and `config.json` in `out`, of the model in `model`."""
     fetched = READERS[carrier](fetch_carrier(CARRIERS[carrier]))
     fitted = {}
@@ -53,8 +53,8 @@ def write(model: Path, out: Path, carrier: str, lender: str | None = None, half:
             rounded = own not in STATISTICS and (half or own.endswith(".std"))
             fitted[own] = tensor.half() if rounded else tensor
     record = {k: v for k, v in read_config(model).items() if k not in ("sha256", "fetched")}
-    if lender is not None:
-        record["companions_of"] = lender
+    if parent is not None:
+        record["companions_of"] = parent
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / FITTED, fitted, {"kind": "fitted"})
     (out / CONFIG).write_text(json.dumps({**record, "fetch": {"carrier": carrier}}, indent=2) + "\n")

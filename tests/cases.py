@@ -120,8 +120,8 @@ def collectives() -> dict[str, Any]:
         "mean": distributed.mean_over_ranks(torch.tensor([rank, 10.0])).tolist(),
         "any": [distributed.any_rank(rank == 1), distributed.any_rank(False)],
         "gathered": distributed.gather_objects({"rank": rank}),
-        "from_main": distributed.from_main(f"of {rank}"),
-        "share": list(distributed.own_shard(range(5))),
+        "broadcast": distributed.broadcast(f"of {rank}"),
+        "share": list(distributed.local_shard(range(5))),
         "gradient": weight.grad.tolist(),
         "through": x.grad.tolist() if x.grad is not None else None,
     }

@@ -15,7 +15,7 @@ from wrangan_cli.engine.editing.brightness import REGION, BrightnessScorer
 from wrangan_cli.engine.editing.directions import SENSIBLE_RANGE, directions_file, load_directions
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
 from wrangan_cli.engine.models.folder import Model, sample_w
-from wrangan_cli.engine.models.pairs import draw_pairs
+from wrangan_cli.engine.models.pairs import render_pairs
 
 run = CliRunner()
 MIDDLE = (slice(None), slice(8, 12), slice(5, 11))
@@ -72,7 +72,7 @@ def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> None:
     assert record["source"]["correlation_test"] == pytest.approx(correlation, abs=0.15)
     assert (luminance(moved) > luminance(images)).mean() > 0.7
     # The same from pairs, whose images are rounded to 8 bits.
-    pairs = draw_pairs(tiny_model, tmp_path / "pairs", 400, side=TINY.resolution)
+    pairs = render_pairs(tiny_model, tmp_path / "pairs", 400, side=TINY.resolution)
     again = run.invoke(
         app, [*words, "--pairs", str(tmp_path / "pairs"), "--out", str(tmp_path / "p.safetensors")]
     )

@@ -31,7 +31,7 @@ from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.attributes import AttributeConfig, AttributeNet, save_attributes
 from wrangan_cli.engine.models.folder import Model, sample_w
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.models.pairs import draw_pairs
+from wrangan_cli.engine.models.pairs import render_pairs
 
 run = CliRunner()
 
@@ -160,7 +160,7 @@ def test_reduced_drawing_scores_as_the_whole_image_does() -> None:
 
 
 def test_scores_of_pairs(tiny_model: Model, tmp_path: Path) -> None:
-    pairs, seen = draw_pairs(tiny_model, tmp_path, 30, side=16), []
+    pairs, seen = render_pairs(tiny_model, tmp_path, 30, side=16), []
     settings = LearnSettings(samples=25, batch=8)
     w, scores = score_samples(tiny_model, small_net(), settings, seen.append, pairs)
     assert seen == [8, 16, 24, 25]
@@ -329,7 +329,7 @@ def test_learn_command_from_pairs(
     tiny_folder: Path, tiny_model: Model, other_folder: Path, tmp_path: Path
 ) -> None:
     save_attributes(tiny_folder / "attributes.safetensors", small_net())
-    draw_pairs(tiny_model, tmp_path / "pairs", 120, side=16)
+    render_pairs(tiny_model, tmp_path / "pairs", 120, side=16)
     words = ["directions", "learn", "smile", "--pairs", str(tmp_path / "pairs"), "--share", "0.2"]
     result = run.invoke(app, [*words, "--model", str(tiny_folder)])
     assert result.exit_code == 0, result.stderr

@@ -79,7 +79,7 @@ def test_collectives(two_ranks: list[dict[str, Any]]) -> None:
         assert got["mean"] == [0.5, 10.0]
         assert got["any"] == [True, False]
         assert got["gathered"] == [{"rank": 0}, {"rank": 1}]
-        assert got["from_main"] == "of 0"
+        assert got["broadcast"] == "of 0"
         assert got["share"] == [[0, 2, 4], [1, 3]][rank]
         assert got["gradient"] == [1.5, 3.0, 4.5]
         # The sum of both losses is mean · 1 + mean · 2, of which each x has a half.
@@ -97,8 +97,8 @@ def test_alone_nothing_happens() -> None:
         assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
         assert distributed.mean_over_ranks(x) is x
         assert distributed.gather_objects(3) == [3]
-        assert distributed.from_main(3) == 3
-        assert list(distributed.own_shard([1, 2, 3])) == [1, 2, 3]
+        assert distributed.broadcast(3) == 3
+        assert list(distributed.local_shard([1, 2, 3])) == [1, 2, 3]
         assert distributed.any_rank(True)
         distributed.barrier()
 

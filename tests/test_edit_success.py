@@ -24,10 +24,10 @@ from wrangan_cli.engine.metrics.edit_success import (
     Judge,
     Point,
     Trial,
+    at_judged_side,
     by_photograph,
     load_judge,
     parts,
-    seen,
     trials,
 )
 from wrangan_cli.engine.models.attributes import FILE_NAME, AttributeConfig, AttributeNet, save_attributes
@@ -157,8 +157,8 @@ def test_what_counts() -> None:
 
 def test_images_are_seen_at_256() -> None:
     large = torch.rand(1, 3, 512, 512)
-    torch.testing.assert_close(seen(large), large.reshape(1, 3, 256, 2, 256, 2).mean(dim=(3, 5)))
-    assert seen(torch.rand(2, 3, 16, 16)).shape == (2, 3, 256, 256)
+    torch.testing.assert_close(at_judged_side(large), large.reshape(1, 3, 256, 2, 256, 2).mean(dim=(3, 5)))
+    assert at_judged_side(torch.rand(2, 3, 16, 16)).shape == (2, 3, 256, 256)
 
 
 class NoFaces:
@@ -200,7 +200,7 @@ def test_the_command(
     }
     assert [row["reached"] for row in rows] == [*reached.values(), sum(reached.values()) / 2]
     for more, cause in (
-        (["--direction", "own"], "no score belongs to it"),
+        (["--direction", "own"], "has no score"),
         (["--metric", "mse"], "give it alone"),
         (["--strength", "nan"], "expected a finite number"),
     ):

@@ -20,7 +20,7 @@ from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.encoders import read_encoder
 from wrangan_cli.engine.models.folder import Model, sample_w, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.pairs import Pairs, render_pairs
 from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.training.encoder import EncoderTrainer
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
@@ -51,7 +51,7 @@ def model(tmp_path: Path) -> Model:
 
 @pytest.fixture
 def pairs(model: Model, tmp_path: Path) -> Pairs:
-    return draw_pairs(model, tmp_path / "pairs", 10, side=32)
+    return render_pairs(model, tmp_path / "pairs", 10, side=32)
 
 
 def trainer_of(model: Model, pairs: Pairs | None, **changes: Any) -> EncoderTrainer:
@@ -66,28 +66,28 @@ def test_each_pair_once_an_epoch_whoever_reads_it(pairs: Pairs) -> None:
     shares = [PairBatches(pairs, 5, 16, seed=1, rows=rows) for rows in ((0, 2, 4), (1, 3))]
     seen = []
     for _ in range(2):
-        w, images = whole.following(torch.device("cpu"))
+        w, images = whole.next_batch(torch.device("cpu"))
         assert images.shape == (5, 3, 16, 16)
         seen += w.tolist()
         for share in shares:
-            own_w, own = share.following(torch.device("cpu"))
+            own_w, own = share.next_batch(torch.device("cpu"))
             assert torch.equal(own_w, w[share.rows])
             assert torch.equal(own, images[share.rows])
     assert sorted(seen) == sorted(pairs.w.tolist())
     # The next epoch has the same pairs, made worse in another way.
-    later = [whole.following(torch.device("cpu")) for _ in range(2)]
+    later = [whole.next_batch(torch.device("cpu")) for _ in range(2)]
     assert sorted(torch.cat([w for w, _ in later]).tolist()) == sorted(seen)
     again = PairBatches(pairs, 5, 16, seed=1, rows=range(5))
     again.seen = 10
     for w, images in later:
-        found_w, found = again.following(torch.device("cpu"))
+        found_w, found = again.next_batch(torch.device("cpu"))
         assert torch.equal(found_w, w)
         assert torch.equal(found, images)
 
 
 def test_without_degradation_they_are_as_drawn(model: Model, pairs: Pairs) -> None:
     batches = PairBatches(pairs, 10, 16, seed=0, rows=range(10), degrade=False)
-    w, images = batches.following(torch.device("cpu"))
+    w, images = batches.next_batch(torch.device("cpu"))
     drawn = model.generator.synthesis(w).clamp(-1, 1)
     small = drawn.reshape(10, 3, 16, 2, 16, 2).mean(dim=(3, 5))
     assert (images - small).abs().max() < 1 / 127.5
@@ -118,7 +118,7 @@ def test_the_loss_is_its_formula(model: Model, pairs: Pairs) -> None:
     twin = copy.deepcopy(trainer.encoder)  # batch statistics are of the batch: the same again
     real = torch.rand(2, 3, 16, 16) * 1.6 - 0.8
     losses = trainer.losses(real, torch.empty(2, 16))
-    w, known = PairBatches(pairs, 4, 16, 0, range(4)).following(torch.device("cpu"))
+    w, known = PairBatches(pairs, 4, 16, 0, range(4)).next_batch(torch.device("cpu"))
     codes = twin(torch.cat([real, known]))
     drawn = model.generator.synthesis(codes[:2]).reshape(2, 3, 16, 2, 16, 2).mean(dim=(3, 5))
     l2 = (drawn - real).pow(2).mean()

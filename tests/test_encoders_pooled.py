@@ -22,7 +22,7 @@ from wrangan_cli.engine.models.encoders import (
 from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, PooledHeads
 from wrangan_cli.engine.models.folder import Model, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.pairs import Pairs, render_pairs
 from wrangan_cli.engine.models.perceptual import for_loss
 from wrangan_cli.engine.training.encoder_kinds import encoder_trainer
 from wrangan_cli.engine.training.pair_batches import PairBatches
@@ -74,7 +74,7 @@ def model(tmp_path: Path) -> Model:
 
 @pytest.fixture
 def pairs(model: Model, tmp_path: Path) -> Pairs:
-    return draw_pairs(model, tmp_path / "pairs", 10, side=32)
+    return render_pairs(model, tmp_path / "pairs", 10, side=32)
 
 
 def trainer_of(model: Model, pairs: Pairs | None, start: Path | None = None, **changes: Any) -> Any:
@@ -105,7 +105,7 @@ def test_latents_from_means_of_the_last_map() -> None:
 @pytest.mark.parametrize("channels", [3, 6])
 def test_begins_with_what_the_encoder_into_w_says(channels: int) -> None:
     encoder, begun = into_w(), styles(input_channels=channels)
-    begun.begin_from(encoder)
+    begun.init_from(encoder)
     images, shown = images_of(2, 32), images_of(2, 64).flip(3) if channels == 6 else None
     codes = begun(images, shown)
     torch.testing.assert_close(codes, encoder(images)[:, None].expand(-1, 6, -1))
@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_said(model: Model, pairs: Pairs) -> None:
         with pytest.raises(ValueError, match=cause):
             styles(**wrong)
     with pytest.raises(ValueError, match="expected an encoder into W of efficientnet"):
-        styles().begin_from(Encoder(EncoderConfig(16, (8, 8), (1, 1), 16)))
+        styles().init_from(Encoder(EncoderConfig(16, (8, 8), (1, 1), 16)))
     with pytest.raises(UsageError, match="uses pairs only with --w-weight"):
         trainer_of(model, pairs)
     start = model.companion("encoder.safetensors")
@@ -138,7 +138,7 @@ def test_the_loss_is_its_formula(model: Model, pairs: Pairs) -> None:
     trainer.images = 2  # three deltas
     real = torch.rand(2, 3, 16, 16) * 1.6 - 0.8
     losses = trainer.losses(real, torch.empty(2, 16))
-    w, known = PairBatches(pairs, 4, 32, 0, range(4)).following(torch.device("cpu"))
+    w, known = PairBatches(pairs, 4, 32, 0, range(4)).next_batch(torch.device("cpu"))
     codes, of_pairs = trainer.encoder(real, stage=3), trainer.encoder(known, stage=3)
     drawn = model.generator.synthesis(codes).reshape(2, 3, 16, 2, 16, 2).mean(dim=(3, 5))
     l2 = (drawn - real).pow(2).mean()

@@ -212,7 +212,7 @@ def test_the_latent_discriminator_learns_and_is_regularised() -> None:
         first = first or last
         assert adversary.steps == step + 1
     assert last < 0.1 < first
-    assert adversary.judgement(codes).item() > adversary.judgement(real[:, None]).item()
+    assert adversary.encoder_loss(codes).item() > adversary.encoder_loss(real[:, None]).item()
     # R1 of a linear function is the square of its slope.
     regular = LatentAdversary(4, EncoderSettings(latent_r1_interval=2), torch.device("cpu"))
     torch.nn.init.constant_(regular.network[6].weight, 0.5)

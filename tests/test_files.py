@@ -22,10 +22,10 @@ from wrangan_kernels.caching import exclusive
 from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.files import (
     check_can_be_made,
-    claim,
     replaced_atomically,
     replaced_together,
     sha256,
+    try_lock,
 )
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors, write_torch
 
@@ -113,7 +113,7 @@ def test_nobody_waits_where_there_are_no_locks(
 
     monkeypatch.setattr(FileLock, "acquire", refused)
     with exclusive(tmp_path / "lock"):
-        assert claim(tmp_path / "claimed") is not None
+        assert try_lock(tmp_path / "claimed") is not None
 
 
 def test_a_lock_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
@@ -234,15 +234,15 @@ def test_a_claim_ends_with_the_process_that_has_it(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from wrangan_cli.engine.base.files import claim
-held = claim(Path({str(tmp_path / "lock")!r}))
+from wrangan_cli.engine.base.files import try_lock
+held = try_lock(Path({str(tmp_path / "lock")!r}))
 print(held is not None, flush=True)
 sys.stdin.read()
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"True\n"
-    assert claim(tmp_path / "lock") is None
+    assert try_lock(tmp_path / "lock") is None
     process.kill()
     process.communicate()
-    assert claim(tmp_path / "lock") is not None
+    assert try_lock(tmp_path / "lock") is not None

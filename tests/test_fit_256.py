@@ -13,7 +13,7 @@ from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.folder import Model, read_config, sample_w, save_model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.models.pairs import Pairs, draw_pairs
+from wrangan_cli.engine.models.pairs import Pairs, render_pairs
 
 WHOLE = MobileStyleGANConfig(
     {4: 16, 8: 16, 16: 12, 32: 8},
@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="module")
 def held_out(whole: Model) -> Pairs:
-    return draw_pairs(whole, whole.path / "held-out", 16, SIDE, seed=2)
+    return render_pairs(whole, whole.path / "held-out", 16, SIDE, seed=2)
 
 
 def cut(whole: Model) -> MobileStyleGANGenerator:

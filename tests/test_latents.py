@@ -28,10 +28,10 @@ from wrangan_cli.engine.checkpoints.latents import (
     fitting_noise,
     left_out,
     read_latents,
-    remark_noise,
-    remark_unlike,
     safe_name,
     w_reach,
+    warn_far_from_w,
+    warn_unused_noise,
 )
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
@@ -135,7 +135,7 @@ def test_noise_maps_that_do_not_fit_are_left_out_with_one_remark(
     latents = read_latents(path, tiny_model)
     assert fitting_noise(latents[0], tiny_model) == {}
     with caplog.at_level(logging.WARNING, "wrangan"):
-        remark_noise({path: latents, Path("other.pt"): latents[:1]}, tiny_model)
+        warn_unused_noise({path: latents, Path("other.pt"): latents[:1]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage().startswith(f"noise maps of {path}, other.pt are left out: ")
     why = "tiny does not use noise" if silent else "4 8 8 16 16 32 32, those of tiny 4 8 8 16 16"
@@ -328,9 +328,9 @@ def test_remark_of_latents_that_are_far_from_w(
     )
     latents = read_latents(path, tiny_model)
     with caplog.at_level(logging.WARNING, "wrangan"):
-        remark_unlike({path: latents[:1]}, tiny_model)
+        warn_far_from_w({path: latents[:1]}, tiny_model)
         assert not caplog.records
-        remark_unlike({path: latents, Path("b.npy"): latents[2:]}, tiny_model)
+        warn_far_from_w({path: latents, Path("b.npy"): latents[2:]}, tiny_model)
     (record,) = caplog.records
     assert record.getMessage() == (
         "these do not look like latents of tiny, or were optimised far away from its W: "

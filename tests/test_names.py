@@ -9,7 +9,7 @@ import pytest
 from tests.code_files import make_code
 from tests.conftest import write_photo
 from wrangan_cli.engine.base.errors import FileError
-from wrangan_cli.engine.base.names import existing_form, one_file, same_name
+from wrangan_cli.engine.base.names import existing_form, same_file_key, same_name
 from wrangan_cli.engine.faces.align_photos import PhotoAligner
 from wrangan_cli.engine.inversion.folder import plan
 from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin
 def test_forms() -> None:
     assert NFC != NFD
     assert same_name(NFD) == same_name(NFC) == NFC
-    assert one_file(Path("a") / NFD.upper()) == one_file(Path("a") / NFC)
-    assert one_file(Path("A/x")) != one_file(Path("a/x"))
+    assert same_file_key(Path("a") / NFD.upper()) == same_file_key(Path("a") / NFC)
+    assert same_file_key(Path("A/x")) != same_file_key(Path("a/x"))
 
 
 def test_a_code_of_the_other_form_is_the_code_of_the_photograph(tmp_path: Path) -> None:

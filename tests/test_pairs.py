@@ -18,7 +18,7 @@ from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models import pairs as engine
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANConfig, MobileStyleGANGenerator
-from wrangan_cli.engine.models.pairs import draw_pairs, means_sha256, open_pairs
+from wrangan_cli.engine.models.pairs import means_sha256, open_pairs, render_pairs
 
 run = CliRunner()
 
@@ -36,7 +36,7 @@ def image_of(model: Model, w: torch.Tensor, side: int) -> torch.Tensor:
 
 def test_pairs_are_w_and_its_image(tiny_model: Model, tmp_path: Path) -> None:
     seen: list[int] = []
-    pairs = draw_pairs(tiny_model, tmp_path, 10, side=8, on_pairs=seen.append)
+    pairs = render_pairs(tiny_model, tmp_path, 10, side=8, on_pairs=seen.append)
     assert (len(pairs), pairs.side, len(pairs.shards)) == (10, 8, 3)
     assert list(dict.fromkeys(seen)) == list(range(11))
     assert pairs.w.shape == (10, TINY.style_dim)
@@ -48,7 +48,7 @@ def test_pairs_are_w_and_its_image(tiny_model: Model, tmp_path: Path) -> None:
 
 
 def test_images_come_in_the_order_that_is_asked_for(tiny_model: Model, tmp_path: Path) -> None:
-    pairs = draw_pairs(tiny_model, tmp_path, 10, side=8)
+    pairs = render_pairs(tiny_model, tmp_path, 10, side=8)
     order = np.array([9, 0, 5, 4, 0])
     torch.testing.assert_close(pairs.images(order), pairs.images(range(10))[order], rtol=0, atol=0)
     assert pairs.images(range(0)).shape == (0, 3, 8, 8)
@@ -58,59 +58,59 @@ def test_images_come_in_the_order_that_is_asked_for(tiny_model: Model, tmp_path:
 
 
 def test_an_interrupted_drawing_goes_on(tiny_model: Model, tmp_path: Path) -> None:
-    whole = draw_pairs(tiny_model, tmp_path / "whole", 10, side=8)
+    whole = render_pairs(tiny_model, tmp_path / "whole", 10, side=8)
 
     def stop(done: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw_pairs(tiny_model, tmp_path / "broken", 10, side=8, on_pairs=stop)
+        render_pairs(tiny_model, tmp_path / "broken", 10, side=8, on_pairs=stop)
     assert len(open_pairs(tmp_path / "broken", tiny_model.generator)) == 4
     seen: list[int] = []
-    again = draw_pairs(tiny_model, tmp_path / "broken", 10, side=8, on_pairs=seen.append)
+    again = render_pairs(tiny_model, tmp_path / "broken", 10, side=8, on_pairs=seen.append)
     assert list(dict.fromkeys(seen)) == [4, 5, 6, 7, 8, 9, 10]
     assert torch.equal(again.w, whole.w)
     assert torch.equal(again.images(range(10)), whole.images(range(10)))
 
 
 def test_a_larger_number_adds(tiny_model: Model, tmp_path: Path) -> None:
-    few = draw_pairs(tiny_model, tmp_path, 6, side=8)
+    few = render_pairs(tiny_model, tmp_path, 6, side=8)
     images = few.images(range(6))
     untouched = few.shards[0].stat().st_mtime_ns
-    more = draw_pairs(tiny_model, tmp_path, 9, side=8)
+    more = render_pairs(tiny_model, tmp_path, 9, side=8)
     assert len(more) == 9
     # Drawn in batches of other sizes: on some processors a product of matrices then differs in the last bits.
     torch.testing.assert_close(more.w[:6], few.w, rtol=1e-5, atol=1e-5)
     assert torch.equal(more.images(range(6)), images)
     assert more.shards[0].stat().st_mtime_ns == untouched
-    assert len(draw_pairs(tiny_model, tmp_path, 2, side=8)) == 9
+    assert len(render_pairs(tiny_model, tmp_path, 2, side=8)) == 9
 
 
 def test_another_seed_draws_others(tiny_model: Model, tmp_path: Path) -> None:
-    one = draw_pairs(tiny_model, tmp_path / "0", 3, side=8)
-    other = draw_pairs(tiny_model, tmp_path / "1", 3, side=8, seed=1)
+    one = render_pairs(tiny_model, tmp_path / "0", 3, side=8)
+    other = render_pairs(tiny_model, tmp_path / "1", 3, side=8, seed=1)
     assert not torch.isclose(one.w, other.w).all(dim=1).any()
 
 
 def test_sides_above_the_models_are_the_models(tiny_model: Model, tmp_path: Path) -> None:
-    assert draw_pairs(tiny_model, tmp_path, 1, side=256).side == tiny_model.resolution
+    assert render_pairs(tiny_model, tmp_path, 1, side=256).side == tiny_model.resolution
 
 
 @pytest.mark.parametrize("changes", [{"side": 16}, {"seed": 1}])
 def test_a_folder_holds_pairs_of_one_kind(tiny_model: Model, tmp_path: Path, changes: dict[str, int]) -> None:
-    draw_pairs(tiny_model, tmp_path, 2, side=8)
+    render_pairs(tiny_model, tmp_path, 2, side=8)
     with pytest.raises(FileError, match="pairs of another"):
-        draw_pairs(tiny_model, tmp_path, 2, **({"side": 8} | changes))
+        render_pairs(tiny_model, tmp_path, 2, **({"side": 8} | changes))
 
 
 def test_pairs_of_another_model_are_refused(tiny_model: Model, other_folder: Path, tmp_path: Path) -> None:
-    draw_pairs(tiny_model, tmp_path, 2, side=8)
+    render_pairs(tiny_model, tmp_path, 2, side=8)
     other = load_model(str(other_folder))
     with pytest.raises(FileError, match="another generator"):
         open_pairs(tmp_path, other.generator)
     with pytest.raises(FileError, match="another means_sha256"):
-        draw_pairs(other, tmp_path, 2, side=8)
+        render_pairs(other, tmp_path, 2, side=8)
 
 
 def test_pairs_are_of_the_means_alone(tiny_model: Model) -> None:
@@ -135,7 +135,7 @@ def test_means_do_not_depend_on_which_weights_are_random() -> None:
 def test_folders_that_are_not_whole(tiny_model: Model, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="no pairs in it"):
         open_pairs(tmp_path, tiny_model.generator)
-    pairs = draw_pairs(tiny_model, tmp_path, 10, side=8)
+    pairs = render_pairs(tiny_model, tmp_path, 10, side=8)
     first = pairs.shards[0].read_bytes()
     pairs.shards[0].unlink()
     with pytest.raises(FileError, match="does not match the number or size"):
@@ -164,7 +164,7 @@ def read_tensors_of_pairs(path: Path) -> tuple[dict[str, torch.Tensor], dict[str
 @pytest.mark.parametrize("numbers", [(0, 8, 0), (2, 0, 0), (2, 8, -1)])
 def test_numbers_are_checked(tiny_model: Model, tmp_path: Path, numbers: tuple[int, int, int]) -> None:
     with pytest.raises(UsageError):
-        draw_pairs(tiny_model, tmp_path, *numbers)
+        render_pairs(tiny_model, tmp_path, *numbers)
 
 
 def test_command(tiny_folder: Path, tiny_model: Model, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ from wrangan_cli.engine.models.folder import (
     CONFIG,
     DISCRIMINATOR,
     FITTED,
-    LENT,
+    SHARED_FILES,
     WEIGHTS,
     Model,
     bundled_models,
@@ -49,7 +49,7 @@ SMALL = dataclasses.replace(
     NARROW, channels={4: 16, 8: 16}, head="plain", randomized_layers=("layers.0.conv2",)
 )
 SHIPPED = ("encoder.safetensors", "attributes.safetensors", "directions.safetensors")
-"""Of LENT, what a lender of these tests has."""
+"""Of SHARED_FILES, what a parent of these tests has."""
 ENCODER = EncoderConfig(style_dim=NARROW.style_dim, input_side=16, widths=(4,), blocks=(1,))
 
 
@@ -59,7 +59,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 
 @pytest.fixture
-def lender(place: Place) -> Path:
+def parent(place: Place) -> Path:
     """The bundled folder of `ffhq`, with an encoder, an attribute net and a direction; it is not fetched."""
     folder = bundle(place, "ffhq", NARROW, fitted_tensors(NARROW))
     digest = read_config(folder)["sha256"][WEIGHTS]
@@ -71,7 +71,7 @@ def lender(place: Place) -> Path:
 
 
 def small(place: Place, named: object = "ffhq") -> Path:
-    """The bundled folder of `ffhq-small`, cut at 8 px, which names its lender."""
+    """The bundled folder of `ffhq-small`, cut at 8 px, which names its parent."""
     own = network(SMALL).state_dict()
     fitted: dict[str, Tensor] = {
         k: v for k, v in own.items() if k.startswith("to_img.") or k.endswith(".std")
@@ -89,17 +89,17 @@ def direction(name: str, std: float = 1) -> Direction:
     return Direction(name=name, vector=vector, std=std)
 
 
-def test_what_the_larger_form_has_serves_the_smaller(place: Place, lender: Path) -> None:
+def test_what_the_larger_form_has_serves_the_smaller(place: Place, parent: Path) -> None:
     folder = small(place)
     model = load_model("ffhq-small")
     assert (model.resolution, model.bundled) == (8, folder)
-    assert model.lender is not None
-    assert (model.lender.folder, model.lender.sha256) == (lender, read_config(lender)["sha256"][WEIGHTS])
-    assert model.sha256 != model.lender.sha256
-    for name in LENT:
-        assert model.companions(name) == ([lender / name] if name in SHIPPED else [])
+    assert model.parent is not None
+    assert (model.parent.folder, model.parent.sha256) == (parent, read_config(parent)["sha256"][WEIGHTS])
+    assert model.sha256 != model.parent.sha256
+    for name in SHARED_FILES:
+        assert model.companions(name) == ([parent / name] if name in SHIPPED else [])
     encoder = load_encoder(model)
-    stored, _ = read_tensors(lender / "encoder.safetensors")
+    stored, _ = read_tensors(parent / "encoder.safetensors")
     assert all(torch.equal(encoder.state_dict()[name], tensor.float()) for name, tensor in stored.items())
     assert load_attributes(model).config.names == ("Smiling",)
     assert sorted(load_directions(model)) == ["age", "smile"]
@@ -108,7 +108,7 @@ def test_what_the_larger_form_has_serves_the_smaller(place: Place, lender: Path)
     assert [path.name for path in (place.cache / "models").iterdir() if path.is_dir()] == ["ffhq-small"]
 
 
-@pytest.mark.usefixtures("lender")
+@pytest.mark.usefixtures("parent")
 def test_its_own_come_first(place: Place) -> None:
     folder = small(place)
     model = load_model("ffhq-small")
@@ -121,41 +121,41 @@ def test_its_own_come_first(place: Place) -> None:
     assert load_encoder(model)
 
 
-def test_nothing_else_is_lent(place: Place, lender: Path) -> None:
+def test_nothing_else_is_lent(place: Place, parent: Path) -> None:
     small(place)
     model = load_model("ffhq-small")
     for name in (DISCRIMINATOR, "hypernet.safetensors", "reference.safetensors"):
-        write_tensors(lender / name, {"a": torch.ones(1)}, {"model_sha256": model.lender.sha256})  # type: ignore[union-attr]
+        write_tensors(parent / name, {"a": torch.ones(1)}, {"model_sha256": model.parent.sha256})  # type: ignore[union-attr]
         assert model.companion(name) is None
-    # What names a third model is refused wherever it lies, and the lender does not borrow back.
+    # What names a third model is refused wherever it lies, and the parent does not borrow back.
     third = dataclasses.replace(model, sha256="3" * 64)
-    for path in (lender, model.path):
+    for path in (parent, model.path):
         save_directions(path / "directions.safetensors", third, [direction("odd")])
         with pytest.raises(FileError, match="made for another model"):
             load_directions(model)
         (path / "directions.safetensors").unlink()
-    save_encoder(lender, Encoder(ENCODER), third, {})
+    save_encoder(parent, Encoder(ENCODER), third, {})
     with pytest.raises(FileError, match="was trained for another model, not for ffhq-small"):
         load_encoder(model)
     larger = load_model("ffhq")
-    assert larger.lender is None
+    assert larger.parent is None
     save_directions(directions_file(larger), model, [direction("of-the-smaller")])
     with pytest.raises(FileError, match="made for another model"):
         load_directions(larger)
 
 
-@pytest.mark.usefixtures("lender")
-def test_without_the_name_the_check_is_as_strict_as_ever(place: Place, lender: Path) -> None:
+@pytest.mark.usefixtures("parent")
+def test_without_the_name_the_check_is_as_strict_as_ever(place: Place, parent: Path) -> None:
     folder = small(place, None)
     model = load_model("ffhq-small")
-    assert model.lender is None
+    assert model.parent is None
     assert model.companion("encoder.safetensors") is None
-    (folder / "encoder.safetensors").write_bytes((lender / "encoder.safetensors").read_bytes())
+    (folder / "encoder.safetensors").write_bytes((parent / "encoder.safetensors").read_bytes())
     with pytest.raises(FileError, match="was trained for another model"):
         load_encoder(model)
 
 
-@pytest.mark.usefixtures("lender")
+@pytest.mark.usefixtures("parent")
 @pytest.mark.parametrize("named", ["nobody", "", 3, ["ffhq"]])
 def test_a_lender_that_is_none(place: Place, named: object) -> None:
     small(place, named)
@@ -163,22 +163,22 @@ def test_a_lender_that_is_none(place: Place, named: object) -> None:
         load_model("ffhq-small")
 
 
-def test_what_is_made_of_it_takes_them_along(place: Place, lender: Path, tmp_path: Path) -> None:
+def test_what_is_made_of_it_takes_them_along(place: Place, parent: Path, tmp_path: Path) -> None:
     small(place)
     model = load_model("ffhq-small")
     write_tensors(
-        lender / "hypernet.safetensors", {"a": torch.ones(1)}, {"model_sha256": model.lender.sha256}
+        parent / "hypernet.safetensors", {"a": torch.ones(1)}, {"model_sha256": model.parent.sha256}
     )  # type: ignore[union-attr]
     out = save_model(tmp_path / "made", model.generator, w_mean=model.w_mean)
     assert sorted(path.name for path in carry_companions(model, out)) == sorted(SHIPPED)
     made = load_model(str(out))
-    assert made.lender is None
+    assert made.parent is None
     assert load_encoder(made)
     assert sorted(load_directions(made)) == ["age", "smile"]
 
 
 def test_the_script_that_bundles_names_the_lender(
-    place: Place, lender: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small(place)
     start = load_model("ffhq-small")
@@ -188,8 +188,8 @@ def test_the_script_that_bundles_names_the_lender(
     monkeypatch.setattr(sys, "argv", [str(script), str(made), str(out), "--companions-of", "ffhq", "--half"])
     runpy.run_path(str(script), run_name="__main__")
     again = load_model("again")
-    assert again.lender is not None
-    assert again.lender.folder == lender
+    assert again.parent is not None
+    assert again.parent.folder == parent
     own, _ = read_tensors(out / FITTED)
     half = {name for name, tensor in own.items() if tensor.dtype == torch.float16}
     assert set(own) - half == {"w_mean", "w_std"}
@@ -207,7 +207,7 @@ def test_the_bundled_forms_of_one_generator_share_its_w() -> None:
         record = read_config(folder)
         larger = bundled[record["companions_of"]]
         assert record["fetch"] == read_config(larger)["fetch"]
-        assert not any((folder / name).exists() for name in LENT)
+        assert not any((folder / name).exists() for name in SHARED_FILES)
         shared, own = (read_tensors(path / FITTED)[0] for path in (larger, folder))
         assert not any(key.startswith("style.") for key in (*shared, *own))
         for key in ("w_mean", "w_std"):

@@ -12,7 +12,7 @@ from wrangan_cli.engine.models.randomized import (
     num_randomized,
     parametrise_std,
     randomize,
-    small_std_share,
+    small_std_fraction,
     tunable_weights,
     with_plain_std,
 )
@@ -97,7 +97,7 @@ def test_share_of_small_std(tiny_generator: StyleGAN2Generator) -> None:
         std.fill_(0.5)
         std[:2] = -0.0005
         std[2] = -0.002
-    assert small_std_share(tiny_generator)["convs.3"] == 2 / 8
+    assert small_std_fraction(tiny_generator)["convs.3"] == 2 / 8
 
 
 def test_no_random_weights_to_draw_for(plain_config: StyleGAN2Config) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import TINY, random_generator_network, write_photo
 from tests.shard_case import load_projection, run_command
-from wrangan_cli.engine.base.distributed import gather_shards, own_shard
+from wrangan_cli.engine.base.distributed import gather_shards, local_shard
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import inception
 from wrangan_cli.engine.metrics.samples import generated_images
@@ -125,7 +125,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
 
 
 def test_shares_come_back_in_order_in_one_process() -> None:
-    assert list(own_shard(range(5))) == gather_shards(list(range(5))) == list(range(5))
+    assert list(local_shard(range(5))) == gather_shards(list(range(5))) == list(range(5))
 
 
 def test_codes_are_those_of_one_process(outcomes: Outcomes) -> None:

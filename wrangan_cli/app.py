@@ -1,4 +1,4 @@
-"""The Typer app: names the commands, nothing else."""
+"""The Typer app: registers the commands, nothing else."""
 
 import os
 from typing import Annotated
@@ -72,7 +72,7 @@ app.command("doctor")(doctor)
 def wait_briefly() -> None:
     """Make OpenMP's threads spin for microseconds, not milliseconds, while they wait for each other.
 
-    Otherwise they take the cores from each other and from other programs. Call this before PyTorch is
+    Otherwise they take CPU time from each other and from other programs. Call this before PyTorch is
     imported; variables that the user has set are kept.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):

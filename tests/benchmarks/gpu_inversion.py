@@ -35,7 +35,7 @@ from wrangan_cli.engine.inversion.offsets import random_weights, small_offsets
 from wrangan_cli.engine.inversion.variables import Variables
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.folder import Model
-from wrangan_cli.engine.models.perceptual import PerceptualDistance, suited
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, with_fast_layout
 from wrangan_cli.engine.models.precision import LowPrecision
 from wrangan_cli.engine.models.randomized import draw_epsilon
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
@@ -126,7 +126,7 @@ def random_inverter(options: argparse.Namespace, device: torch.device) -> Invert
     mean, std = w.mean(dim=0).to(device), w.var(dim=0).sum().sqrt().item()
     model = Model("random", Path("random"), "0" * 64, generator, mean, std, "lpips-alex")
     settings = inversion_settings(steps=options.steps, init="mean", epsilon_lr=0.01)
-    return Inverter(model, settings, None, suited(random_alexnet().to(device)))
+    return Inverter(model, settings, None, with_fast_layout(random_alexnet().to(device)))
 
 
 def random_alexnet() -> PerceptualDistance:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from wrangan_kernels import loader
 
-from wrangan_cli.engine.models.perceptual import PerceptualDistance, suited
+from wrangan_cli.engine.models.perceptual import PerceptualDistance, with_fast_layout
 from wrangan_cli.engine.ops.image_conv import ImageConv2d
 
 SHAPES = ((11, 2, 8, 64), (11, 2, 1, 64), (3, 1, 8, 64))
@@ -50,7 +50,7 @@ def main() -> None:
         print(f"{shape}: by rows {rows * 1e3:.1f} ms an image, PyTorch {theirs * 1e3:.1f} ms")
     package = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
     taps = nn.ModuleList(getattr(package.net, f"slice{index}") for index in range(1, 6))
-    vgg = suited(PerceptualDistance("lpips-vgg", taps, [torch.rand(n) for n in package.chns]))
+    vgg = with_fast_layout(PerceptualDistance("lpips-vgg", taps, [torch.rand(n) for n in package.chns]))
     target = [features.detach() for features in vgg.features(torch.rand(1, 3, 256, 256))]
 
     def distance(x: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def convert_checkpoint(
     ] = None,
     model: Annotated[
         str,
-        typer.Option(help="In place of --out: put the file's encoder or hypernetwork into this model."),
+        typer.Option(help="Instead of --out: add the file's encoder or hypernetwork to this model."),
     ] = "",
     to: Annotated[
         Literal["wrangan", "rosinality"],
@@ -38,7 +38,7 @@ def convert_checkpoint(
     weights: Annotated[
         Literal["ema", "raw"],
         typer.Option(
-            help="Take the generator's moving average (G_ema, g_ema, Gs), or the generator as trained (G, g)."
+            help="Which generator to take: its moving average (G_ema, g_ema, Gs), or as trained (G, g)."
         ),
     ] = "ema",
     perceptual: Annotated[str, typer.Option(help="Perceptual distance to use with the model.")] = "lpips-vgg",
@@ -64,10 +64,10 @@ def _convert_encoder(source: Path, model: str, overwrite: bool, results: Results
     from wrangan_cli.engine.checkpoints.encoders import install_published
     from wrangan_cli.engine.library import load_model
 
-    _told(install_published(source, load_model(model), overwrite), results)
+    _print_report(install_published(source, load_model(model), overwrite), results)
 
 
-def _told(report: "EncoderReport", results: Results) -> None:
+def _print_report(report: "EncoderReport", results: Results) -> None:
     for line in report.lines():
         say(line)
     results.wrote(report.path, **report.to_json())
@@ -91,4 +91,4 @@ def _convert_model(
     if not report.round_trip:
         results.failed("self-check failed: what was written reads back differently", out)
     if report.encoder is not None:
-        _told(report.encoder, results)
+        _print_report(report.encoder, results)

@@ -62,23 +62,23 @@ def learn(
     ],
     attribute: Annotated[
         str | None,
-        typer.Option(help="Attribute of the net that positive strengths raise; with a leading -, lower."),
+        typer.Option(
+            help="Attribute of the net that positive strengths increase; with a leading -, decrease."
+        ),
     ] = None,
     orthogonal_to: Annotated[
         list[str] | None, typer.Option(help="Direction along which the new one must not move; repeatable.")
     ] = None,
     others: Annotated[
         Path | None,
-        typer.Option(
-            help="File that holds the directions of --orthogonal-to; default: the file that is written."
-        ),
+        typer.Option(help="File that holds the directions of --orthogonal-to; default: the output file."),
     ] = None,
     layers: Annotated[str, typer.Option(help="Rows of w to move: all, or numbers such as 0-5.")] = "all",
     net: Annotated[Path | None, typer.Option(help="Attribute net; default: the model's.")] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Score the images of this folder, made by `generate --pairs`, in place of new ones."
+            help="Score the images of this folder, made by `generate --pairs`, instead of rendering new ones."
         ),
     ] = None,
     model: ModelOption = DEFAULT_MODEL,
@@ -112,15 +112,17 @@ def learn(
             scorer.index(known)
     target = out or engine.directions_file(loaded)
     known_from = others or out
-    held = engine.load_directions(loaded, known_from) if others or out is None or out.exists() else {}
-    beside = orthogonal_to or []
-    for name in beside:
+    existing = engine.load_directions(loaded, known_from) if others or out is None or out.exists() else {}
+    orthogonal = orthogonal_to or []
+    for name in orthogonal:
         if name not in [item.name for item in wanted]:
-            engine.find_direction(held, name, known_from or target)
+            engine.find_direction(existing, name, known_from or target)
     given = open_pairs(pairs, loaded.generator) if pairs else None
     count = settings.samples if given is None else min(settings.samples, len(given))
     with progress_with_rate("scoring images", count) as advance:
-        learnt = learn_directions(loaded, wanted, scorer, settings, beside, held, rows, given, advance)
+        learnt = learn_directions(
+            loaded, wanted, scorer, settings, orthogonal, existing, rows, given, advance
+        )
     for direction in learnt:
         say(f"{direction.name}: {_origin(direction)}")
     _store(target, loaded, learnt, as_json)
@@ -152,7 +154,7 @@ def pca(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or a file of GANSpace.")],
+    file: Annotated[Path, typer.Argument(help="A .npy, .npz or .pt file of vectors, or a GANSpace file.")],
     name: Annotated[
         str, typer.Option(help="Name of the direction; the prefix of the names if the file holds several.")
     ],
@@ -200,7 +202,7 @@ def _record(item: "Direction") -> dict[str, object]:
 
 
 def _origin(item: "Direction") -> str:
-    """Where a direction came from, in a few words."""
+    """The origin of a direction, in a few words."""
     source = item.source
     words = [str(source.get("method", "origin unknown"))]
     if source.get("attribute"):

@@ -46,13 +46,13 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
         if model["problem"]:
             state = f"BROKEN: {model['problem']}"
         elif model["fetch"]:
-            state = f"its weights are not here: {model['fetch']}"
+            state = f"weights missing: {model['fetch']}"
         else:
             state = f"{model['resolution']} px, {model['perceptual']}, sha256 {model['sha256'][:12]}…"
         yield f"  {model['name']:<16}{size:<12}{state}"
     yield "to fetch"
     for item in report["fetchable"]:
-        state = f"here: {item['here']}" if item["here"] else f"not here: wrangan fetch {item['name']}"
+        state = f"found: {item['here']}" if item["here"] else f"missing: wrangan fetch {item['name']}"
         yield f"  {item['name']:<16}{item['bytes'] / 1e6:<6.1f} MB   {state}"
     yield "third-party weights"
     for file in report["weights"]:

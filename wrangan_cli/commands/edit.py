@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.edit_ranges import Plan, edit_ranges
 from wrangan_cli.commands.per_code import Targets, for_each_code
+from wrangan_cli.commands.requested_edits import RequestedEdits
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, one_image
 from wrangan_cli.engine.base.errors import FileError, UsageError
 
@@ -35,8 +35,8 @@ def edit(
     out: Annotated[
         Path,
         typer.Option(
-            help="An image file (for one code; with a range, for any number), or a folder for "
-            "<code>-<direction><±strength>.png; with a range also a .gif or .mp4."
+            help="An image file (for one code; with a range, for any number of codes), or a folder for "
+            "<code>-<direction><±strength>.png; with a range also a .gif or .mp4 file."
         ),
     ] = Path("edited"),
     steps: Annotated[
@@ -90,14 +90,14 @@ def edit(
     check_edits(names, strengths)
     check_side(side)
     results = Results(as_json, null)
-    asked = AskedEdits(names, strengths, directions, one_model=model is not None)
+    requested = RequestedEdits(names, strengths, directions, one_model=model is not None)
     if any(isinstance(value, Span) for value in strengths):
         if save_code:
             raise UsageError("--save-code writes the code of a single edit: give a strength, not a range")
         plan = Plan(out, STEPS if steps is None else steps, labels, originals, side, fps)
         plan.check()
         models = CodeModels(model, resolve_device(device))
-        edit_ranges(results, code_files(inputs(codes)), models, asked, plan)
+        edit_ranges(results, code_files(inputs(codes)), models, requested, plan)
         return
     for option, value in (("--steps", steps), ("--originals", originals)):
         if value is not None:
@@ -116,12 +116,12 @@ def edit(
 
     def edit_one(path: Path) -> None:
         code, loaded = models.load(path)
-        moves = [edit for edit in asked.of(loaded) if isinstance(edit, Move)]
-        target = out if one_file else out / f"{path.stem}-{asked.label(moves)}.png"
+        moves = [edit for edit in requested.of(loaded) if isinstance(edit, Move)]
+        target = out if one_file else out / f"{path.stem}-{requested.label(moves)}.png"
         targets.check(target, path)
         code_file = target.with_suffix(SUFFIX)
         if save_code:
-            _spare_originals(code_file)
+            _refuse_unedited(code_file)
         edited = edit_code(code, moves, loaded.generator.config.num_latents)
         save_image(target, render(loaded, [edited], side)[0], edited=True)
         if save_code:
@@ -136,8 +136,8 @@ def edit(
     results.finish()
 
 
-def _spare_originals(path: Path) -> None:
-    """FileError if a code would be overwritten that is not itself an edited code."""
+def _refuse_unedited(path: Path) -> None:
+    """FileError if this would overwrite a code that is not an edited one."""
     from wrangan_cli.engine.models.codes import read_info
 
     if path.exists() and not read_info(path).get("edits"):

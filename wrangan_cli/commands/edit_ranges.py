@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels
 from wrangan_cli.commands.per_code import Targets, for_each_code
+from wrangan_cli.commands.requested_edits import RequestedEdits
 from wrangan_cli.commands.shell import Results, one_image, progress_with_rate, say
 from wrangan_cli.engine.base.errors import FileError
 
@@ -52,7 +52,11 @@ class Plan:
 
 
 def edit_ranges(
-    results: Results, files: Iterable[Path | FileError], models: CodeModels, asked: AskedEdits, plan: Plan
+    results: Results,
+    files: Iterable[Path | FileError],
+    models: CodeModels,
+    requested: RequestedEdits,
+    plan: Plan,
 ) -> None:
     """Write one picture of all codes, or a folder with one strip per code."""
     from wrangan_cli.engine.data.photo_files import find_images
@@ -62,9 +66,9 @@ def edit_ranges(
     in_one, targets = plan.in_one, Targets()
 
     def show_one(path: Path) -> None:
-        strip = _strip(path, models, asked, photos, plan)
+        strip = _strip(path, models, requested, photos, plan)
         if not in_one:
-            target = plan.out / f"{path.stem}-{asked.label(strip.edits)}.png"
+            target = plan.out / f"{path.stem}-{requested.label(strip.edits)}.png"
             targets.check(target, path)
             _write(results, target, [path], strip, plan.fps)
             targets.wrote(target, path)
@@ -84,14 +88,16 @@ def edit_ranges(
     results.finish()
 
 
-def _strip(path: Path, models: CodeModels, asked: AskedEdits, photos: list[Path], plan: Plan) -> "Strip":
+def _strip(
+    path: Path, models: CodeModels, requested: RequestedEdits, photos: list[Path], plan: Plan
+) -> "Strip":
     """The strip of a single code."""
     from wrangan_cli.engine.editing.strips import Strip, Subject
 
     code, model = models.load(path)
     subject = Subject(path.stem, code)
     strip = Strip(
-        model, [subject], asked.of(model), plan.steps, plan.labels, plan.originals is not None, plan.side
+        model, [subject], requested.of(model), plan.steps, plan.labels, plan.originals is not None, plan.side
     )
     if plan.originals is None:
         return strip
@@ -126,7 +132,7 @@ def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fp
     if moving:
         check_written_size(target, film_layout(strip).size, animation.LARGEST_SIDES)
     else:
-        # Without titles first: with far too many steps, not even these are made.
+        # First without titles, which themselves would take too long with far too many steps.
         check_written_size(target, strip_layout(replace(strip, labels=False)).size)
         check_written_size(target, strip_layout(strip).size)
     with progress_with_rate("rendering", images_in(strip)) as advance:

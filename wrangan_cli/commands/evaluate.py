@@ -8,11 +8,20 @@ from typing import Annotated, Literal
 
 import typer
 
-from wrangan_cli.commands.evaluation import Edits, Pairs, evaluate_edits, evaluate_pairs
-from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evaluate_people
+from wrangan_cli.commands.evaluation import (
+    ConsistencyInputs,
+    PairInputs,
+    evaluate_consistency,
+    evaluate_pairs,
+)
+from wrangan_cli.commands.evaluation_faces import (
+    EditSuccessInputs,
+    evaluate_edit_success,
+    evaluate_face_fraction,
+)
 from wrangan_cli.commands.evaluation_samples import SampleInputs, evaluate_samples
 from wrangan_cli.commands.panels import EVALUATE
-from wrangan_cli.commands.report import BATCH, SAMPLES, Asked, run_report
+from wrangan_cli.commands.report import BATCH, SAMPLES, ReportRequest, run_report
 from wrangan_cli.commands.shell import Results, by_main, in_panels
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError
@@ -104,9 +113,9 @@ def evaluate(
     """Measure codes against their photographs, or a model's samples against real images.
 
     With --codes and --photos: compare each photograph with the image of its code, and print
-    the mean with its 95 % bootstrap interval. With --codes alone: images at randomly moved w,
-    rendered with the codes' weights (corruption), or codes edited, inverted again and moved back
-    (lec). With neither: generated samples. Under torchrun each process does a part, and the
+    the mean with its 95 % bootstrap interval. With --codes alone: render images at randomly moved w
+    with the codes' weights (corruption), or edit the codes, re-invert them and move them back
+    (lec). With neither: measure generated samples. Under torchrun each process does a part, and the
     first one prints. For all of the paper's tables at once, use `wrangan report`.
     """
     from wrangan_cli.engine.base.distributed import process_group
@@ -132,41 +141,46 @@ def evaluate(
         "--set": setting,
     }
     mode = _mode(names, codes, photos, report)
-    _check_belongs(mode, [option for option, value in given.items() if value])
+    _check_applicable(mode, [option for option, value in given.items() if value])
     results = Results(as_json)
     if mode == "report":
         assert photos is not None  # or _mode would have refused
         assert report is not None
-        asked = Asked(photos, report, codes, methods, setting or [], reference, samples, seed, batch)
-        run_report(results, asked, model, device)
+        request = ReportRequest(
+            photos, report, codes, methods, setting or [], reference, samples, seed, batch
+        )
+        run_report(results, request, model, device)
         return
     _check_metrics(mode, names, reference, save_reference, epsilon)
     with process_group():
         place = resolve_device(device)
         load = cache(lambda: load_model(model, place))
-        by_main(lambda: bool(load()))  # so that what is wrong with it is reported once
+        by_main(lambda: bool(load()))  # so that an error is reported only once
         loaded = load()
         if codes is not None and photos is not None and mode == "edit-success":
-            evaluate_people(results, loaded, People(photos, codes, direction, strength, csv_file))
+            plan = EditSuccessInputs(photos, codes, direction, strength, csv_file)
+            evaluate_edit_success(results, loaded, plan)
         elif codes is not None and photos is not None:
             names = names or default_pair_metrics(loaded)
             side = METRIC_SIDE if metric_side is None else metric_side
-            evaluate_pairs(results, loaded, names, Pairs(photos, codes, against, csv_file, batch, side))
+            pairs = PairInputs(photos, codes, against, csv_file, batch, side)
+            evaluate_pairs(results, loaded, names, pairs)
         else:
             names = names or ([] if save_reference else ["fid"])
             if codes is not None:
-                edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
-                evaluate_edits(results, loaded, names, edits)
-            plan = Samples(samples, seed, batch, epsilon)
-            evaluate_faces(results, loaded, names, codes, plan)
+                size = STRENGTH if strength is None else strength
+                edits = ConsistencyInputs(codes, direction, size, csv_file, batch)
+                evaluate_consistency(results, loaded, names, edits)
+            sampling = Samples(samples, seed, batch, epsilon)
+            evaluate_face_fraction(results, loaded, names, codes, sampling)
             files = SampleInputs(codes, reference, save_reference)
-            evaluate_samples(results, loaded, names, files, plan)
+            evaluate_samples(results, loaded, names, files, sampling)
         results.finish()
 
 
 Mode = Literal["report", "pairs", "edit-success", "lec", "codes", "samples"]
-_BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
-    "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "does not go with --report"),
+_APPLIES: dict[str, tuple[tuple[Mode, ...], str]] = {
+    "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "cannot be used with --report"),
     "--against": (("pairs",), "compares pairs: give --codes and --photos, and no --metric edit-success"),
     "--metric-side": (
         ("pairs",),
@@ -184,7 +198,7 @@ _BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
     "--methods": (("report",), "applies to --report"),
     "--set": (("report",), "applies to --report"),
 }
-"""Option → the modes that it applies to, and what to say in any other mode."""
+"""Option → the modes to which it applies, and the error in any other mode."""
 
 
 def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report: Path | None) -> Mode:
@@ -204,15 +218,15 @@ def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report:
     return "lec" if {"lec", "lec-image"} & set(names) else "codes"
 
 
-def _check_belongs(mode: Mode, given: Sequence[str]) -> None:
+def _check_applicable(mode: Mode, given: Sequence[str]) -> None:
     """UsageError for options that do not apply to the mode."""
-    useless = [option for option in given if mode not in _BELONGS[option][0]]
+    useless = [option for option in given if mode not in _APPLIES[option][0]]
     if useless and mode == "report":
         raise UsageError(
             f"--report measures everything: leave out {', '.join(useless)} (see --set for what can vary)"
         )
     if useless:
-        raise UsageError(f"{useless[0]} {_BELONGS[useless[0]][1]}")
+        raise UsageError(f"{useless[0]} {_APPLIES[useless[0]][1]}")
 
 
 def _check_metrics(

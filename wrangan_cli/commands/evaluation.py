@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """What is compared with what."""
+class PairInputs:
+    """The photographs and codes to compare."""
 
     photos: Path
     codes: Path
     against: Path | None
-    """Codes of another method, to compare with photograph by photograph."""
+    """Codes of another method, to compare with by photograph."""
     csv_file: Path | None
     batch: int
     metric_side: int
     """Side in px to which larger photographs and their images are reduced; 0: not at all."""
 
 
-def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: Pairs) -> None:
+def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan: PairInputs) -> None:
     """Compare photographs with the images of their codes; print the mean of each metric."""
     from wrangan_cli.engine.base.distributed import is_main
-    from wrangan_cli.engine.metrics.pairs import load_metrics, side_note, unlike_sides
+    from wrangan_cli.engine.metrics.pairs import differing_sides, load_metrics, side_note
     from wrangan_cli.engine.metrics.registry import RECORD_METRICS, pair_metrics, record_metrics
 
     metrics, records = pair_metrics(names), record_metrics(names)
@@ -47,7 +47,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
     other = [] if plan.against is None else _compared(results, model, plan.against, measures, records, plan)
     if not is_main() or not done:
         return
-    unlike = unlike_sides(done, other)
+    unlike = differing_sides(done, other)
     for stem, (here, there) in unlike.items():
         sides = f"made at {here} px in {plan.codes} and at {there} px in {plan.against}"
         results.failed(f"{stem}: {sides}, so they cannot be compared: invert both with the same --size")
@@ -68,7 +68,7 @@ def evaluate_pairs(results: Results, model: "Model", names: Sequence[str], plan:
             model,
             list(values.values()),
             "pair",
-            shared=metric.name in RECORD_METRICS,
+            per_batch=metric.name in RECORD_METRICS,
             metric=metric.name,
             higher_is_better=metric.higher_is_better,
             **compared_at(metric),
@@ -88,18 +88,18 @@ def _compared(
     codes: Path,
     measures: "Mapping[str, Measure]",
     records: "Sequence[RecordMetric]",
-    plan: Pairs,
+    plan: PairInputs,
 ) -> "list[Compared]":
     """The pairs that can be compared, in order, in the first process; the others are reported."""
-    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, local_shard
     from wrangan_cli.engine.metrics.pairs import compare_pairs, pair_by_stem
 
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, codes))
     here: list[Compared] = []
     if measures or records:
-        shard = own_shard(pairs)
+        shard = local_shard(pairs)
         with progress("comparing", len(shard)) as bar:
-            advance = rated(bar)
+            advance = rate_callback(bar)
             found = compare_pairs(model, shard, measures, plan.batch, records, plan.metric_side)
             for count, compared in enumerate(found, 1):
                 here.append(compared)
@@ -124,14 +124,14 @@ def _record_mean(
     *,
     metric: str,
     protocol: str,
-    shared: bool = False,
+    per_batch: bool = False,
     **more: Any,
 ) -> None:
-    """The mean of a metric with its bootstrap interval; without one where a batch has a single value."""
+    """Print the mean of a metric with its bootstrap interval; without it for values measured per batch."""
     from wrangan_cli.engine.metrics.base import mean_interval
 
     mean, interval = mean_interval(values)
-    if shared:
+    if per_batch:
         interval = None
     spread = f"95 % [{interval[0]:.6g}, {interval[1]:.6g}]" if interval else "no interval"
     counted = f"1 {unit}" if len(values) == 1 else f"{len(values)} {unit}s"
@@ -181,7 +181,7 @@ def _print_comparison(
 
 def open_csv(path: Path) -> IO[str]:
     """A text file to write a CSV into."""
-    # Names are UTF-8, or bytes that are not text, whatever the locale says.
+    # Whatever the locale, names are UTF-8, or bytes that are not text.
     return open(path, "w", newline="", encoding="utf-8", errors="surrogateescape")
 
 
@@ -195,8 +195,8 @@ def _write_csv(path: Path, names: Sequence[str], rows: Sequence["Compared"]) -> 
             writer.writerow([row.pair.photo, row.pair.code, *(row.values.get(name, "") for name in names)])
 
 
-def rated(bar: "Progress") -> Callable[[int], None]:
-    """A function of the number done that moves `bar` and shows the images per second."""
+def rate_callback(bar: "Progress") -> Callable[[int], None]:
+    """A callback for the number of images done, which advances `bar` and shows the images per second."""
     start = time.monotonic()
 
     def advance(done: int) -> None:
@@ -207,8 +207,8 @@ def rated(bar: "Progress") -> Callable[[int], None]:
 
 
 @dataclass(frozen=True)
-class Edits:
-    """Codes that are edited, inverted again and moved back."""
+class ConsistencyInputs:
+    """The codes to edit, re-invert and move back."""
 
     codes: Path
     direction: str
@@ -218,9 +218,11 @@ class Edits:
     batch: int
 
 
-def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan: Edits) -> None:
-    """Latent editing consistency of a folder of codes."""
-    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
+def evaluate_consistency(
+    results: Results, model: "Model", names: Sequence[str], plan: ConsistencyInputs
+) -> None:
+    """Print the latent editing consistency of a folder of codes."""
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, local_shard
     from wrangan_cli.engine.editing.directions import check_strength, find_direction
     from wrangan_cli.engine.editing.directions import load_directions as load
     from wrangan_cli.engine.metrics.consistency import PROTOCOL, codes_consistency
@@ -237,9 +239,9 @@ def evaluate_edits(results: Results, model: "Model", names: Sequence[str], plan:
     paths = by_main(lambda: find_codes(plan.codes))
     codes = by_main(lambda: [load_code(path, model) for path in paths])
     here = []
-    with progress("inverting again", len(own_shard(codes))) as bar:
-        advance = rated(bar)
-        found = codes_consistency(model, own_shard(codes), direction, plan.strength, plan.batch)
+    with progress("re-inverting", len(local_shard(codes))) as bar:
+        advance = rate_callback(bar)
+        found = codes_consistency(model, local_shard(codes), direction, plan.strength, plan.batch)
         for count, entry in enumerate(found, 1):
             here.append(entry)
             advance(count)

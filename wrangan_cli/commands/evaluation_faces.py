@@ -1,4 +1,4 @@
-"""What `wrangan evaluate` measures of faces alone: edit success, and faces among moved images."""
+"""What `wrangan evaluate` measures only for faces: edit success, and the faces in moved images."""
 
 import csv
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.evaluation import open_csv, rated
+from wrangan_cli.commands.evaluation import open_csv, rate_callback
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.base.errors import WranganError
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class People:
-    """Whose codes are edited, and how."""
+class EditSuccessInputs:
+    """The photographs and codes, and how to edit them."""
 
     photos: Path
     codes: Path
@@ -31,19 +31,19 @@ class People:
     csv_file: Path | None
 
 
-def evaluate_people(results: Results, model: "Model", plan: People) -> None:
+def evaluate_edit_success(results: Results, model: "Model", plan: EditSuccessInputs) -> None:
     """Print the edit success of a folder of codes: one line per direction, and one for all."""
-    from wrangan_cli.engine.base.distributed import gather_shards, is_main, own_shard
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, local_shard
     from wrangan_cli.engine.metrics.pairs import pair_by_stem
 
     load = cache(lambda: _judge(model, plan))
-    by_main(lambda: bool(load()))  # so that an error is reported once
+    by_main(lambda: bool(load()))  # so that an error is reported only once
     judge = load()
     pairs, left = by_main(lambda: pair_by_stem(plan.photos, plan.codes))
     here = []
-    with progress("editing", len(own_shard(pairs))) as bar:
-        for count, pair in enumerate(own_shard(pairs), 1):
-            here.append(_tried(model, judge, pair, plan.strength))
+    with progress("editing", len(local_shard(pairs))) as bar:
+        for count, pair in enumerate(local_shard(pairs), 1):
+            here.append(_trials_of(model, judge, pair, plan.strength))
             bar.update(bar.task_ids[0], completed=count)
     whole = gather_shards(here)
     if not is_main():
@@ -63,7 +63,7 @@ def evaluate_people(results: Results, model: "Model", plan: People) -> None:
         results.wrote(plan.csv_file)
 
 
-def _judge(model: "Model", plan: People) -> "Judge":
+def _judge(model: "Model", plan: EditSuccessInputs) -> "Judge":
     from wrangan_cli.engine.editing.directions import check_strength, find_direction, load_directions
     from wrangan_cli.engine.metrics.edit_success import load_judge
 
@@ -75,7 +75,7 @@ def _judge(model: "Model", plan: People) -> "Judge":
     return load_judge(model, known.values(), only_scored=True)
 
 
-def _tried(
+def _trials_of(
     model: "Model", judge: "Judge", pair: "Pair", strength: float | None
 ) -> "list[Trial] | WranganError | OSError":
     from wrangan_cli.engine.data.photographs import load_photograph
@@ -99,7 +99,7 @@ def _print(
     from wrangan_cli.engine.metrics import edit_success
     from wrangan_cli.engine.metrics.base import mean_interval
 
-    way = edit_success.BY_STEPS if strength is None else edit_success.BY_STRENGTH.format(strength=strength)
+    how = edit_success.BY_STEPS if strength is None else edit_success.BY_STRENGTH.format(strength=strength)
     for name in [*names, "all"]:
         some = {stem: [t for t in tried if name in ("all", t.direction)] for stem, tried in found.items()}
         values = edit_success.by_photograph(some)
@@ -109,10 +109,10 @@ def _print(
         mean, interval = mean_interval(values)
         parts = edit_success.parts([trial for tried in some.values() for trial in tried])
         spread = f"95 % [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "no interval"
-        told = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())
+        details = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())
         results.record(
-            f"{edit_success.NAME}  {name}  {mean:.3g}  {spread}  {len(values)} photographs  {told}  "
-            f"({edit_success.PROTOCOL}{way})",
+            f"{edit_success.NAME}  {name}  {mean:.3g}  {spread}  {len(values)} photographs  {details}  "
+            f"({edit_success.PROTOCOL}{how})",
             metric=edit_success.NAME,
             direction=name,
             value=mean,
@@ -122,7 +122,7 @@ def _print(
             **{part.replace(" ", "_"): value for part, value in parts.items()},
             strength=strength,
             higher_is_better=True,
-            protocol=edit_success.PROTOCOL + way,
+            protocol=edit_success.PROTOCOL + how,
             model=model.name,
         )
 
@@ -143,10 +143,11 @@ def _write_csv(path: Path, found: "dict[str, list[Trial]]") -> None:
                     writer.writerow([stem, trial.direction, p.strength, p.change, *flags, counted])
 
 
-def evaluate_faces(
+def evaluate_face_fraction(
     results: Results, model: "Model", names: Sequence[str], folder: Path | None, samples: "Samples"
 ) -> None:
-    """The fraction of moved images that show a face, for a folder of codes; in the first process."""
+    """Print the fraction of moved images that show a face, for a folder of codes; only in the first
+    process."""
     from wrangan_cli.engine.base.distributed import is_main
     from wrangan_cli.engine.metrics.corruption import FACE_PROTOCOL, face_fraction
     from wrangan_cli.engine.metrics.registry import face_metrics
@@ -155,8 +156,8 @@ def evaluate_faces(
     if folder is None or not face_metrics(names) or not is_main():
         return
     codes = [load_code(path, model) for path in find_codes(folder)]
-    with progress("looking for faces", samples.count) as bar:
-        found = face_fraction(model, codes, samples.count, samples.seed, rated(bar))
+    with progress("detecting faces", samples.count) as bar:
+        found = face_fraction(model, codes, samples.count, samples.seed, rate_callback(bar))
     for name in face_metrics(names):
         results.record(
             f"{name}  {found:.4g}  {len(codes)} codes, {samples.count} images  ({FACE_PROTOCOL})",

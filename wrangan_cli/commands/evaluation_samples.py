@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wrangan_cli.commands.evaluation import rated
+from wrangan_cli.commands.evaluation import rate_callback
 from wrangan_cli.commands.shell import Results, by_main, progress
 from wrangan_cli.engine.base.errors import WranganError
 
@@ -58,7 +58,7 @@ def _evaluate_with(
     samples: "Samples",
     network: str,
 ) -> None:
-    from wrangan_cli.engine.base.distributed import is_main, own_shard
+    from wrangan_cli.engine.base.distributed import is_main, local_shard
     from wrangan_cli.engine.metrics.samples import model_reference
     from wrangan_cli.engine.metrics.samples import save_reference as save
     from wrangan_cli.engine.metrics.sampling import estimates, load_network
@@ -77,8 +77,8 @@ def _evaluate_with(
                 results.wrote(path, count=len(real.features), resolution=real.resolution)
     if not metrics:
         return
-    with progress("sampling", len(own_shard(range(samples.count)))) as bar:
-        generated = samples.features(model, load(), rated(bar))
+    with progress("sampling", len(local_shard(range(samples.count)))) as bar:
+        generated = samples.features(model, load(), rate_callback(bar))
     if not is_main():
         return
     codes = samples.codes
@@ -114,14 +114,14 @@ def _evaluate_layers(results: Results, model: "Model", names: Sequence[str], sam
     if not is_main():
         return
     for metric in layer_metrics(names):
-        counts = f", {samples.count} samples" if metric.draws else ""
+        counts = f", {samples.count} samples" if metric.renders else ""
         for part, value in metric.compute(model, samples.count, samples.seed, samples.batch).items():
             results.record(
                 f"{metric.name}  {part}  {value:.6g}  ({metric.protocol}{counts})",
                 metric=metric.name,
                 **{metric.of: part},
                 value=value,
-                **({"samples": samples.count, "seed": samples.seed} if metric.draws else {}),
+                **({"samples": samples.count, "seed": samples.seed} if metric.renders else {}),
                 protocol=metric.protocol,
                 model=model.name,
             )
@@ -136,11 +136,11 @@ def reference_of(
     alone: bool = False,
     network: str = "inception",
 ) -> "Reference":
-    """The features of the images of `--reference`, by the network that `network` names; report broken images.
+    """The features of the images of `--reference`; broken images are reported. network: name of `features`.
 
-    Under torchrun every process must call this, unless `alone` says that this one does all the work.
+    Under torchrun every process must call this, unless `alone` is set: then this one does all the work.
     """
-    from wrangan_cli.engine.base.distributed import is_main, own_shard
+    from wrangan_cli.engine.base.distributed import is_main, local_shard
     from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
     from wrangan_cli.engine.metrics.sampling import reference_features
 
@@ -151,7 +151,7 @@ def reference_of(
     if is_main():
         for name, cause in zip(images.broken, images.causes, strict=True):
             results.failed(f"{name}: {cause}; left out of the reference", path)
-    with progress("reference", len(images if alone else own_shard(images.names))) as bar:
+    with progress("reference", len(images if alone else local_shard(images.names))) as bar:
         return reference_features(
-            images, path, features, network, batch, default_cache_dir(), rated(bar), shared=not alone
+            images, path, features, network, batch, default_cache_dir(), rate_callback(bar), sharded=not alone
         )

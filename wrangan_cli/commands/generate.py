@@ -15,7 +15,7 @@ MAX_SEEDS = 100_000
 
 PairsOption = Annotated[
     Path | None,
-    typer.Option(help="Instead, render pairs of w and image into this folder, to train on."),
+    typer.Option(help="Instead, render pairs of w and image into this folder, for training."),
 ]
 
 
@@ -26,7 +26,7 @@ def generate(
     ),
     model: Annotated[str, typer.Option(help="Name of a bundled model, or a model folder.")] = DEFAULT_MODEL,
     truncation: Annotated[
-        float, typer.Option(help="Pull w towards its mean: 1 is not at all, 0 is fully.")
+        float, typer.Option(help="Truncation of w towards its mean: 1 leaves w unchanged, 0 gives the mean.")
     ] = 1.0,
     epsilon: Annotated[
         float, typer.Option(help="Scale of the random ε ~ N(0, 1); 0: the mean weights.")
@@ -85,16 +85,16 @@ def _generate_pairs(
 ) -> None:
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.models.pairs import draw_pairs
+    from wrangan_cli.engine.models.pairs import render_pairs
 
     loaded = load_model(model, resolve_device(device))
     with progress_with_rate("rendering pairs", samples) as advance:
-        drawn = draw_pairs(loaded, folder, samples, side, seed, advance)
-    results.wrote(folder, pairs=len(drawn), side=drawn.side)
+        rendered = render_pairs(loaded, folder, samples, side, seed, advance)
+    results.wrote(folder, pairs=len(rendered), side=rendered.side)
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`0-3,7` → [0, 1, 2, 3, 7]; UsageError if it is not that."""
+    """`0-3,7` → [0, 1, 2, 3, 7]; UsageError for anything else."""
     from wrangan_cli.engine.base.number_lists import parse_numbers
 
     example = "64-bit numbers and ranges such as 0-15 or 1,4,9"

@@ -33,7 +33,7 @@ def interpolate(
         ),
     ] = Path("between.png"),
     smooth: Annotated[
-        bool, typer.Option("--smooth", help="Follow a spline through all codes in place of straight lines.")
+        bool, typer.Option("--smooth", help="Follow a spline through all codes instead of straight lines.")
     ] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Continue from the last code to the first.")] = False,
     fps: Annotated[float, typer.Option(help="Images per second in .gif and .mp4.")] = 8.0,
@@ -51,7 +51,7 @@ def interpolate(
     as_json: AsJson = False,
     null: Null = False,
 ) -> None:
-    """Render the images between codes; w and the offsets of the weights change at an even pace."""
+    """Render the images between codes, with w and the offsets of the weights interpolated in equal steps."""
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.data.images import check_side, check_written_size, checked_pillow
     from wrangan_cli.engine.editing import animation

@@ -72,7 +72,7 @@ def invert_photos(
     cuda_graph: bool = False,
 ) -> None:
     """Make the missing codes; under torchrun each process makes a part, and every process must call this."""
-    from wrangan_cli.engine.base.distributed import own_shard
+    from wrangan_cli.engine.base.distributed import local_shard
     from wrangan_cli.engine.inversion.inverter import Inverter
 
     inverter = cache(lambda: Inverter.load(loaded(), settings, cuda_graph))
@@ -80,11 +80,11 @@ def invert_photos(
     def whole_list() -> "list[Job]":
         todo = _todo(photos, out, overwrite, settings, loaded, results)
         if todo:
-            inverter()  # so that an error in it is reported once
+            inverter()  # so that an error is reported only once
         return todo
 
     # One process makes the list, before any code is written, so that all see the same work.
-    shard = own_shard(by_main(whole_list))
+    shard = local_shard(by_main(whole_list))
     if shard:
         _invert_all(inverter(), shard, batch, results)
 
@@ -126,7 +126,7 @@ def _todo(
         else:
             todo.append(job)
     if todo:
-        # Reported now, not after the first hour; the folder is made with the first code.
+        # Reported now rather than after the first batch; the folder is made with the first code.
         check_can_be_made(out)
     return todo
 

@@ -58,7 +58,7 @@ def import_latents(
     """
     from wrangan_cli.engine.base.files import sha256
     from wrangan_cli.engine.base.runtime import resolve_device
-    from wrangan_cli.engine.checkpoints.latents import remark_noise, remark_unlike
+    from wrangan_cli.engine.checkpoints.latents import warn_far_from_w, warn_unused_noise
     from wrangan_cli.engine.data.photo_files import images_by_stem
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.codes import SUFFIX
@@ -72,8 +72,8 @@ def import_latents(
     if out.suffix == SUFFIX and not out.is_dir() and count > 1:
         raise UsageError(f"{out} is one code, but there are {count} latents: give a folder as --out")
     if space == "w":
-        remark_unlike(read, loaded)
-    remark_noise(read, loaded)
+        warn_far_from_w(read, loaded)
+    warn_unused_noise(read, loaded)
     # One latent and one photograph belong together, whatever their names.
     alone = photo if photo is not None and not photo.is_dir() and count == 1 else None
     importer = _Importer(loaded, space, out, photos, alone, overwrite, results)
@@ -135,13 +135,13 @@ class _Importer:
 
     def write(self, path: Path, digest: str, item: "Latent") -> None:
         """Write the code of one latent of `path`, whose sha256 is `digest`; FileError if that fails."""
-        from wrangan_cli.engine.base.names import one_file
+        from wrangan_cli.engine.base.names import same_file_key
         from wrangan_cli.engine.checkpoints.latents import code_of, photograph_of
         from wrangan_cli.engine.data.photographs import load_photograph
         from wrangan_cli.engine.models.codes import save_code
 
         target = self._target(item)
-        key = one_file(target)
+        key = same_file_key(target)
         if key in self._written:
             raise FileError(path, f"not imported: {target} is already the code of {self._written[key]}")
         photo = self._alone or (None if self._photos is None else photograph_of(item, self._photos))
@@ -240,7 +240,7 @@ def export_latents(
         try:
             code, loaded = models.load(path)
             content = encoded(code.w, loaded.generator.config.num_latents, form)
-            skipped = _stands(target, content, path, written, overwrite)
+            skipped = _already_written(target, content, path, written, overwrite)
             if not skipped:
                 write_latent(target, content)
         except UsageError:
@@ -258,11 +258,13 @@ def export_latents(
     results.finish()
 
 
-def _stands(target: Path, content: bytes, path: Path, written: dict[Path, Path], overwrite: bool) -> bool:
-    """Whether the very file to be written exists; FileError for a different file, or one of another code."""
-    from wrangan_cli.engine.base.names import one_file
+def _already_written(
+    target: Path, content: bytes, path: Path, written: dict[Path, Path], overwrite: bool
+) -> bool:
+    """Whether the target has this content already; FileError if it differs or belongs to another code."""
+    from wrangan_cli.engine.base.names import same_file_key
 
-    key = one_file(target)
+    key = same_file_key(target)
     if key in written:
         raise FileError(path, f"not exported: {target} is already the latent of {written[key]}")
     same = target.is_file() and target.read_bytes() == content

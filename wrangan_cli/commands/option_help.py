@@ -1,4 +1,4 @@
-"""The help of options that are made from dataclasses: the strings under their fields."""
+"""The help of options that are made from dataclasses: the docstrings under their fields."""
 
 import ast
 import dataclasses
@@ -9,8 +9,11 @@ from collections.abc import Mapping
 
 
 def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict[str, str]:
-    """The help of each option: its docstring, and what has it if not all do and the heading does not say so.
-    Where docstrings differ, each with those that have it."""
+    """The help of each option: the docstring of its field.
+
+    If only some kinds have the field, and its heading does not name these, the help names them. If
+    docstrings differ between kinds, each is given with the kinds that it describes.
+    """
     having: dict[str, dict[str, list[str]]] = {}
     docstrings = {kind: field_docstrings(kind) for kind in dict.fromkeys(kinds.values())}
     for key, kind in kinds.items():
@@ -29,7 +32,7 @@ def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict
 
 
 def field_docstrings(cls: type) -> dict[str, str]:
-    """The string under each annotated field, over the class and its bases."""
+    """The docstring under each annotated field of the class and its bases."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if dataclasses.is_dataclass(base):
@@ -39,7 +42,7 @@ def field_docstrings(cls: type) -> dict[str, str]:
 
 @functools.cache
 def _docstrings_of(cls: type) -> dict[str, str]:
-    """Those that stand in the class itself."""
+    """The docstrings of the fields in the body of the class itself."""
     found: dict[str, str] = {}
     tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(tree, ast.ClassDef)

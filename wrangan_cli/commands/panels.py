@@ -1,4 +1,4 @@
-"""The heading of the help under which each option is listed; the first is `Options`, the default.
+"""The headings under which the help lists the options; the first is `Options`, the default.
 
 Imports none of the engine's networks, so that help pages appear at once.
 """
@@ -11,13 +11,13 @@ Panels = Mapping[str, Sequence[str]]
 """Heading → names of parameters, in the order of the headings in the help."""
 MACHINE = "Machine"
 _METHOD = ("method", "seconds", "steps", "size", "init", "alpha", "epsilon_lr", "lr", "optimizer", "seed")
-_COMPARISON = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "stop_at", "plateau", "coarse")
+_LOSS = ("l2_weight", "perceptual_weight", "perceptual", "loss_side", "stop_at", "plateau", "coarse")
 
 
 def inversion_panels() -> dict[str, list[str]]:
-    """Of an inversion: what matters most, what is compared, and what only some methods have."""
-    panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss, and when to stop": list(_COMPARISON)}
-    others = [name for name in all_settings() if name not in (*_METHOD, *_COMPARISON)]
+    """The headings of `wrangan invert`: the main options, the loss, and the options of some methods only."""
+    panels: dict[str, list[str]] = {"Method": list(_METHOD), "Loss and stopping": list(_LOSS)}
+    others = [name for name in all_settings() if name not in (*_METHOD, *_LOSS)]
     for name in sorted(others, key=lambda name: -len(methods_having(name))):
         methods = methods_having(name)
         some = "All methods" if methods == METHODS else f"{', '.join(methods)} only"

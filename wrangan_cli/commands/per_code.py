@@ -1,9 +1,9 @@
-"""The loop over codes that commands share: each code in turn; failures are reported, the others done."""
+"""The loop over codes that commands share: failures are reported, and the loop continues."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from wrangan_cli.commands.asked_edits import BadDirections
+from wrangan_cli.commands.requested_edits import BadDirections
 from wrangan_cli.commands.shell import Results
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
@@ -25,9 +25,9 @@ class Targets:
 
 
 def for_each_code(files: Iterable[Path | FileError], results: Results, work: Callable[[Path], None]) -> None:
-    """Call `work` with each file; failures are reported, and the loop goes on.
+    """Call `work` with each file; failures are reported, and the loop continues.
 
-    Wrong usage, and a file of directions that suits no code, end the loop.
+    Wrong usage, and a file of directions that fits no code, end the loop.
     """
     for path in files:
         if isinstance(path, FileError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wrangan_cli.commands.evaluation import rated
+from wrangan_cli.commands.evaluation import rate_callback
 from wrangan_cli.commands.evaluation_samples import reference_of
 from wrangan_cli.commands.invert import invert_photos
 from wrangan_cli.commands.panels import MACHINE
@@ -28,7 +28,7 @@ BATCH = 16
 
 
 class _Quiet(Results):
-    """Reports failures and keeps their lines, but prints no paths of codes, which are not results here."""
+    """Reports failures and keeps their lines, but does not print paths: codes are not results here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,8 +45,8 @@ class _Quiet(Results):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a report covers."""
+class ReportRequest:
+    """The inputs and options of a report."""
 
     photos: Path
     out: Path
@@ -110,11 +110,11 @@ def report(
     Every photograph is inverted with every method. Codes, tables, figures and the page are written to the
     folder --out, and their paths printed. A second run computes only what is missing.
     """
-    asked = Asked(photos, out, codes, methods, setting or [], reference, samples, seed, batch)
-    run_report(Results(as_json), asked, model, device)
+    request = ReportRequest(photos, out, codes, methods, setting or [], reference, samples, seed, batch)
+    run_report(Results(as_json), request, model, device)
 
 
-def run_report(results: Results, asked: Asked, model: str, device: str) -> None:
+def run_report(results: Results, request: ReportRequest, model: str, device: str) -> None:
     """Make the report, and exit with 1 if anything failed."""
     from wrangan_cli.engine.base.distributed import process_group
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -122,13 +122,13 @@ def run_report(results: Results, asked: Asked, model: str, device: str) -> None:
 
     with process_group():
         load = cache(lambda: load_model(model, resolve_device(device)))
-        by_main(lambda: bool(load()))  # so that an error in it is reported once
-        _make(results, load(), asked)
+        by_main(lambda: bool(load()))  # so that an error is reported only once
+        _make(results, load(), request)
         results.finish()
 
 
-def _make(results: Results, model: "Model", asked: Asked) -> None:
-    """Under torchrun every process must call this: each inverts a part of the photographs."""
+def _make(results: Results, model: "Model", request: ReportRequest) -> None:
+    """Make the report; under torchrun every process must call this, and inverts a part of the photographs."""
     from wrangan_cli.engine.base.distributed import gather_objects, is_main
     from wrangan_cli.engine.base.files import check_can_be_made
     from wrangan_cli.engine.data.photo_files import find_images
@@ -138,15 +138,15 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
     from wrangan_cli.engine.reports.settings import chosen_methods, parse_settings, possible_methods
     from wrangan_cli.engine.reports.subject import Subject
 
-    names = chosen_methods(asked.methods)
-    settings, of_report = parse_settings(asked.settings, names, samples=asked.samples, seed=asked.seed)
+    names = chosen_methods(request.methods)
+    settings, of_report = parse_settings(request.settings, names, samples=request.samples, seed=request.seed)
     require_matplotlib()
-    by_main(lambda: check_can_be_made(asked.out))
-    found = by_main(lambda: find_images([asked.photos]))
-    possible = by_main(lambda: possible_methods(model, settings, everything=asked.methods.strip() == "all"))
-    chosen, lacking = possible
-    folders = {method: (asked.codes or asked.out / CODES) / method for method in chosen}
-    failed_here = _inverted(model, found, folders, settings, asked.batch)
+    by_main(lambda: check_can_be_made(request.out))
+    found = by_main(lambda: find_images([request.photos]))
+    everything = request.methods.strip() == "all"
+    chosen, lacking = by_main(lambda: possible_methods(model, settings, everything))
+    folders = {method: (request.codes or request.out / CODES) / method for method in chosen}
+    failed_here = _invert_missing(model, found, folders, settings, request.batch)
     results.failures += len(failed_here)
     reported = [line for lines in gather_objects(failed_here) for line in lines]
     if not is_main():
@@ -155,9 +155,9 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
     def real() -> "Reference":
         from wrangan_cli.engine.metrics.samples import model_reference
 
-        if asked.reference is None:
+        if request.reference is None:
             return model_reference(model)
-        return reference_of(results, model, asked.reference, inception(), asked.batch, alone=True)
+        return reference_of(results, model, request.reference, inception(), request.batch, alone=True)
 
     @cache
     def inception() -> Callable[..., Any]:
@@ -165,18 +165,18 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
 
         return load_inception(model.device, wanted_by="fid, kid")
 
-    kept = [job.photo for job in plan(found, asked.out)[0]]
+    kept = [job.photo for job in plan(found, request.out)[0]]
     subject = Subject(
         model=model,
         photos=kept,
         codes=folders,
         wanted=settings,
-        out=asked.out,
+        out=request.out,
         settings=of_report,
         reference=real,
         inception=inception,
-        batch=asked.batch,
-        track=_watched,
+        batch=request.batch,
+        track=_progress_bar,
         remarks=list(lacking),
         reported=reported,
     )
@@ -190,7 +190,7 @@ def _make(results: Results, model: "Model", asked: Asked) -> None:
         results.wrote(path)
 
 
-def _inverted(
+def _invert_missing(
     model: "Model",
     photos: list[Path],
     folders: dict[str, Path],
@@ -210,6 +210,6 @@ def _inverted(
 
 
 @contextlib.contextmanager
-def _watched(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def _progress_bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with progress(what, total) as bar:
-        yield rated(bar)
+        yield rate_callback(bar)

@@ -1,4 +1,4 @@
-"""The edits that the command line requests."""
+"""The edits requested on the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ class BadDirections(FileError):
     """The file given as --directions cannot be used."""
 
 
-class AskedEdits:
+class RequestedEdits:
     """The requested edits, looked up once per model."""
 
     def __init__(
@@ -47,14 +47,14 @@ class AskedEdits:
         try:
             return load_directions(model, self._file)
         except FileError as error:
-            # The file may suit later codes, of other models; a broken file suits none.
+            # The file may fit later codes, of other models; a broken file fits none.
             fits_others = error.cause.startswith("made for another model") and not self._one_model
             if self._file is None or error.path != self._file or fits_others:
                 raise
-            # The error belongs to no code: it is reported once, and nothing is edited.
+            # The error does not concern a single code: it is reported once, and nothing is edited.
             raise BadDirections(error.path, error.cause) from error
 
     @staticmethod
     def label(edits: "Sequence[Move | Sweep]") -> str:
-        """The part of a file name that tells the edits: `smile+3-age-2`."""
+        """The part of a file name that names the edits: `smile+3-age-2`."""
         return "-".join(edit.label for edit in edits)

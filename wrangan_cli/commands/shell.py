@@ -22,14 +22,14 @@ from typer.core import TyperGroup
 from typer.models import OptionInfo
 
 from wrangan_cli.commands.option_help import option_helps
-from wrangan_cli.commands.streams import flushed, listed, prepare_streams, write
+from wrangan_cli.commands.streams import flushed, prepare_streams, read_names, write
 from wrangan_cli.engine.base.errors import (
     FileError,
     UsageError,
     WranganError,
+    escaped,
     is_out_of_memory,
     out_of_memory_line,
-    shown,
 )
 
 T = TypeVar("T")
@@ -49,14 +49,14 @@ console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(message: str) -> None:
-    """Print a remark on stderr, if there is one."""
+    """Print a message on stderr, if stderr is open."""
     with contextlib.suppress(OSError):
         console.print(message, markup=False)
 
 
 def complain(error: Exception | str) -> None:
-    """Print what went wrong on stderr, in one line."""
-    say("wrangan: " + shown(" ".join(str(error).splitlines())))
+    """Print an error on stderr, in one line."""
+    say("wrangan: " + escaped(" ".join(str(error).splitlines())))
 
 
 class _RemarksHandler(logging.Handler):
@@ -112,11 +112,11 @@ class Shell(TyperGroup):
             complain(out_of_memory_line(error, _options_of(self, words)))
             ctx.exit(1)
         except BrokenPipeError:
-            # The reader of our output is gone (`| head`): there is nobody to tell.
+            # The reader of our output has gone (`| head`): nobody would see a message.
             sys.stdout = None  # type: ignore[assignment]
             ctx.exit(1)
         except OSError as error:
-            where = f"{shown(error.filename)}: " if error.filename else ""
+            where = f"{escaped(error.filename)}: " if error.filename else ""
             complain(f"{where}{error.strerror or error}")
             ctx.exit(1)
         except KeyboardInterrupt:
@@ -135,7 +135,7 @@ def _options_of(command: Any, words: Sequence[str]) -> set[str]:
 
 
 class Results:
-    """Prints what a command made, and remembers what failed.
+    """Prints what a command has made, and counts what has failed.
 
     By default: one path per line, in which a line end is written as `\\n`. With `as_json`: one object per
     line. With `null`: the bytes of the path and a NUL byte.
@@ -160,17 +160,17 @@ class Results:
         self._print(json.dumps(record) if self.as_json else text)
 
     def failed(self, error: Exception | str, path: Path | None = None) -> None:
-        """Report that one input failed, in a line that names the file; the others go on."""
+        """Report that one input failed, in a line that names the file; the others are still processed."""
         self.failures += 1
         if path is not None and not (isinstance(error, FileError) and error.path == path):
-            complain(f"{shown(path)}: {_cause(error)}")
+            complain(f"{escaped(path)}: {_cause(error)}")
         else:
             complain(_cause(error))
 
     def finish(self) -> None:
-        """Exit with 1 if anything failed; under torchrun, if it failed in any process, and all together.
+        """Exit with 1 if anything failed; under torchrun, if anything failed in any process.
 
-        (torchrun stops the others as soon as one exits with an error.)
+        (All exit together, since torchrun stops the others as soon as one exits with an error.)
         """
         from wrangan_cli.engine.base.distributed import any_rank
 
@@ -192,7 +192,7 @@ def by_main(work: Callable[[], T]) -> T:
 
     An error is raised, and so reported, in the main process; the others exit with its code.
     """
-    from wrangan_cli.engine.base.distributed import from_main, is_main
+    from wrangan_cli.engine.base.distributed import broadcast, is_main
 
     result: Any = None
     error: WranganError | OSError | None = None
@@ -201,7 +201,7 @@ def by_main(work: Callable[[], T]) -> T:
             result = work()
         except (WranganError, OSError) as caught:
             error = caught
-    result, code = from_main((result, 0 if error is None else 2 if isinstance(error, UsageError) else 1))
+    result, code = broadcast((result, 0 if error is None else 2 if isinstance(error, UsageError) else 1))
     if error is not None:
         raise error
     if code:
@@ -250,14 +250,14 @@ def progress_with_rate(description: str, total: int) -> Iterator[Callable[[int],
 
 
 def inputs(arguments: Iterable[Path] | None) -> Iterator[Path]:
-    """Paths given as arguments or, without any (or with `-`), those that `listed` reads from stdin."""
+    """Paths given as arguments or, without any (or with `-`), those that `read_names` reads from stdin."""
     given = list(arguments or [])
     if given and given != [Path("-")]:
         yield from given
         return
     if sys.stdin is None or sys.stdin.isatty():
         raise UsageError("no input: give files or a folder, or paths on stdin")
-    yield from map(Path, listed())
+    yield from map(Path, read_names())
 
 
 def one_image(out: Path) -> bool:
@@ -286,12 +286,12 @@ def settings_options(
 
     Names, types, defaults and help (the docstring under each field) come from the
     dataclass; the command gets one instance of it as `parameter`. A ValueError from the
-    dataclass's own checks becomes a usage error. panels: heading of the help → names of options, which may
-    be the command's own; the others stand in the first one.
+    dataclass's checks becomes a usage error. panels: heading of the help → names of options, including those
+    that the command itself declares; options that are not listed come under the first heading.
 
-    Several dataclasses, by the name of what has each: the fields of all become options, whose help names
-    what has them where not all do. make: gives the command its instance, from those of the options that are
-    on the command line; the others have the defaults of its class.
+    settings may also be several dataclasses by name (such as those of the inversion methods): the fields of
+    all of them become options, and the help says which names have an option if not all do. make: builds the
+    command's instance from the options given on the command line; all others keep the defaults of its class.
     """
     kinds = settings if isinstance(settings, Mapping) else {parameter: settings}
     fields: dict[str, dataclasses.Field[Any]] = {}
@@ -334,7 +334,7 @@ def settings_options(
         others = [
             in_panel(p, panel_of.get(p.name)).replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in others
         ]
-        # Headings come in the order of their first options.
+        # The help shows headings in the order of their first options.
         needed = [] if make is None else [context]
         both = sorted([*needed, *others, *made], key=lambda p: order.index(p.name) if p.name in order else -1)
         wrapper.__signature__ = signature.replace(parameters=both)  # type: ignore[attr-defined]
@@ -345,13 +345,13 @@ def settings_options(
 
 
 def _on_command_line(context: typer.Context, names: Iterable[str]) -> set[str]:
-    """Which of the running command's parameters `names` were given, and are not defaults."""
+    """Which of the running command's parameters `names` were given on the command line."""
     sources = {name: context.get_parameter_source(name) for name in names}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def in_panels(panels: Mapping[str, Sequence[str]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorator: list the command's options under headings of its help: heading → names of parameters."""
+    """Decorator: list the command's options under headings of its help. panels: heading → parameter names."""
     panel_of = {name: panel for panel, names in panels.items() for name in names}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""The standard streams: they accept every file name, and a reader that goes away does not stop the work."""
+"""The standard streams: any file name can be read and written, and work continues if the reader goes away."""
 
 import codecs
 import contextlib
@@ -13,11 +13,11 @@ _ERRORS = "wrangan"
 
 
 def prepare_streams() -> None:
-    """Make standard input and output pass on file names of any bytes.
+    """Let standard input and output pass file names of any bytes.
 
-    Bytes that are not text are written as they were read; a character that the output's code page lacks is
+    Bytes that are not text are written as they were read; a character that the output's encoding lacks is
     written as `\\u03b5`. Streams that the caller closed are opened on the null device: otherwise the next
-    file that is opened would get their number, and receive what a library prints.
+    file that is opened would get their descriptor, and receive what a library prints.
     """
     with contextlib.suppress(OSError):
         for number in range(3):
@@ -48,8 +48,8 @@ def _bytes_of(character: str) -> bytes:
 def write(text: str | bytes, remark: Callable[[str], None]) -> None:
     """Write to standard output and flush, in one piece, so that processes do not break each other's lines.
 
-    Once writing fails, nothing more is written and the command goes on: its files are worth more than
-    the list of them. `remark` gets a message, unless the reader merely went away (`| head`).
+    Once writing fails, nothing more is written and the command continues: its files are worth more than
+    the list of them. `remark` gets a message, unless the reader has merely gone away (`| head`).
     """
     stream = sys.stdout
     if stream is None:
@@ -64,7 +64,7 @@ def write(text: str | bytes, remark: Callable[[str], None]) -> None:
     except (OSError, ValueError) as error:  # ValueError: closed
         sys.stdout = None  # type: ignore[assignment]
         if not isinstance(error, BrokenPipeError):
-            remark(f"standard output: {cause_of(error)}; the work goes on")
+            remark(f"standard output: {cause_of(error)}; continuing without it")
 
 
 def flushed(remark: Callable[[str], None]) -> bool:
@@ -74,14 +74,14 @@ def flushed(remark: Callable[[str], None]) -> bool:
     return sys.stdout is before
 
 
-def listed() -> Iterator[str]:
-    """The names on standard input, as they arrive: one per line, or each followed by a NUL byte
+def read_names() -> Iterator[str]:
+    """The file names on standard input, as they arrive: one per line, or each followed by a NUL byte
     (`find -print0`). Line ends may be CR LF, and a byte-order mark may come first.
     """
     assert sys.stdin is not None
     stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(os.fsencode(sys.stdin.read()))
     encoding = getattr(sys.stdin, "encoding", None) or "utf-8"
-    # The first data tells the two kinds apart; the remaining lines are read as they arrive.
+    # The first data shows which of the two it is; the remaining lines are read as they arrive.
     seen = stream.peek() if hasattr(stream, "peek") else stream.getvalue()
     first = stream.readline()
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

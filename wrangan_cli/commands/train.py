@@ -54,7 +54,7 @@ def generator(
     ] = "",
     model: Annotated[
         str,
-        typer.Option(help="Start from this model's weights, with its sizes. Empty: from scratch."),
+        typer.Option(help="Model to start from, with its weights and sizes. Empty: from scratch."),
     ] = "",
     dry_run: DryRun = False,
 ) -> None:
@@ -92,7 +92,7 @@ def randomize(
         ),
     ] = "adversarial",
     keep_std: Annotated[
-        bool, typer.Option("--keep-std", help="Start from the model's σ in place of --initial-std.")
+        bool, typer.Option("--keep-std", help="Start from the model's σ instead of --initial-std.")
     ] = False,
     model: ModelOption = DEFAULT_MODEL,
     device: Device = "auto",
@@ -136,7 +136,7 @@ def encoder(
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pairs from `wrangan generate --pairs`, to use in place of newly rendered ones "
+            help="Folder of pairs from `wrangan generate --pairs`, to use instead of newly rendered ones "
             "(not for kind hyperstyle)."
         ),
     ] = None,
@@ -148,7 +148,8 @@ def encoder(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Encoder of the same kind to start from (for another state of the model), with its sizes. "
+            help="Encoder of the same kind to start from (such as one for an earlier version of the model), "
+            "with its sizes. "
             "e4e and restyle on efficientnet-lite0 may also start from an encoder into W."
         ),
     ] = None,
@@ -165,7 +166,7 @@ def encoder(
     from wrangan_cli.engine.base.runtime import resolve_device
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.encoders import KINDS, save_encoder
-    from wrangan_cli.engine.models.encoders.blocks import fitted
+    from wrangan_cli.engine.models.encoders.blocks import resized
     from wrangan_cli.engine.models.pairs import open_pairs
     from wrangan_cli.engine.models.perceptual import load_perceptual
     from wrangan_cli.engine.training.encoder import ImageTrainer
@@ -189,7 +190,7 @@ def encoder(
         batches = stream(images, settings, trainer.rows)
     else:
         assert known is not None  # otherwise the trainer could not have been made
-        examples = fitted(known.images(range(min(16, len(known)))), trainer.side)
+        examples = resized(known.images(range(min(16, len(known)))), trainer.side)
         batches = no_images(trainer.side)
     record = RunRecord(out, dataclasses.asdict(settings) | {"model": str(loaded.path), "pairs": str(pairs)})
     bar = progress("encoder", settings.images)
@@ -205,8 +206,8 @@ def encoder(
     def on_snapshot(trainer: ImageTrainer[Any]) -> None:
         if not is_main():
             return
-        drawn = trainer.reconstructed(examples.to(loaded.device)).cpu()
-        record.grid(trainer.images, torch.cat([examples, drawn]), columns=len(examples))
+        reconstructed = trainer.reconstructed(examples.to(loaded.device)).cpu()
+        record.grid(trainer.images, torch.cat([examples, reconstructed]), columns=len(examples))
         save(out)
 
     with bar, record:
@@ -252,7 +253,7 @@ def attributes(
     from wrangan_cli.engine.training.record import RunRecord
 
     if (held_out is None) != (held_out_labels is None):
-        raise UsageError("--held-out and --held-out-labels go together")
+        raise UsageError("--held-out and --held-out-labels must be given together")
     beside = data[0].with_suffix(".csv")
     if labels is None and not beside.is_file():
         raise UsageError(f"no labels: give --labels, or a file {beside}")

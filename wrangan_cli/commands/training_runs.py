@@ -1,4 +1,4 @@
-"""What the training commands share: options, data, the run of G and D, the dry run."""
+"""What the training commands share: options, data, the training of G and D, the dry run."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -38,10 +38,10 @@ DryRun = Annotated[
 
 
 def join_processes(context: typer.Context) -> None:
-    """Under torchrun, become one of its processes until the command ends."""
+    """Under torchrun, join its process group until the command ends."""
     import os
 
-    if "WORLD_SIZE" not in os.environ:  # spares `--help` the import of torch
+    if "WORLD_SIZE" not in os.environ:  # so that `--help` does not import torch
         return
     from wrangan_cli.engine.base.distributed import process_group, world_size
 
@@ -64,7 +64,7 @@ def load_images(data: list[Path], resolution: int, resize_filter: str) -> "Image
 
     bar = progress("decoding", None)
     with bar:
-        images = load_image_set(data, resolution, default_cache_dir(), _moves(bar), resize_filter)
+        images = load_image_set(data, resolution, default_cache_dir(), _advancing(bar), resize_filter)
     for name, cause in zip(images.broken, images.causes, strict=True):
         remark(f"wrangan: {name}: {cause}; left out")
     remark(images.summary())
@@ -112,7 +112,8 @@ def run_adversarial(
     images = load_images(data, trainer.generator.config.resolution, settings.resize_filter)
     waiting = progress("reference", None)
     with waiting:
-        monitor = kid_monitor(settings, trainer.generator.config.resolution, trainer.device, _moves(waiting))
+        resolution = trainer.generator.config.resolution
+        monitor = kid_monitor(settings, resolution, trainer.device, _advancing(waiting))
     config = trainer.generator.config
     about = {"architecture": config.architecture, "network": config.to_json()}
     record = RunRecord(out, {"settings": dataclasses.asdict(settings), **about})
@@ -172,21 +173,21 @@ def run_sensitivity(
             lambda done: bar.update(bar.task_ids[0], completed=done),
         )
     for path in save_sensitivity_model(out, start, random, layers, settings, sensitivity):
-        say(f"{path.name}: unchanged, since the images of w are the same")
+        say(f"{path.name}: copied unchanged, since the same w gives the same image")
     print_small_std(random)
     Results().wrote(out / NEWEST_MODEL)
 
 
 def print_small_std(generator: "Generator") -> None:
     """Print the fraction of |σ| < 10⁻³ in each random weight (the paper's Table 6)."""
-    from wrangan_cli.engine.models.randomized import small_std_share
+    from wrangan_cli.engine.models.randomized import small_std_fraction
 
-    for name, fraction in small_std_share(generator).items():
+    for name, fraction in small_std_fraction(generator).items():
         say(f"{name}: {fraction:.2%} of |σ| below 0.001")
 
 
 def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", memory: "Memory") -> None:
-    """Print what --dry-run shows: settings, one per line, sizes, and the memory of one process."""
+    """Print the output of --dry-run: settings, one per line, sizes, and the memory of one process."""
     from wrangan_cli.engine.base.distributed import is_main, world_size
     from wrangan_cli.engine.training.memory import parameter_count
 
@@ -209,12 +210,12 @@ def print_plan(settings: Any, device: object, networks: "dict[str, nn.Module]", 
 
 
 def advance(bar: Any, images: int, report: dict[str, float]) -> None:
-    """Move a training's progress bar."""
+    """Advance the progress bar of a training."""
     rate = f"{report['images_per_second']:.1f} images/s"
     bar.update(bar.task_ids[0], completed=images, rate=rate)
 
 
-def _moves(bar: Any) -> Callable[[int, int], None]:
+def _advancing(bar: Any) -> Callable[[int, int], None]:
     return lambda done, total: bar.update(bar.task_ids[0], completed=done, total=total)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wrangan_cli.commands.asked_edits import AskedEdits
 from wrangan_cli.commands.code_inputs import CodeModels
 from wrangan_cli.commands.panels import CLIP
+from wrangan_cli.commands.requested_edits import RequestedEdits
 from wrangan_cli.commands.shell import AsJson, Null, Results, progress, say, settings_options
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import FileError
@@ -57,8 +57,8 @@ def invert(
 ) -> None:
     """Invert the face in a clip: one ε shared by all frames, w and a small ε for each frame.
 
-    The face is followed until it disappears or there is a cut. If that happens before the end, the frames
-    up to there are inverted and the exit code is 1 (use --frames to select others). An interrupted
+    The face is followed until it disappears or there is a cut. If that happens before the end, only the
+    frames before it are inverted, and the exit code is 1 (use --frames to select others). An interrupted
     run continues where it stopped. Needs the optional part "video" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.base.runtime import resolve_device
@@ -109,7 +109,7 @@ def edit(
 
     check_film(out)
     results = Results(as_json, null)
-    clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
+    clip_codes, moves = _open(codes, direction, strength, directions, model, device)
     with _progress() as tell:
         figures = clip_codes.save_aligned(out, moves, lambda done, total: tell("rendering", done, total))
     say(f"wrangan: {_flicker_line(figures)}")
@@ -147,7 +147,7 @@ def paste(
 
     check_film(out)
     results = Results(as_json, null)
-    clip_codes, moves = _opened(codes, direction, strength, directions, model, device)
+    clip_codes, moves = _open(codes, direction, strength, directions, model, device)
     with _progress() as tell:
         clip_codes.paste(
             clip, out, moves, feather, keep_detail, lambda done, total: tell("pasting", done, total)
@@ -156,7 +156,7 @@ def paste(
     results.finish()
 
 
-def _opened(
+def _open(
     codes: Path,
     names: list[str] | None,
     strengths: list[float] | None,
@@ -170,14 +170,16 @@ def _opened(
     from wrangan_cli.engine.video.record import check_finished, frame_file, load_record
     from wrangan_cli.engine.video.render import ClipCodes
 
-    asked = bool(names or strengths)
-    if asked:
+    requested = bool(names or strengths)
+    if requested:
         check_requests(names or [], strengths or [])
     record = load_record(codes)
     check_finished(codes, record)
     models = CodeModels(model, resolve_device(device))
     _, loaded = models.load(frame_file(codes, record.numbers[0]))
-    edits = AskedEdits(names or [], [*(strengths or [])], file, one_model=True).of(loaded) if asked else []
+    if not requested:
+        return ClipCodes(codes, loaded), []
+    edits = RequestedEdits(names or [], [*(strengths or [])], file, one_model=True).of(loaded)
     return ClipCodes(codes, loaded), [edit for edit in edits if isinstance(edit, Move)]
 
 

@@ -19,7 +19,7 @@ from wrangan_cli.engine.base.errors import UsageError, WranganError, cause_of
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=2)
+TIMEOUT = timedelta(hours=2)
 """How long one process waits for the others: the first may be decoding a data set or computing KID."""
 
 
@@ -38,8 +38,8 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def own_gpu() -> torch.device:
-    """The GPU of this process: torchrun's LOCAL_RANK counts them; without torchrun the current one.
+def local_gpu() -> torch.device:
+    """The GPU of this process: under torchrun the one numbered LOCAL_RANK, otherwise the current one.
 
     Raises UsageError if the machine has fewer GPUs than processes.
     """
@@ -64,9 +64,9 @@ def process_group() -> Iterator[None]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     # torchrun's store outlives a restart, and then holds the addresses of the previous processes.
-    store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, this_rank, count = next(dist.rendezvous("env://", timeout=TIMEOUT))
     fresh = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    dist.init_process_group(backend, store=fresh, rank=own_rank, world_size=count, timeout=PATIENCE)
+    dist.init_process_group(backend, store=fresh, rank=this_rank, world_size=count, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -139,7 +139,7 @@ def gather_objects(obj: T) -> list[T]:
     return gathered
 
 
-def from_main(obj: T) -> T:
+def broadcast(obj: T) -> T:
     """The object of the main process, in every process."""
     if world_size() == 1:
         return obj
@@ -149,17 +149,17 @@ def from_main(obj: T) -> T:
     return box[0]
 
 
-def own_shard(sequence: Sequence[T]) -> Sequence[T]:
+def local_shard(sequence: Sequence[T]) -> Sequence[T]:
     """This process's shard: every world_size()-th element, from the rank()-th on."""
     return sequence[rank() :: world_size()]
 
 
-def gather_shards(own: Sequence[T]) -> list[T]:
+def gather_shards(local: Sequence[T]) -> list[T]:
     """The results for all elements of a sequence, in order, in every process.
 
-    own: this process's results, one for each element of its `own_shard`, in order.
+    local: this process's results, one for each element of its `local_shard`, in order.
     """
-    shards = gather_objects(own)
+    shards = gather_objects(local)
     count, processes = sum(map(len, shards)), len(shards)
     return [shards[index % processes][index // processes] for index in range(count)]
 

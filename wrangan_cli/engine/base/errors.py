@@ -19,7 +19,7 @@ class FileError(WranganError):
     """A file cannot be used: `<path>: <cause>`."""
 
     def __init__(self, path: Path | str, cause: str) -> None:
-        super().__init__(f"{shown(path)}: {cause}")
+        super().__init__(f"{escaped(path)}: {cause}")
         self.path = Path(path)
         self.cause = cause
 
@@ -32,7 +32,7 @@ _LONGEST = 200
 """Maximum number of characters kept of a library's message."""
 
 
-def shown(text: object) -> str:
+def escaped(text: object) -> str:
     """A path, or text with one, in one line, with line ends and control characters escaped (`\\n`)."""
     return "".join(c.encode("unicode_escape").decode() if _CONTROL.match(c) else c for c in str(text))
 
@@ -46,7 +46,7 @@ def cause_of(error: BaseException) -> str:
     if isinstance(error, FileError):
         return error.cause
     said = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
-    line = shown((said or type(error).__name__).splitlines()[0])
+    line = escaped((said or type(error).__name__).splitlines()[0])
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
 
 

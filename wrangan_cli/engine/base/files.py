@@ -57,10 +57,10 @@ def replaced_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
             temporary.unlink(missing_ok=True)
 
 
-def claim(path: Path) -> FileLock | None:
-    """Take the lock on the file `path`, until it is released or the process ends.
+def try_lock(path: Path) -> FileLock | None:
+    """Lock the file `path` until the lock is released or the process ends.
 
-    None: another process has it. On file systems without locks it is always granted.
+    None: another process holds the lock. On file systems without locks it is always granted.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, thread_local=False)

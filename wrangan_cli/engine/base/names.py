@@ -9,8 +9,9 @@ def same_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def one_file(path: Path) -> Path:
-    """A key that is equal for paths that are the same file on some system, ignoring Unicode form and case."""
+def same_file_key(path: Path) -> Path:
+    """A key that is equal for paths that may be the same file on some systems, whatever the Unicode form and
+    the case of the name."""
     return path.with_name(same_name(same_name(path.name).casefold()))
 
 

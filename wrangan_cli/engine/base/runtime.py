@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from wrangan_cli.engine.base.distributed import own_gpu
+from wrangan_cli.engine.base.distributed import local_gpu
 from wrangan_cli.engine.base.errors import UsageError, cause_of
 
 
@@ -17,10 +17,10 @@ def resolve_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         if torch.cuda.is_available():
-            return own_gpu()
+            return local_gpu()
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = own_gpu() if name == "cuda" and torch.cuda.is_available() else torch.device(name)
+        device = local_gpu() if name == "cuda" and torch.cuda.is_available() else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         raise UsageError(f"device {name!r}: {cause_of(error)}") from error

@@ -31,8 +31,8 @@ from wrangan_cli.engine.models.encoders import (
     Encoder,
     Hypernet,
     StyleEncoder,
+    incompatibility,
     kind_of,
-    misfit,
     read_any,
     save_encoder,
 )
@@ -143,7 +143,7 @@ def from_contents(contents: Contents, model: Model) -> tuple[AnyEncoder, str, li
         network = styles(contents.part((*way, "encoder")), opts, str(name))
     else:
         raise NotConvertible(f"its encoder_type is {brief(name)}, which is not known here")
-    unfit = misfit(network, model)
+    unfit = incompatibility(network, model)
     if unfit:
         raise NotConvertible(unfit)
     notes = _compare_generators(contents.part((*way, rosinality.DECODER)), model)

@@ -141,10 +141,10 @@ def w_reach(model: Model) -> float:
     return float(_distance(sample_w(model.generator, REACH_SAMPLES, seed=0), model).max())
 
 
-def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
-    """Report in the log, once for all files, which latents are farther from the mean of W than any random w.
+def warn_far_from_w(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
+    """Warn in the log, once for all files, about latents farther from the mean of W than any random w.
 
-    This is the case for latents of another network, and for some that were optimised without regularisation.
+    This happens for latents of another network, and for some that were optimised without regularisation.
     """
     far: dict[str, float] = {}
     reach = w_reach(model) if read else 0.0
@@ -165,8 +165,8 @@ def remark_unlike(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
         )
 
 
-def remark_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
-    """Report in the log, once for each reason, the latents whose noise maps are not used."""
+def warn_unused_noise(read: Mapping[Path, Sequence[Latent]], model: Model) -> None:
+    """Warn in the log, once for each reason, about latents whose noise maps are not used."""
     left: dict[str, dict[str, None]] = {}
     inputs = [given.map for given in model.generator.noise_inputs().values()]
     for path, latents in read.items():

@@ -1,4 +1,4 @@
-"""What an edited picture says of itself: that it was edited, and by what program."""
+"""The marks in the metadata of edited pictures: that they were edited, and with which program."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _SOFTWARE_TAG, _DESCRIPTION_TAG = 0x0131, 0x010E
 
 
 def mark_for(kind: str) -> dict[str, Any]:
-    """What `Image.save` takes to write SOFTWARE and MARK into a file of this kind: text chunks `Software` and
-    `Comment` in PNG, `Software` and `ImageDescription` of Exif in JPEG and WebP."""
+    """The arguments of `Image.save` that write SOFTWARE and MARK into a file of this kind: text chunks
+    `Software` and `Comment` in PNG, `Software` and `ImageDescription` of Exif in JPEG and WebP."""
     if kind == "PNG":
         text = PngInfo()
         text.add_text("Software", SOFTWARE)

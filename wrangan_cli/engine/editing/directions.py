@@ -146,7 +146,7 @@ def load_directions(model: Model, path: Path | None = None) -> dict[str, Directi
     """The directions of a model by name, in the order in which they were stored.
 
     path: a file to read in place of the model's directions; it must exist. The model's directions are
-    those that ship with it or its lender, and those that the user made, which take precedence;
+    those that ship with it or its parent, and those that the user made, which take precedence;
     there may be none. Raises FileError for a file that is broken or belongs to another model.
     """
     if path is not None:
@@ -161,7 +161,7 @@ def _read_directions(model: Model, path: Path) -> dict[str, Direction]:
     tensors, record = read_tensors(path)
     if record.get("kind") != "directions":
         raise FileError(path, "not a file of directions (made by `wrangan directions`)")
-    if not model.shares(record.get("model_sha256")):
+    if not model.accepts(record.get("model_sha256")):
         raise FileError(
             path,
             f"made for another model ({record.get('model', 'unknown')}, "

@@ -14,7 +14,7 @@ from wrangan_cli.engine.models.folder import Model
 def interpolate_codes(
     codes: Sequence[Code], steps: int, num_latents: int, smooth: bool = False, loop: bool = False
 ) -> Iterator[Code]:
-    """The codes on the way through `codes`: `steps` from each to the next, both ends included.
+    """The codes interpolated through `codes`: `steps` from each to the next, both ends included.
 
     w and all offsets (of weights, noise maps, parameters) are interpolated alike; an offset
     that a code lacks counts as zero. The results are in W if all codes are, otherwise
@@ -32,8 +32,8 @@ def interpolate_codes(
 
 
 def code_between(codes: Sequence[Code], position: float, num_latents: int) -> Code:
-    """One code of the straight way through `codes`: that of `interpolate_codes` at `position`, from 0, the
-    first code, to len(codes) - 1, the last. UsageError for fewer than 2 codes or a position beyond them."""
+    """One code on the straight path through `codes`, at `position`, from 0 (the first code) to
+    len(codes) - 1 (the last). UsageError for fewer than 2 codes, or a position outside of that."""
     check_codes(len(codes))
     if not 0 <= position <= len(codes) - 1:
         raise UsageError(f"position {position}: expected 0 to {len(codes) - 1}")
@@ -74,7 +74,7 @@ def render_way(
 
 
 class _Way:
-    """What codes on the way through others are mixed of."""
+    """The codes of which interpolated codes are mixed."""
 
     def __init__(self, codes: Sequence[Code], num_latents: int) -> None:
         self.points = [code.w for code in codes]

@@ -15,8 +15,8 @@ KNOWN_ATTRIBUTES = {
 POSE = "pose"
 """Name of the direction that is learnt from landmarks; positive turns the face to the viewer's right."""
 BRIGHTNESS = "brightness"
-"""Name of the direction of the luminance of the middle of the face; positive is brighter. Less an edit than a
-direction to make others orthogonal to."""
+"""Name of the direction of the luminance of the middle of the face; positive is brighter. Its main use is to
+make other directions orthogonal to it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from wrangan_cli.engine.editing.settings import LearnSettings
 
 
 def require_sklearn() -> None:
-    """WranganError naming the extra where scikit-learn is missing."""
+    """WranganError naming the extra if scikit-learn is missing."""
     if importlib.util.find_spec("sklearn") is None:
         raise WranganError(
             f"scikit-learn is missing, which fits hyperplanes in W: {install_line('directions')}"

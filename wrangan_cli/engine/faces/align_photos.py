@@ -9,7 +9,7 @@ from PIL import Image
 
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.base.files import sha256
-from wrangan_cli.engine.base.names import one_file
+from wrangan_cli.engine.base.names import same_file_key
 from wrangan_cli.engine.data.images import open_image, save_pillow
 from wrangan_cli.engine.faces.alignment import (
     SUFFIX,
@@ -25,7 +25,7 @@ from wrangan_cli.engine.faces.detection import MIN_CONFIDENCE, FaceDetector
 
 logger = logging.getLogger("wrangan")
 
-OWN_SIDES = (256, 1024)
+AUTO_SIDES = (256, 1024)
 """Minimum and maximum side in px when the size follows from the face: the usual sizes of the field."""
 
 
@@ -62,10 +62,10 @@ def check_alignment(size: int | None, max_faces: int | None, min_confidence: flo
 
 def face_side(quad: Points, size: int | None = None) -> int:
     """Side in px of the aligned image of a face with this frame: `size`, or the side of the frame in the
-    photograph, within OWN_SIDES."""
+    photograph, within AUTO_SIDES."""
     if size is not None:
         return size
-    least, most = OWN_SIDES
+    least, most = AUTO_SIDES
     return min(max(round(quad_side(quad)), least), most)
 
 
@@ -74,7 +74,7 @@ class PhotoAligner:
 
     A photograph `a.jpg` gives `a.png` for its largest face, `a-2.png` for the next and so
     on, each with its transform in `a.align.json`. size: side of the aligned images in px;
-    None: for each the side of its frame in the photograph, within OWN_SIDES.
+    None: for each the side of its frame in the photograph, within AUTO_SIDES.
     max_faces: maximum number of faces per photograph, largest first (None: all). overwrite: align
     again if outputs exist. Raises UsageError for settings out of range, WranganError if the detector's
     package is missing.
@@ -157,7 +157,7 @@ class PhotoAligner:
 
     def _claim(self, photo: Path, number: int) -> Path:
         image = self._output(photo, number)
-        owner = self._claims.setdefault(one_file(image), photo)
+        owner = self._claims.setdefault(same_file_key(image), photo)
         if owner != photo:
             raise FileError(photo, f"would write {image}, as {owner} does")
         if image.resolve() in self._photos | {photo.resolve()}:

@@ -8,7 +8,7 @@ from typing import Any
 
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.files import sha256
-from wrangan_cli.engine.base.names import existing_form, one_file, same_name
+from wrangan_cli.engine.base.names import existing_form, same_file_key, same_name
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.inversion.trained import network_files
 from wrangan_cli.engine.models.codes import IMPORTED, SUFFIX, Code, load_code
@@ -30,7 +30,7 @@ def plan(photos: Iterable[Path], out: Path) -> tuple[list[Job], list[WranganErro
     clashes: list[WranganError] = []
     for photo in photos:
         code = existing_form(out / f"{photo.stem}{SUFFIX}")
-        key = one_file(code)
+        key = same_file_key(code)
         if key in jobs:
             if jobs[key].photo.absolute() != photo.absolute():
                 first = jobs[key].photo

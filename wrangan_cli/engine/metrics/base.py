@@ -96,7 +96,7 @@ class LayerMetric:
 
     name: str
     protocol: str
-    draws: bool
+    renders: bool
     """Whether images are rendered (so that `samples`, `seed` and `batch` matter)."""
     compute: Callable[["Model", int, int, int], dict[str, float]]
     """Model, samples, seed, batch → layer name → value."""

@@ -99,7 +99,7 @@ def codes_consistency(
 
 
 def stored_settings(code: Code) -> InversionSettings | WranganError:
-    """The settings that a code was made with, its side too, or that its record does not say them all."""
+    """The settings with which a code was made, including its side; an error if its record lacks some."""
     there = code.info.get("settings", {})
     if not there or code.info.get("edits"):
         return WranganError("not made by `wrangan invert`: cannot be inverted again in the same way")

@@ -29,14 +29,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import own_shard
+from wrangan_cli.engine.base.distributed import local_shard
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.faces.detection import FaceDetector
 from wrangan_cli.engine.metrics import fid, kid
 from wrangan_cli.engine.metrics.base import CodeMetric, Estimate, SampleMetric
-from wrangan_cli.engine.metrics.samples import shared_features
+from wrangan_cli.engine.metrics.samples import gathered_features
 from wrangan_cli.engine.models.codes import Code, render
 from wrangan_cli.engine.models.folder import Model
 
@@ -126,8 +126,8 @@ def moved_features(
     Under torchrun each process renders a part, and all must call this. progress: called with the number of
     images that this process has done.
     """
-    images = moved_images(model, codes, own_shard(range(count)), seed, batch)
-    return shared_features(network, images, progress)
+    images = moved_images(model, codes, local_shard(range(count)), seed, batch)
+    return gathered_features(network, images, progress)
 
 
 @torch.no_grad()

@@ -101,7 +101,7 @@ class Judge:
     """Images → identity descriptors (B, D)."""
 
 
-class Look:
+class ImageScores:
     """The judge's scores of one image (1, 3, S, S), each computed once, on first use."""
 
     def __init__(self, judge: Judge, image: Tensor) -> None:
@@ -136,21 +136,21 @@ class Look:
 
 
 def load_judge(model: Model, directions: Iterable[Direction], only_scored: bool = False) -> Judge:
-    """The judge of `directions`. only_scored: leave out directions that have no score.
+    """The judge of `directions`. only_scored: leave out directions without a score.
 
-    Raises UsageError for a direction that no score belongs to (with `only_scored`: where none is left), and
-    where the model has no attribute net; WranganError naming the extra where the detector or the
-    recogniser is missing.
+    Raises UsageError for a direction without a score (with `only_scored`: if no direction is left), and if
+    the model has no attribute net; WranganError naming the extra if the detector or the recogniser is
+    missing.
     """
     net, yaw = load_attributes(model), YawScorer()
     columns = judged(net)
     known = [*columns, POSE]
-    asked = {direction.name: direction for direction in directions}
-    chosen = {name: direction for name, direction in asked.items() if name in known}
+    requested = {direction.name: direction for direction in directions}
+    chosen = {name: direction for name, direction in requested.items() if name in known}
     if only_scored and not chosen:
         raise UsageError(f"{NAME}: {model.name} has none of the directions {', '.join(sorted(known))}")
-    for name in [] if only_scored else asked.keys() - chosen.keys():
-        raise UsageError(f"direction {name}: no score belongs to it; there are {', '.join(known)}")
+    for name in [] if only_scored else requested.keys() - chosen.keys():
+        raise UsageError(f"direction {name} has no score; there are scores for {', '.join(known)}")
     return Judge(
         chosen,
         columns,
@@ -164,13 +164,13 @@ def load_judge(model: Model, directions: Iterable[Direction], only_scored: bool 
 def trials(
     model: Model, judge: Judge, photo: Tensor, code: Code, strength: float | None = None
 ) -> Iterator[Trial]:
-    """The trials of one code, a direction each.
+    """The trials of one code, one per direction.
 
-    photo: (3, S, S) in [-1, 1]. strength: the size of the one edit; None: STEPS up to the end of the
+    photo: (3, S, S) in [-1, 1]. strength: the size of a single edit; None: STEPS edits up to the end of the
     direction's range. A photograph without a measurable yaw has no trial for pose.
     """
-    target = Look(judge, seen(photo[None]))
-    start = Look(judge, _rendered(model, code))
+    target = ImageScores(judge, at_judged_side(photo[None]))
+    start = ImageScores(judge, _rendered(model, code))
     for name, direction in judge.directions.items():
         before = target.score(name)
         if math.isnan(before):
@@ -179,11 +179,13 @@ def trials(
         points = [_point(name, 0.0, sign, target, start)]
         for size in sizes(direction, sign, strength):
             moved = edit_code(code, [Move(direction, sign * size)], model.generator.config.num_latents)
-            points.append(_point(name, sign * size, sign, target, Look(judge, _rendered(model, moved))))
+            points.append(
+                _point(name, sign * size, sign, target, ImageScores(judge, _rendered(model, moved)))
+            )
         yield Trial(name, points)
 
 
-def _point(direction: str, strength: float, sign: float, target: Look, edited: Look) -> Point:
+def _point(direction: str, strength: float, sign: float, target: ImageScores, edited: ImageScores) -> Point:
     after = sign * edited.score(direction)
     change = after - sign * target.score(direction)
     reached = change >= YAW if direction == POSE else after > 0
@@ -200,8 +202,8 @@ def sizes(direction: Direction, sign: float, strength: float | None) -> list[flo
     return [end * step / STEPS for step in range(1, STEPS + 1)]
 
 
-def seen(images: Tensor) -> Tensor:
-    """Images (B, 3, S, S), resized to the side at which all are judged."""
+def at_judged_side(images: Tensor) -> Tensor:
+    """Images (B, 3, S, S), resized to the side at which all images are judged."""
     side = images.shape[-1]
     if side == LANDMARK_SIDE:
         return images
@@ -211,7 +213,8 @@ def seen(images: Tensor) -> Tensor:
 
 def _rendered(model: Model, code: Code) -> Tensor:
     """(1, 3, 256, 256) in [-1, 1], on the CPU."""
-    return seen(render(model, [code], min(LANDMARK_SIDE, model.resolution)).clamp(-1, 1).float().cpu())
+    image = render(model, [code], min(LANDMARK_SIDE, model.resolution))
+    return at_judged_side(image.clamp(-1, 1).float().cpu())
 
 
 def fraction(values: Sequence[bool]) -> float:
@@ -225,7 +228,7 @@ def by_photograph(found: Mapping[str, Sequence[Trial]]) -> list[float]:
 
 
 def parts(some: Sequence[Trial]) -> dict[str, float]:
-    """For many trials: the fraction that changed the attribute; among these, the fractions with a face and
+    """Over many trials: the fraction that changed the attribute; among these, the fractions with a face and
     with the same person; and, among all, the fraction whose unedited image shows the same person."""
     ends = [trial.outcome() for trial in some]
     there = [end for end in ends if end.reached]

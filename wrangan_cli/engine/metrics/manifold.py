@@ -10,7 +10,7 @@ from wrangan_cli.engine.metrics.inception import require_package, require_sample
 NEIGHBOURHOOD = 3
 
 
-def manifold_share(name: str, generated: Tensor, reference: Tensor) -> Estimate:
+def manifold_fraction(name: str, generated: Tensor, reference: Tensor) -> Estimate:
     """`precision` or `recall` of features (N, F) and (M, F), N, M ≥ 5; WranganError for fewer.
 
     The standard error is the binomial one over the counted images, for fixed spheres.

@@ -145,8 +145,8 @@ def size_of(code: Code) -> int:
     return size if isinstance(size, int) and size > 0 else 0
 
 
-def unlike_sides(first: Sequence[Compared], second: Sequence[Compared]) -> dict[str, tuple[int, int]]:
-    """The photographs, by stem, that were compared at different sides in `first` and `second`."""
+def differing_sides(first: Sequence[Compared], second: Sequence[Compared]) -> dict[str, tuple[int, int]]:
+    """The photographs, by stem, that were compared at different sides in `first` and `second`, with these."""
     sides = {row.pair.photo.stem: row.side for row in second}
     return {
         stem: (row.side, other)

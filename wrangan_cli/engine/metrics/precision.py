@@ -11,13 +11,13 @@ from torch import Tensor
 
 from wrangan_cli.engine.metrics.base import Estimate, SampleMetric
 from wrangan_cli.engine.metrics.inception import PROTOCOL as INCEPTION
-from wrangan_cli.engine.metrics.manifold import manifold_share
+from wrangan_cli.engine.metrics.manifold import manifold_fraction
 from wrangan_cli.engine.metrics.vgg16 import PROTOCOL as VGG16
 
 
 def precision(generated: Tensor, reference: Tensor) -> Estimate:
     """Of features (N, F) and (M, F)."""
-    return manifold_share("precision", generated, reference)
+    return manifold_fraction("precision", generated, reference)
 
 
 METRIC = SampleMetric(

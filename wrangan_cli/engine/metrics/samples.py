@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import from_main, gather_shards, is_main, own_shard
+from wrangan_cli.engine.base.distributed import broadcast, gather_shards, is_main, local_shard
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
@@ -91,16 +91,16 @@ def generated_features(
     Under torchrun each process generates a shard, and all must call this. progress:
     called with the number of images that this process has done.
     """
-    shard = own_shard(range(count))
-    return shared_features(inception, generated_images(model, count, seed, batch, epsilon, shard), progress)
+    shard = local_shard(range(count))
+    return gathered_features(inception, generated_images(model, count, seed, batch, epsilon, shard), progress)
 
 
-def shared_features(
+def gathered_features(
     inception: Callable[[Tensor], Tensor],
     images: Iterator[Tensor],
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Features (N, F) of the images of all processes, in order; `images`: the batches of this one's shard."""
+    """Features (N, F) of the images of all processes, in order. images: batches of this process's shard."""
     first = next(images, None)
     if first is None:
         return _gathered(torch.empty(0))
@@ -113,33 +113,33 @@ def image_set_features(
     batch: int = 16,
     cache_dir: Path | None = None,
     progress: Callable[[int], None] | None = None,
-    shared: bool = False,
+    sharded: bool = False,
     network: WeightFile = INCEPTION,
 ) -> Tensor:
     """Features (N, F) of an image set, cached in `cache_dir` by a digest of its pixels and of `network`, the
     weight file of `inception`.
 
-    shared: each process does a shard, and all must call this.
+    sharded: each process does a shard, and all must call this.
     """
     cached = None
-    if cache_dir is not None and (is_main() or not shared):
+    if cache_dir is not None and (is_main() or not sharded):
         digest = hashlib.sha256(str((images.pixels.shape, network.sha256)).encode())
         for start in range(0, len(images), 1000):
             digest.update(images.pixels[start : start + 1000].tobytes())
         kind = "inception" if network is INCEPTION else "vgg16"
         cached = cache_dir / f"{kind}-{digest.hexdigest()[:16]}.safetensors"
     features = _read_features(cached)
-    if shared:
-        features = from_main(features)
+    if sharded:
+        features = broadcast(features)
     whole = range(len(images))
     if features is not None:
         if progress:
-            progress(len(own_shard(whole) if shared else whole))
+            progress(len(local_shard(whole) if sharded else whole))
         return features
-    shard = own_shard(whole) if shared else whole
+    shard = local_shard(whole) if sharded else whole
     batches = (images.batch(shard[start : start + batch]) for start in range(0, len(shard), batch))
     here = extract_features(inception, batches, progress) if shard else torch.empty(0)
-    features = _gathered(here) if shared else here
+    features = _gathered(here) if sharded else here
     if cached is not None:
         write_tensors(cached, {"features": features}, {"kind": "features"})
     return features

@@ -71,14 +71,14 @@ def reference_features(
     batch: int = 16,
     cache_dir: Path | None = None,
     progress: Callable[[int], None] | None = None,
-    shared: bool = False,
+    sharded: bool = False,
 ) -> Reference:
     """The reference features of real images by the network called `name`; cached in `cache_dir`.
 
-    source: where the images come from. shared: each process does a part, and all must call this.
+    source: where the images come from. sharded: each process does a shard, and all must call this.
     """
     features = image_set_features(
-        images, network, batch, cache_dir, progress, shared=shared, network=WEIGHTS[name]
+        images, network, batch, cache_dir, progress, sharded=sharded, network=WEIGHTS[name]
     )
     return Reference(features, source.name, images.pixels.shape[1])
 

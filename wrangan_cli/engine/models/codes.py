@@ -96,7 +96,7 @@ def holds_code(path: Path, code: Code) -> bool:
 
 
 def random_code(model: Model, seed: int, truncation: float = 1.0) -> Code:
-    """The code of the image that `wrangan generate` draws of a seed, with w as `w_of_seed` gives it."""
+    """The code of the image that `wrangan generate` renders for a seed: only w, from `w_of_seed`."""
     about = {"method": "random", "seed": seed, "truncation": truncation}
     info = {"model": model.name, "model_sha256": model.sha256, **about}
     return Code(w_of_seed(model, seed, truncation).cpu(), info=info)

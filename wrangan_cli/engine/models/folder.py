@@ -26,17 +26,17 @@ WEIGHTS = "model.safetensors"
 DISCRIMINATOR = "discriminator.safetensors"
 FITTED = "fitted.safetensors"
 """This project's additions to weights that are fetched (fetched_models.py)."""
-LENT = (
+SHARED_FILES = (
     *("encoder.safetensors", "encoder-e4e.safetensors", "encoder-restyle.safetensors"),
     *("attributes.safetensors", "directions.safetensors"),
 )
-"""Files that depend only on W and on the content of the images, so that forms of one generator can share
-them."""
+"""Files that depend only on W and on the content of the images, so that smaller forms of a generator can use
+them too."""
 
 
 @dataclass(frozen=True)
-class Lender:
-    """A bundled model of which another is a smaller form, and whose LENT files the other uses, too."""
+class Parent:
+    """The bundled model of which another is a smaller form, which also uses its SHARED_FILES."""
 
     folder: Path
     """The folder of the files that ship for it."""
@@ -65,8 +65,8 @@ class Model:
     """Settings of wrangan that suit the model's σ by measurement (NAMED_BY_MODEL), such as `epsilon_lr`."""
     bundled: Path | None = None
     """Folder of the files that ship with a model whose weights are fetched; None: everything is in `path`."""
-    lender: Lender | None = None
-    """The model that `config.json` names as `companions_of`; None for a model that stands alone."""
+    parent: Parent | None = None
+    """The model that `config.json` names as `companions_of`; None if it names none."""
 
     def __repr__(self) -> str:
         """In short: the whole network would fill the screen."""
@@ -75,16 +75,16 @@ class Model:
 
     def companions(self, name: str) -> list[Path]:
         """The files of this name that belong to the model: first in its folder, then those that ship with it,
-        then, for LENT files, those that ship with its lender."""
+        then, for SHARED_FILES, those that ship with its parent."""
         folders = [self.path, *([self.bundled] if self.bundled else [])]
-        if self.lender and name in LENT:
-            folders.append(self.lender.folder)
+        if self.parent and name in SHARED_FILES:
+            folders.append(self.parent.folder)
         return [folder / name for folder in folders if (folder / name).is_file()]
 
-    def shares(self, made_for: object) -> bool:
-        """Whether an encoder into W or directions made for the model with this sha256 suit this one: made for
-        it, or for its lender."""
-        return made_for == self.sha256 or (self.lender is not None and made_for == self.lender.sha256)
+    def accepts(self, made_for: object) -> bool:
+        """Whether an encoder into W or directions made for the model with this sha256 fit this model: only if
+        that is this model or its parent."""
+        return made_for == self.sha256 or (self.parent is not None and made_for == self.parent.sha256)
 
     def companion(self, name: str) -> Path | None:
         """The first of `companions`; None if there is none."""
@@ -156,7 +156,7 @@ def read_model(folder: Path, device: torch.device | str = "cpu") -> Model:
         perceptual=record.get("perceptual", "lpips-vgg"),
         inversion=record.get("inversion", {}),
         bundled=bundled_models().get(folder.resolve().name) if "fetched" in record else None,
-        lender=_lender(folder, record),
+        parent=_parent(folder, record),
     )
 
 
@@ -216,10 +216,10 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
     added. Files that name the model for which they were made, or one another (a hypernetwork its
     encoder), get the sha256 of the new one.
     """
-    own = sha256(folder / WEIGHTS)
+    new = sha256(folder / WEIGHTS)
     carried = []
     renewed: dict[str, str] = {}
-    found = [start.lender.folder / name for name in LENT] if start.lender else []
+    found = [start.parent.folder / name for name in SHARED_FILES] if start.parent else []
     found = [path for path in found if path.is_file()]
     found += [path for part in (start.bundled, start.path) if part for path in part.glob("[!.]*.safetensors")]
     for path in sorted({path.name: path for path in found}.values(), key=lambda path: path.name):
@@ -228,9 +228,9 @@ def carry_companions(start: Model, folder: Path) -> list[Path]:
         tensors, record = read_tensors(path)
         if "model_sha256" in record:
             made_for = record["model_sha256"]
-            if not (made_for == start.sha256 or (path.name in LENT and start.shares(made_for))):
+            if not (made_for == start.sha256 or (path.name in SHARED_FILES and start.accepts(made_for))):
                 continue
-            record["model_sha256"] = own
+            record["model_sha256"] = new
         # In order of names, an encoder comes before the hypernetwork that was trained with it.
         if record.get("encoder_sha256") in renewed:
             record["encoder_sha256"] = renewed[record["encoder_sha256"]]
@@ -293,7 +293,7 @@ def _check_sha(weights: Path, record: Mapping[str, Any]) -> str:
     return digest
 
 
-def _lender(folder: Path, record: Mapping[str, Any]) -> Lender | None:
+def _parent(folder: Path, record: Mapping[str, Any]) -> Parent | None:
     """The bundled model that the record names; FileError if it does not exist."""
     name = record.get("companions_of")
     if name is None:
@@ -302,7 +302,7 @@ def _lender(folder: Path, record: Mapping[str, Any]) -> Lender | None:
     digest = recorded_sha256(shipped) if shipped else None
     if shipped is None or digest is None:
         raise FileError(folder / CONFIG, f"companions_of: there is no bundled model {name!r} with a sha256")
-    return Lender(shipped, digest)
+    return Parent(shipped, digest)
 
 
 def stored_weights(network: nn.Module, dtype: torch.dtype, prefix: str = "") -> dict[str, Tensor]:

@@ -70,7 +70,7 @@ def means_sha256(generator: Generator) -> str:
 
 
 @torch.no_grad()
-def draw_pairs(
+def render_pairs(
     model: Model,
     folder: Path,
     samples: int,

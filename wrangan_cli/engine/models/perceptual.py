@@ -99,13 +99,12 @@ def load_perceptual(name: str, device: torch.device | str = "cpu") -> Perceptual
     others = ", ".join(other for other in PERCEPTUAL_NAMES if other != name)
     build = _shift_tolerant if name.startswith("st-") else _lpips
     net = build(name, others).to(device)
-    return suited(net)
+    return with_fast_layout(net)
 
 
-def suited(net: PerceptualDistance) -> PerceptualDistance:
-    """`net`, changed in place to the layout that is fastest on its device (docs/benchmarks.md): on the CPU
-    LPIPS's VGG in the layout of the compiled kernels, the others in channels_last, about 10 % faster
-    there."""
+def with_fast_layout(net: PerceptualDistance) -> PerceptualDistance:
+    """`net`, converted in place to the fastest memory layout for its device (docs/benchmarks.md): on the CPU,
+    LPIPS's VGG to that of the compiled kernels, and the others to channels_last, about 10 % faster there."""
     if net.shift.device.type != "cpu":
         return net
     if net.name != "lpips-vgg":

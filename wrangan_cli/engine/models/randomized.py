@@ -123,7 +123,7 @@ class _Log(nn.Module):
         return std.abs().clamp_min(_TINY).log()
 
 
-def small_std_share(generator: Generator) -> dict[str, float]:
+def small_std_fraction(generator: Generator) -> dict[str, float]:
     """Fraction of |σ| < 1e-3 in each random weight, 0…1 (paper, Table 6)."""
     return {
         name: (weight.std.detach().abs() < SMALL_STD).double().mean().item()

@@ -23,8 +23,8 @@ from wrangan_cli.engine.models.projected import (
 from wrangan_cli.engine.models.randomized import parametrise_std
 from wrangan_cli.engine.ops.dispatch import activation_layout
 from wrangan_cli.engine.training.augment import AdaptiveAugment, apply_transforms, draw_transforms
-from wrangan_cli.engine.training.draws import Draws, Inputs
 from wrangan_cli.engine.training.losses import discriminator_loss, generator_loss
+from wrangan_cli.engine.training.random_streams import Inputs, RandomStreams
 from wrangan_cli.engine.training.run import Report
 from wrangan_cli.engine.training.settings import AdversarialSettings, RandomizeSettings
 from wrangan_cli.engine.training.shards import Shards
@@ -84,7 +84,7 @@ class AdversarialState:
         self.path_mean = torch.zeros([], device=self.device)
         self.adaptive = AdaptiveAugment(settings.augment_target) if settings.augment == "ada" else None
         self.fixed_augment = _fixed_augment(settings.augment)
-        self.draws = Draws(settings.seed, self.device)
+        self.streams = RandomStreams(settings.seed, self.device)
         # Compiled code has no second derivatives: the two penalties use the uncompiled networks.
         self.synthesis: Callable[..., Tensor] = self.generator.synthesis
         self.judge: Callable[..., Tensor] = discriminator or _absent
@@ -172,7 +172,7 @@ class AdversarialState:
         batch, parts = (shards.half, shards.half_parts) if half else (shards.batch, shards.parts)
         settings = self.settings
         per_image = isinstance(settings, RandomizeSettings) and settings.epsilon_per == "image"
-        return self.draws.inputs(
+        return self.streams.inputs(
             self.generator, batch, parts, settings.style_mixing, settings.noise, per_image
         )
 
@@ -192,7 +192,7 @@ class AdversarialState:
         if probability <= 0:
             return lambda images, _: images
         side = self.generator.config.resolution
-        drawn = draw_transforms(self.shards.batch, probability, side, self.draws.host)
+        drawn = draw_transforms(self.shards.batch, probability, side, self.streams.host)
         parts = self.shards.parts
         return lambda images, part: apply_transforms(images, drawn.rows(parts[part]))
 
@@ -234,7 +234,7 @@ class AdversarialState:
             else None,
             "path_mean": self.path_mean,
             "augment": self.adaptive.state() if self.adaptive else None,
-            "draws": self.draws.state(),
+            "draws": self.streams.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -272,7 +272,7 @@ class AdversarialState:
             self.adaptive.restore(state["augment"])
         # Early snapshots have the state of PyTorch's global stream, which is no longer used.
         if "draws" in state:
-            self.draws.restore(state["draws"], self.images)
+            self.streams.restore(state["draws"], self.images)
 
 
 def _config_of(state: dict[str, Any]) -> GeneratorConfig:

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.base import weights
-from wrangan_cli.engine.base.distributed import average_gradients, mean_over_ranks, own_shard, world_size
+from wrangan_cli.engine.base.distributed import average_gradients, local_shard, mean_over_ranks, world_size
 from wrangan_cli.engine.base.errors import UsageError, WranganError
 from wrangan_cli.engine.base.runtime import adam
 from wrangan_cli.engine.models.efficientnet import load_pretrained
-from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, misfit
-from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, EFFICIENTNET, fitted
+from wrangan_cli.engine.models.encoders import AnyEncoder, Encoder, EncoderConfig, Hypernet, incompatibility
+from wrangan_cli.engine.models.encoders.blocks import DEFAULT_BLOCKS, EFFICIENTNET, resized
 from wrangan_cli.engine.models.folder import W_SAMPLES, Model, sample_w
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.pairs import Pairs
@@ -61,7 +61,7 @@ class ImageTrainer(ABC, Generic[N]):
             self.encoder = start or self.network()
         except ValueError as error:
             raise UsageError(str(error)) from error
-        unfit = misfit(self.encoder, model)
+        unfit = incompatibility(self.encoder, model)
         if unfit:
             raise UsageError(f"the encoder to start from does not fit: {unfit}")
         self.encoder.requires_grad_(True)
@@ -74,9 +74,9 @@ class ImageTrainer(ABC, Generic[N]):
         self.optimizer = adam(self.encoder.parameters(), lr=settings.lr)
         self.images = 0
         self.per_step = settings.batch or settings.pair_batch
-        # As in draws.py: every process samples for the whole batch and keeps the rows of its shard.
+        # As in random_streams.py: every process samples for the whole batch and keeps the rows of its shard.
         self.rng = torch.Generator().manual_seed(settings.seed)
-        self.rows = list(own_shard(range(settings.batch)))
+        self.rows = list(local_shard(range(settings.batch)))
         self.pairs = self._batches_of(pairs) if pairs else None
         self.metric = w_metric(model.generator, settings.w_power) if settings.w_power else None
 
@@ -86,7 +86,7 @@ class ImageTrainer(ABC, Generic[N]):
             raise UsageError(
                 f"pair_batch {settings.pair_batch}: expected a multiple of the {world_size()} processes"
             )
-        rows, side = list(own_shard(range(settings.pair_batch))), self.encoder.config.input_side
+        rows, side = list(local_shard(range(settings.pair_batch))), self.encoder.config.input_side
         return PairBatches(pairs, settings.pair_batch, side, settings.seed, rows, settings.pair_augment)
 
     @abstractmethod
@@ -112,7 +112,7 @@ class ImageTrainer(ABC, Generic[N]):
         return losses.detach()
 
     def after(self, z: Tensor) -> Report:  # noqa: ARG002
-        """The rest of a step, after the update of the network. z: (batch, style_dim), on the CPU."""
+        """What remains of a step after the update of the network. z: (batch, style_dim), on the CPU."""
         return {}
 
     def step(self, real: Tensor) -> Report:
@@ -152,7 +152,7 @@ class ImageTrainer(ABC, Generic[N]):
         """Known w (B, style_dim) and their images: the next pairs (B, 3, input_side, input_side), or images
         generated from latents z (B, 3, side, side). Neither has gradients."""
         if self.pairs:
-            return self.pairs.following(self.model.device)
+            return self.pairs.next_batch(self.model.device)
         with torch.no_grad():
             w = self.model.generator.mapping(z)
             return w, self.synthesis(w).clamp(-1, 1)
@@ -272,7 +272,7 @@ class EncoderTrainer(ImageTrainer[Encoder]):
         """(4,), see `loss_names`."""
         true_w, known = self.known(z)
         side = self.encoder.config.input_side
-        codes = self.encoder(torch.cat([fitted(images, side) for images in (real, known) if len(images)]))
+        codes = self.encoder(torch.cat([resized(images, side) for images in (real, known) if len(images)]))
         loss_w = self.w_error(codes[len(real) :], true_w)
         weight = 1.0 if self.settings.w_weight is None else self.settings.w_weight
         parts = [loss_w.new_zeros(())] * 3

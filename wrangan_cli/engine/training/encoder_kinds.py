@@ -41,7 +41,7 @@ def encoder_trainer(
         raise UsageError(f"{settings.kind} uses pairs only with --w-weight")
     if start and settings.kind in ("e4e", "restyle") and kind_in(start) == "w":
         styles = StyleEncoderTrainer(model, replace(settings, pretrained=False), perceptual, None, pairs)
-        styles.begin_from(read_encoder(start)[0])
+        styles.init_from(read_encoder(start)[0])
         return styles
     network: Any = read_any(start, settings.kind)[0] if start else None
     if network is not None and settings.kind in ("restyle", "hyperstyle"):

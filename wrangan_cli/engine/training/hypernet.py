@@ -71,16 +71,16 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
 
     def losses(self, real: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
         """(3,), see `loss_names`, of the first pass."""
-        w, shown = self._start(real)
-        return self._one_pass(real, w, self.target_of(real), {}, shown)[0]
+        w, reconstruction = self._start(real)
+        return self._one_pass(real, w, self.target_of(real), {}, reconstruction)[0]
 
     def backward(self, real: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002
         """Add the gradients of every pass; returns the losses of the last one, detached."""
-        w, shown = self._start(real)
+        w, reconstruction = self._start(real)
         target, losses = self.target_of(real), torch.empty(0)
         offsets: dict[str, Tensor] = {}
         for _ in range(self.encoder.config.passes):
-            losses, offsets, shown = self._one_pass(real, w, target, offsets, shown)
+            losses, offsets, reconstruction = self._one_pass(real, w, target, offsets, reconstruction)
             losses[0].backward()
         return losses.detach()
 
@@ -98,10 +98,15 @@ class HypernetTrainer(ImageTrainer[Hypernet]):
         return w, self.synthesis(w)
 
     def _one_pass(
-        self, real: Tensor, w: Tensor, target: list[Tensor], offsets: dict[str, Tensor], shown: Tensor
+        self,
+        real: Tensor,
+        w: Tensor,
+        target: list[Tensor],
+        offsets: dict[str, Tensor],
+        reconstruction: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Losses, and offsets and images for the next pass, both without autograd history."""
-        made = self.encoder(real, shown)
+        made = self.encoder(real, reconstruction)
         summed = {name: offsets[name] + new if offsets else new for name, new in made.items()}
         generated = self.synthesis(w, delta=weight_offsets(self.model.generator, summed))
         losses = torch.stack(self.reconstruction(generated, real, target))

@@ -25,7 +25,7 @@ class LatentDiscriminator(nn.Sequential):
 
 
 class CodePool:
-    """A pool of earlier codes, from which the discriminator sees half of its codes (Shrivastava
+    """A pool of earlier codes, from which half of the discriminator's codes are taken (Shrivastava
     et al. 2017)."""
 
     def __init__(self, size: int, style_dim: int, rng: torch.Generator) -> None:
@@ -35,7 +35,7 @@ class CodePool:
     def exchanged(self, codes: Tensor) -> Tensor:
         """codes (B, style_dim), on the CPU: each is returned, or is swapped at random with an older one
         from the pool. While the pool is not full, it keeps a copy of each."""
-        shown = []
+        chosen = []
         for code in codes:
             if len(self.codes) < self.size:
                 self.codes = torch.cat([self.codes.to(code.dtype), code[None]])
@@ -44,8 +44,8 @@ class CodePool:
                 older = self.codes[place].clone()
                 self.codes[place] = code
                 code = older
-            shown.append(code)
-        return torch.stack(shown)
+            chosen.append(code)
+        return torch.stack(chosen)
 
 
 class LatentAdversary:
@@ -64,8 +64,8 @@ class LatentAdversary:
         }
         self.steps = 0
 
-    def judgement(self, codes: Tensor) -> Tensor:
-        """The loss of the encoder on codes (B, rows, style_dim), a scalar."""
+    def encoder_loss(self, codes: Tensor) -> Tensor:
+        """The adversarial loss of the encoder for codes (B, rows, style_dim), a scalar."""
         return generator_loss(self.network(codes))
 
     def step(self, real: Tensor, encoded: Tensor) -> Report:

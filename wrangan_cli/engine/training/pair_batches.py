@@ -14,7 +14,7 @@ from torch import Tensor
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.data.image_sets import batch_indices
 from wrangan_cli.engine.data.images import to_pillow, to_tensor
-from wrangan_cli.engine.models.encoders.blocks import fitted
+from wrangan_cli.engine.models.encoders.blocks import resized
 from wrangan_cli.engine.models.pairs import SEED_STRIDE, Pairs
 
 
@@ -32,14 +32,14 @@ class PairBatches:
         """Number of pairs so far."""
         self._meta = False
 
-    def following(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def next_batch(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """w (B, style_dim) and images (B, 3, side, side) in [-1, 1] of the next batch, on `device`."""
         if self._meta:
             shape = len(self.rows), 3, self.side, self.side
             w = torch.empty(len(self.rows), self.pairs.w.shape[1], device="meta")
             return w, torch.empty(shape, device="meta")
         chosen = batch_indices(len(self.pairs), self.batch, self.seed, self.seen)[self.rows]
-        images = fitted(self.pairs.images(chosen), self.side)
+        images = resized(self.pairs.images(chosen), self.side)
         if self.degrade:
             images = torch.stack(
                 [

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wrangan_cli.engine.base.distributed import from_main, is_main
+from wrangan_cli.engine.base.distributed import broadcast, is_main
 from wrangan_cli.engine.base.tensorfile import write_torch
 from wrangan_cli.engine.metrics.base import Estimate
 from wrangan_cli.engine.models.folder import SAMPLE_SIDE, Model
@@ -51,7 +51,7 @@ class KidMonitor:
         model = Model("in training", Path(), "", generator, w_mean, 1.0, "")
         epsilon = 1.0 if generator.random_weights() else 0.0
         features = generated_features(model, self.inception, self.samples, self.seed, BATCH, epsilon)
-        return from_main(kid(features, self.reference) if is_main() else Estimate(0.0))
+        return broadcast(kid(features, self.reference) if is_main() else Estimate(0.0))
 
 
 def kid_monitor(
@@ -78,7 +78,7 @@ def kid_monitor(
         images = load_image_set([path], resolution, default_cache_dir(), progress)
         total, cache = len(images), default_cache_dir()
         reference = image_set_features(
-            images, inception, BATCH, cache, lambda done: progress(done, total), shared=True
+            images, inception, BATCH, cache, lambda done: progress(done, total), sharded=True
         )
     require_samples("kid", 4, reference, torch.empty(settings.kid_samples))
     return KidMonitor(settings.kid_images, settings.kid_samples, inception, reference, settings.seed)

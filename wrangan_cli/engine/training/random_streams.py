@@ -1,4 +1,4 @@
-"""The random numbers of an adversarial training, the same however the batch is cut.
+"""The random numbers of an adversarial training, the same however the batch is split.
 
 Every process samples for the whole batch from the same streams and keeps the rows of its shard. So
 training with one process, several, or micro-batches gives the same result, and all processes have the
@@ -17,7 +17,7 @@ from wrangan_cli.engine.models.randomized import draw_epsilon
 
 @dataclass(frozen=True)
 class Inputs:
-    """The inputs from which G makes the images of one micro-batch."""
+    """The inputs of G for one micro-batch."""
 
     z: Tensor
     """(2, B, style_dim): the latents, and those of the second style."""
@@ -29,7 +29,7 @@ class Inputs:
     """Noise maps (B, 1, side, side), one per noise input, or `none` when training without noise."""
 
 
-class Draws:
+class RandomStreams:
     """Two seeded streams: one on the CPU for small tensors, one on the device for large ones."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -74,9 +74,9 @@ class Draws:
     def _noise_maps(self, generator: Generator, batch: int, parts: list[Tensor]) -> list[list[Tensor]]:
         kept: list[list[Tensor]] = [[] for _ in parts]
         for given in generator.noise_inputs().values():
-            drawn = self.normal(batch, 1, *given.map.shape[2:])
+            maps = self.normal(batch, 1, *given.map.shape[2:])
             for part, rows in zip(kept, parts, strict=True):
-                part.append(drawn[rows.to(self.device)])
+                part.append(maps[rows.to(self.device)])
         return kept
 
     def _epsilon_rows(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.distributed import is_main
 from wrangan_cli.engine.base.errors import FileError, WranganError
-from wrangan_cli.engine.base.files import claim, replaced_atomically
+from wrangan_cli.engine.base.files import replaced_atomically, try_lock
 from wrangan_cli.engine.base.installation import install_line
 from wrangan_cli.engine.data.images import image_grid, save_image
 from wrangan_cli.engine.training.run import Report
@@ -41,7 +41,7 @@ class RunRecord:
         self._steps = 0
         if not self._writes:
             return
-        lock = claim(run / LOCK)
+        lock = try_lock(run / LOCK)
         if lock is None:
             raise FileError(
                 run, "another training is writing there: wait until it ends, or choose another --out"

@@ -42,7 +42,7 @@ def path_length_penalties(state: AdversarialState) -> Losses:
     parts = state.shards.half_parts
     side, colours = state.generator.config.resolution, state.generator.config.image_channels
     inputs = state.sample_inputs(half=True)
-    noise = state.draws.normal(state.shards.half, colours, side, side)
+    noise = state.streams.normal(state.shards.half, colours, side, side)
 
     def lengths(part: int) -> Tensor:
         given = inputs[part]

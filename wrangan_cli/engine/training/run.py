@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from wrangan_cli.engine.base.distributed import any_rank, from_main, is_main, world_size
+from wrangan_cli.engine.base.distributed import any_rank, broadcast, is_main, world_size
 from wrangan_cli.engine.training.snapshots import newest_state, save_snapshot
 
 Report = dict[str, float]
@@ -72,7 +72,7 @@ def train(
     writes snapshots, and a signal to any of them stops all after the same step.
     """
     settings = trainer.settings
-    state = from_main(newest_state(run, warn) if is_main() else None)
+    state = broadcast(newest_state(run, warn) if is_main() else None)
     if state is not None:
         trainer.restore(state)
     following = prefetched(stream(trainer.images))

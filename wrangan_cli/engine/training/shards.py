@@ -1,4 +1,4 @@
-"""Cuts the images of one step into parts: one per process and micro-batch."""
+"""Split the images of one step into parts: one per process and micro-batch."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ class Shards:
     """The rows of the whole batch that this process works on, micro-batch by micro-batch.
 
     batch: images per step over all processes. group: images that the discriminator judges
-    together (None: all of them). accumulate: micro-batches per process. A group is never cut, and the
+    together (None: all of them). accumulate: micro-batches per process. A group is never split, and the
     images of a part are ordered so that they form the same groups as in the whole batch
-    (image i belongs to group i mod (batch / group)), so the parts give the losses of the whole.
-    Raises UsageError if the batch cannot be cut in this way.
+    (image i belongs to group i mod (batch / group)), so the parts have the same losses as the whole.
+    Raises UsageError if the batch cannot be split in this way.
     """
 
     def __init__(self, batch: int, group: int | None, accumulate: int = 1) -> None:

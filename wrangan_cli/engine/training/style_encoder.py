@@ -18,7 +18,7 @@ from wrangan_cli.engine.models.encoders import (
     average_image,
     encoded,
 )
-from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, fitted
+from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, resized
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.pairs import Pairs
 from wrangan_cli.engine.models.perceptual import PerceptualDistance
@@ -48,7 +48,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     ) -> None:
         """As ImageTrainer; start must have the number of input channels of its kind."""
         super().__init__(model, settings, perceptual, start, pairs)
-        self.average_shown = average_image(model.generator, self.encoder.w_mean)
+        self.average_image = average_image(model.generator, self.encoder.w_mean)
         self.adversary: LatentAdversary | None = None
         if settings.latent_weight > 0 and self.encoder.config.deltas:
             style_dim = model.generator.config.style_dim
@@ -80,12 +80,12 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
             load_pretrained(encoder.body, classifier())
         return encoder
 
-    def begin_from(self, encoder: Encoder) -> None:
+    def init_from(self, encoder: Encoder) -> None:
         """Start from the weights of an encoder into W; UsageError if the two do not fit."""
         mean = self.model.w_mean
         for network in (self.encoder, self.ema):
             try:
-                network.begin_from(encoder)
+                network.init_from(encoder)
             except ValueError as error:
                 raise UsageError(f"the encoder into W to start from: {error}") from error
             network.w_mean.copy_(mean)
@@ -108,9 +108,11 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         """Add the gradients of every pass; returns the losses of the last one, detached."""
         images, true_w = self._inputs(real, z)
         target = self.target_of(real)
-        losses, codes, shown = torch.empty(0), None, None
+        losses, codes, reconstruction = torch.empty(0), None, None
         for number in range(self.encoder.config.passes):
-            losses, codes, shown = self._one_pass(images, real, true_w, target, codes, shown)
+            losses, codes, reconstruction = self._one_pass(
+                images, real, true_w, target, codes, reconstruction
+            )
             losses[0].backward()
             if number == 0:
                 # The latent discriminator sees, as published, the latents of the first pass that have a
@@ -130,7 +132,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     @torch.no_grad()
     def reconstructed(self, images: Tensor) -> Tensor:
         """Reconstructions (B, 3, R, R) after the last pass."""
-        return self.synthesis(encoded(self.ema, self.model.generator, images, self.average_shown))
+        return self.synthesis(encoded(self.ema, self.model.generator, images, self.average_image))
 
     def _counted(self) -> int:
         return self.stage + 1 if self.encoder.config.deltas else self.encoder.config.num_latents
@@ -142,7 +144,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         true_w, known = self.known(z)
         # Pairs have the input side of the encoder, which would resize the others.
         side = known.shape[-1] if self.pairs else self.side
-        return torch.cat([fitted(real, side), known]), true_w
+        return torch.cat([resized(real, side), known]), true_w
 
     def _one_pass(
         self,
@@ -151,14 +153,14 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
         true_w: Tensor | None,
         target: list[Tensor],
         codes: Tensor | None,
-        shown: Tensor | None,
+        reconstruction: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Losses, and codes and images for the next pass, both without autograd history."""
         again = self.encoder.config.input_channels == 6
         count = len(real)
-        if again and shown is None:
-            shown = self.average_shown.expand(len(images), -1, -1, -1)
-        codes = self.encoder(images, shown, codes, self.stage)
+        if again and reconstruction is None:
+            reconstruction = self.average_image.expand(len(images), -1, -1, -1)
+        codes = self.encoder(images, reconstruction, codes, self.stage)
         generated = self.synthesis(codes[:count])
         total, *parts = self.reconstruction(generated, real, target)
         settings, zero = self.settings, total.new_zeros(())
@@ -167,7 +169,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
             deltas = codes[:count, 1 : self._counted()] - codes[:count, :1]
             loss_delta = deltas.norm(dim=2).mean(dim=0).sum()
         if self.adversary is not None:
-            loss_latent = self.adversary.judgement(codes[:count, : self._counted()])
+            loss_latent = self.adversary.encoder_loss(codes[:count, : self._counted()])
         if true_w is not None:
             loss_w = self.w_error(codes[count:], true_w)
         total = total + settings.delta_weight * loss_delta + settings.latent_weight * loss_latent
@@ -187,7 +189,7 @@ class StyleEncoderTrainer(ImageTrainer[StyleEncoder]):
     def on_meta(self) -> Self:
         """See ImageTrainer; the latent discriminator, which is small, is left out."""
         twin = super().on_meta()
-        twin.average_shown = self.average_shown.to("meta")
+        twin.average_image = self.average_image.to("meta")
         twin.adversary = None
         return twin
 

@@ -17,7 +17,7 @@ from wrangan_cli.engine.base.number_lists import parse_numbers
 from wrangan_cli.engine.base.tensorfile import read_tensors, write_tensors
 from wrangan_cli.engine.data.ffmpeg import probe, read_frames
 from wrangan_cli.engine.data.images import to_tensor
-from wrangan_cli.engine.faces.align_photos import OWN_SIDES
+from wrangan_cli.engine.faces.align_photos import AUTO_SIDES
 from wrangan_cli.engine.faces.alignment import crop_quad, quad_side
 from wrangan_cli.engine.inversion.clip import ClipInverter
 from wrangan_cli.engine.inversion.inverter import Inverter
@@ -151,8 +151,8 @@ class ClipRun:
             raise FileError(self.clip, asked)
         # Rounded as in the record, so that a continued run cuts out the same squares.
         record.quads = smooth_quads(record.found, numbers, settings.smoothing, fps).round(QUAD_DIGITS)
-        own = float(np.median([quad_side(quad) for quad in record.quads]))
-        side = settings.size or min(max(round(own), OWN_SIDES[0]), OWN_SIDES[1])
+        median = float(np.median([quad_side(quad) for quad in record.quads]))
+        side = settings.size or min(max(round(median), AUTO_SIDES[0]), AUTO_SIDES[1])
         record.side = min(side, self.model.resolution)
         seen = [number for number in numbers if record.found[number] is not None]
         places = np.linspace(0, len(seen) - 1, min(settings.key_frames, len(seen))).round().astype(int)

@@ -1,4 +1,4 @@
-"""From the codes of a clip to a clip: the aligned face alone, or pasted back into its place."""
+"""From the codes of a clip to a clip: the aligned face alone, or pasted back into the clip."""
 
 import itertools
 import tempfile

@@ -8,7 +8,7 @@ from wrangan_cli.engine.inversion.method_settings import WranganSettings
 
 @dataclass(frozen=True)
 class ClipSettings:
-    """The defaults for the frames have hardly been tested by measurement (docs/video.md)."""
+    """The defaults for the frames are based on few measurements (docs/video.md)."""
 
     every: int = 1
     """Invert every frame (1), every second one (2) …; `paste` interpolates the others."""
@@ -63,7 +63,7 @@ class ClipSettings:
 
     @property
     def inversion(self) -> WranganSettings:
-        """Those of the key frames, as `wrangan invert` would have them."""
+        """The settings for the key frames, as for `wrangan invert`."""
         return WranganSettings(
             steps=self.steps,
             optimizer="adam",

@@ -200,7 +200,7 @@ class StyleHead(nn.Module):
         return self.linear(self.convs(x).flatten(1))
 
 
-def fitted(images: Tensor, side: int) -> Tensor:
+def resized(images: Tensor, side: int) -> Tensor:
     """Images (B, C, R, R) resized to the encoder's side: reduced by area averaging, or enlarged
     bilinearly."""
     if images.shape[-1] == side:
@@ -209,14 +209,14 @@ def fitted(images: Tensor, side: int) -> Tensor:
     return F.interpolate(images, size=(side, side), mode=mode)
 
 
-def beside(images: Tensor, shown: Tensor | None, channels: int, side: int) -> Tensor:
-    """The input of an encoder with `channels` channels at its `side`: the images, or images ‖ `shown`.
+def encoder_input(images: Tensor, reconstruction: Tensor | None, channels: int, side: int) -> Tensor:
+    """The input of an encoder with `channels` channels at its `side`: images, or images ‖ reconstructions.
 
-    images: (B, 3, R, R). shown: (B, 3, S, S), their reconstructions, where S may differ: photographs can be
-    smaller than the model's images. Raises ValueError if `shown` is missing or superfluous.
+    images: (B, 3, R, R). reconstruction: (B, 3, S, S), where S may differ from R: photographs can be smaller
+    than the model's images. Raises ValueError if it is missing or superfluous.
     """
-    if (shown is None) != (channels == 3):
-        given = "without" if shown is None else "with"
+    if (reconstruction is None) != (channels == 3):
+        given = "without" if reconstruction is None else "with"
         raise ValueError(f"an encoder of {channels} channels, images {given} a current reconstruction")
-    images = fitted(images, side)
-    return images if shown is None else torch.cat([images, fitted(shown, side)], dim=1)
+    images = resized(images, side)
+    return images if reconstruction is None else torch.cat([images, resized(reconstruction, side)], dim=1)

@@ -165,8 +165,8 @@ def encoder_sha256(model: Model) -> str | None:
     return sha256(path) if path else None
 
 
-def misfit(network: AnyEncoder, model: Model) -> str | None:
-    """Why a network cannot work for a model, in a few words; None if it can."""
+def incompatibility(network: AnyEncoder, model: Model) -> str | None:
+    """Why a network is incompatible with a model, in a few words; None if it is compatible."""
     config = model.generator.config
     if isinstance(network, Hypernet):
         shapes = layer_shapes(model.generator)
@@ -195,9 +195,9 @@ def _load(model: Model, kind: str, otherwise: str = "") -> tuple[AnyEncoder, dic
     network, record = _read(path, kind)
     made_for = record.get("model_sha256")
     # Offsets apply only to the weights of the same generator.
-    if not (made_for == model.sha256 if kind == "hyperstyle" else model.shares(made_for)):
+    if not (made_for == model.sha256 if kind == "hyperstyle" else model.accepts(made_for)):
         raise FileError(path, f"was trained for another model, not for {model.name}")
-    unfit = misfit(network, model)
+    unfit = incompatibility(network, model)
     if unfit:
         raise FileError(path, unfit)
     return network.to(model.device).eval().requires_grad_(False), record

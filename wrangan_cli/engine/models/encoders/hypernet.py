@@ -1,7 +1,7 @@
 """HyperStyle (Alaluf et al. 2022, CVPR): a network that predicts how the generator's weights change.
 
-From an image beside its current reconstruction it predicts, for every styled convolution, an
-offset Δ of each kernel; the layer then works with weight · (1 + Δ). Offsets of several
+From an image and its current reconstruction it predicts, for every styled convolution, an
+offset Δ of each kernel; the layer then uses weight · (1 + Δ). The offsets of several
 passes add up.
 """
 
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.models.encoders.blocks import (
-    beside,
     body_layers,
+    encoder_input,
     halvings,
     laid_out,
     last_map,
@@ -195,22 +195,22 @@ class Hypernet(nn.Module):
         channels, side = last_map(config.backbone, config.widths, config.input_side)
         shared = [name for name in config.layers if config.shares(name)]
         self.shared_head = SharedHead(config.features, config.shared_width, config.kernel) if shared else None
-        own = SeparableRefinement if config.separate == "separable" else LinearRefinement
+        separate = SeparableRefinement if config.separate == "separable" else LinearRefinement
         self.refinements = nn.ModuleDict(
             {
                 _key(name): SharedRefinement(channels, config.shared_inner, config.features, side)
                 if name in shared
-                else own(channels, shape, config, side)
+                else separate(channels, shape, config, side)
                 for name, shape in config.layers.items()
             }
         )
 
-    def forward(self, images: Tensor, shown: Tensor) -> dict[str, Tensor]:
+    def forward(self, images: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """Offsets Δ by layer name, (B, O, I, k, k) with k 1 or 3, to add to those of earlier passes.
 
-        images: (B, 3, R, R), the photographs. shown: (B, 3, S, S), their current reconstructions.
+        images: (B, 3, R, R), the photographs. reconstruction: (B, 3, S, S), their current reconstructions.
         """
-        x = beside(images, shown, 6, self.config.input_side)
+        x = encoder_input(images, reconstruction, 6, self.config.input_side)
         x = laid_out(x, self.config.backbone)
         x = self.body(x)
         offsets = {}
@@ -242,7 +242,7 @@ def refined(
     """
     offsets: dict[str, Tensor] = {}
     for _ in range(passes or hypernet.config.passes):
-        shown = generator.synthesis(w, delta=weight_offsets(generator, offsets))
-        made = hypernet(images, shown)
+        reconstruction = generator.synthesis(w, delta=weight_offsets(generator, offsets))
+        made = hypernet(images, reconstruction)
         offsets = {name: offsets[name] + new if offsets else new for name, new in made.items()}
     return offsets

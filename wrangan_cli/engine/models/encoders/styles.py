@@ -3,7 +3,7 @@
 e4e: Tov et al. 2021 (SIGGRAPH). pSp: Richardson et al. 2021 (CVPR). ReStyle: Alaluf et al.
 2021 (ICCV). One class covers them all: heads on three depths of the body, or all on the
 last one; a first w with an offset for each further latent, or independent latents; and three
-input channels, or six, of which the last three show the current reconstruction.
+input channels, or six, of which the last three hold the current reconstruction.
 """
 
 from dataclasses import asdict, dataclass
@@ -17,8 +17,8 @@ from wrangan_cli.engine.models.encoders.blocks import (
     EFFICIENTNET,
     PooledHeads,
     StyleHead,
-    beside,
     body_layers,
+    encoder_input,
     laid_out,
     last_map,
     stage_side,
@@ -44,7 +44,7 @@ class StyleEncoderConfig:
     input_side: int = 256
     """Side in px to which images are resized."""
     input_channels: int = 3
-    """3, or 6: the image beside its current reconstruction (ReStyle)."""
+    """3, or 6: the image and its current reconstruction (ReStyle)."""
     backbone: str = "ir-se"
     """`ir-se`, `resnet`, or `efficientnet-lite0`, which has fixed widths and blocks (empty here)."""
     heads: str = "pyramid"
@@ -122,9 +122,9 @@ class StyleEncoder(nn.Module):
             nn.Conv2d(config.widths[-1 - depth], last, 1) for depth in (1, 2) if config.heads == "pyramid"
         )
 
-    def begin_from(self, encoder: Encoder) -> None:
-        """Take over body and map into W of an encoder into W, so that the first w is its prediction (with six
-        channels, independently of what is shown).
+    def init_from(self, encoder: Encoder) -> None:
+        """Copy body and map into W from an encoder into W, so that the first w is its prediction (with six
+        channels, independently of the reconstruction).
 
         Raises ValueError unless both have the same body and this one pooled heads.
         """
@@ -147,19 +147,19 @@ class StyleEncoder(nn.Module):
     def forward(
         self,
         images: Tensor,
-        shown: Tensor | None = None,
+        reconstruction: Tensor | None = None,
         base: Tensor | None = None,
         stage: int | None = None,
     ) -> Tensor:
         """Codes (B, num_latents, style_dim) of images (B, 3, R, R) in [-1, 1].
 
-        shown: the current reconstructions (B, 3, S, S), only for an encoder with six channels.
+        reconstruction: the current reconstructions (B, 3, S, S), only for an encoder with six channels.
         base: the codes so far (B, num_latents, style_dim), to which the prediction is added;
         None: the mean of W. stage: with deltas, how many of them to use: 0 gives one w for
         all latents, None uses all deltas.
         """
         config = self.config
-        x, maps = beside(images, shown, config.input_channels, config.input_side), []
+        x, maps = encoder_input(images, reconstruction, config.input_channels, config.input_side), []
         x = laid_out(x, config.backbone)
         for index, layer in enumerate(self.body):
             x = layer(x)
@@ -194,15 +194,17 @@ def encoded(
 ) -> Tensor:
     """The codes (B, num_latents, style_dim) of images (B, 3, S, S) after all passes, or the first few.
 
-    average: (1, 3, R, R), the image of the encoder's mean of W, where its codes start, shown in the first
-    pass. With three input channels there is one pass, and nothing is shown.
+    average: (1, 3, R, R), the image of the encoder's mean of W, where its codes start: the reconstruction in
+    the first pass. With three input channels there is one pass, without a reconstruction.
     """
     codes: Tensor | None = None
     for _ in range(passes or encoder.config.passes):
-        shown = None
+        reconstruction = None
         if encoder.config.input_channels == 6:
-            shown = average.expand(len(images), -1, -1, -1) if codes is None else generator.synthesis(codes)
-        codes = encoder(images, shown, codes)
+            reconstruction = (
+                average.expand(len(images), -1, -1, -1) if codes is None else generator.synthesis(codes)
+            )
+        codes = encoder(images, reconstruction, codes)
     assert codes is not None
     return codes
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from wrangan_cli.engine.models.efficientnet import WIDTH
-from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, body_layers, fitted, laid_out
+from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, body_layers, laid_out, resized
 from wrangan_cli.engine.models.layers import EqualLinear
 
 BACKBONES = ("ir-se", EFFICIENTNET)
@@ -77,5 +77,5 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, 3, R, R) in [-1, 1] → w: (B, style_dim)."""
-        images = laid_out(fitted(images, self.config.input_side), self.config.backbone)
+        images = laid_out(resized(images, self.config.input_side), self.config.backbone)
         return self.w_mean + self.head(self.pool(self.body(images)).flatten(1))

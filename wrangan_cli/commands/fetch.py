@@ -45,7 +45,9 @@ def fetch(
         raise UsageError("--from takes exactly one name")
     for item in [find_fetchable(name) for name in dict.fromkeys(names)]:
         if source is not None and item.here and not overwrite:
-            say(f"wrangan: {item.name} is already present; {source} was not read (use --overwrite to read it)")
+            say(
+                f"wrangan: {item.name} is already present; {source} was not read (use --overwrite to read it)"
+            )
         try:
             with _progress(item) as on_bytes:
                 paths = item.fetch(source, overwrite, on_bytes)

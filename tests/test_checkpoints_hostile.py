@@ -240,7 +240,7 @@ def test_what_is_no_checkpoint(tmp_path):
         assert words in refusal(path)
     for data in ([torch.ones(2)], torch.ones(2)):
         torch.save(data, path)
-        assert "holds no StyleGAN2 generator; the file has nothing of a name" in refusal(path)
+        assert "holds no StyleGAN2 generator; the file has no named entries" in refusal(path)
 
 
 def test_random_damage_gives_one_clear_line(tmp_path):

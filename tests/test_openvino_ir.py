@@ -69,20 +69,24 @@ BROKEN_XML: list[tuple[str, Callable[[str], str], str]] = [
     ("doctype", lambda xml: xml.replace("<net", '<!DOCTYPE net [<!ENTITY a "b">]><net'), "DOCTYPE"),
     ("another format", lambda xml: xml.replace('version="10"', 'version="7"'), "version 10 or 11"),
     ("no edges", lambda xml: re.sub(r"<edges>.*</edges>", "", xml), "no layers or no edges"),
-    ("twice", lambda xml: xml.replace('id="1" name="171"', 'id="0" name="171"'), "two layers of the id 0"),
+    ("twice", lambda xml: xml.replace('id="1" name="171"', 'id="0" name="171"'), "two layers with the id 0"),
     ("no name", lambda xml: xml.replace('name="171" ', ""), "without id, name or type"),
     ("from nowhere", lambda xml: xml.replace('from-layer="1"', 'from-layer="999"'), "layer '999' to"),
-    ("no such output", lambda xml: xml.replace('from-port="0"', 'from-port="8"', 1), "an output 8"),
-    ("two edges", lambda xml: xml.replace('to-port="1"', 'to-port="0"', 1), "two edges to the input 0"),
-    ("edge lost", lambda xml: re.sub(r"<edge [^>]*>", "", xml, count=1), "not those that edges lead to"),
+    ("no such output", lambda xml: xml.replace('from-port="0"', 'from-port="8"', 1), "output 8 of layer"),
+    ("two edges", lambda xml: xml.replace('to-port="1"', 'to-port="0"', 1), "two edges to input 0"),
+    ("edge lost", lambda xml: re.sub(r"<edge [^>]*>", "", xml, count=1), "do not match the edges"),
     (
         "no number",
         lambda xml: xml.replace('from-port="0"', 'from-port="+0"', 1),
-        r"'\+0' where a whole",
+        r"'\+0' in place of a whole",
     ),
-    ("type", lambda xml: xml.replace('"f32" shape="1"', '"bf16" shape="1"', 1), "type 'bf16', not known"),
+    (
+        "type",
+        lambda xml: xml.replace('"f32" shape="1"', '"bf16" shape="1"', 1),
+        "unknown element type 'bf16'",
+    ),
     ("shape", lambda xml: xml.replace('shape="12, 12"', 'shape="12, 13"', 1), r"576 bytes, expected 624"),
-    ("size", lambda xml: xml.replace('size="576"', 'size="-576"', 1), "'-576' where a whole number"),
+    ("size", lambda xml: xml.replace('size="576"', 'size="-576"', 1), "'-576' in place of a whole number"),
     (
         "offset",
         lambda xml: re.sub(r'offset="\d+" size="48"', 'offset="9999" size="48"', xml, count=1),
@@ -116,7 +120,7 @@ def test_descriptions_that_are_none(tmp_path: Path, contents: bytes) -> None:
 def test_a_short_bin(tmp_path: Path) -> None:
     mapping_ir(narrow_generator()).write(tmp_path)
     path = tmp_path / "MappingNetwork.xml"
-    with pytest.raises(FileError, match=r"ends at byte \d+, and the BIN has 100"):
+    with pytest.raises(FileError, match=r"ends at byte \d+, but the BIN has 100"):
         read_graph(path, path.read_bytes(), bytes(100))
 
 
@@ -126,7 +130,7 @@ def test_edges_in_a_circle(tmp_path: Path) -> None:
     (edge,) = [e for e in ir.edges if (e["to-layer"], e["to-port"]) == (numbers["MatMul_1"], "0")]
     edge |= {"from-layer": numbers["Mul_3"], "from-port": "2"}
     ir.write(tmp_path)
-    with pytest.raises(FileError, match="in a circle"):
+    with pytest.raises(FileError, match="form a cycle"):
         graph(tmp_path, "MappingNetwork")
 
 
@@ -159,7 +163,7 @@ OTHER_FORMS: list[tuple[str, Callable[[IrFile], IrFile], str]] = [
     ("padding", lambda ir: changed(ir, "Conv_conv1", pads_end="0, 0"), "strides, dilations, padding"),
     ("transposed", lambda ir: changed(ir, "Gemm/conv1", transpose_b="false"), "transposed matrix"),
     ("haar strides", lambda ir: changed(ir, "ConvTranspose", strides="2, 2"), "inverse Haar transform along"),
-    ("two results", with_two_results, "gives 2 results"),
+    ("two results", with_two_results, "has 2 results"),
 ]
 
 
@@ -205,7 +209,7 @@ def test_edges_that_lead_elsewhere(tmp_path: Path) -> None:
     (edge,) = [edge for edge in ir.edges if edge["from-layer"] == relu]
     edge["from-layer"] = str(first)
     ir.write(tmp_path)
-    with pytest.raises(FileError, match=r"layers\.0\.conv2 is joined to LeakyRelu_conv1"):
+    with pytest.raises(FileError, match=r"layers\.0\.conv2 is connected to LeakyRelu_conv1"):
         mobile_stylegan.state_dict(*both(tmp_path))
 
 
@@ -222,7 +226,7 @@ def test_mapping_and_synthesis_of_different_networks(tmp_path: Path) -> None:
     write_ir(tmp_path, narrow_generator())
     other = narrow_generator(config=dataclasses.replace(NARROW, style_dim=8))
     mapping_ir(other).write(tmp_path)
-    with pytest.raises(FileError, match="another length than"):
+    with pytest.raises(FileError, match="different length than"):
         mobile_stylegan.state_dict(*both(tmp_path))
 
 

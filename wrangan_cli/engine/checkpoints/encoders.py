@@ -125,7 +125,7 @@ def from_contents(contents: Contents, model: Model) -> tuple[AnyEncoder, str, li
     """
     ways = contents.ways_to(*ENCODERS)
     if not ways:
-        keys = listed(contents.keys) or "nothing of a name"
+        keys = listed(contents.keys) or "no named entries"
         raise NotConvertible(f"holds no trained encoder (encoder, hypernet); the file has {keys}")
     way = ways[0]
     opts = contents.settings(way, "opts")

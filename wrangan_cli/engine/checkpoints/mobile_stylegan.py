@@ -1,9 +1,9 @@
-"""MobileStyleGAN's weights out of OpenVINO's representation of its two networks.
+"""Extract MobileStyleGAN's weights from OpenVINO's representation of its two networks.
 
-The converter kept the names of most weights; what it folded (a convolution's weights with its
-demodulation, a noise map with its strength) has lost its name and is found by following the edges
-from what has one. The way there is checked node by node: a network of another form is refused, and
-no tensor is taken for another.
+The converter kept the names of most weights. Those that it folded (a convolution's weights with its
+demodulation, a noise map with its strength) have lost their names, and are found by following the
+edges from named constants. Every node on the way is checked, so that other networks are rejected, and
+no tensor is mistaken for another.
 """
 
 import math
@@ -18,20 +18,21 @@ from wrangan_cli.engine.checkpoints.openvino_ir import Graph, Node
 from wrangan_cli.engine.checkpoints.openvino_walk import TOLERANCE, Walk
 
 SLOPE = 0.2
-"""Of the leaky ReLUs, which the network applies itself."""
+"""Slope of the network's leaky ReLUs."""
 HALF_ROOT = math.sqrt(0.5)
 
 
 def state_dict(mapping: Graph, synthesis: Graph) -> dict[str, Tensor]:
     """The tensors of a `MobileStyleGANGenerator` by name, float32.
 
-    All factors of equalised learning rates are in the weights; the constant of a layer's style,
-    1/√(in · k²), is not. Raises FileError for networks of another form.
+    All factors of equalised learning rates are included in the weights; the constant of a layer's style,
+    1/√(in · k²), is not. Raises FileError for other networks.
     """
     tensors = {**mapping_weights(mapping), **synthesis_weights(synthesis)}
     style_dim = tensors["style.1.weight"].shape[0]
     if tensors["conv1.modulation.weight"].shape[1] != style_dim:
-        raise FileError(synthesis.path, f"takes w of another length than {mapping.path} gives ({style_dim})")
+        produced = f"that {mapping.path} produces ({style_dim})"
+        raise FileError(synthesis.path, f"expects w of a different length than the one {produced}")
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FileError(synthesis.path, f"{name} has values that are not finite")
@@ -43,7 +44,7 @@ def mapping_weights(graph: Graph) -> dict[str, Tensor]:
     network = _Network(graph)
     found: list[tuple[Tensor, Tensor]] = []
     node = network.result()
-    # From the end to the start: w = √2 · leaky ReLU(x · Wᵀ + b), again and again.
+    # From the last layer to the first, each w = √2 · leaky ReLU(x · Wᵀ + b).
     while (parts := network.constant_operand(node, "Multiply")) is not None:
         node, gain = parts
         network.expect_near(gain, math.sqrt(2), "the mapping's gain")
@@ -60,16 +61,16 @@ def mapping_weights(graph: Graph) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for number, (weight, bias) in enumerate(reversed(found), 1):
         if weight.ndim != 2 or weight.shape[0] != weight.shape[1] or bias.shape != weight.shape[:1]:
-            raise FileError(graph.path, f"mapping layer {number}: shapes that do not fit each other")
+            raise FileError(graph.path, f"mapping layer {number}: the shapes of weight and bias do not match")
         if weight.shape != found[0][0].shape:
-            raise FileError(graph.path, f"mapping layer {number} has another width than the last")
+            raise FileError(graph.path, f"mapping layer {number} has a different width than the last one")
         tensors[f"style.{number}.weight"] = weight
         tensors[f"style.{number}.bias"] = bias
     return tensors
 
 
 def synthesis_weights(graph: Graph) -> dict[str, Tensor]:
-    """All other tensors: the constant, convolutions with style, noise and bias, `up`, `to_img`."""
+    """All other tensors: the constant input, convolutions with style, noise and bias, `up`, `to_img`."""
     network = _Network(graph)
     blocks = network.blocks()
     constant = network.named("m.input.input")
@@ -97,13 +98,13 @@ def synthesis_weights(graph: Graph) -> dict[str, Tensor]:
 class _Convolution:
     tensors: dict[str, Tensor]
     start: Node
-    """What it takes, before the style is multiplied in."""
+    """Its input, before multiplication by the style."""
     end: Node
-    """What it gives."""
+    """Its output."""
 
 
 def _convolution(network: "_Network", name: str, side: int, number: int) -> _Convolution:
-    """A convolution from its names `m.<name>.…`: of a block separable, of the start dense."""
+    """The convolution named `m.<name>.…`: separable in a block, dense for the first one."""
     style = network.style(name)
     shifted = network.only_user(network.find(f"m.{name}.bias"), "Add")
     noisy = network.other_operand(shifted, f"m.{name}.bias")
@@ -172,9 +173,9 @@ def _to_img(network: "_Network", name: str, before: Node) -> dict[str, Tensor]:
 
 
 def split_noise(values: Tensor) -> tuple[Tensor, Tensor]:
-    """A map with its strength multiplied in → the strength (1,), and the map with mean square 1.
+    """A map multiplied by its strength → the strength (1,), and the map with mean square 1.
 
-    A map of zeros: strength 0 and zeros. The sum is exact, so that every machine splits alike.
+    A map of zeros gives strength 0 and zeros. The sum is exact, so the result is the same on every machine.
     """
     squares = (value * value for value in values.double().flatten().tolist())
     strength = torch.tensor([math.sqrt(math.fsum(squares) / values.numel())], dtype=torch.float32)
@@ -188,9 +189,9 @@ class _Style:
     bias: Tensor
     """(width,)"""
     factor: Node | None
-    """The constant that it is multiplied with, if with one."""
+    """The constant by which it is multiplied, if any."""
     node: Node
-    """Its end, (1, width, 1, 1)."""
+    """Its output, (1, width, 1, 1)."""
 
     @property
     def width(self) -> int:
@@ -198,10 +199,10 @@ class _Style:
 
 
 class _Network(Walk):
-    """The steps that are MobileStyleGAN's own."""
+    """The steps that are specific to MobileStyleGAN."""
 
     def blocks(self) -> int:
-        """How many blocks there are; they must be numbered from 0."""
+        """The number of blocks, which must be numbered from 0."""
         matches = [re.fullmatch(r"m\.layers\.(\d{1,2})\.conv1\.bias", name) for name in self._named]
         numbers = sorted(int(match[1]) for match in matches if match)
         if not numbers or numbers != list(range(len(numbers))):
@@ -209,8 +210,8 @@ class _Network(Walk):
         return len(numbers)
 
     def style(self, name: str) -> _Style:
-        """The style of a layer: an affine function of w, brought to (1, width, 1, 1), often × a constant."""
-        # `up` has its modulation itself, the others in their convolution.
+        """The style of a layer: an affine map of w, reshaped to (1, width, 1, 1), often times a constant."""
+        # `up` itself has the modulation; in other layers the convolution has it.
         inner = "" if name.endswith(".up") else ".conv"
         weight = self.named(f"m.{name}{inner}.modulation.weight")
         bias = self.find(f"m.{name}{inner}.modulation.bias")
@@ -221,9 +222,9 @@ class _Network(Walk):
         product = self.other_operand(affine, bias.name)
         self.check_transposed(product)
         if self.input(product, "MatMul", 1) is not self.find(f"m.{name}{inner}.modulation.weight"):
-            raise self.unlike(product, f"{name}: another weight in its modulation")
+            raise self.error_at(product, f"{name}: its modulation has a different weight")
         if self.input(product, "MatMul", 0).type != "Parameter":
-            raise self.unlike(product, f"{name}: a style of something else than w")
+            raise self.error_at(product, f"{name}: its style does not depend on w directly")
         values = self.constant(bias).flatten()
         shaped = self.only_user(affine, "Reshape")
         scaled = self.constant_operand(self.only_user(shaped, "Multiply"), "Multiply")
@@ -232,33 +233,33 @@ class _Network(Walk):
         return _Style(weight, values, scaled[1], self.only_user(shaped, "Multiply"))
 
     def times_style(self, node: Node, style: Node) -> Node:
-        """What is multiplied with this style in `node`."""
+        """The factor that `node` multiplies by this style."""
         both = [self.input(node, "Multiply", 0), self.input(node, "Multiply", 1)]
         if style not in both:
-            raise self.unlike(node, f"expected a product with {style.name}")
+            raise self.error_at(node, f"expected a product with {style.name}")
         return both[1] if both[0] is style else both[0]
 
     def leaky_relu(self, node: Node) -> Node:
-        """What a leaky ReLU of slope 0.2 is applied to in `node`."""
+        """The input of `node`, which must be a leaky ReLU of slope 0.2."""
         self.expect_near(self.input(node, "PReLU", 1), SLOPE, "the slope of a leaky ReLU")
         return self.input(node, "PReLU", 0)
 
     def only_leaky_relu(self, node: Node) -> Node:
-        """The leaky ReLU that is applied to what `node` gives."""
+        """The only leaky ReLU that is applied to the output of `node`."""
         user = self.only_user(node, "PReLU")
         self.leaky_relu(user)
         return user
 
     def haar_end(self, node: Node, channels: int) -> Node:
-        """The end of the inverse Haar transform of what `node` gives, checked tap by tap.
+        """The end of the inverse Haar transform of the output of `node`, checked tap by tap.
 
-        Of the channels the first quarter is the low band; three neighbouring ones of the others are
-        the high bands along the rows' direction, along the columns, and of both.
+        The first quarter of the channels is the low band; the others are triples of neighbours, the bands
+        that are high along the rows' direction, along the columns, and along both.
         """
         split = self.only_user(node, "VariadicSplit")
         parts = self.constant(self.input(split, "VariadicSplit", 2)).tolist()
         if channels % 4 or parts != [channels // 4, 3 * channels // 4]:
-            raise self.unlike(split, f"splits {channels} channels into {parts}")
+            raise self.error_at(split, f"splits {channels} channels into {parts}")
         low = self._taps(self.user_of(split, 0, "GroupConvolutionBackpropData"), "rows", 1)
         bands = self.user_of(split, 1, "Reshape")
         bands = self.only_user(bands, "VariadicSplit")
@@ -280,23 +281,23 @@ class _Network(Walk):
         wanted = torch.tensor([HALF_ROOT, sign * HALF_ROOT])
         fits = taps.ndim == 2 and taps.shape[1] == 2 and bool(((taps - wanted).abs() < TOLERANCE).all())
         if not fits or node.attributes.get("strides") != strides:
-            raise self.unlike(node, f"not the filter of an inverse Haar transform along the {along}")
+            raise self.error_at(node, f"not the filter of an inverse Haar transform along the {along}")
         return node
 
     def _sum(self, one: Node, two: Node) -> Node:
         total = self.only_user(one, "Add")
         if self.only_user(two, "Add") is not total:
-            raise self.unlike(total, "not the sum of two bands")
+            raise self.error_at(total, "not the sum of two bands")
         return total
 
     def check_starts_at(self, node: Node, name: str) -> None:
-        """What `node` gives must be the constant of this name, only repeated for each image."""
+        """Check that the output of `node` is the constant of this name, repeated for each image."""
         while node.type in ("Tile", "Broadcast"):
             node = self.input(node, node.type, 0)
         self.check_same(node, self.find(name), "the first convolution")
 
     def check_normalized(self, node: Node) -> None:
-        """`node` must be z / √(mean z² + 1e-8), as far as its kinds of operations say."""
+        """Check that `node` is z / √(mean z² + 1e-8), as far as the types of its operations show."""
         first, second = self.input(node, "Multiply", 0), self.input(node, "Multiply", 1)
         z, scale = (first, second) if first.type == "Parameter" else (second, first)
         kinds, reached = set(), [scale]
@@ -309,4 +310,4 @@ class _Network(Walk):
                     seen.add(source.node)
                     reached.append(self.graph.nodes[source.node])
         if z.type != "Parameter" or z.id not in seen or not {"ReduceMean", "Power", "Add"} <= kinds:
-            raise self.unlike(node, "expected the normalisation of z")
+            raise self.error_at(node, "expected the normalisation of z")

@@ -24,13 +24,13 @@ class Naming:
     noise: str
     w_mean: str
     weight: str
-    """This and those below: a tensor of one {layer}."""
+    """This and the following ones: a tensor of one {layer}."""
     bias: str
     style_weight: str
     style_bias: str
     noise_strength: str
     from_rgb: str
-    """From here on the discriminator."""
+    """From here on: tensors of the discriminator."""
     block_first: str
     block_down: str
     block_skip: str
@@ -88,7 +88,7 @@ TENSORFLOW = Naming(
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the shapes of a generator's tensors say."""
+    """The sizes of a generator, as read from the shapes of its tensors."""
 
     resolution: int
     channels: dict[int, int]
@@ -97,7 +97,7 @@ class Sizes:
 
 
 def generator_sizes(label: str, tensors: Mapping[str, Tensor], naming: Naming) -> Sizes:
-    """Read the sizes of a generator; NotConvertible if a telling tensor is missing."""
+    """Read the sizes of a generator; NotConvertible if a tensor that determines them is missing."""
     first = naming.weight.format(layer=naming.first)
     channels = {4: shape_of(label, tensors, first, 4)[0]}
     size = 8
@@ -111,18 +111,20 @@ def generator_sizes(label: str, tensors: Mapping[str, Tensor], naming: Naming) -
         layers += 1
     colours = shape_of(label, tensors, naming.weight.format(layer=naming.rgb.format(r=size // 2)), 4)[0]
     if colours != 3:
-        raise NotConvertible(f"{label} makes images of {colours} channels, not RGB")
+        raise NotConvertible(f"{label} generates images with {colours} channels, not RGB")
     for index in range(layers):
         name = naming.weight.format(layer=naming.dense.format(i=index))
         wide = list(shape_of(label, tensors, name, 2))
         dim = shape_of(label, tensors, style, 2)[1]
         if wide != [dim, dim]:
-            raise NotConvertible(f"{label}: {name} is {wide}; z, w and all between must be {dim} long")
+            raise NotConvertible(
+                f"{label}: {name} has shape {wide}; z, w and all layers must have size {dim}"
+            )
     return Sizes(size // 2, channels, shape_of(label, tensors, style, 2)[1], layers)
 
 
 def discriminator_channels(label: str, tensors: Mapping[str, Tensor], naming: Naming) -> dict[int, int]:
-    """Width at each size of a discriminator."""
+    """The width of a discriminator at each size."""
     last = naming.weight.format(layer=naming.last_conv)
     channels = {4: shape_of(label, tensors, last, 4)[0]}
     size = 8
@@ -134,7 +136,7 @@ def discriminator_channels(label: str, tensors: Mapping[str, Tensor], naming: Na
 
 
 def generator_names(config: StyleGAN2Config, naming: Naming) -> dict[str, str]:
-    """Own name → the file's name, for every tensor of a generator."""
+    """Name in this suite → name in the file, for every tensor of a generator."""
     names = {"input.input": naming.const}
     for i in range(config.mapping_layers):
         names |= _pair(f"style.{i + 1}", naming.dense.format(i=i), naming)
@@ -144,21 +146,21 @@ def generator_names(config: StyleGAN2Config, naming: Naming) -> dict[str, str]:
         layers.append((f"convs.{2 * j}", naming.up.format(r=size)))
         layers.append((f"convs.{2 * j + 1}", naming.second.format(r=size)))
         rgbs.append((f"to_rgbs.{j}", naming.rgb.format(r=size)))
-    for own, layer in layers + rgbs:
-        names[f"{own}.conv.weight"] = naming.weight.format(layer=layer)
-        names[f"{own}.conv.modulation.weight"] = naming.style_weight.format(layer=layer)
-        names[f"{own}.conv.modulation.bias"] = naming.style_bias.format(layer=layer)
-    for own, layer in rgbs:
-        names[f"{own}.bias"] = naming.bias.format(layer=layer)
-    for k, (own, layer) in enumerate(layers):
-        names[f"{own}.activate.bias"] = naming.bias.format(layer=layer)
-        names[f"{own}.noise.weight"] = naming.noise_strength.format(layer=layer)
+    for name, layer in layers + rgbs:
+        names[f"{name}.conv.weight"] = naming.weight.format(layer=layer)
+        names[f"{name}.conv.modulation.weight"] = naming.style_weight.format(layer=layer)
+        names[f"{name}.conv.modulation.bias"] = naming.style_bias.format(layer=layer)
+    for name, layer in rgbs:
+        names[f"{name}.bias"] = naming.bias.format(layer=layer)
+    for k, (name, layer) in enumerate(layers):
+        names[f"{name}.activate.bias"] = naming.bias.format(layer=layer)
+        names[f"{name}.noise.weight"] = naming.noise_strength.format(layer=layer)
         names[f"noises.noise_{k}"] = naming.noise.format(layer=layer, k=k)
     return names
 
 
 def discriminator_names(config: StyleGAN2Config, naming: Naming) -> dict[str, str]:
-    """Own name → the file's name, for every tensor of a discriminator."""
+    """Name in this suite → name in the file, for every tensor of a discriminator."""
     names = _pair("convs.0", naming.from_rgb.format(r=config.resolution), naming, ".0", ".1")
     for k, size in enumerate(reversed(config.resolutions[1:])):
         block = f"convs.{k + 1}"
@@ -174,21 +176,21 @@ def discriminator_names(config: StyleGAN2Config, naming: Naming) -> dict[str, st
 def complete_noise(
     tensors: dict[str, Tensor], names: Mapping[str, str], wanted: Mapping[str, torch.Size]
 ) -> list[str]:
-    """Where a generator has no noise at all (`use_noise=False`), give it noise of strength 0.
+    """If a generator has no noise at all (`use_noise=False`), give it noise of strength 0.
 
-    Adds to `tensors`; returns notes. A generator that has some of it is left as it is.
+    Adds to `tensors`; returns notes. A generator that has any noise is not changed.
     """
-    noise = [own for own in wanted if own.endswith(".noise.weight") or own.startswith("noises.")]
-    if any(names[own] in tensors for own in noise):
+    noise = [name for name in wanted if name.endswith(".noise.weight") or name.startswith("noises.")]
+    if any(names[name] in tensors for name in noise):
         return []
-    tensors |= {names[own]: torch.zeros(wanted[own]) for own in noise}
+    tensors |= {names[name]: torch.zeros(wanted[name]) for name in noise}
     return ["the generator was trained without noise inputs: noise strengths are 0"]
 
 
-def _pair(own: str, layer: str, naming: Naming, weight: str = "", bias: str = "") -> dict[str, str]:
+def _pair(name: str, layer: str, naming: Naming, weight: str = "", bias: str = "") -> dict[str, str]:
     return {
-        f"{own}{weight}.weight": naming.weight.format(layer=layer),
-        f"{own}{bias}.bias": naming.bias.format(layer=layer),
+        f"{name}{weight}.weight": naming.weight.format(layer=layer),
+        f"{name}{bias}.bias": naming.bias.format(layer=layer),
     }
 
 

@@ -1,4 +1,4 @@
-"""What a pickle's names of NumPy stand for: arrays of numbers and text, and their types."""
+"""Stand-ins for NumPy's names in a pickle: arrays of numbers and text, and their types."""
 
 import pickle
 import re
@@ -14,7 +14,7 @@ class DType(Data):
     dtype: np.dtype[Any]
 
     def __new__(cls, code: str, *_: object) -> Self:
-        # Numbers and text: object arrays would hold pickled objects.
+        # Only numbers and text: object arrays would hold pickled objects.
         if not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]|c8|c16|[US]\d{1,6}", code):
             kind = code if isinstance(code, str) else type(code).__name__
             raise pickle.UnpicklingError(f"refused: a NumPy array of type '{kind}', not of numbers")
@@ -49,7 +49,7 @@ class StoredArray(Data):
 
 
 class AnyDType(DType):
-    """Numbers, or Python objects: of the one array that `read_object_array` is about."""
+    """Numbers, or Python objects in the one array that `read_object_array` reads."""
 
     __slots__ = ()
 
@@ -82,7 +82,7 @@ class StoredObjects(StoredArray):
 
 
 def array_from_buffer(data: object, dtype: object, shape: tuple[int, ...], order: str) -> StoredArray:
-    """The form of arrays in pickles of protocol 5."""
+    """An array as pickles of protocol 5 store it."""
     made = StoredArray()
     made.value = _array(data, dtype, shape, order)
     return made

@@ -1,4 +1,4 @@
-"""From NVIDIA's tensors and settings to a `Checkpoint`: what both of its formats share."""
+"""From NVIDIA's tensors and settings to a `Checkpoint`: the steps that both formats share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
 
 @dataclass(frozen=True)
 class GeneratorRecord:
-    """Tensors by the file's names, in PyTorch's axis order, and what the settings say."""
+    """Tensors by their names in the file, in PyTorch's axis order, and the settings that matter."""
 
     tensors: dict[str, Tensor]
     lr_multiplier: float
@@ -45,11 +45,11 @@ def assemble(
     generator: GeneratorRecord,
     discriminator: DiscriminatorRecord | NotConvertible | None,
 ) -> Checkpoint:
-    """Rename, check and put together.
+    """Rename, check and combine the tensors.
 
-    discriminator: where it could not be read, the reason; it is then left out with a
-    note, as it is where its settings differ from the generator's. label: name of the
-    generator in the file. Raises NotConvertible where the generator does not fit.
+    discriminator: if it could not be read, the reason; it is then left out with a
+    note, as it is if its settings differ from the generator's. label: name of the
+    generator in the file. Raises NotConvertible if the generator does not fit.
     """
     tensors = dict(generator.tensors)
     sizes = generator_sizes(label, tensors, naming)
@@ -98,19 +98,19 @@ def _check_match(
 ) -> None:
     widths = discriminator_channels("D", discriminator.tensors, naming)
     if widths != channels:
-        raise NotConvertible("D has other channel counts or another resolution than the generator")
+        raise NotConvertible("D has different channel counts or a different resolution than the generator")
     if discriminator.conv_clamp != generator.conv_clamp:
         clamps = f"{discriminator.conv_clamp}, the generator at {generator.conv_clamp}"
         raise NotConvertible(f"D clamps at {clamps}")
     if discriminator.taps != generator.taps:
-        raise NotConvertible("D has another resampling filter than the generator")
+        raise NotConvertible("D has a different resampling filter than the generator")
 
 
 def _tracked_mean(
     tensors: Mapping[str, Tensor], naming: Naming, style_dim: int
 ) -> tuple[Tensor | None, list[str]]:
     mean = tensors.get(naming.w_mean)
-    # A network that does not track the mean (w_avg_beta 1) keeps the zeros it began with.
+    # A network that does not track the mean (w_avg_beta 1) keeps its initial zeros.
     if mean is None or not mean.any():
         return None, ["the file has no mean of w"]
     if mean.shape != (style_dim,) or not mean.isfinite().all():
@@ -119,5 +119,5 @@ def _tracked_mean(
 
 
 def _no_weight(name: str) -> bool:
-    """Filters, which the settings determine, and the remains of progressive growing."""
+    """Whether it is a filter, which the settings determine, or a remnant of progressive growing."""
     return name.endswith("resample_filter") or name == "lod"

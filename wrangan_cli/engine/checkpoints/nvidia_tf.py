@@ -20,7 +20,7 @@ from wrangan_cli.engine.checkpoints.stand_ins import TensorFlowNetwork
 KIND = "nvidia-tensorflow"
 OLDEST_VERSION = 4
 
-# Settings that the tensors' shapes tell, or that matter in training alone.
+# Settings that follow from the tensors' shapes, or that only matter in training.
 _HARMLESS = {
     "conditioning", "dlatent_avg_beta", "dlatent_size", "dtype", "fmap_base", "fmap_decay", "fmap_max",
     "fmap_min", "freeze_layers", "fused_modconv", "latent_size", "mapping_fmaps", "mapping_layers",
@@ -33,7 +33,7 @@ _MEANINGFUL = {
     "mbstd_group_size", "mbstd_num_features", "nonlinearity", "normalize_latents", "num_channels",
     "resample_kernel", "synthesis_func",
 }  # fmt: skip
-# The only value of a setting under which the network is the one that this suite has.
+# Values of settings with which the network is the one that this suite implements.
 _REQUIRED = {
     "label_size": (0,),
     "mapping_func": ("G_mapping",),
@@ -46,9 +46,9 @@ _REQUIRED = {
 
 
 def networks_of(data: object) -> dict[str, TensorFlowNetwork]:
-    """The networks of unpickled data by their names, `G`, `D` and `Gs`; empty where it has none.
+    """The networks of unpickled data by their names, `G`, `D` and `Gs`; empty if there are none.
 
-    A file holds them one after the other, or in a dict; a network alone counts as `Gs`.
+    A file holds them in a sequence or in a dict; a single network counts as `Gs`.
     """
     if isinstance(data, TensorFlowNetwork):
         return {"Gs": data}
@@ -61,7 +61,7 @@ def networks_of(data: object) -> dict[str, TensorFlowNetwork]:
 def from_networks(networks: Mapping[str, TensorFlowNetwork], raw: bool = False) -> Checkpoint:
     """The moving average `Gs` (or with `raw` the trained `G`) and `D`.
 
-    networks: of `networks_of`. Raises NotConvertible:
+    networks: from `networks_of`. Raises NotConvertible:
     conditional, older architectures, tensors that are missing.
     """
     label = "G" if raw else "Gs"
@@ -105,7 +105,7 @@ def _discriminator(network: TensorFlowNetwork) -> DiscriminatorRecord:
 
 
 def _settings(label: str, network: TensorFlowNetwork, architecture: str) -> dict[str, Any]:
-    """`static_kwargs`, checked to describe a network that the models can be."""
+    """`static_kwargs`, checked to describe a network that this suite supports."""
     version = network.state.get("version")
     if not isinstance(version, int) or version < OLDEST_VERSION:
         raise NotConvertible(
@@ -117,7 +117,7 @@ def _settings(label: str, network: TensorFlowNetwork, architecture: str) -> dict
     unknown = sorted(str(name) for name in settings if name not in _HARMLESS | _MEANINGFUL)
     if unknown:
         raise NotConvertible(
-            f"{label} has a setting of unknown effect: {unknown[0]}={brief(settings[unknown[0]])}"
+            f"{label} has a setting with unknown effect: {unknown[0]}={brief(settings[unknown[0]])}"
         )
     if settings.get("label_size", 0):
         classes = brief(settings["label_size"])
@@ -152,7 +152,7 @@ def _variables(
     label: str, prefix: str, network: object, seen: set[int]
 ) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     if not isinstance(network, TensorFlowNetwork) or id(network) in seen:
-        raise NotConvertible(f"{label}: {prefix or 'it'} is not a network, or stands there twice")
+        raise NotConvertible(f"{label}: {prefix or 'it'} is not a network, or occurs twice")
     seen.add(id(network))
     try:
         pairs = [(str(name), value) for name, value in network.state["variables"]]
@@ -172,14 +172,14 @@ def _variables(
 def _as_torch(name: str, array: np.ndarray[Any, Any]) -> Tensor:
     leaf = name.rpartition("/")[2]
     if leaf == "weight" and array.ndim == 4:
-        # (k, k, I, O) → (O, I, k, k). TensorFlow's up-sampling convolution slides the
-        # kernel the other way round than a transposed convolution does.
+        # (k, k, I, O) → (O, I, k, k). TensorFlow's up-sampling convolution flips the
+        # kernel with respect to a transposed convolution.
         if "/Conv0_up/" in name:
             array = array[::-1, ::-1]
         array = array.transpose(3, 2, 0, 1)
     elif leaf in ("weight", "mod_weight") and array.ndim == 2:
         array = array.T
     elif leaf == "mod_bias":
-        # TensorFlow adds the 1 of the initial style when it runs.
+        # The TensorFlow code adds the 1 of the initial style at run time.
         array = array + 1
     return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))

@@ -24,7 +24,7 @@ def from_contents(contents: Contents, network: Network) -> Checkpoint:
     """A generator with NVIDIA's names, and the discriminator of its file.
 
     Raises NotConvertible: conditional, StyleGAN3, another architecture, tensors that are missing, a state
-    dict, which says nothing of the settings.
+    dict, which does not contain the settings.
     """
     generator = _generator(network)
     discriminator: DiscriminatorRecord | NotConvertible | None = None

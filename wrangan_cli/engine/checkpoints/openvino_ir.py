@@ -1,7 +1,7 @@
 """OpenVINO's intermediate representation, an XML and a BIN, read as data: constants and a graph.
 
-Nothing is computed and OpenVINO is not needed. Every size, offset and edge is checked first, so that
-a broken file gives one FileError and no array beyond its bytes.
+Nothing is computed, and OpenVINO is not needed. Every size, offset and edge is checked first, so that
+a broken file gives a FileError and no array reaches beyond its bytes.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from wrangan_cli.engine.base.errors import FileError
 
 VERSIONS = ("10", "11")
-"""Of the format; what is read here is the same in both."""
+"""Versions of the format; what is read here is the same in both."""
 
 ELEMENT_TYPES = {
     "f16": "<f2",
@@ -29,17 +29,17 @@ ELEMENT_TYPES = {
     "i64": "<i8",
     "u8": "<u1",
 }
-"""NumPy's names of the types of constants; all little-endian."""
+"""NumPy's names of the constants' types, all little-endian."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where an input comes from."""
+    """The source of an input."""
 
     node: str
-    """Its id."""
+    """Id of the node."""
     port: int
-    """Which of its outputs, counted from 0."""
+    """Which of the node's outputs, counted from 0."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Node:
 
     id: str
     name: str
-    """Of a constant that was a weight: the weight's, otherwise one that the converter made up."""
+    """For a constant that was a weight, the name of the weight; otherwise made up by the converter."""
     type: str
     """Such as `Const`, `Convolution`."""
     attributes: Mapping[str, str]
     inputs: tuple[Source, ...]
-    """In the order of its ports."""
+    """In the order of the ports."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Graph:
     nodes: Mapping[str, Node]
     """By id, in the file's order."""
     users: Mapping[str, tuple[Node, ...]]
-    """The nodes that take an output of the node of this id."""
+    """Id of a node → the nodes that use one of its outputs."""
     contents: bytes
     """The whole BIN."""
 
@@ -74,8 +74,8 @@ class Graph:
         return (node for node in self.nodes.values() if node.type == "Const")
 
     def tensor(self, constant: Node) -> Tensor:
-        """A copy of a constant's values, in its own type and shape."""
-        shape, kind, offset, size = _place(self.path, constant)
+        """A copy of a constant's values, with its type and shape."""
+        shape, kind, offset, size = _location(self.path, constant)
         values = np.frombuffer(self.contents[offset : offset + size], dtype=ELEMENT_TYPES[kind])
         native = values.astype(values.dtype.newbyteorder("="))
         return torch.from_numpy(native.reshape(shape))
@@ -84,12 +84,11 @@ class Graph:
 def read_graph(path: Path, description: bytes, contents: bytes) -> Graph:
     """The graph of an XML (`description`) and the BIN that belongs to it (`contents`).
 
-    path: the XML's, only for messages. Raises FileError for everything in which the two are broken or
-    do not fit each other.
+    path: that of the XML, only for messages. Raises FileError if the two are broken or do not match.
     """
     root = _parsed(path, description)
     if root.tag != "net" or root.get("version") not in VERSIONS:
-        raise FileError(path, f"not OpenVINO's representation of version {' or '.join(VERSIONS)}")
+        raise FileError(path, f"not an OpenVINO representation of version {' or '.join(VERSIONS)}")
     layers, edges = root.find("layers"), root.find("edges")
     if layers is None or edges is None:
         raise FileError(path, "has no layers or no edges")
@@ -99,13 +98,13 @@ def read_graph(path: Path, description: bytes, contents: bytes) -> Graph:
         if not number or not layer.get("type") or layer.get("name") is None:
             raise FileError(path, "has a layer without id, name or type")
         if number in elements:
-            raise FileError(path, f"has two layers of the id {number}")
+            raise FileError(path, f"has two layers with the id {number}")
         elements[number] = layer
     inputs = _inputs(path, elements, edges)
     try:
         TopologicalSorter({n: [source.node for source in some] for n, some in inputs.items()}).prepare()
     except CycleError as error:
-        raise FileError(path, "has edges that lead in a circle") from error
+        raise FileError(path, "has edges that form a cycle") from error
     nodes = {number: _node(element, inputs[number]) for number, element in elements.items()}
     users: dict[str, list[Node]] = {number: [] for number in nodes}
     for node in nodes.values():
@@ -113,13 +112,13 @@ def read_graph(path: Path, description: bytes, contents: bytes) -> Graph:
             users[number].append(node)
     graph = Graph(path, nodes, {number: tuple(some) for number, some in users.items()}, contents)
     for constant in graph.constants():
-        _check_place(path, constant, len(contents))
+        _check_location(path, constant, len(contents))
     return graph
 
 
 def _parsed(path: Path, description: bytes) -> ElementTree.Element:
-    # A DOCTYPE may define entities that grow without end, or name other files; no IR has one. In an
-    # encoding of two bytes a character the word would not be found, so there must be none of that.
+    # A DOCTYPE may define entities that expand without limit, or name other files; no IR has one. In an
+    # encoding with two bytes per character the word would not be found, so these are rejected too.
     if b"\0" in description or b"<!DOCTYPE" in description:
         raise FileError(path, "an XML with a DOCTYPE or in an unknown encoding: not read")
     try:
@@ -136,22 +135,25 @@ def _inputs(
     given: dict[str, dict[int, Source]] = {number: {} for number in elements}
     for edge in edges:
         start, end = edge.get("from-layer", ""), edge.get("to-layer", "")
-        from_port, to_port = _whole(path, edge.get("from-port")), _whole(path, edge.get("to-port"))
+        from_port = _whole_number(path, edge.get("from-port"))
+        to_port = _whole_number(path, edge.get("to-port"))
         if start not in elements or end not in elements:
-            raise FileError(path, f"has an edge from layer {start!r} to {end!r}, which are not both there")
+            raise FileError(path, f"has an edge from layer {start!r} to {end!r}, which do not both exist")
         if from_port not in outputs[start]:
-            raise FileError(path, f"has an edge from an output {from_port} that layer {start} has not")
+            raise FileError(
+                path, f"has an edge from output {from_port} of layer {start}, which does not exist"
+            )
         if to_port in given[end]:
-            raise FileError(path, f"has two edges to the input {to_port} of layer {end}")
+            raise FileError(path, f"has two edges to input {to_port} of layer {end}")
         given[end][to_port] = Source(start, outputs[start].index(from_port))
     for number, element in elements.items():
         if sorted(given[number]) != sorted(_ports(path, element, "input")):
-            raise FileError(path, f"has a layer {number} whose inputs are not those that edges lead to")
+            raise FileError(path, f"has a layer {number} whose inputs do not match the edges that lead to it")
     return {number: tuple(some[port] for port in sorted(some)) for number, some in given.items()}
 
 
 def _ports(path: Path, element: ElementTree.Element, side: str) -> list[int]:
-    return [_whole(path, port.get("id")) for port in element.findall(f"{side}/port")]
+    return [_whole_number(path, port.get("id")) for port in element.findall(f"{side}/port")]
 
 
 def _node(element: ElementTree.Element, inputs: tuple[Source, ...]) -> Node:
@@ -165,8 +167,8 @@ def _node(element: ElementTree.Element, inputs: tuple[Source, ...]) -> Node:
     )
 
 
-def _check_place(path: Path, constant: Node, available: int) -> None:
-    shape, kind, offset, size = _place(path, constant)
+def _check_location(path: Path, constant: Node, available: int) -> None:
+    shape, kind, offset, size = _location(path, constant)
     wanted = math.prod(shape) * np.dtype(ELEMENT_TYPES[kind]).itemsize
     if size != wanted:
         raise FileError(
@@ -174,25 +176,26 @@ def _check_place(path: Path, constant: Node, available: int) -> None:
         )
     if offset + size > available:
         raise FileError(
-            path, f"constant {constant.name} ends at byte {offset + size}, and the BIN has {available}"
+            path, f"constant {constant.name} ends at byte {offset + size}, but the BIN has {available}"
         )
 
 
-def _place(path: Path, constant: Node) -> tuple[tuple[int, ...], str, int, int]:
-    """Shape, element type, offset and size in bytes, as the XML says."""
+def _location(path: Path, constant: Node) -> tuple[tuple[int, ...], str, int, int]:
+    """Shape, element type, offset and size in bytes, according to the XML."""
     about = constant.attributes
     kind = about.get("element_type", "")
     if kind not in ELEMENT_TYPES:
-        raise FileError(path, f"constant {constant.name} has the element type {kind!r}, not known here")
+        raise FileError(path, f"constant {constant.name} has the unknown element type {kind!r}")
     lengths = about.get("shape", "").split(",")
-    shape = tuple(_whole(path, length) for length in lengths if length.strip())
-    return shape, kind, _whole(path, about.get("offset")), _whole(path, about.get("size"))
+    shape = tuple(_whole_number(path, length) for length in lengths if length.strip())
+    offset, size = (_whole_number(path, about.get(name)) for name in ("offset", "size"))
+    return shape, kind, offset, size
 
 
-def _whole(path: Path, text: str | None) -> int:
-    """A whole number from 0 up."""
+def _whole_number(path: Path, text: str | None) -> int:
+    """A whole number, 0 or more."""
     digits = (text or "").strip()
-    # int() would take signs, underscores and the digits of all scripts.
+    # int() would also accept signs, underscores and the digits of other scripts.
     if not (digits.isascii() and digits.isdigit() and len(digits) < 16):
-        raise FileError(path, f"has {text!r} where a whole number belongs")
+        raise FileError(path, f"has {text!r} in place of a whole number")
     return int(digits)

@@ -165,7 +165,7 @@ def generator_of(contents: Contents, raw: bool) -> Network:
         for path, value in contents.values.items():
             if len(path) == 1 and _AVERAGE.search(path[0]):
                 raise NotConvertible(f"{path[0]} is not a state dict but {brief(value)}")
-        keys = listed(contents.keys) or "nothing of a name"
+        keys = listed(contents.keys) or "no named entries"
         encoder = "; a trained encoder is converted with --model" if contents.ways_to(*ENCODERS) else ""
         raise NotConvertible(f"holds no StyleGAN2 generator; the file has {keys}{encoder}")
     averages = [place for place in found if place.average]

@@ -1,9 +1,9 @@
-"""Write a trained model as it ships: fp16 weights, with the discriminator if there is one.
+"""Bundle a trained model: fp16 weights, with the discriminator if there is one.
 
     python examples/bundle.py runs/r/model wrangan_cli/bundled/faces-64 --perceptual st-lpips-alex
 
-Rounding changes the sha256 that encoders, directions and codes refer to, so this comes
-before they are made.
+Rounding changes the sha256 to which encoders, directions and codes refer, so do this
+before making those.
 """
 
 import argparse

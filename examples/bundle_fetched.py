@@ -1,14 +1,13 @@
-"""Write a model as it ships whose weights are fetched: only what its carrier has not.
+"""Bundle a model whose weights are fetched: write only what its carrier does not have.
 
     python examples/bundle_fetched.py runs/r/model wrangan_cli/bundled/ffhq --carrier ffhq
 
-Without a model, only pin a folder anew after its `fitted.safetensors` or `config.json` was changed.
-The sha256 that encoders, directions and codes refer to changes with it, so this comes before they
-are made.
+Without a model, only update the digests in a folder after its `fitted.safetensors` or `config.json` has
+changed. This changes the sha256 to which encoders, directions and codes refer, so do it before making those.
 
     python examples/bundle_fetched.py runs/s/model wrangan_cli/bundled/ffhq-256 --companions-of ffhq --half
 
-A smaller form of a bundled model names it: encoder, attribute net and directions are that one's then.
+A smaller form of a bundled model names that model, and uses its encoder, attribute net and directions.
 """
 
 import argparse
@@ -25,16 +24,16 @@ from wrangan_cli.engine.models.folder import CONFIG, FITTED, WEIGHTS, read_confi
 
 
 def main() -> None:
-    """Take the carrier's tensors out of the model, and pin what joining must give."""
+    """Remove the carrier's tensors from the model, and record the digest that joining must give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("out", type=Path)
     parser.add_argument("--carrier", choices=sorted(READERS), default="ffhq")
     parser.add_argument(
-        "--companions-of", help="bundled model whose encoder, attribute net and directions serve"
+        "--companions-of", help="bundled model whose encoder, attribute net and directions to use"
     )
     parser.add_argument(
-        "--half", action="store_true", help="all of the model's own weights in fp16, not σ alone"
+        "--half", action="store_true", help="store all weights that are written in fp16, not only σ"
     )
     options = parser.parse_args()
     if options.model is not None:
@@ -43,15 +42,15 @@ def main() -> None:
 
 
 def write(model: Path, out: Path, carrier: str, parent: str | None = None, half: bool = False) -> None:
-    """`fitted.safetensors` and `config.json` in `out`, of the model in `model`."""
+    """Write `fitted.safetensors` and `config.json` of the model in `model` to `out`."""
     fetched = READERS[carrier](fetch_carrier(CARRIERS[carrier]))
     fitted = {}
     for name, tensor in read_tensors(model / WEIGHTS)[0].items():
-        own = name.removeprefix("generator.")
-        if own in STATISTICS or own not in fetched or not torch.equal(fetched[own], tensor.float()):
+        key = name.removeprefix("generator.")
+        if key in STATISTICS or key not in fetched or not torch.equal(fetched[key], tensor.float()):
             # σ needs no more than three digits.
-            rounded = own not in STATISTICS and (half or own.endswith(".std"))
-            fitted[own] = tensor.half() if rounded else tensor
+            rounded = key not in STATISTICS and (half or key.endswith(".std"))
+            fitted[key] = tensor.half() if rounded else tensor
     record = {k: v for k, v in read_config(model).items() if k not in ("sha256", "fetched")}
     if parent is not None:
         record["companions_of"] = parent

@@ -1,17 +1,17 @@
-"""A smaller form of a MobileStyleGAN: cut after one of its blocks, with a head of its own.
+"""Fit a smaller form of a MobileStyleGAN: cut off after one of its blocks, with a new image head.
 
     python examples/fit_256.py runs/ffhq-256 --model ffhq --side 256 --seed 1
     python examples/fit_256.py runs/longer --start runs/ffhq-256 --seed 2 --lr 1e-3
 
-What the whole generator does above 256 px, a photograph of that size does not see. Here it ends with the
-block that draws at `--side`, and a modulated 1×1 convolution makes the image. The head comes first, by least
-squares; then it and the last block learn by Adam to draw what the whole generator's image is when it is
-reduced by area. All else is the whole generator's, W and the σ of the blocks that stay included. `--start`
-goes on from an earlier fit.
+Detail that the whole generator adds above 256 px is not visible in a photograph of that size. The smaller
+form ends with the block whose side is `--side`, and a modulated 1×1 convolution makes the image. First the
+head is fitted by least squares. Then the head and the last block are trained with Adam to reproduce the image
+of the whole generator, reduced by area averaging. Everything else is copied from the whole generator,
+including W and the σ of the blocks that remain. `--start` continues from an earlier fit.
 
-What is frozen runs once for each w. Of what it gives, some small windows are kept (3.5 GB for 2,048 w), and
-the whole generator draws these alone: a step sees many w at the price of less than one image. How well it
-does on w that it has not seen: `--held-out` (pairs by `wrangan generate --pairs`).
+The frozen part runs once for each w. Only small windows of its output are kept (3.5 GB for 2,048 w), and of
+the whole generator only these are rendered, so that a step uses many w at less than the cost of one image.
+`--held-out` (pairs from `wrangan generate --pairs`) measures the quality on w that were not used.
 """
 
 import argparse
@@ -37,8 +37,9 @@ from wrangan_cli.engine.models.mobile_stylegan import MobileStyleGANGenerator
 from wrangan_cli.engine.models.pairs import Pairs, open_pairs
 
 MARGIN = 4
-"""Pixels inside a window's edge that see beyond it: two for the 3×3 convolutions of the last block, and in
-the whole generator one for those of the next, a half for those after it …"""
+"""Width in px of the border of a window that depends on pixels outside of it: two for the 3×3 convolutions
+of the last block and, in the whole generator, one for those of the next block, half a pixel for the one after
+that …"""
 
 
 @dataclass(frozen=True)
@@ -46,37 +47,37 @@ class FitSettings:
     """How the head and the last block are fitted."""
 
     samples: int = 2048
-    """Random w of the descent."""
+    """Number of random w for training."""
     head_samples: int = 32
-    """Random w of the least squares."""
+    """Number of random w for the least squares."""
     windows: int = 8
-    """Windows of each w."""
+    """Number of windows per w."""
     window: int = 20
     """Side of a window in px of the feature maps, which have half the side of the image."""
     steps: int = 7000
-    """Of the descent."""
+    """Number of training steps."""
     batch: int = 32
-    """Windows of a step."""
+    """Number of windows per step."""
     lr: float = 2e-3
-    """Adam's learning rate at its height, as a share of each tensor's root mean square."""
+    """Adam's peak learning rate, as a fraction of the root mean square of each tensor."""
     warmup: float = 0.03
-    """Share of the steps over which it rises; then it falls along a cosine to 0."""
+    """Fraction of the steps over which the rate rises; then it falls to 0 along a cosine."""
     average: float = 0.995
-    """Decay of the running mean of the weights, which is what is kept."""
+    """Decay of the moving average of the weights, which is the result."""
     seed: int = 0
-    """Of w, of the windows' places and their order."""
+    """Seed of w, and of the positions and the order of the windows."""
 
 
 def cut(whole: MobileStyleGANGenerator, side: int) -> MobileStyleGANGenerator:
     """The generator up to its convolutions at `side` px, with an unfitted plain head.
 
-    The head is modulated by the row of W+ that modulates the same feature maps in `whole` on their way into
-    the next block; it begins without modulation. The number of rows stays. UsageError where `whole` has no
-    such block and one after it.
+    The head is modulated by the row of W+ that in `whole` modulates the same feature maps as the input of
+    the next block; initially it has no modulation. The number of rows is unchanged. UsageError if `whole` has
+    no such block, or none after it.
     """
     config = whole.config
     if side not in config.channels or side in (4, max(config.channels)):
-        raise UsageError(f"cut at {side} px: there are blocks of {sorted(config.channels)[1:]} px")
+        raise UsageError(f"cannot cut at {side} px: the blocks have {sorted(config.channels)[1:]} px")
     channels = {at: width for at, width in config.channels.items() if at <= side}
     smaller = replace(config, channels=channels, head="plain", randomized_layers=0)
     random = random_names(config.randomized_layers, config.weight_layers)
@@ -108,7 +109,7 @@ def fit_head(whole: MobileStyleGANGenerator, generator: MobileStyleGANGenerator,
         image = whole.synthesis(row, side=generator.config.resolution)[0]
         gram += flat.T @ flat
         product += flat.T @ image.flatten(1).T
-    # A ridge: without it the weights are large and cancel each other, and the descent goes astray.
+    # Ridge regression: otherwise the weights are large and cancel each other, and training diverges.
     gram += torch.eye(width + 1, dtype=gram.dtype) * gram.diagonal().mean() * 1e-2
     solved = torch.linalg.solve(gram, product).float()
     head.conv.weight.copy_(solved[:-1].T[:, :, None, None])
@@ -117,7 +118,7 @@ def fit_head(whole: MobileStyleGANGenerator, generator: MobileStyleGANGenerator,
 
 @dataclass(frozen=True)
 class Windows:
-    """Small parts of what enters the last block, and of the images that should come of them."""
+    """Windows of the input of the last block, and of the images to reproduce."""
 
     x: Tensor
     """float16 (N, C, s, s)."""
@@ -130,13 +131,13 @@ class Windows:
 
 
 @torch.no_grad()
-def draw_windows(
+def render_windows(
     whole: MobileStyleGANGenerator,
     generator: MobileStyleGANGenerator,
     settings: FitSettings,
     on_sample: Callable[[int], None] | None = None,
 ) -> Windows:
-    """Windows at random places of the images of random w, those at the image's edges included."""
+    """Windows at random positions in the images of random w, including the edges of the images."""
     rng = random_generator(settings.seed)
     w = whole.mapping(torch.randn(settings.samples, whole.config.style_dim, generator=rng))
     side, each = generator.config.resolution // 2, settings.windows
@@ -144,7 +145,7 @@ def draw_windows(
     count, width = len(w) * each, generator.layers[-1].up.modulation.out_features
     x = torch.empty(count, width, size, size, dtype=torch.float16)
     images = torch.empty(count, whole.config.image_channels, 2 * size, 2 * size, dtype=torch.float16)
-    # Drawn a little farther and pulled back: edges are as frequent as the middle.
+    # Sampled from a larger range and clamped, so that edges are as frequent as the middle.
     beyond = size // 4
     corners = torch.randint(-beyond, side - size + beyond + 1, (count, 2), generator=rng).clamp(
         0, side - size
@@ -152,17 +153,17 @@ def draw_windows(
     first = generator.config.blocks - 1
     for n, row in enumerate(w.split(1)):
         found = _entering(generator, generator.layers[-1].up, row)[0]
-        own = slice(n * each, (n + 1) * each)
-        parts = [found[:, top : top + size, left : left + size] for top, left in corners[own].tolist()]
-        x[own] = torch.stack(parts)
-        images[own] = _drawn(whole, first, x[own].float(), row.expand(each, -1), corners[own])
+        rows = slice(n * each, (n + 1) * each)
+        parts = [found[:, top : top + size, left : left + size] for top, left in corners[rows].tolist()]
+        x[rows] = torch.stack(parts)
+        images[rows] = _rendered(whole, first, x[rows].float(), row.expand(each, -1), corners[rows])
         if on_sample:
             on_sample(n + 1)
     return Windows(x, images, corners, w.repeat_interleave(each, dim=0))
 
 
 def trained(generator: MobileStyleGANGenerator) -> dict[str, nn.Parameter]:
-    """What is fitted, by name: all of the head and of the last block, but for σ and the strength of noise."""
+    """The trained parameters by name: those of the head and the last block, except σ and noise strengths."""
     last = f"layers.{generator.config.blocks - 1}."
     return {
         name: parameter
@@ -177,7 +178,7 @@ def fit(
     settings: FitSettings,
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Train `trained(generator)` in place. on_step is told the step and its mean squared error."""
+    """Train `trained(generator)` in place. on_step gets the step and its mean squared error."""
     parameters = trained(generator)
     adam = torch.optim.Adam(_groups(generator, parameters, settings.lr), betas=(0.9, 0.99))
     rng = random_generator(settings.seed + 1)
@@ -188,12 +189,12 @@ def fit(
             loss = _loss(generator, windows, chosen)
             adam.zero_grad()
             loss.backward()
-            share = _share(step / settings.steps, settings.warmup)
+            factor = _lr_factor(step / settings.steps, settings.warmup)
             for group in adam.param_groups:
-                group["lr"] = group["height"] * share
+                group["lr"] = group["peak"] * factor
             adam.step()
             with torch.no_grad():
-                # Early on the mean of few.
+                # Early on, the average covers only few steps.
                 decay = min(settings.average, (step + 1) / (step + 10))
                 for name, parameter in parameters.items():
                     kept[name].lerp_(parameter, 1 - decay)
@@ -206,32 +207,36 @@ def fit(
 
 @torch.no_grad()
 def measure(generator: MobileStyleGANGenerator, pairs: Pairs) -> Tensor:
-    """PSNR in dB of each pair's image as it is drawn, clipped to [-1, 1] as the pair's is: (N,)."""
+    """PSNR in dB of the image of each pair's w, clipped to [-1, 1] like the image of the pair: (N,)."""
     found = []
     for row in range(len(pairs)):
-        drawn = generator.synthesis(pairs.w[row : row + 1]).clamp(-1, 1)
-        found.append(psnr(drawn, pairs.images(range(row, row + 1))))
+        image = generator.synthesis(pairs.w[row : row + 1]).clamp(-1, 1)
+        found.append(psnr(image, pairs.images(range(row, row + 1))))
     return torch.cat(found)
 
 
 def _loss(generator: MobileStyleGANGenerator, windows: Windows, chosen: Tensor) -> Tensor:
-    """Mean squared error of these windows, where both generators see all that they see in the image."""
+    """Mean squared error of these windows, over the pixels that depend on nothing outside of a window."""
     image, corners = windows.images[chosen].float(), windows.corners[chosen]
     last = generator.config.blocks - 1
-    drawn = _drawn(generator, last, windows.x[chosen].float(), windows.w[chosen], corners)
-    inside = seen(corners, image.shape[-1], generator.config.resolution)
-    return ((drawn - image).square() * inside).sum() / (inside.sum() * image.shape[1])
+    rendered = _rendered(generator, last, windows.x[chosen].float(), windows.w[chosen], corners)
+    inside = inner_pixels(corners, image.shape[-1], generator.config.resolution)
+    return ((rendered - image).square() * inside).sum() / (inside.sum() * image.shape[1])
 
 
-def seen(corners: Tensor, size: int, side: int) -> Tensor:
-    """Which of a window's pixels see nothing beyond it but the image's own edge: bool (N, 1, size, size)."""
+def inner_pixels(corners: Tensor, size: int, side: int) -> Tensor:
+    """Which pixels of a window depend on nothing outside of it: bool (N, 1, size, size). At the edge of the
+    image there is nothing outside."""
     at, first = torch.arange(size), 2 * corners[:, :, None]
     within = ((at >= MARGIN) | (first == 0)) & ((at < size - MARGIN) | (first + size == side))
     return (within[:, 0, :, None] & within[:, 1, None, :])[:, None]
 
 
-def _drawn(generator: MobileStyleGANGenerator, first: int, x: Tensor, w: Tensor, corners: Tensor) -> Tensor:
-    """Blocks from the first on and the head, on windows; reduced by area: x (B, C, s, s) → (B, 3, 2s, 2s)."""
+def _rendered(
+    generator: MobileStyleGANGenerator, first: int, x: Tensor, w: Tensor, corners: Tensor
+) -> Tensor:
+    """Apply the blocks from number `first` on and the head to windows, and reduce the result by area
+    averaging: x (B, C, s, s) → (B, 3, 2s, 2s)."""
     noises = list(generator.noise_inputs().values())
     side, y = 2 * x.shape[-1], x.contiguous(memory_format=torch.channels_last)
     for k in range(first, generator.config.blocks):
@@ -245,7 +250,7 @@ def _drawn(generator: MobileStyleGANGenerator, first: int, x: Tensor, w: Tensor,
 
 
 def _entering(generator: MobileStyleGANGenerator, module: nn.Module, w: Tensor) -> Tensor:
-    """The feature maps that enter a module while the image of w (1, style_dim) is drawn, which ends there."""
+    """The input feature maps of a module for w (1, style_dim); rendering stops there."""
     found: list[Tensor] = []
 
     def end(_: nn.Module, given: tuple[Tensor, ...]) -> None:
@@ -269,17 +274,17 @@ class _Reached(Exception):
 def _groups(
     generator: MobileStyleGANGenerator, parameters: dict[str, nn.Parameter], lr: float
 ) -> list[dict[str, object]]:
-    """Adam's groups: biases, styles and convolutions differ in size by orders of magnitude."""
+    """Adam's parameter groups: biases, styles and convolutions differ in size by orders of magnitude."""
     size = {name: float(p.detach().square().mean().sqrt()) for name, p in parameters.items()}
-    # What begins at 0 has no size: a modulation then gets that of its block's, in the head's units.
+    # A modulation that starts at 0 has no size: use that of its block's modulation, in the head's units.
     up = f"layers.{generator.config.blocks - 1}.up.modulation.weight"
     head = generator.to_img
     size["to_img.modulation.weight"] = size["to_img.modulation.weight"] or size[up] / head.scale
-    return [{"params": [p], "height": lr * (size[name] or 1.0)} for name, p in parameters.items()]
+    return [{"params": [p], "peak": lr * (size[name] or 1.0)} for name, p in parameters.items()]
 
 
-def _share(progress: float, warmup: float) -> float:
-    """Of the height of the learning rate, where `progress` of the steps is done."""
+def _lr_factor(progress: float, warmup: float) -> float:
+    """The learning rate as a fraction of its peak; `progress`: the fraction of the steps done."""
     if progress < warmup:
         return (progress + 1e-3) / (warmup + 1e-3)
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
@@ -297,15 +302,15 @@ def _learning(parameters: dict[str, nn.Parameter]) -> Iterator[None]:
 
 
 def main() -> None:
-    """Cut, fit, measure, write."""
+    """Cut off, fit, measure and write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="ffhq", help="the whole generator")
     parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--start", type=Path, help="an earlier fit to go on from")
-    parser.add_argument("--held-out", type=Path, help="pairs of another seed, to measure on")
+    parser.add_argument("--start", type=Path, help="an earlier fit to continue from")
+    parser.add_argument("--held-out", type=Path, help="pairs with another seed, to measure the quality on")
     for field in fields(FitSettings):
         option = f"--{field.name.replace('_', '-')}"
         parser.add_argument(option, type=type(field.default), default=field.default)
@@ -315,15 +320,13 @@ def main() -> None:
     start = load_model(options.model)
     whole = start.generator
     if not isinstance(whole, MobileStyleGANGenerator):
-        raise UsageError(f"model {start.name} is no MobileStyleGAN")
+        raise UsageError(f"model {start.name} is not a MobileStyleGAN")
     held_out = open_pairs(options.held_out, whole) if options.held_out else None
 
     def say_psnr(what: str) -> None:
         if held_out is not None:
             found = measure(generator, held_out)
-            say(
-                f"{what}: PSNR {found.mean():.2f} dB on {len(found)} held-out pairs (least {found.min():.2f})"
-            )
+            say(f"{what}: PSNR {found.mean():.2f} dB on {len(found)} held-out pairs (min {found.min():.2f})")
 
     source = {"fitted_by": "examples/fit_256.py", "of": start.sha256, "settings": asdict(settings)}
     generator = cut(whole, options.side)
@@ -333,8 +336,8 @@ def main() -> None:
         source["start"] = read_config(options.start)["source"]
     else:
         fit_head(whole, generator, sample_w(whole, settings.head_samples, settings.seed + 1))
-    say_psnr("before the descent")
-    windows = draw_windows(whole, generator, settings, lambda n: say(f"{n} w") if n % 256 == 0 else None)
+    say_psnr("before training")
+    windows = render_windows(whole, generator, settings, lambda n: say(f"{n} w") if n % 256 == 0 else None)
     recent: list[float] = []
 
     def on_step(step: int, loss: float) -> None:
@@ -352,7 +355,7 @@ def main() -> None:
 
 
 def say(line: str) -> None:
-    """To stderr, at once."""
+    """Print to stderr, unbuffered."""
     print(line, file=sys.stderr, flush=True)
 
 

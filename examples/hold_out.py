@@ -14,7 +14,7 @@ from wrangan_cli.engine.base.files import replaced_atomically
 
 
 def main() -> None:
-    """Write both zips and say how many images each has."""
+    """Write both zips, and print the number of images in each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--every", type=int, default=15)

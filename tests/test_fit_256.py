@@ -79,7 +79,7 @@ def test_the_cut_network_goes_on_to_the_same_feature_maps(whole: Model) -> None:
 @pytest.mark.parametrize("side", [4, 32, 64, 15])
 def test_where_it_cannot_be_cut(whole: Model, side: int) -> None:
     assert isinstance(whole.generator, MobileStyleGANGenerator)
-    with pytest.raises(UsageError, match=rf"cut at {side} px: there are blocks of \[8, 16, 32\] px"):
+    with pytest.raises(UsageError, match=rf"cannot cut at {side} px: the blocks have \[8, 16, 32\] px"):
         fit_256.cut(whole.generator, side)
 
 
@@ -88,7 +88,7 @@ def test_a_window_is_a_part_of_the_image(whole: Model) -> None:
     assert isinstance(whole.generator, MobileStyleGANGenerator)
     generator = cut(whole)
     fit_256.fit_head(whole.generator, generator, sample_w(whole.generator, 4, seed=5))
-    windows = fit_256.draw_windows(whole.generator, generator, SETTINGS)
+    windows = fit_256.render_windows(whole.generator, generator, SETTINGS)
     size = 2 * SETTINGS.window
     assert windows.images.shape == (48 * 4, 3, size, size)
     corners = {tuple(corner) for corner in windows.corners.tolist()}
@@ -131,7 +131,7 @@ def test_the_fit(whole: Model, held_out: Pairs) -> None:
     head = fit_256.measure(generator, held_out).mean()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
     losses: list[float] = []
-    windows = fit_256.draw_windows(whole.generator, generator, SETTINGS)
+    windows = fit_256.render_windows(whole.generator, generator, SETTINGS)
     fit_256.fit(generator, windows, SETTINGS, lambda _, loss: losses.append(loss))
     fitted = fit_256.measure(generator, held_out).mean()
     assert head > unfitted + 2

@@ -21,7 +21,7 @@ from wrangan_kernels.caching import why_not_writable
 
 ENVIRONMENT = "WRANGAN_KERNELS"
 MODES = ("auto", "off", "require")
-COST = "images are drawn and inverted at half the speed or less, those of 64 px at two thirds of it"
+COST = "rendering and inversion run at half the speed or less (two thirds for 64 px)"
 """The cost of having no kernels on the CPU."""
 
 
@@ -172,7 +172,7 @@ def _found_or_made(device: str, tell: bool) -> str:
         raise
     except build.BuildError as error:
         if tell:
-            _say(f"no {device} kernels ({error}): {COST}; this is said once")
+            _say(f"no {device} kernels ({error}): {COST}; reported only once")
         raise
 
 

@@ -78,4 +78,4 @@ def test_a_row_of_the_table() -> None:
     case = gpu_kernels.Case("k", "s", "bf16", "NCHW", lambda: None, ())
     assert gpu_kernels.row(case, 1e-5, 0.7, False) == "| k | s | bf16 | NCHW | 10.0 | 70% | yes |"
     assert gpu_kernels.row(case, 1e-5, 0.69, False).endswith("69% | no |")
-    assert json.loads(gpu_kernels.row(case, 1e-5, 0.5, True))["share"] == 0.5
+    assert json.loads(gpu_kernels.row(case, 1e-5, 0.5, True))["fraction"] == 0.5

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.architectures import MOBILE, a_model
 from tests.benchmarks import schedules, study
 from tests.benchmarks.schedules import parsed, photographs_file
-from tests.benchmarks.study import DIRECTIONS, Remembered, Study
+from tests.benchmarks.study import DIRECTIONS, CachedEncoder, Study
 from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, make_inverter
 from wrangan_cli.engine.base.errors import UsageError
@@ -161,7 +161,7 @@ def test_an_encoder_sees_each_photograph_once() -> None:
         return images.mean(dim=(2, 3))
 
     images = torch.rand(3, 3, 4, 4)
-    once = Remembered(encoder)
+    once = CachedEncoder(encoder)
     assert torch.equal(once(images[:2]), images[:2].mean(dim=(2, 3)))
     assert torch.equal(once(images.flip(0)), images.flip(0).mean(dim=(2, 3)))
     assert torch.equal(once(images), images.mean(dim=(2, 3)))

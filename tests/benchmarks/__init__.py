@@ -1,1 +1,1 @@
-"""Measurements, run by hand: `python -m tests.benchmarks.<name> --help`."""
+"""Benchmarks and studies, run by hand: `python -m tests.benchmarks.<name> --help`."""

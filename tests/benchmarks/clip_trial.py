@@ -1,4 +1,4 @@
-"""Settings of the frames of a clip, compared on one clip with one shared ε (docs/video.md).
+"""Compare settings for the frames of a clip, on one clip with the same shared ε (docs/video.md).
 
 python -m tests.benchmarks.clip_trial made.mp4 --frames 0-11 --steps 60 --out trial/
 """

@@ -1,4 +1,4 @@
-"""A report as it lies in docs/results/: all tables (CSV, and one page of Markdown), figures as small JPEGs.
+"""Convert a report to its form in docs/results/: tables as CSV and one Markdown page, figures as small JPEGs.
 
 python -m tests.benchmarks.compact_report out/ docs/results/faces-64-ffhq
 """
@@ -10,17 +10,17 @@ from pathlib import Path
 from PIL import Image
 
 WIDTH = 1000
-"""px; wider figures are reduced to it."""
+"""In px; wider figures are reduced to this width."""
 
 
 def main() -> None:
-    """Write the folder, in place of what lies there."""
+    """Write the folder, replacing its contents."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     if not (arguments.report / "tables.md").is_file():
-        parser.error(f"{arguments.report}: no report (no tables.md)")
+        parser.error(f"{arguments.report}: not a report (it has no tables.md)")
     shutil.rmtree(arguments.out, ignore_errors=True)
     (arguments.out / "tables").mkdir(parents=True)
     page = [
@@ -29,7 +29,7 @@ def main() -> None:
         "## Figures",
     ]
     for table in sorted((arguments.report / "tables").glob("*.csv")):
-        if len(table.read_text().splitlines()) > 1:  # one that was left out has no rows
+        if len(table.read_text().splitlines()) > 1:  # a table that was left out has no rows
             shutil.copy(table, arguments.out / "tables")
     for figure in sorted((arguments.report / "figures").glob("*.png")):
         image = Image.open(figure).convert("RGB")

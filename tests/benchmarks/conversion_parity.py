@@ -1,13 +1,13 @@
-"""Images and logits of converted networks against those of the peers' own code, on the CPU.
+"""Compare images and logits of converted networks with those of the original code, on the CPU.
 
     python -m tests.benchmarks.conversion_parity --rosinality PATH --ada PATH --sg3 PATH
 
 PATH: checkouts of rosinality/stylegan2-pytorch, NVlabs/stylegan2-ada-pytorch and
-NVlabs/stylegan3 (any may be left out). Each network gets random weights, biases and
-noise strengths of a stated seed (tests/fixtures/checkpoint_files.py), is saved by the
-peer's own classes, read back here, and compared at 64 and 256 px. There being no
-TensorFlow, its file is written with its variable names, and NVIDIA's own reader of such
-files (`legacy.py` in the ada checkout) is the one compared with.
+NVlabs/stylegan3 (any of them may be omitted). Each network gets random weights, biases and
+noise strengths from a fixed seed (tests/fixtures/checkpoint_files.py), is saved by the
+original classes, read back here, and compared at 64 and 256 px. TensorFlow is not
+needed: its file is written with its variable names, and compared with NVIDIA's reader of
+such files (`legacy.py` in the ada checkout).
 `--write-fixtures` stores the outputs of the narrow cases for the tests.
 """
 
@@ -45,7 +45,7 @@ class Outputs:
 
 
 def main() -> None:
-    """Compare, print a table, and on request store the narrow cases' outputs."""
+    """Compare and print a table; on request, store the outputs of the narrow cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for peer in ("rosinality", "ada", "sg3"):
         parser.add_argument(f"--{peer}", type=Path)
@@ -61,19 +61,20 @@ def main() -> None:
             continue
         theirs, ours = compare(case, checkouts[case.peer])
         columns = [f"{float((ours.w - theirs.w).abs().max()):.1e}"]
-        for mine, his in ((ours.image, theirs.image), (ours.logits, theirs.logits)):
-            columns.append(f"{float((mine - his).abs().max()):.1e} ({float(his.std()):.2g})")
+        for our, their in ((ours.image, theirs.image), (ours.logits, theirs.logits)):
+            columns.append(f"{float((our - their).abs().max()):.1e} ({float(their.std()):.2g})")
         print(f"| {name} | {' | '.join(columns)} |", flush=True)
         if name in CASES:
             stored |= {f"{name}/{key}": getattr(theirs, key).numpy() for key in ("w", "image", "logits")}
     if options.rosinality:
-        print(f"\n`--to rosinality`, drawn by his classes: max difference {way_back(options.rosinality):.1e}")
+        difference = export_difference(options.rosinality)
+        print(f"\n`--to rosinality`, rendered by rosinality's classes: max difference {difference:.1e}")
     if options.write_fixtures:
         np.savez_compressed(OUTPUTS, **stored)
 
 
 def wide_cases() -> dict[str, Case]:
-    """The published widths at 64 and 256 px, in each format."""
+    """Networks of the published widths at 64 and 256 px, in each format."""
     full = {"width": 512, "channel_base": 32768, "style_dim": 512}
     cases = {}
     for resolution in (64, 256):
@@ -87,7 +88,7 @@ def wide_cases() -> dict[str, Case]:
 
 @torch.no_grad()
 def compare(case: Case, checkout: Path) -> tuple[Outputs, Outputs]:
-    """(the peer's outputs, ours) for a case."""
+    """The outputs of the original code and ours, for one case."""
     z, images = inputs(case)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network"
@@ -102,8 +103,8 @@ def compare(case: Case, checkout: Path) -> tuple[Outputs, Outputs]:
 
 
 @torch.no_grad()
-def way_back(checkout: Path) -> float:
-    """Difference between a narrow NVIDIA network here and, exported, in rosinality's classes."""
+def export_difference(checkout: Path) -> float:
+    """Largest difference between a narrow NVIDIA network here and its export in rosinality's classes."""
     case = Case("ada", depth=3, channel_base=0)
     z, images = inputs(case)
     with tempfile.TemporaryDirectory() as name, peer_modules(checkout):
@@ -115,17 +116,17 @@ def way_back(checkout: Path) -> float:
         module = _rosinality_module(case)
         theirs = module.Generator(case.resolution, case.style_dim, case.depth)
         theirs.load_state_dict(contents["g_ema"])
-        judge = module.Discriminator(case.resolution)
-        judge.load_state_dict(contents["d"])
+        their_discriminator = module.Discriminator(case.resolution)
+        their_discriminator.load_state_dict(contents["d"])
         assert discriminator is not None
-        drawn = theirs([z], randomize_noise=False)[0] - generator.synthesis(generator.mapping(z))
-        judged = judge(images) - discriminator(images)
-    return max(float(drawn.abs().max()), float(judged.abs().max()))
+        image = theirs([z], randomize_noise=False)[0] - generator.synthesis(generator.mapping(z))
+        logits = their_discriminator(images) - discriminator(images)
+    return max(float(image.abs().max()), float(logits.abs().max()))
 
 
 def _rosinality_module(case: Case) -> Any:
     source = (Path(sys.path[0]) / "model.py").read_text()
-    # His table is fixed; a narrow network needs other numbers in it.
+    # The channel table in the source is fixed; a narrow network needs other numbers.
     module = types.ModuleType("model")
     exec(source.replace(": 512,", f": {case.width},"), module.__dict__)
     return module
@@ -188,12 +189,12 @@ def _nvidia_outputs(networks: Mapping[str, Any], z: Tensor, images: Tensor) -> O
 
 
 def _in_order(case: Case) -> list[dict[str, Tensor]]:
-    drawn = weights(case)
-    return [drawn["G"], drawn["D"], drawn["G_ema"]]
+    sampled = weights(case)
+    return [sampled["G"], sampled["D"], sampled["G_ema"]]
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor], fixed: tuple[str, ...]) -> None:
-    """Copy every tensor; all but those that end in `fixed` must be given, and no others."""
+    """Copy all tensors; exactly those must be given whose names do not end in one of `fixed`."""
     state = network.state_dict()
     assert {name for name in state if not name.endswith(fixed)} == set(tensors)
     for name, tensor in tensors.items():
@@ -203,9 +204,9 @@ def _fill(network: nn.Module, tensors: Mapping[str, Tensor], fixed: tuple[str, .
 
 @contextlib.contextmanager
 def peer_modules(checkout: Path) -> Iterator[None]:
-    """`checkout` first on the import path, its compiled operations replaced by stubs.
+    """Within this block `checkout` comes first on the import path, with stubs for its compiled operations.
 
-    Both NVIDIA repositories use the same module names: what was imported is forgotten.
+    Both NVIDIA repositories use the same module names, so the imported modules are removed at the end.
     """
     stubs: dict[str, Any] = {}
     for name in ("requests", "distutils", "distutils.util", "click"):

@@ -1,11 +1,12 @@
-"""Each CPU kernel against what PyTorch does instead, by shape: the measurements behind docs/kernels.md.
+"""Compare each CPU kernel with the PyTorch operations that it replaces, by shape (docs/kernels.md).
 
     python -m tests.benchmarks.cpu_kernels
 
-Kernel and PyTorch take turns; medians of wall time, and their ratio. On an otherwise idle machine.
+Kernel and PyTorch are timed alternately; printed are the medians of wall time and their ratio. Run it on an
+otherwise idle machine.
 """
 
-# ruff: noqa: B023  (each pair is called before its loop goes on: `main` takes them one by one)
+# ruff: noqa: B023  (each pair is called before its loop continues: `main` takes them one by one)
 import argparse
 import itertools
 import statistics
@@ -51,16 +52,16 @@ SEPARABLE = [(512, 512, 32), (128, 512, 64), (512, 512, 64), (128, 256, 128), (2
 SEPARABLE += [(64, 128, 256), (128, 128, 256), (32, 64, 512), (64, 64, 512)]
 """Layers of ffhq: (inputs, outputs, side)."""
 SHORT = 0.5
-"""Seconds that both are measured for at least, up to eight times the repeats."""
+"""Minimum total seconds of measurement, reached by up to eight times the repeats."""
 Pair = tuple[Callable[[], Any], Callable[[], Any]]
 
 
 def main() -> None:
-    """Print a table, a line for each shape and kernel."""
+    """Print a table with one row per shape and kernel."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
-    parser.add_argument("--only", default="", help="kernels whose name has this in it")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: torch's default")
+    parser.add_argument("--only", default="", help="only kernels whose name contains this")
     options = parser.parse_args()
     keep_freed_memory()
     if options.threads:
@@ -77,21 +78,21 @@ def main() -> None:
 
 
 def medians(pair: Pair, repeats: int) -> list[float]:
-    """Wall seconds of both, in turn; what takes little time is asked more often."""
+    """Median wall seconds of both, timed alternately; short operations are repeated more often."""
     times: list[list[float]] = [[], []]
     repeat = 0
     while repeat <= repeats or (repeat <= 8 * repeats and sum(map(sum, times)) < SHORT):
-        for work, own in zip(pair, times, strict=True):
+        for work, seconds in zip(pair, times, strict=True):
             start = time.perf_counter()
             work()
             if repeat:
-                own.append(time.perf_counter() - start)
+                seconds.append(time.perf_counter() - start)
         repeat += 1
-    return [statistics.median(own) for own in times]
+    return [statistics.median(seconds) for seconds in times]
 
 
 def backward(x: Tensor, g: Tensor, w: Tensor, stride: int, up: bool, of_weight: bool) -> Callable[[], Any]:
-    """PyTorch's gradient of a 3×3 convolution in x, or in the weight."""
+    """PyTorch's gradient of a 3×3 convolution with respect to x, or to the weight."""
     pad, mask = (1 - int(stride == 2)), [not of_weight, of_weight, False]
     convolution = torch.ops.aten.convolution_backward
     numbers = ([stride] * 2, [pad] * 2, [1, 1], up, [0, 0], 1, mask)
@@ -99,7 +100,7 @@ def backward(x: Tensor, g: Tensor, w: Tensor, stride: int, up: bool, of_weight: 
 
 
 def same() -> Iterator[tuple[str, str, Pair]]:
-    """3×3, stride 1, as many channels out as in: (batch, channels, side)."""
+    """3×3 convolutions of stride 1 with equally many input and output channels: (batch, channels, side)."""
     ops = torch.ops.wrangan
     for batch, channels, side in SAME:
         x, g = torch.randn(2, batch, channels, side, side)
@@ -117,7 +118,7 @@ def same() -> Iterator[tuple[str, str, Pair]]:
 
 
 def up() -> Iterator[tuple[str, str, Pair]]:
-    """Transposed, stride 2: (batch, inputs, outputs, side)."""
+    """Transposed convolutions of stride 2: (batch, inputs, outputs, side)."""
     ops = torch.ops.wrangan
     for batch, inputs, outputs, side in UP:
         x, g = torch.randn(batch, inputs, side, side), torch.randn(batch, outputs, 2 * side + 1, 2 * side + 1)
@@ -133,8 +134,8 @@ def up() -> Iterator[tuple[str, str, Pair]]:
 
 
 def whole_layers() -> Iterator[tuple[str, str, Pair]]:
-    """A styled layer with weights of each image, from ε to its gradient and the style's, and the image of
-    such a layer: (batch, channels, side)."""
+    """A styled layer with separate weights for each image, forward from ε and backward to ε and the style,
+    and its toRGB layer: (batch, channels, side)."""
     for batch, channels, side in LAYERS:
         mu, std = torch.randn(channels, channels, 3, 3), torch.rand(channels, channels, 3, 3)
         given = [torch.randn(batch, channels, side, side), torch.rand(batch, channels) + 0.5]
@@ -164,7 +165,7 @@ def whole_layers() -> Iterator[tuple[str, str, Pair]]:
 
 
 def filters() -> Iterator[tuple[str, str, Pair]]:
-    """FIR and the tail of a layer, forward and backward: (batch, channels, side)."""
+    """FIR filters and the end of a layer, forward and backward: (batch, channels, side)."""
     kernel = fir_kernel(gain=4.0)
     for batch, channels, side in PLANES:
         x = torch.randn(batch, channels, side + 1, side + 1, requires_grad=True)
@@ -192,21 +193,21 @@ def filters() -> Iterator[tuple[str, str, Pair]]:
 
 
 def separable() -> Iterator[tuple[str, str, Pair]]:
-    """The layers of MobileStyleGAN, one image, channels_last: drawn, and with all gradients of an inversion.
-    The copies are of as many bytes as must move: every plane read or written once."""
+    """The layers of MobileStyleGAN for one image, channels_last: forward, and with all gradients of an
+    inversion. The copies have as many bytes as must be moved: every plane is read or written once."""
 
     def plane(*shape: int) -> Tensor:
         return torch.randn(1, *shape).contiguous(memory_format=torch.channels_last).requires_grad_()
 
     def pair(work: Callable[[], Tensor], gradients: bool, leaves: list[Tensor]) -> Pair:
-        def drawn() -> None:
+        def run() -> None:
             with torch.set_grad_enabled(gradients):
                 y = work()
             if gradients:
                 torch.autograd.grad(y, leaves, pull)
 
         pull = torch.randn_like(work())
-        return drawn, reference(drawn)
+        return run, reference(run)
 
     def copies(name: str, floats: int) -> tuple[str, str, Pair]:
         a = torch.randn(floats // 2)
@@ -248,7 +249,7 @@ def separable() -> Iterator[tuple[str, str, Pair]]:
 
 
 def reference(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The same without kernels."""
+    """The same work without kernels."""
 
     def run() -> None:
         with loader.reference():

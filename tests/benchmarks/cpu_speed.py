@@ -1,11 +1,11 @@
-"""The CPU rows of docs/benchmarks.md: this suite against the peers' code, and with and without kernels.
+"""Measure the CPU rows of docs/benchmarks.md: this suite, with and without kernels, against other code.
 
     python -m tests.benchmarks.cpu_speed --rosinality PATH [--pti PATH --nvidia PATH]
 
 PATH: checkouts of rosinality/stylegan2-pytorch, danielroich/PTI and NVlabs/stylegan2-ada-pytorch (the
-network that PTI's pickles are of). Weights are random, shapes the same on both sides. In each row the
-sides take turns, A B C A B C …; medians of wall time and of processor time, and the ratios of both to
-the peer. PTI runs in a process of its own, since its modules and rosinality's have the same names.
+network in PTI's pickles). Weights are random; shapes are the same for all. In each row the contestants
+take turns, A B C A B C …; printed are the medians of wall time and of processor time, and their ratios
+to the other code. PTI runs in a separate process, since its modules have the same names as rosinality's.
 """
 
 import argparse
@@ -48,26 +48,26 @@ BUNDLED = {4: 256, 8: 192, 16: 96, 32: 64, 64: 32}
 WIDTHS = {256: 2.0, 64: 0.125}
 """Channel multipliers of the inversion rows: published, and as narrow as faces-64."""
 IN_A_ROW = {64: 8, 256: 2}
-"""Steps of an inversion that each side takes in its turn."""
+"""Number of inversion steps that each side takes in its turn."""
 ROWS = ("generator-256", "generator-64", "training", "inversion-256", "inversion-64", "memory")
 Step = Callable[[], tuple[float, float]]
 """One step; returns its seconds of wall and of processor time."""
 
 
 def main() -> None:
-    """Measure the rows that are asked for and print a table of each."""
+    """Measure the requested rows, and print a table for each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rosinality", type=Path, required=True)
     parser.add_argument("--pti", type=Path)
     parser.add_argument("--nvidia", type=Path)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
-    parser.add_argument("--rows", default=",".join(ROWS), help="some of: %(default)s")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: torch's default")
+    parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure; default: %(default)s")
     parser.add_argument(
-        "--peak-of", type=int, help="only invert that many images at 256 px, and say the peak"
+        "--peak-of", type=int, help="only invert this many images at 256 px, and print the peak memory"
     )
     options = parser.parse_args()
-    keep_freed_memory()  # as the commands do; what a peer has in a process of its own is left alone
+    keep_freed_memory()  # as the commands do; a peer in a separate process is not affected
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.peak_of:
@@ -83,10 +83,12 @@ def main() -> None:
     rows = options.rows.split(",")
     if "generator-256" in rows:
         wide = StyleGAN2Config(256, rosinality_channels(256))
-        report("generator, forward + backward, 256 px, width 2, batch 1", drawing(options, wide, 1), options)
+        report(
+            "generator, forward + backward, 256 px, width 2, batch 1", rendering(options, wide, 1), options
+        )
     if "generator-64" in rows:
         narrow = StyleGAN2Config(64, BUNDLED, style_dim=256, mapping_layers=4)
-        report("the same, 64 px, sizes of faces-64, batch 8", drawing(options, narrow, 8), options)
+        report("the same, 64 px, sizes of faces-64, batch 8", rendering(options, narrow, 8), options)
     if "training" in rows:
         report("training step (G and D), 64 px, sizes of faces-64, batch 8", training(options), options)
     if options.pti is not None:
@@ -98,7 +100,7 @@ def main() -> None:
 
 
 def report(title: str, steps: dict[str, Step], options: Namespace) -> None:
-    """The sides in turn, and a table; the last one is the peer."""
+    """Time the steps in turn, and print a table; the last one is the peer."""
     for step in steps.values():
         step()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
@@ -114,7 +116,7 @@ def report(title: str, steps: dict[str, Step], options: Namespace) -> None:
 
 
 def timed(work: Callable[[], Any]) -> Step:
-    """`work` with its times; processor time is that of all threads."""
+    """A step that does `work` and returns its times; processor time is that of all threads."""
 
     def step() -> tuple[float, float]:
         wall, processor = time.perf_counter(), time.process_time()
@@ -125,7 +127,7 @@ def timed(work: Callable[[], Any]) -> Step:
 
 
 def without_kernels(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The same with the PyTorch reference."""
+    """The same work with the PyTorch reference."""
 
     def reference() -> Any:
         with loader.reference():
@@ -136,7 +138,7 @@ def without_kernels(work: Callable[[], Any]) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def rosinality_classes(checkout: Path, channels: dict[int, int]) -> Iterator[Any]:
-    """His module `model`, with another table of channels in both networks."""
+    """Rosinality's module `model`, with this table of channels in both networks."""
     with peer_modules(checkout):
         import model
 
@@ -151,8 +153,8 @@ def rosinality_classes(checkout: Path, channels: dict[int, int]) -> Iterator[Any
         yield model
 
 
-def drawing(options: Namespace, config: StyleGAN2Config, batch: int) -> dict[str, Step]:
-    """One image a row of w, and the gradient of its mean square in w and all parameters."""
+def rendering(options: Namespace, config: StyleGAN2Config, batch: int) -> dict[str, Step]:
+    """Render one image per row of w, with the gradient of its mean square in w and all parameters."""
     torch.manual_seed(0)
     ours = StyleGAN2Generator(config)
     with rosinality_classes(options.rosinality, config.channels) as model:
@@ -172,14 +174,14 @@ def drawing(options: Namespace, config: StyleGAN2Config, batch: int) -> dict[str
 
 
 def training(options: Namespace) -> dict[str, Step]:
-    """A step of both networks with the logistic losses, without regularisers, the same for both sides."""
+    """A step of both networks with logistic losses and without regularisers, the same for both sides."""
     torch.manual_seed(0)
     config = StyleGAN2Config(64, BUNDLED, style_dim=256, mapping_layers=4)
     ours = StyleGAN2Generator(config), Discriminator(config)
     with rosinality_classes(options.rosinality, BUNDLED) as model:
         theirs = model.Generator(64, 256, 4), model.Discriminator(64)
-    for network, his in zip(ours, theirs, strict=True):
-        his.load_state_dict(network.state_dict())
+    for our, their in zip(ours, theirs, strict=True):
+        their.load_state_dict(our.state_dict())
     real, z = torch.rand(8, 3, 64, 64) * 2 - 1, torch.randn(8, 256)
     mine = adversarial(*ours, lambda: ours[0](z), real)
     return {
@@ -189,13 +191,13 @@ def training(options: Namespace) -> dict[str, Step]:
     }
 
 
-def adversarial(g: Any, d: Any, draw: Callable[[], Tensor], real: Tensor) -> Callable[[], None]:
-    """Non-saturating logistic losses, Adam (0, 0.99)."""
+def adversarial(g: Any, d: Any, generate: Callable[[], Tensor], real: Tensor) -> Callable[[], None]:
+    """A training step with non-saturating logistic losses and Adam (0, 0.99)."""
     optimizers = [torch.optim.Adam(network.parameters(), lr=1e-4, betas=(0.0, 0.99)) for network in (d, g)]
 
     def step() -> None:
         with torch.no_grad():
-            fake = draw()
+            fake = generate()
         g.requires_grad_(False)
         d.requires_grad_(True)
         optimizers[0].zero_grad(set_to_none=True)
@@ -204,14 +206,14 @@ def adversarial(g: Any, d: Any, draw: Callable[[], Tensor], real: Tensor) -> Cal
         g.requires_grad_(True)
         d.requires_grad_(False)
         optimizers[1].zero_grad(set_to_none=True)
-        F.softplus(-d(draw())).mean().backward()
+        F.softplus(-d(generate())).mean().backward()
         optimizers[1].step()
 
     return step
 
 
 def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
-    """A step of method wrangan with the perceptual loss (AlexNet), 6 random layers."""
+    """A step of method wrangan with the perceptual loss (AlexNet) and 6 random layers."""
     shape = Namespace(resolution=resolution, width=WIDTHS[resolution], random_layers=6, steps=500)
     inverter = random_inverter(shape, torch.device("cpu"))
     settings, model = replace(inverter.settings), inverter.model
@@ -224,7 +226,7 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
     optimizer = make_optimizer(settings, rates.groups, images.clone)
     whole = Batch(variables, images, fit.target, torch.arange(batch), [])
 
-    kept = ExitStack()  # as long as there is a step
+    kept = ExitStack()  # for as long as the step exists
     kept.enter_context(model.generator.cached_weights())
 
     def step() -> None:
@@ -238,14 +240,14 @@ def ours_inverting(resolution: int, batch: int) -> Callable[[], None]:
 
 
 def pti_process(options: Namespace, resolution: int) -> Peer:
-    """PTI's coach on the CPU, in a process with as many threads as this one."""
+    """PTI's code on the CPU, in a process with as many threads as this one."""
     os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     shape = {"resolution": resolution, "width": WIDTHS[resolution], "device": "cpu"}
     return Peer(Namespace(pti=options.pti, nvidia=options.nvidia, **shape))
 
 
 def inversion_row(options: Namespace, resolution: int) -> None:
-    """A step of ours, per image, against one of PTI's; each takes several in a row, as an inversion does."""
+    """Our step, per image, against PTI's; each takes several steps in a row, as in an inversion."""
     row = IN_A_ROW[resolution]
     peer = pti_process(options, resolution)
 
@@ -256,19 +258,19 @@ def inversion_row(options: Namespace, resolution: int) -> None:
 
     mine = repeated(ours_inverting(resolution, 1), row)
     steps = {
-        "wrangan, kernels": shared(timed(mine), row),
-        "wrangan, reference": shared(timed(without_kernels(mine)), row),
+        "wrangan, kernels": per_part(timed(mine), row),
+        "wrangan, reference": per_part(timed(without_kernels(mine)), row),
         "PTI": theirs,
     }
     if resolution == 64:
         eight = timed(repeated(ours_inverting(64, 8), row))
-        steps = {"wrangan, kernels, of 8 images": shared(eight, 8 * row), **steps}
+        steps = {"wrangan, kernels, of 8 images": per_part(eight, 8 * row), **steps}
     report(f"inversion step with perceptual loss, {resolution} px, per image", steps, options)
     peer.close()
 
 
 def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
-    """The step so many times."""
+    """The step, repeated this many times."""
 
     def steps() -> None:
         for _ in range(times):
@@ -277,8 +279,8 @@ def repeated(step: Callable[[], None], times: int) -> Callable[[], None]:
     return steps
 
 
-def shared(step: Step, parts: int) -> Step:
-    """The times of one of so many parts."""
+def per_part(step: Step, parts: int) -> Step:
+    """The step with its times divided by the number of parts."""
 
     def part() -> tuple[float, float]:
         wall, processor = step()
@@ -288,26 +290,26 @@ def shared(step: Step, parts: int) -> Step:
 
 
 def memory_row(options: Namespace) -> None:
-    """Peak resident memory of whole processes: 8 images of ours, and one of PTI's 8 times."""
+    """Peak resident memory of whole processes: ours for 8 images, against 8 times PTI's for one."""
     command = [sys.executable, "-m", "tests.benchmarks.cpu_speed", "--rosinality", str(options.rosinality)]
-    told = subprocess.run([*command, "--peak-of", "8"], capture_output=True, text=True, check=True)
-    mine = int(told.stdout.split()[-1])
+    result = subprocess.run([*command, "--peak-of", "8"], capture_output=True, text=True, check=True)
+    mine = int(result.stdout.split()[-1])
     peer = pti_process(options, 256)
     peer.take(1)
     theirs = peak_mib(peer.process.pid)
     peer.close()
-    share = mine / (8 * theirs)
-    print(f"\npeak memory at 256 px: 8 images {mine} MiB, PTI {theirs} MiB: {share:.2f} of 8 times that")
+    ratio = mine / (8 * theirs)
+    print(f"\npeak memory at 256 px: 8 images {mine} MiB, PTI {theirs} MiB per image: ratio {ratio:.2f}")
 
 
 def processor_seconds(pid: int) -> float:
-    """Of all threads of a process, so far."""
+    """Processor seconds of all threads of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mib(pid: int) -> int:
-    """Largest resident memory of a process in its life."""
+    """Peak resident memory of a process since its start."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
 

@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.direction_success --codes codes/ --photos photos/ --out edits.png
 
-For each direction that was learned from an attribute, the codes whose photograph does
+For each direction that was learned from an attribute, edit the codes whose photographs do
 not show it (the attribute net's logit of the photograph is negative; for a direction that
-lowers the attribute, positive) are edited by `--strength` standard deviations. Counted is
-how often the net's logit of the edited image moves the wanted way against the unedited
-reconstruction. For pose it is the yaw of the landmarks (`editing/pose.py`) of all codes, moved by
-`--strength` to the one side and to the other. `face` is the share of edited images in which the detector
-finds a face. Writes one JSON line per direction to stdout and a figure.
+lowers the attribute, positive) by `--strength` standard deviations, and count how often the
+net's logit moves in the intended sense from the unedited reconstruction to the edited image. For
+pose, use the yaw of the landmarks (`editing/pose.py`), and move all codes by `--strength` to either side.
+`face` is the fraction of edited images in which the detector finds a face. Prints one JSON object per
+direction, and writes a figure.
 """
 
 import argparse
@@ -30,22 +30,22 @@ from wrangan_cli.engine.models.codes import Code, load_code, render
 from wrangan_cli.engine.models.folder import Model
 
 SIDE = 256
-"""In px, at which images are scored and shown: the nets see no more."""
+"""Side in px at which images are scored and shown: the nets use no more."""
 
 
-def drawn(model: Model, codes: Sequence[Code]) -> Tensor:
-    """Images of many codes, one by one."""
+def rendered(model: Model, codes: Sequence[Code]) -> Tensor:
+    """The images of many codes, rendered one by one."""
     return torch.cat([render(model, [code], side=min(SIDE, model.resolution)).clamp(-1, 1) for code in codes])
 
 
 def main() -> None:
-    """Print one JSON object a direction; write the figure."""
+    """Print one JSON object per direction, and write the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--codes", type=Path, required=True)
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--strength", type=float, default=3.0)
-    parser.add_argument("--limit", type=int, default=50, help="codes per direction")
+    parser.add_argument("--limit", type=int, default=50, help="maximum number of codes per direction")
     parser.add_argument("--out", type=Path, required=True, help="figure (.png)")
     arguments = parser.parse_args()
 
@@ -56,7 +56,7 @@ def main() -> None:
     assert not failures, failures
     codes = [load_code(pair.code, model) for pair in pairs]
     photos = torch.stack([load_image(pair.photo, min(SIDE, model.resolution)) for pair in pairs])
-    photo_logits, before = attribute_logits(net, photos), drawn(model, codes)
+    photo_logits, before = attribute_logits(net, photos), rendered(model, codes)
     latents = model.generator.config.num_latents
     rows, titles = [], []
 
@@ -64,10 +64,10 @@ def main() -> None:
         direction: Direction, which: list[int], strength: float, score: Callable[[Tensor], Tensor]
     ) -> None:
         edited = [edit_code(codes[i], [Move(direction, strength)], latents) for i in which]
-        after = drawn(model, edited)
+        after = rendered(model, edited)
         start, end = score(before[which]), score(after)
         gain = (end - start) * (1 if strength > 0 else -1)
-        seen = ~faces(after)[:, 0].isnan()
+        found = ~faces(after)[:, 0].isnan()
         known = gain[~gain.isnan()]
         record = {
             "direction": direction.name,
@@ -75,7 +75,7 @@ def main() -> None:
             "photographs": len(which),
             "raised": (known > 0).float().mean().item(),
             "median_gain": known.median().item(),
-            "face": seen.float().mean().item(),
+            "face": found.float().mean().item(),
         }
         if direction.name != "pose":
             record["crossed_zero"] = (end > 0).float().mean().item()

@@ -1,14 +1,14 @@
-"""Forward and backward of the 256 px generator on the CPU: ours against rosinality's.
+"""Time forward and backward passes of the 256 px generator on the CPU: ours against rosinality's.
 
     python -m tests.benchmarks.generator_speed --rosinality PATH
 
-PATH: a checkout of rosinality/stylegan2-pytorch, whose CPU path is run (its compiled
-operations replaced by stubs). Both draw one image from the same w with the stored noise
-and take the gradient of the mean square with respect to w and to all parameters. The two
-alternate within one process, so that both see the same machine; medians of wall time and
-of processor time (all threads; steadier on a busy machine) and their ratios are printed, and
-the same for the bare convolutions of those shapes, which no implementation on these
-convolutions can beat.
+PATH: a checkout of rosinality/stylegan2-pytorch, of which the CPU path is run (with stubs for its
+compiled operations). Both render one image from the same w with the stored noise, and compute
+the gradient of its mean square with respect to w and all parameters. The two alternate in
+one process, so that both run under the same conditions. Printed are the medians of wall time and of
+processor time (over all threads; steadier on a busy machine) and their ratios, and the
+same for the bare convolutions of these shapes, a lower bound for every implementation that
+uses them.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=0, help="0: what torch chooses")
+    parser.add_argument("--threads", type=int, default=0, help="number of threads; 0: torch's default")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -65,12 +65,12 @@ def main() -> None:
     for name, (wall, processor) in medians.items():
         ratios = f"{medians['rosinality'][0] / wall:.2f} | {medians['rosinality'][1] / processor:.2f}"
         print(f"| {name} | {wall:.2f} | {processor:.2f} | {ratios} |")
-    pairs = [his[0] / mine[0] for his, mine in zip(times["rosinality"], times["wrangan"], strict=True)]
-    print(f"median of the {len(pairs)} wall ratios of neighbours: {statistics.median(pairs):.2f}")
+    pairs = [their[0] / our[0] for their, our in zip(times["rosinality"], times["wrangan"], strict=True)]
+    print(f"median of the {len(pairs)} wall ratios of consecutive steps: {statistics.median(pairs):.2f}")
 
 
 def rosinality_generator(checkout: Path, ours: StyleGAN2Generator) -> Any:
-    """His class with our weights (the keys are the same)."""
+    """Rosinality's class with our weights (the keys are the same)."""
     with peer_modules(checkout):
         import model
 
@@ -80,14 +80,14 @@ def rosinality_generator(checkout: Path, ours: StyleGAN2Generator) -> Any:
     return theirs
 
 
-def backward_step(draw: Callable[[Tensor], Tensor], network: torch.nn.Module, w: Tensor) -> Step:
-    """One forward and backward over w and all parameters; returns the image."""
+def backward_step(render: Callable[[Tensor], Tensor], network: torch.nn.Module, w: Tensor) -> Step:
+    """One forward and backward pass, with gradients of w and all parameters; returns the image."""
     leaf = w.clone().requires_grad_()
 
     def step() -> Tensor:
         network.zero_grad(set_to_none=True)
         leaf.grad = None
-        image = draw(leaf)
+        image = render(leaf)
         image.square().mean().backward()
         return image.detach()
 
@@ -120,7 +120,7 @@ def convolution_step(config: StyleGAN2Config, batch: int) -> Step:
 
 
 def alternate(steps: dict[str, Step], repeats: int) -> dict[str, list[tuple[float, float]]]:
-    """(wall, processor) seconds of each step, in turn: A B C A B C …, after a warm-up of each."""
+    """(wall, processor) seconds of the steps, taken in turn, A B C A B C …, after a warm-up of each."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
         step()

@@ -1,13 +1,13 @@
-"""Seconds an image of an inversion of 500 steps on the GPU at hand, and PTI's published code beside it.
+"""Time an inversion of 500 steps on the current GPU, in seconds per image, against PTI's published code.
 
     python -m tests.benchmarks.gpu_inversion [--pti PATH --nvidia PATH]
 
-A generator of 256 px, width 2 (six random layers, random weights) and LPIPS's AlexNet (random weights)
-invert images that the generator itself has drawn, in batches of several sizes, one operation at a time
-(eager), as a captured graph (graph), compiled (compile), and both. Ours and PTI's (tests/benchmarks/
-gpu_pti.py, in a process of its own; at one image, which is all that it does) take turns: A B A B; the
-medians and their ratio are printed, with the peak of the memory. `off` is the distortion at the end over
-that of float32 in the first mode, which shows what a precision costs.
+A 256 px generator of width 2 (six random layers, random weights) and LPIPS's AlexNet (random weights)
+invert images rendered by the generator itself, in batches of several sizes: with ordinary steps
+(eager), with a captured graph (graph), compiled (compile), and both. Our code and PTI's
+(tests/benchmarks/gpu_pti.py, in a separate process; always one image, since it has no batches) take turns,
+A B A B; printed are the medians, their ratio, and the peak memory. `off` is the final distortion divided by
+that of float32 in the first mode, which shows the cost of a lower precision.
 """
 
 import argparse
@@ -46,7 +46,7 @@ PRECISIONS = ("float32", "tf32", "bf16")
 
 @dataclass(frozen=True)
 class Way:
-    """How a batch is inverted."""
+    """One configuration of the inversion."""
 
     batch: int
     mode: str
@@ -58,7 +58,7 @@ def main() -> None:
     options = arguments()
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        sys.exit("no CUDA device: the inversion is not measured")
+        sys.exit("no CUDA device: the inversion cannot be measured")
     ways = [
         Way(batch, mode, precision)
         for batch in options.batches
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The options of the command line; batches, modes and precisions as lists."""
+    """The command-line options; batches, modes and precisions as lists."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pti", type=Path, help="a checkout of danielroich/PTI")
     parser.add_argument("--nvidia", type=Path, help="a checkout of NVlabs/stylegan2-ada-pytorch, for --pti")
@@ -91,29 +91,27 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--precisions", default=",".join(PRECISIONS))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", action="store_true", help="one object a line instead of a table")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, not a table")
     options = parser.parse_args()
     if (options.pti is None) != (options.nvidia is None):
-        parser.error(
-            "--pti needs --nvidia, for the network that PTI's pickles are of, and the other way round"
-        )
+        parser.error("--pti and --nvidia (for the network in PTI's pickles) must be given together")
     options.batches = [int(part) for part in options.batches.split(",")]
     options.modes, options.precisions = options.modes.split(","), options.precisions.split(",")
     for given, known in ((options.modes, MODES), (options.precisions, PRECISIONS)):
         if unknown := set(given) - set(known):
             parser.error(f"unknown {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     if options.steps <= graph.WARM_UP or options.repeats < 1 or min(options.batches) < 1:
-        parser.error(f"more than {graph.WARM_UP} steps, 1 repeat and 1 image at least")
+        parser.error(f"expected more than {graph.WARM_UP} steps, and at least 1 repeat and 1 image")
     if torch.device(options.device).type != "cuda" and options.modes != ["eager"]:
-        parser.error("only --modes eager on another device than CUDA")
+        parser.error("only --modes eager is supported on devices other than CUDA")
     return options
 
 
 def random_inverter(options: argparse.Namespace, device: torch.device) -> Inverter:
-    """A model of that size with random weights, and a random AlexNet as LPIPS takes it."""
+    """An inverter with a randomly initialised model of this size, and LPIPS with a random AlexNet."""
     torch.manual_seed(0)
     sizes = [2**i for i in range(2, options.resolution.bit_length())]
-    # NVIDIA's table, which at width 2 is rosinality's too.
+    # NVIDIA's channel table, which for width 2 is also rosinality's.
     channels = {size: min(int(16384 * options.width) // size, 512) for size in sizes}
     config = StyleGAN2Config(options.resolution, channels, randomized_layers=options.random_layers)
     generator = StyleGAN2Generator(config).eval().requires_grad_(False)
@@ -130,7 +128,7 @@ def random_inverter(options: argparse.Namespace, device: torch.device) -> Invert
 
 
 def random_alexnet() -> PerceptualDistance:
-    """LPIPS's AlexNet with random weights: its speed is that of the trained one."""
+    """LPIPS's AlexNet with random weights, which is as fast as the trained one."""
     import lpips
 
     package = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
@@ -141,12 +139,12 @@ def random_alexnet() -> PerceptualDistance:
 def measured(
     way: Way, inverter: Inverter, options: argparse.Namespace, peer: "Peer | None"
 ) -> dict[str, Any]:
-    """Medians over the repeats, of us and the peer in turn."""
+    """Medians over the repeats, in which our code and the peer's take turns."""
     device = inverter.model.device
     with precision(way.precision, inverter.model.generator):
         images = targets(inverter.model, way.batch)
         run = inversion(way, inverter, images)
-        run(graph.WARM_UP + 1)  # compiles, and lets libraries choose
+        run(graph.WARM_UP + 1)  # compiles, and lets libraries choose their algorithms
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         ours, theirs, distortion = [], [], 0.0
@@ -169,7 +167,7 @@ def measured(
 
 
 class precision:
-    """Within this block the generator and all products are in that precision."""
+    """Within this block the generator and all matrix products use this precision."""
 
     def __init__(self, name: str, generator: StyleGAN2Generator) -> None:
         self.name, self.generator = name, generator
@@ -189,7 +187,7 @@ class precision:
 
 @torch.no_grad()
 def targets(model: Model, batch: int) -> Tensor:
-    """Images that w and ε of the model can reach, the same for every way."""
+    """Images that w and ε of the model can reproduce, the same for every configuration."""
     rng = random_generator(1)
     z = torch.randn(batch, model.generator.config.style_dim, generator=rng).to(model.device)
     epsilon = draw_epsilon(model.generator, batch, 0.1, rng)
@@ -197,7 +195,7 @@ def targets(model: Model, batch: int) -> Tensor:
 
 
 def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], tuple[float, float]]:
-    """From a number of steps to the seconds that they take, and the mean squared error after them."""
+    """A function from a number of steps to the seconds that they take, and the final mean squared error."""
     model, settings = inverter.model, replace(inverter.settings)
 
     def loss(fit: Fit, batch: Batch) -> Tensor:
@@ -218,7 +216,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
         optimizer = graph.capturable_adam(moved.groups, model.device)
         step = graph.gradient_step(optimizer, lambda: made(fit, batch))
         with (
-            model.generator.cached_weights(),  # as `Inverter.invert` has it
+            model.generator.cached_weights(),  # as in `Inverter.invert`
             graph.Steps(step, lambda: graph.changed_by(optimizer))
             if "graph" in way.mode
             else Plain(step) as take,
@@ -238,7 +236,7 @@ def inversion(way: Way, inverter: Inverter, images: Tensor) -> Callable[[int], t
 
 
 class Plain:
-    """As graph.Steps, without a graph."""
+    """The interface of graph.Steps, without a graph."""
 
     replays = False
 
@@ -253,14 +251,14 @@ class Plain:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, when all that was asked of the device is done."""
+    """The time in seconds, once the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 class Peer:
-    """PTI's code in its own process."""
+    """PTI's code in a separate process."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         command = [sys.executable, "-m", "tests.benchmarks.gpu_pti"]
@@ -273,7 +271,7 @@ class Peer:
         self.commits = [commit(path) for path in (options.pti, options.nvidia)]
 
     def take(self, steps: int) -> dict[str, Any]:
-        """Seconds and peak memory of that many steps."""
+        """Seconds and peak memory of this many steps."""
         assert self.process.stdin is not None
         print(steps, file=self.process.stdin, flush=True)
         return self._answer()
@@ -282,7 +280,7 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            sys.exit("PTI's code ended before it answered; its own message stands above")
+            sys.exit("PTI's code ended without an answer; its error message is above")
         return dict(json.loads(line))
 
     def close(self) -> None:
@@ -293,13 +291,13 @@ class Peer:
 
 
 def commit(path: Path) -> str:
-    """Of a checkout; `unknown` where git does not say."""
-    told = subprocess.run(["git", "-C", str(path), "rev-parse", "HEAD"], capture_output=True, text=True)
-    return told.stdout.strip() or "unknown"
+    """The commit of a checkout, or `unknown`."""
+    result = subprocess.run(["git", "-C", str(path), "rev-parse", "HEAD"], capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"
 
 
 def header(device: torch.device, options: argparse.Namespace, peer: Peer | None) -> str:
-    """What was measured, and the head of the table."""
+    """The conditions of the measurement, and the head of the table."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else str(device)
     about: dict[str, Any] = {"device": name, "torch": torch.__version__, "steps": options.steps}
     about |= {"resolution": options.resolution, "width": options.width, "kernels": kernels_of(device)}
@@ -310,23 +308,23 @@ def header(device: torch.device, options: argparse.Namespace, peer: Peer | None)
     lines = [", ".join(f"{key} {value}" for key, value in about.items())]
     if peer is not None and not peer.nvidia_ops:
         lines.append(
-            "NVIDIA's operations did not compile: PTI runs on its slow reference, no fair comparison"
+            "NVIDIA's operations did not compile: PTI uses its slow reference, so the comparison is not fair"
         )
-    lines += ["", "| batch | mode | precision | s an image | PTI, s | PTI / this | peak GB | PTI's | off |"]
+    lines += ["", "| batch | mode | precision | s/image | PTI, s | PTI / this | peak GB | PTI's | off |"]
     return "\n".join([*lines, "|---" * 9 + "|"])
 
 
 def kernels_of(device: torch.device) -> str:
-    """`compiled`, or why not."""
+    """`compiled`, or why they are not in use."""
     from wrangan_kernels import loader
 
     return "compiled" if loader.ready(device.type) else loader.describe(device.type)
 
 
 def report(found: dict[str, Any], way: Way, first: dict[int, float], options: argparse.Namespace) -> None:
-    """One line of the table."""
-    right = first.setdefault(way.batch, found["distortion"])
-    found = {**found, "off": found["distortion"] / right}
+    """Print one row of the table."""
+    expected = first.setdefault(way.batch, found["distortion"])
+    found = {**found, "off": found["distortion"] / expected}
     if options.json:
         print(
             json.dumps({"batch": way.batch, "mode": way.mode, "precision": way.precision, **found}),

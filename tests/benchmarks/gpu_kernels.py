@@ -1,11 +1,11 @@
-"""Each CUDA kernel's bytes over the bandwidth of a copy, on the GPU at hand.
+"""Compare the bandwidth of each CUDA kernel with that of a copy, on the current GPU.
 
     WRANGAN_KERNELS=require python -m tests.benchmarks.gpu_kernels
 
-The bytes of a kernel are those of all its tensors, each read or written once: less is not possible.
-The copy is that of a large tensor to another by PyTorch, read and written. Times are medians over
-repeats of a row of calls between two CUDA events; the tensors are larger than the L2 cache. A second
-table says which way of convolving with a weight for each image is the fastest.
+The bytes of a kernel are those of all its tensors, each read or written once, which is the minimum.
+The copy is that of one large tensor to another by PyTorch, counting reads and writes. Times are medians over
+repeated series of calls between two CUDA events; the tensors are larger than the L2 cache. A second
+table compares ways of convolving with a separate weight for each image.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DTYPES = {"float32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat1
 SCALAR_TYPES = {"float32": 6, "fp16": 5, "bf16": 15}
 TARGET = 0.7
 SEPARABLE = ((32, 64, 512), (64, 64, 512), (128, 128, 256), (512, 512, 64))
-"""Channels before and after, and side, of layers of `ffhq`."""
+"""Layers of `ffhq`: (input channels, output channels, side)."""
 ops: Any = torch.ops.wrangan
 
 
@@ -44,26 +44,26 @@ class Case:
     inputs: tuple[Tensor | None, ...]
 
     def bytes(self, results: Any) -> int:
-        """Of all tensors, each once."""
+        """The bytes of all tensors, each counted once."""
         outputs = results if isinstance(results, tuple) else (results,)
         tensors = [t for t in (*self.inputs, *outputs) if t is not None]
         return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def main() -> None:
-    """Measure and print two tables."""
+    """Measure, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--dtypes", default="float32,bf16,fp16", help="of float32, bf16, fp16")
+    parser.add_argument("--dtypes", default="float32,bf16,fp16", help="some of float32, bf16, fp16")
     parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--calls", type=int, default=10, help="between two events")
-    parser.add_argument("--json", action="store_true", help="one object a line instead of tables")
+    parser.add_argument("--calls", type=int, default=10, help="number of calls between two events")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line, not tables")
     options = parser.parse_args()
     names = options.dtypes.split(",")
     if unknown := set(names) - set(DTYPES):
         parser.error(f"--dtypes: unknown {', '.join(sorted(unknown))}; choose from {', '.join(DTYPES)}")
     if not torch.cuda.is_available():
-        sys.exit("no CUDA device: the kernels' bandwidth is not measured")
+        sys.exit("no CUDA device: the bandwidth of the kernels cannot be measured")
     if not loader.ready("cuda"):
         sys.exit(f"no CUDA kernels: {loader.describe('cuda')}")
 
@@ -75,44 +75,44 @@ def main() -> None:
     print(json.dumps(about) if options.json else header(about))
     for case in cases(torch.device("cuda"), options.batch, names):
         seconds = timed(case.call)
-        share = case.bytes(case.call()) / seconds / bandwidth
-        print(row(case, seconds, share, options.json), flush=True)
+        fraction = case.bytes(case.call()) / seconds / bandwidth
+        print(row(case, seconds, fraction, options.json), flush=True)
     if not options.json:
         print("\n| a weight for each image | shape | type | ms |\n|---|---|---|---|")
     for way, shape, name, call in convolutions(torch.device("cuda"), options.batch, names):
         ms = timed(call) * 1e3
-        told = {"way": way, "shape": shape, "dtype": name, "ms": ms}
-        print(json.dumps(told) if options.json else f"| {way} | {shape} | {name} | {ms:.3f} |", flush=True)
+        record = {"way": way, "shape": shape, "dtype": name, "ms": ms}
+        print(json.dumps(record) if options.json else f"| {way} | {shape} | {name} | {ms:.3f} |", flush=True)
 
 
 def header(about: dict[str, Any]) -> str:
-    """What was measured on, and the head of the first table."""
+    """The device, and the head of the first table."""
     return (
         f"{about['device']}, torch {about['torch']}; a copy moves {about['copy_gb_s']:.0f} GB/s\n\n"
         "| kernel | shape | type | layout | µs | of the copy's bandwidth | ≥ 70 % |\n" + "|---" * 7 + "|"
     )
 
 
-def row(case: Case, seconds: float, share: float, as_json: bool) -> str:
-    """One line of the first table."""
+def row(case: Case, seconds: float, fraction: float, as_json: bool) -> str:
+    """One row of the first table."""
     if as_json:
-        told = {name: getattr(case, name) for name in ("kernel", "shape", "dtype", "layout")}
-        return json.dumps({**told, "us": seconds * 1e6, "share": share})
-    verdict = "yes" if share >= TARGET else "no"
+        record = {name: getattr(case, name) for name in ("kernel", "shape", "dtype", "layout")}
+        return json.dumps({**record, "us": seconds * 1e6, "fraction": fraction})
+    verdict = "yes" if fraction >= TARGET else "no"
     cells = (
         case.kernel,
         case.shape,
         case.dtype,
         case.layout,
         f"{seconds * 1e6:.1f}",
-        f"{share:.0%}",
+        f"{fraction:.0%}",
         verdict,
     )
     return "| " + " | ".join(cells) + " |"
 
 
 def median_seconds(call: Callable[[], Any], repeats: int, calls: int) -> float:
-    """Of one call: the median over `repeats` of the time of `calls` in a row, after a warm-up."""
+    """Seconds per call: the median over `repeats` series of `calls` calls, after a warm-up."""
     for _ in range(3):
         call()
     times = []
@@ -128,14 +128,14 @@ def median_seconds(call: Callable[[], Any], repeats: int, calls: int) -> float:
 
 
 def copy_bandwidth(timed: Callable[[Callable[[], Any]], float]) -> float:
-    """Bytes a second, read and written."""
+    """Bytes per second, counting reads and writes."""
     x = torch.zeros(2**28, device="cuda")
     y = torch.empty_like(x)
     return 2 * x.numel() * x.element_size() / timed(lambda: y.copy_(x))
 
 
 def cases(device: torch.device, batch: int, dtypes: list[str]) -> Iterator[Case]:
-    """The kernels at the shapes of a generator of 256 px, width 2, and the layers of `ffhq`."""
+    """The kernels at the shapes of a 256 px generator of width 2, and of the layers of `ffhq`."""
     import wrangan_kernels.operators  # noqa: F401
 
     line = torch.tensor([1.0, 3.0, 3.0, 1.0], device=device)
@@ -154,7 +154,7 @@ def _fir_cases(
     device: torch.device, batch: int, name: str, last: bool, taps4: Tensor, taps8: Tensor
 ) -> Iterator[Case]:
     layout = torch.channels_last if last else torch.contiguous_format
-    told = "channels_last" if last else "NCHW"
+    layout_name = "channels_last" if last else "NCHW"
 
     def maps(channels: int, side: int) -> Tensor:
         made = torch.randn(batch, channels, side, side, device=device, dtype=DTYPES[name])
@@ -162,7 +162,7 @@ def _fir_cases(
 
     def case(kernel: str, x: Tensor, call: Callable[[], Any], *others: Tensor | None) -> Case:
         shape = f"{batch}×{x.shape[1]}×{x.shape[2]}²"
-        return Case(kernel, shape, name, told, call, (x, *others))
+        return Case(kernel, shape, name, layout_name, call, (x, *others))
 
     x = maps(128, 256)
     yield case("upfirdn2d, 4 taps", x, lambda: ops.upfirdn2d(x, taps4, 1, 1, 2, 1))
@@ -201,9 +201,8 @@ def _fir_cases(
     skip, image = (torch.randn(32 * batch, 3, s, s, device=device, dtype=DTYPES[name]) for s in (128, 256))
     skip, image = (t.contiguous(memory_format=layout) for t in (skip, image))
     shape = f"{32 * batch}×3×256²"
-    yield Case(
-        "add_upsampled", shape, name, told, lambda: ops.add_upsampled(image, skip, taps4 * 4), (image, skip)
-    )
+    call = lambda: ops.add_upsampled(image, skip, taps4 * 4)  # noqa: E731
+    yield Case("add_upsampled", shape, name, layout_name, call, (image, skip))
 
 
 def _weight_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]:
@@ -211,10 +210,10 @@ def _weight_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]
     mu, std = (torch.randn(shape, device=device) for _ in range(2))
     epsilon = torch.randn(batch, *shape, device=device)
     style = torch.randn(batch, 512, device=device)
-    told = f"{batch}×512×512×3²"
+    shape_name = f"{batch}×512×512×3²"
     code = SCALAR_TYPES[name]
     yield Case(
-        "modulated_weight", told, name, "OIkk",
+        "modulated_weight", shape_name, name, "OIkk",
         lambda: ops.modulated_weight(mu, std, epsilon, style, 0.01, True, code), (mu, std, epsilon, style),
     )  # fmt: skip
     grad = torch.randn(batch, *shape, device=device, dtype=DTYPES[name])
@@ -228,12 +227,12 @@ def _weight_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]
             return ops.modulated_weight_backward(grad, mu, std, epsilon, style, demod, 0.01, list(needed))
 
         given = (grad, mu, std, epsilon, style, demod)
-        yield Case(f"modulated_weight_backward ({what})", told, name, "OIkk", backward, given)
+        yield Case(f"modulated_weight_backward ({what})", shape_name, name, "OIkk", backward, given)
 
 
 def _separable_cases(device: torch.device, batch: int, name: str) -> Iterator[Case]:
-    """Whole layers, which pass over their maps more than once: the bytes are those of a single pass. And the
-    same by PyTorch."""
+    """Whole layers, by the kernel and by PyTorch. They pass over their maps more than once, but the bytes are
+    those of a single pass."""
     like: Any = {"device": device, "dtype": DTYPES[name]}
     for inputs, outputs, side in SEPARABLE:
         x, y, grad = (
@@ -263,9 +262,9 @@ def _separable_cases(device: torch.device, batch: int, name: str) -> Iterator[Ca
         def theirs(
             x: Tensor = x, style: Tensor = style, parts: Any = (depthwise, mixing, noise, bias)
         ) -> Tensor:
-            own, mixed, *others = parts
+            depthwise, mixing, *others = parts
             with loader.reference():
-                return modulated_separable(x, style, own[:, :, None], mixed[..., None, None], *others)
+                return modulated_separable(x, style, depthwise[:, :, None], mixing[..., None, None], *others)
 
         made = theirs()
 
@@ -283,7 +282,7 @@ def _separable_cases(device: torch.device, batch: int, name: str) -> Iterator[Ca
 
 
 def without_graph(call: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The call, of which no gradients are asked."""
+    """The call without recording gradients."""
     return torch.no_grad()(call)
 
 

@@ -1,12 +1,12 @@
-"""PTI's published code as a process that takes steps when told to; `gpu_inversion` runs it.
+"""PTI's published code as a process that takes steps on request; `gpu_inversion` starts it.
 
     python -m tests.benchmarks.gpu_pti --pti PATH --nvidia PATH --resolution 256 --device cuda
 
-PATH: checkouts of danielroich/PTI and of NVlabs/stylegan2-ada-pytorch; from the latter only
-training/networks.py is taken, the network that PTI's pickles are of, since PTI has none of its own.
-A step is that of PTI's SingleIDCoach: its `forward`, `calc_loss` and `configure_optimizers`, called as
-its loop does, with NVIDIA's compiled operations of PTI's torch_utils. Weights are random. What a step
-does not use is replaced by nothing (wandb, the e4e encoder, its logs).
+PATH: checkouts of danielroich/PTI and of NVlabs/stylegan2-ada-pytorch; of the latter only
+training/networks.py is used, the network in PTI's pickles, whose code PTI does not contain.
+A step is that of PTI's SingleIDCoach: its `forward`, `calc_loss` and `configure_optimizers`, called as in
+its loop, with the compiled NVIDIA operations of PTI's torch_utils. Weights are random. Modules that a step
+does not use (wandb, the e4e encoder, logs) are replaced by empty stand-ins.
 
 Each line of stdin is a number of steps; the answer is a line of JSON: seconds, peak_bytes, nvidia_ops.
 """
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--channel-max", type=int, default=512)
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
-    answers, sys.stdout = sys.stdout, sys.stderr  # the code prints
+    answers, sys.stdout = sys.stdout, sys.stderr  # since PTI's code prints
     device = torch.device(options.device)
     torch.manual_seed(0)
     coach, take = prepared(options, device)
@@ -51,12 +51,12 @@ def main() -> None:
             torch.cuda.synchronize()
         seconds = time.perf_counter() - start
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else None
-        told = {"seconds": seconds, "peak_bytes": peak, "nvidia_ops": compiled()}
-        print(json.dumps(told), file=answers, flush=True)
+        answer = {"seconds": seconds, "peak_bytes": peak, "nvidia_ops": compiled()}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def prepared(options: argparse.Namespace, device: torch.device) -> tuple[Any, Any]:
-    """PTI's coach for one random image, and what takes a number of its steps."""
+    """PTI's coach for one random image, and a function that takes a number of its steps."""
     sys.path.insert(0, str(options.pti))
     for name in ("wandb", "models.e4e.psp", "utils.log_utils"):
         stand_in(name, pSp=None, log_image_from_w=None, log_images_from_w=None)
@@ -70,7 +70,7 @@ def prepared(options: argparse.Namespace, device: torch.device) -> tuple[Any, An
     lpips = importlib.import_module("lpips")
     coach = coach_class.__new__(coach_class)
     coach.use_wandb = False
-    # fp16 does not matter: PTI draws in float32 (force_fp32).
+    # fp16 does not matter: PTI renders in float32 (force_fp32).
     shape = {"channel_base": options.channel_base, "channel_max": options.channel_max}
     network = networks.Generator(
         z_dim=512,
@@ -94,7 +94,7 @@ def prepared(options: argparse.Namespace, device: torch.device) -> tuple[Any, An
         for _ in range(steps):
             loss, _, distance = coach.calc_loss(coach.forward(w), image, "", coach.G, True, w)
             optimizer.zero_grad()
-            bool(distance <= threshold)  # its loop asks, and would end here
+            bool(distance <= threshold)  # its loop checks this, and would stop here
             loss.backward()
             optimizer.step()
 
@@ -102,19 +102,19 @@ def prepared(options: argparse.Namespace, device: torch.device) -> tuple[Any, An
 
 
 def stand_in(name: str, **contents: Any) -> None:
-    """A module of that name that has these contents and does nothing."""
+    """Install a module of this name with only these contents."""
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(contents)
 
 
 def compiled() -> bool:
-    """Whether NVIDIA's operations are the compiled ones."""
+    """Whether NVIDIA's compiled operations are in use."""
     operations = [sys.modules.get(f"torch_utils.ops.{name}") for name in ("upfirdn2d", "bias_act")]
     return all(module is not None and module._plugin is not None for module in operations)
 
 
 def module_at(name: str, path: Path) -> Any:
-    """The module of one file."""
+    """Import a single file as a module."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,5 +1,5 @@
-"""What perceptual networks cost on the CPU: the gradient in the image by rows of the filter and as PyTorch
-takes it, and LPIPS's VGG (random weights) with its convolutions by the kernels and by PyTorch; one thread.
+"""The cost of perceptual networks on the CPU, with one thread: the gradient of the image by filter rows and
+by PyTorch, and LPIPS's VGG (random weights) with its convolutions by the kernels and by PyTorch.
 
 python -m tests.benchmarks.image_conv
 """
@@ -22,7 +22,7 @@ SHAPES = ((11, 2, 8, 64), (11, 2, 1, 64), (3, 1, 8, 64))
 
 
 def seconds(call: Callable[[Tensor], Tensor], batch: int, side: int) -> float:
-    """Of forward and backward, an image: the median of 15."""
+    """Seconds per image for forward and backward: the median of 15."""
     taken = []
     for _ in range(17):
         x = torch.randn(batch, 3, side, side, requires_grad=True)
@@ -37,7 +37,7 @@ def seconds(call: Callable[[Tensor], Tensor], batch: int, side: int) -> float:
 
 
 def main() -> None:
-    """Print a line for each shape."""
+    """Print one line per shape."""
     torch.set_num_threads(1)
     for filter_side, padding, batch, side in SHAPES:
         conv = ImageConv2d(3, 64, filter_side, padding).requires_grad_(False)
@@ -47,7 +47,7 @@ def main() -> None:
 
         rows, theirs = seconds(conv, batch, side), seconds(plain, batch, side)
         shape = f"{filter_side}×{filter_side}, {batch} × 3 × {side}²"
-        print(f"{shape}: by rows {rows * 1e3:.1f} ms an image, PyTorch {theirs * 1e3:.1f} ms")
+        print(f"{shape}: by rows {rows * 1e3:.1f} ms/image, PyTorch {theirs * 1e3:.1f} ms/image")
     package = lpips.LPIPS(net="vgg", pretrained=False, pnet_rand=True, verbose=False)
     taps = nn.ModuleList(getattr(package.net, f"slice{index}") for index in range(1, 6))
     vgg = with_fast_layout(PerceptualDistance("lpips-vgg", taps, [torch.rand(n) for n in package.chns]))

@@ -1,8 +1,8 @@
-"""A made clip of a face: a model's image, moved slowly along directions, over a moving background.
+"""Make a synthetic clip of a face: a generated image, slowly edited along directions, on a moving background.
 
     python -m tests.benchmarks.made_clip --model ffhq --frames 36 --out made.mp4
 
-No photograph of anybody is in it, and it is easier than a real clip: the face is a generator's.
+It contains no photograph of a person. It is easier to invert than a real clip, since the face is generated.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from wrangan_cli.engine.models.folder import Model
 
 
 def background(number: int, size: tuple[int, int], seed: int = 0) -> Image.Image:
-    """A smooth random picture (width, height) that moves by 2 px a frame."""
+    """A smooth random picture (width, height) that moves by 2 px per frame."""
     width, height = size
     small = np.random.default_rng(seed).integers(40, 216, (9, 24, 3), dtype=np.uint8)
     wide = Image.fromarray(small).resize((width * 2, height), Image.Resampling.BICUBIC)
@@ -35,7 +35,7 @@ def background(number: int, size: tuple[int, int], seed: int = 0) -> Image.Image
 
 
 def moving_quad(number: int, size: tuple[int, int], side: float) -> Points:
-    """The corners (4, 2) of a square of `side` px that sways, turns by 4° and breathes by 3 %."""
+    """The corners (4, 2) of a square of `side` px that sways, rotates by ±4° and changes its size by ±3 %."""
     phase = 2 * math.pi * number / 48
     centre = np.array(size) / 2 + np.array(
         [0.06 * size[0] * math.sin(phase), 0.03 * size[1] * math.cos(phase)]
@@ -49,14 +49,14 @@ def moving_quad(number: int, size: tuple[int, int], side: float) -> Points:
 def composed(
     faces: Iterator[Image.Image], size: tuple[int, int], side: float
 ) -> Iterator[tuple[NDArray[np.uint8], Points]]:
-    """Each face in its moving square over the moving background: (H, W, 3), and the square."""
+    """Each face pasted into its moving square on the moving background: (H, W, 3), and the square."""
     for number, face in enumerate(faces):
         quad = moving_quad(number, size, side)
         yield np.asarray(paste_back(background(number, size), face, quad, 0.1)), quad
 
 
 def moved_faces(model: Model, seed: int, frames: int, side: int) -> Iterator[Image.Image]:
-    """Images of one person, turning the head by ±1.2 and smiling by ±1.5 standard deviations."""
+    """Images of one person whose pose varies by ±1.2 and whose smile varies by ±1.5 standard deviations."""
     known = load_directions(model)
     z = seeded_latents([seed], model.generator.config.style_dim)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The figure photograph | encoder | w only | (w, eps) | edits, for docs/.
+"""Make the figure photograph | encoder | w only | (w, eps) | edits for docs/.
 
     python -m tests.benchmarks.method_figure --photos photos/ --codes codes/ --out figure.png \
         --names a b c --edit smile=3 --edit age=3

@@ -1,10 +1,10 @@
-"""The picture of the README: photographs, what each method makes of them, and edits.
+"""Make the picture of the README: photographs, their inversions by each method, and edits.
 
     python -m tests.benchmarks.methods_picture --photos photos/ --codes encoder=codes/encoder \\
         --codes "w only=codes/sg2-w" --codes "(w, eps)=codes/wrangan" --edit smile=2 --edit age=2 \\
         --names 001 003 004 --out methods.jpg
 
-The edits are those of the last folder of codes, in standard deviations of w along the direction.
+The codes of the last folder are edited; strengths are in standard deviations of w along the direction.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from wrangan_cli.engine.models.codes import load_code, render
 
 
 def main() -> None:
-    """Draw a row a photograph."""
+    """Write the picture, with one row per photograph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--photos", type=Path, required=True)

@@ -1,10 +1,10 @@
-"""MobileStyleGAN against OpenVINO's run of the same files: images and seconds.
+"""Compare images and seconds of MobileStyleGAN with OpenVINO running the same files.
 
     pip install openvino
     wrangan fetch ffhq
     python -m tests.benchmarks.openvino_parity [--threads 1]
 
-Eight z; both draw at 1024 px in float32 (OpenVINO would take bfloat16 where the CPU has it), in turn.
+Both render eight z in turn, at 1024 px in float32 (OpenVINO would use bfloat16 if the CPU supports it).
 """
 
 import argparse
@@ -22,10 +22,11 @@ from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.library import load_model
 
 LIMIT = 1e-3
+"""Largest accepted difference, as a fraction of the images' range."""
 
 
 def main() -> None:
-    """Print the largest differences and the medians of the seconds; exit with 1 beyond LIMIT of the range."""
+    """Print the largest differences and the median seconds; exit with 1 if images differ above LIMIT."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=8)
@@ -65,7 +66,7 @@ def main() -> None:
     for name, value in worst.items():
         print(f"{name}: largest difference {value:.1e}" + (" of the range" if name == "image" else ""))
     for name, values in seconds.items():
-        print(f"{name}: {statistics.median(values):.2f} s an image, median of {len(values)}")
+        print(f"{name}: {statistics.median(values):.2f} s/image, median of {len(values)}")
     sys.exit(worst["image"] > LIMIT)
 
 

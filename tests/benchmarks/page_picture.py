@@ -1,4 +1,4 @@
-"""The picture of a report's page for docs/: a desk and a phone side by side, from a real browser.
+"""Make the picture of a report's page for docs/: desktop and phone side by side, from a real browser.
 
 python -m tests.benchmarks.page_picture out/index.html docs/images/report.jpg --sort mse
 """
@@ -22,8 +22,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--method", help="default: the page's own choice")
-    parser.add_argument("--sort", default="", help="a metric; default: by name")
+    parser.add_argument("--method", help="method to show; default: the page's choice")
+    parser.add_argument("--sort", default="", help="metric to sort by; default: by name")
     arguments = parser.parse_args()
     shots = []
     with sync_playwright() as playwright:
@@ -37,11 +37,11 @@ def main() -> None:
             page.wait_for_load_state("networkidle")
             shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         browser.close()
-    save_beside_each_other(shots, arguments.out, quality=85)
+    save_side_by_side(shots, arguments.out, quality=85)
 
 
-def save_beside_each_other(shots: Sequence[Image.Image], out: Path, quality: int) -> None:
-    """One JPEG of pictures of a page, on a neutral ground; its height is the first one's."""
+def save_side_by_side(shots: Sequence[Image.Image], out: Path, quality: int) -> None:
+    """Write screenshots side by side on a neutral background as one JPEG, as high as the first one."""
     width = sum(shot.width for shot in shots) + GAP * (len(shots) + 1)
     whole = Image.new("RGB", (width, shots[0].height + 2 * GAP), "#d9d5cc")
     left = GAP

@@ -1,11 +1,11 @@
-"""How well a smaller form of a model draws what the whole one draws, reduced by area, and how fast.
+"""How well a smaller form of a model reproduces the images of the whole one, reduced by area, and how fast.
 
     wrangan generate --model ffhq --pairs held-out/ --samples 128 --side 256 --seed 77
     python -m tests.benchmarks.smaller_form held-out/ --model ffhq-256 --whole ffhq
 
-PSNR of the images clipped to [-1, 1], peak-to-peak 2: on the pairs, whose w are not truncated; and on
-images drawn for this, where w is pulled towards its mean or moved in random directions. Then seconds:
-processor time, medians of single images, one thread, the models in turn. `--pictures FILE` shows some pairs.
+Prints the PSNR of images clipped to [-1, 1] (peak-to-peak 2): on the pairs, whose w are not truncated; and on
+new images whose w is truncated, or moved in random directions. Then the processor time in seconds: the median
+over single images, with one thread, the models in turn. `--pictures FILE` shows some pairs.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", default="ffhq-256")
     parser.add_argument("--whole", default="ffhq")
-    parser.add_argument("--images", type=int, default=32, help="of each other kind of w")
+    parser.add_argument("--images", type=int, default=32, help="number of images for each other kind of w")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
@@ -58,13 +58,13 @@ def main() -> None:
     forms = {"whole": (whole, None), "whole, at their side": (whole, pairs.side), "small": (small, None)}
     for what, step in (("forward", forward), ("forward and backward in w and ε", both)):
         seconds = in_turn([partial(step, *form) for form in forms.values()], options.repeats)
-        said = ", ".join(f"{name} {found:.3f} s" for name, found in zip(forms, seconds, strict=True))
-        print(f"{what}: {said}", flush=True)
+        line = ", ".join(f"{name} {found:.3f} s" for name, found in zip(forms, seconds, strict=True))
+        print(f"{what}: {line}", flush=True)
 
 
 def report(name: str, found: list[Tensor]) -> None:
     values = torch.cat(found)
-    print(f"{name}: PSNR {values.mean():.2f} dB, from {values.min():.2f}, of {len(values)}", flush=True)
+    print(f"{name}: PSNR {values.mean():.2f} dB, min {values.min():.2f}, {len(values)} images", flush=True)
 
 
 @torch.no_grad()

@@ -1,11 +1,11 @@
-"""Which σ? By sensitivity for each weight, tied to filters, layers or all, and trained.
+"""Compare kinds of σ: by sensitivity, one per weight, filter or layer or a single one, and trained.
 
     python -m tests.benchmarks.std_kinds --model runs/g/model --photos photos/ --out kinds.csv \
         --also adversarial=runs/r/model
 
-Every kind is scaled so that a redraw costs the same (`--distortion`); a model given by `--also`
-keeps the σ that it has. The photographs are inverted from the encoder of `--model` with the same
-settings, and distortion, corruption and the time to make σ are written, a row a kind.
+Every kind is scaled so that sampling ε causes the same distortion (`--distortion`); a model given by `--also`
+keeps its σ. The photographs are inverted with the same settings, starting from the encoder of `--model`.
+Distortion, corruption and the time to compute σ are written, one row per kind.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""The studio's page for docs/, on a desk and a phone, and how long its sliders take.
+"""Make the picture of the studio for docs/, on desktop and phone, and time its sliders.
 
 python -m tests.benchmarks.studio_picture snapshot.jpg docs/images/studio.jpg --model ffhq --steps 60
 """
@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.benchmarks.page_picture import save_beside_each_other
+from tests.benchmarks.page_picture import save_side_by_side
 from tests.test_report_browser import chromium
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.studio.server import serving
@@ -22,7 +22,7 @@ EDITS = {"smile": 1.6, "age": -1.5}
 
 
 def main() -> None:
-    """Go the way, print the times, write the picture."""
+    """Use the page, print the times and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("photo", type=Path)
     parser.add_argument("out", type=Path)
@@ -39,12 +39,12 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 880})
         page.set_default_timeout(WAIT)
         page.goto(address)
-        shots = _way(page, given.steps)
+        shots = _screenshots(page, given.steps)
         browser.close()
-    save_beside_each_other(shots, given.out, quality=80)
+    save_side_by_side(shots, given.out, quality=80)
 
 
-def _way(page: Any, steps: int) -> list[Image.Image]:
+def _screenshots(page: Any, steps: int) -> list[Image.Image]:
     page.wait_for_selector(".ws-crop.picked")
     page.click("text=How to invert")
     page.fill("#steps input", str(steps))

@@ -1,6 +1,6 @@
-"""What the studies of σ and of settings share: fit photographs, measure distortion, drift, corruption.
+"""Common parts of the studies of σ and of settings: fit photographs, measure distortion, drift, corruption.
 
-wrangan invert / wrangan evaluate do the same for one model and one way of inverting; a study varies these.
+`wrangan invert` and `wrangan evaluate` do the same for one model and one configuration; a study varies these.
 """
 
 import argparse
@@ -38,24 +38,24 @@ from wrangan_cli.engine.models.perceptual import for_loss, load_perceptual
 
 Row = dict[str, Any]
 DIRECTIONS = 4
-"""Ways in which drift moves w."""
+"""Number of directions in which drift moves w."""
 
 
 class Study:
-    """Photographs, loss and reference of one model, whose generator may be exchanged."""
+    """Photographs, loss and reference of one model, whose generator may be replaced."""
 
     def __init__(self, model: Model, photos: Path, limit: int, batch: int, samples: int) -> None:
-        """samples: moved images for corruption, over all photographs; 0: no such column."""
-        keep_freed_memory()  # without it half of the time goes to page faults
+        """samples: number of moved images for corruption, over all photographs; 0: no corruption."""
+        keep_freed_memory()  # otherwise half of the time is spent on page faults
         self.model, self.batch, self.samples = model, batch, samples
         self.paths = find_images([photos])[:limit]
         self.perceptual = load_perceptual(model.perceptual, model.device)
-        self._encoders: dict[tuple[Path, str], Remembered] = {}
+        self._encoders: dict[tuple[Path, str], CachedEncoder] = {}
 
     def measure(self, generator: Generator, settings: InversionSettings, directions: int = 0) -> Row:
-        """`summary` of all photographs, and corruption.
+        """The `summary` of all photographs, and corruption.
 
-        `generator` has the mapping and the means of the model's, so its encoder serves.
+        `generator` has the mapping and the mean weights of the model's, so the model's encoder can be used.
         """
         model = dataclasses.replace(self.model, generator=generator)
         fitted = list(self.fitted(model, settings, self.paths, directions))
@@ -64,15 +64,16 @@ class Study:
     def fitted(
         self, model: Model, settings: InversionSettings, paths: Sequence[Path], directions: int = 0
     ) -> Iterator[tuple[Row, Code]]:
-        """Each photograph at its own side: its numbers and its code, as soon as its batch is done.
+        """The numbers and the code of each photograph, at its own side, as soon as its batch is done.
 
-        Numbers are MSE, MS-SSIM and the perceptual distance (at 256 px, if it is larger), standard deviation
-        of the offsets, seconds and, with `directions`, drift. A photograph that cannot be fitted is named.
+        Numbers are MSE, MS-SSIM, the perceptual distance (at 256 px if the photograph is larger), the
+        standard deviation of the offsets, seconds and, with `directions`, drift. Photographs that cannot be
+        fitted are reported.
         """
         inverter = Inverter.load(model, settings)
         if inverter.encoder is not None:
             key = (model.path, settings.start)
-            known = self._encoders.setdefault(key, Remembered(inverter.encoder))
+            known = self._encoders.setdefault(key, CachedEncoder(inverter.encoder))
             inverter = dataclasses.replace(inverter, encoder=known)
         measures = {
             "mse": PAIR_METRICS["mse"].load(model.device),
@@ -98,29 +99,29 @@ class Study:
 
     @torch.no_grad()
     def drift(self, model: Model, code: Code, directions: int = DIRECTIONS) -> dict[str, float]:
-        """What the code's offsets do to images elsewhere: the distance between those of the tuned and of the
-        untuned generator at w moved by the size of W, as corruption moves it.
+        """The effect of the code's offsets on the rest of the latent space: the distance between images of
+        the tuned and of the untuned generator at w moved by the size of W, as for corruption.
 
-        Mean over the first `directions` random directions of the corruption protocol (seed 0), of MSE on
-        [-1, 1] and of the perceptual distance, both of images of `sample_side` (256 px at most).
+        The mean over the first `directions` random directions of the corruption protocol (seed 0), as MSE on
+        [-1, 1] and as perceptual distance, both of images of `sample_side` (256 px at most).
         """
         moves = [random_direction(0, index, model) * model.w_std for index in range(directions)]
         tuned = [dataclasses.replace(code, w=code.w + move) for move in moves]
         untuned = [Code(moved.w) for moved in tuned]
-        there, here = (render(model, some, model.sample_side).clamp(-1, 1) for some in (tuned, untuned))
+        after, before = (render(model, some, model.sample_side).clamp(-1, 1) for some in (tuned, untuned))
         return {
-            "drift": (there - here).square().mean().item(),
-            f"drift {self.perceptual.name}": self._distance(there, here).mean().item(),
+            "drift": (after - before).square().mean().item(),
+            f"drift {self.perceptual.name}": self._distance(after, before).mean().item(),
         }
 
     def untuned(self) -> Row:
-        """Corruption of the same starts without offsets: what moving w alone costs."""
+        """Corruption of the initial w without offsets: the effect of moving w alone."""
         inverter = Inverter.load(self.model, inversion_settings("encoder", perceptual_weight=0.0))
         codes = inverter.invert_each([inverter.load_photo(path) for path in self.paths])
         return self.corruption(self.model, [code for code in codes if isinstance(code, Code)])
 
     def corruption(self, model: Model, codes: list[Code]) -> Row:
-        """KID of moved images and its standard error; nothing where it is not asked for."""
+        """KID of moved images and its standard error; empty if not requested."""
         if not self.samples or not codes:
             return {}
         images = moved_images(model, codes, range(self.samples))
@@ -141,8 +142,8 @@ class Study:
         return model_reference(self.model).features
 
 
-class Remembered:
-    """An encoder that looks at each image once, however many ways of inverting begin at its w."""
+class CachedEncoder:
+    """An encoder that encodes each image only once, however many configurations start from its w."""
 
     def __init__(self, encoder: Callable[[Tensor], Tensor]) -> None:
         self.encoder = encoder
@@ -157,7 +158,7 @@ class Remembered:
 
 
 def summary(rows: Sequence[Row]) -> Row:
-    """How many photographs, and the mean of each number that all of them have."""
+    """The number of photographs, and the mean of each number that all of them have."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in KEYS]
     there = [name for name in names if all(row.get(name, "") != "" for row in rows)]
     means = {name: sum(float(row[name]) for row in rows) / len(rows) for name in there}
@@ -165,25 +166,29 @@ def summary(rows: Sequence[Row]) -> Row:
 
 
 KEYS = ("model", "settings", "photo")
-"""Columns of a photograph's row that are no numbers."""
+"""Columns of a photograph's row that are not numbers."""
 
 
 def study_arguments(description: str | None, samples: int) -> argparse.ArgumentParser:
-    """The options that all studies have. samples: the default count of images for corruption."""
+    """The options of all studies. samples: default number of images for corruption."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="faces-64")
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True, help="CSV; what stands in it is not done again")
-    parser.add_argument("--limit", type=int, default=8, help="photographs")
+    parser.add_argument("--out", type=Path, required=True, help="CSV; existing rows are not computed again")
+    parser.add_argument("--limit", type=int, default=8, help="maximum number of photographs")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument(
-        "--corruption", type=int, default=samples, metavar="IMAGES", help="moved images for its KID; 0: none"
+        "--corruption",
+        type=int,
+        default=samples,
+        metavar="IMAGES",
+        help="number of moved images for corruption (KID); 0: no corruption",
     )
     return parser
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """The rows so far as CSV: a study that is stopped keeps what it has."""
+    """Write the rows so far as CSV, so that a study that is stopped keeps them."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     with replaced_atomically(path) as temporary, open(temporary, "w", newline="") as stream:
         writer = csv.DictWriter(stream, names)
@@ -192,7 +197,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """What an earlier run has written; nothing where there is no file."""
+    """The rows that an earlier run has written; empty if there is no file."""
     if not path.is_file():
         return []
     with open(path, newline="") as stream:
@@ -200,6 +205,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def say(rows: Iterable[Row]) -> None:
-    """One JSON object a line."""
+    """Print one JSON object per line."""
     for row in rows:
         print(json.dumps(row), flush=True)

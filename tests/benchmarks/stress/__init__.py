@@ -1,1 +1,1 @@
-"""Damaged headers, hostile folders and `kill -9`: `python -m tests.benchmarks.stress`."""
+"""Stress tests with damaged headers, a hostile folder and `kill -9`: `python -m tests.benchmarks.stress`."""

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.stress --out stress.json`: a table; exit code 1 where something was lost."""
+"""`python -m tests.benchmarks.stress --out stress.json`: print a table; exit code 1 if there are faults."""
 
 import argparse
 import json
@@ -19,17 +19,19 @@ PARTS = ("headers", "folder", "kills")
 
 
 def main() -> None:
-    """Run the parts, print what came out, write all of it as JSON."""
+    """Run the parts, print the results, and write them as JSON."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.stress", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="JSON file of the figures and every fault")
-    parser.add_argument("--part", choices=PARTS, help="one part; default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the damages and of the moments")
-    parser.add_argument("--count", type=int, default=300, help="headers: damaged files of each format")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the figures and every fault")
+    parser.add_argument("--part", choices=PARTS, help="run only one part; default: all")
     parser.add_argument(
-        "--only", default="", help="formats (headers) and commands (kills) whose name holds this"
+        "--seed", type=int, default=0, help="seed of the damage and of the times of the kills"
     )
-    parser.add_argument("--kills", type=int, default=20, help="kills: of each command")
-    parser.add_argument("--work", type=Path, help="folder for the files; default: a temporary one")
+    parser.add_argument("--count", type=int, default=300, help="headers: damaged files per format")
+    parser.add_argument(
+        "--only", default="", help="only formats (headers) and commands (kills) whose name contains this"
+    )
+    parser.add_argument("--kills", type=int, default=20, help="kills: number of kills per command")
+    parser.add_argument("--work", type=Path, help="folder for the files; default: a temporary folder")
     given = parser.parse_args()
     os.environ["WRANGAN_OFFLINE"] = "1"
     started = time.perf_counter()

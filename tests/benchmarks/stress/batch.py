@@ -1,4 +1,4 @@
-"""A child process that runs command lines, one a line of stdin, and answers each with a JSON object."""
+"""A child process that runs command lines, one per line of stdin, and answers each with a JSON object."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 
 
 def outcome_of(arguments: list[str], out: Path, given: Path) -> dict[str, Any]:
-    """Run one command line."""
+    """Run one command line, and describe its outcome."""
     before = os.fstat(2).st_size
     cpu = torch.device("cpu")
     fresh = reset_peak(cpu)
@@ -31,7 +31,7 @@ def outcome_of(arguments: list[str], out: Path, given: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     error = result.exception
     unforeseen = error is not None and not isinstance(error, SystemExit)
-    # What failed may leave a broken input as it was.
+    # A command that failed may leave a broken input unchanged.
     folders = {out, given} if result.exit_code == 0 else {out}
     written = sum(path.is_file() for path in out.rglob("*")) if out.is_dir() else given.is_dir()
     return {
@@ -47,7 +47,7 @@ def outcome_of(arguments: list[str], out: Path, given: Path) -> dict[str, Any]:
 
 
 def broken(folder: Path) -> list[str]:
-    """What was written and cannot be read, and what was left behind."""
+    """Files that were written but cannot be read, and temporary files that were left behind."""
     problems = []
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
         try:
@@ -67,7 +67,7 @@ def broken(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """stdout carries answers alone: what a library writes there goes to stderr."""
+    """Run the jobs. Only answers go to stdout: what a library prints there goes to stderr."""
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -77,7 +77,7 @@ def main() -> None:
         outcome = outcome_of(job["arguments"], Path(job["out"]), Path(job["given"]))
         print(json.dumps(outcome), file=answers, flush=True)
         if not limited:
-            # Behind the first case: by then all is imported and mapped.
+            # After the first case, when everything has been imported and mapped.
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             bound = pages * resource.getpagesize() + int(sys.argv[1])
             resource.setrlimit(resource.RLIMIT_AS, (bound, bound))

@@ -1,4 +1,4 @@
-"""Fifty hostile files in a folder of a thousand: the good ones done, each bad one named once."""
+"""Fifty hostile files in a folder of a thousand: good ones must be inverted, each bad one reported once."""
 
 import json
 import os
@@ -24,12 +24,12 @@ GOOD, HOSTILE = 950, 50
 LIMIT = 1800
 """Seconds for the whole folder."""
 NAMED, SILENT, COUNTED, READ = "named", "silent", "counted", "read"
-"""What must become of a hostile entry: one line of its own; nothing at all (hidden, and folders); among the
-number of files that are passed over; a code, since only its name is odd."""
+"""The expected result of a hostile entry: a line that names it; nothing at all (hidden files, and folders);
+included in the number of skipped files; a code, since only its name is odd."""
 
 
 def run(work: Path, seed: int) -> list[dict[str, Any]]:
-    """One row: what was in the folder and what came out."""
+    """Run `invert` on the folder; returns one row with its contents and the results."""
     model = tiny_model(work / "tiny")
     photos = work / "photos"
     photos.mkdir()
@@ -49,7 +49,7 @@ def run(work: Path, seed: int) -> list[dict[str, Any]]:
     faults = list(_faults(work, photos, hostile, result))
     counts = {kind: sum(k == kind for k in hostile.values()) for kind in (NAMED, COUNTED, SILENT, READ)}
     done = len(list((work / "codes").glob("*.st")))
-    # Of all children so far, of which this one holds the largest pictures.
+    # The peak of all children so far; this one holds the largest pictures.
     peak = round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
     named = {f"hostile, {kind}": count for kind, count in counts.items()}
     return [{"good": GOOD, **named, "codes": done, "peak_mib": peak, "faults": faults}]
@@ -103,7 +103,7 @@ def _escaped(text: str) -> str:
 
 
 def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
-    """Make the entries; yields the name of each and what must become of it."""
+    """Create the entries; yields the name of each and its expected result."""
     whole = write_photo(photos.parent / "whole.png", SIDE).read_bytes()
     jpeg = write_photo(photos.parent / "whole.jpg", 64).read_bytes()
 
@@ -112,7 +112,7 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
             stream.write(data)
         return name, fate
 
-    # Names alone.
+    # Only the name is odd.
     for name in ("line\nend.png", "return\rback.png", "bytes-\udcff\udcfe.png", "escape-\x1b[2J.png"):
         yield content(name, whole, READ)
     for name in ("-rf.png", "a" * 240 + ".png", "  spaces  .png", "'\"$(reboot)`;&|.png", "[bold]red[-].png"):
@@ -121,10 +121,10 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
     for letter in ("é", "ü"):
         composed, apart = (unicodedata.normalize(form, letter) for form in ("NFC", "NFD"))
         yield content(f"twin-{apart}.png", whole, READ)
-        # Of two that write one code the first by name is kept.
+        # Of two that would write the same code, the first by name is kept.
         yield content(f"twin-{composed}.png", whole, NAMED)
     yield content("good-0001.png", whole, NAMED)
-    # Nothing behind the name.
+    # Entries without a regular file.
     for name, target in (("dead.png", "nowhere"), ("circle.png", "circle.png"), ("ping.jpg", "pong.jpg")):
         os.symlink(target, photos / name)
         yield name, NAMED
@@ -136,7 +136,7 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield "pipe.png", NAMED
     os.mkfifo(photos / "pipe")
     yield "pipe", COUNTED
-    # Bound by a short relative name: a socket's path must not be long.
+    # Bound by a short relative name, since a socket's path must be short.
     here = os.getcwd()
     os.chdir(photos)
     try:
@@ -149,7 +149,7 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield "folder.png", SILENT
     os.symlink("..", photos / "up.png")
     yield "up.png", SILENT
-    # Contents.
+    # Hostile contents.
     yield content("empty.jpg", b"")
     yield content("zeros.png", bytes(1000))
     yield content("noise-\udcfe.webp", rng.randbytes(2000))
@@ -173,14 +173,14 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield content("dot.png", _png(1, 1, zlib.compress(bytes(4))))
     yield content("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     yield content("raw.nef", b"MM\0*" + bytes(100))
-    # No photographs.
+    # Not photographs.
     yield content("notes.txt", b"no photograph", COUNTED)
     yield content("._good-0001.jpg", b"\0\5\x16\7" + bytes(100), SILENT)
     yield content(".DS_Store", b"\0\0\0\1Bud1", SILENT)
     yield content("Thumbs.db", bytes(100), SILENT)
     yield content("desktop.ini", b"[.ShellClassInfo]", SILENT)
     if os.geteuid() == 0:
-        # root may read all: another dead link takes its place.
+        # root may read everything: use another dead link instead.
         os.symlink("gone/away", photos / "forbidden.png")
     else:
         content("forbidden.png", whole)
@@ -189,7 +189,7 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def _png(width: int, height: int, pixels: bytes) -> bytes:
-    """A PNG that says it is so large, RGB of 8 bits."""
+    """A PNG whose header states this size, 8-bit RGB."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -1,4 +1,4 @@
-"""Damaged headers: every format, read by its command, in child processes that may crash or hang."""
+"""Damaged headers: files of every format, read by a command, in child processes that may crash or hang."""
 
 import collections
 import json
@@ -20,13 +20,13 @@ from tests.benchmarks.stress.samples import Format, copied, formats
 LONGEST = 30.0
 """Seconds after which a case counts as hanging."""
 MEMORY = 3 << 30
-"""Bytes of address space that a case may take beside what the process has."""
+"""Bytes of address space that a case may use in addition to those of the process."""
 WIDEST = 400
-"""Characters of a line that is still a line to read, the path not counted."""
+"""Maximum length of a readable line in characters, without the path."""
 
 
 def damaged(data: bytes, regions: Sequence[int], rng: random.Random) -> tuple[str, bytes]:
-    """How a file was damaged, and what it is then; only within one kilobyte."""
+    """Damage a file within one kilobyte; returns the kind of damage and the new content."""
     start = rng.choice(regions)
     start = max(0, len(data) + start) if start < 0 else min(start, len(data) - 1)
     end = min(start + 1024, len(data))
@@ -61,7 +61,7 @@ class Case:
 
 
 def run(work: Path, count: int, seed: int, only: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row a format: how many were read, how many named, and each fault."""
+    """One row per format: how many files were read, how many reported, and all faults."""
     rows = []
     for form in formats(work / "valid"):
         if only and only.lower() not in form.name.lower():
@@ -115,7 +115,7 @@ def _row(form: Format, cases: list[Case], outcomes: list[dict[str, Any]]) -> dic
 
 
 def judged(case: Case, outcome: dict[str, Any]) -> str:
-    """`read`, `named`, or what was wrong."""
+    """`read`, `named`, or the fault."""
     if "fault" in outcome:
         return str(outcome["fault"])
     if outcome["traceback"]:
@@ -123,12 +123,12 @@ def judged(case: Case, outcome: dict[str, Any]) -> str:
     if outcome["problems"]:
         return "broken output"
     if outcome["chatter"]:
-        return "lines of a library"
+        return "library output"
     lines = outcome["stderr"].splitlines()
     if any(not line.isprintable() for line in lines):
         return "unprintable"
     if any(len(line.replace(str(case.given), "")) > WIDEST for line in lines):
-        return "too long a line"
+        return "line too long"
     if outcome["exit"] == 0 and case.format.inner and case.format.inner != _accounted(lines):
         return "images lost"
     if outcome["exit"] == 0:
@@ -140,21 +140,21 @@ def judged(case: Case, outcome: dict[str, Any]) -> str:
     naming = [line for line in lines if str(case.given) in line]
     if not naming and not (case.format.inner and any(line.endswith("left out") for line in lines)):
         return "unnamed"
-    # What is in a data set is named too, and so is what a picture was read without.
+    # Images in a data set may also be named, and so may metadata that was ignored.
     if len(naming) > 1:
         return "named twice"
     return "named"
 
 
 def _accounted(lines: list[str]) -> int:
-    """Images of a data set that were read, left out by name, or passed over; 0 where nothing counts them."""
+    """The number of images of a data set that were read, left out by name, or skipped; 0 if not stated."""
     read = sum(int(found[1]) for line in lines if (found := re.match(r"(\d+) images? of \d+ px", line)))
     passed = sum(int(found[1]) for line in lines if (found := re.search(r": (\d+) files? that", line)))
     return read + passed + sum(line.endswith("left out") for line in lines)
 
 
 def _outcomes(cases: list[Case], work: Path) -> Iterator[dict[str, Any]]:
-    """What each case gave, in order; after a crash or a hang the next child goes on."""
+    """The outcome of each case, in order; after a crash or a hang a new child continues."""
     done = 0
     while done < len(cases):
         for outcome in _batch(cases[done:], work):
@@ -187,7 +187,7 @@ def _batch(cases: list[Case], work: Path) -> Iterator[dict[str, Any]]:
         with child, selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             pending = b""
-            # The first answer waits for the imports.
+            # The first answer includes the time for imports.
             patience = LONGEST + 120
             while True:
                 if not selector.select(patience):

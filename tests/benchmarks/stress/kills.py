@@ -1,4 +1,4 @@
-"""`kill -9` at random moments: what comes out is, bit for bit, what an undisturbed run gives."""
+"""`kill -9` at random times: the results must be, bit for bit, those of an undisturbed run."""
 
 import os
 import random
@@ -22,12 +22,12 @@ from wrangan_cli.engine.training.snapshots import list_snapshots, load_snapshot
 
 PHOTOS = 20
 OF_THE_RUN = ("seconds", "batch", "peak_memory_mib", "peak_memory_of")
-"""Of a code's record: what differs between two runs of the same work."""
+"""Entries of a code's record that differ between two runs of the same work."""
 LIMIT = 600
 
 
 def run(work: Path, kills: int, seed: int, only: str, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Rows for `invert`, one by one and in batches, and for `train generator`."""
+    """One row each for `invert` one by one, `invert` in batches, and `train generator`."""
     photos = work / "photos"
     for number in range(PHOTOS):
         write_photo(photos / f"{number:02d}.png", SIDE, seed=seed + number)
@@ -58,7 +58,7 @@ def _killed(
     rng: random.Random,
     compare: Callable[[Path, Path], Iterator[str]],
 ) -> dict[str, Any]:
-    """Kill runs so many times; whenever the work is complete, it is compared and begun anew."""
+    """Kill runs this many times; whenever the work is complete, compare the results and start again."""
     started = time.perf_counter()
     _run([*command, "--out", str(work / "whole")])
     whole = time.perf_counter() - started
@@ -69,7 +69,7 @@ def _killed(
         process = _started([*command, "--out", str(out)])
         before = _progress(out)
         if done % 2:
-            # While a file is being written, or just after it came.
+            # While a file is being written, or right after.
             _wait_for(out, rng.randint(1, 4), process)
             time.sleep(rng.choice([0, 0, 0.01]))
         else:
@@ -119,7 +119,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _wait_for(out: Path, changes: int, process: "subprocess.Popen[bytes]") -> None:
-    """Until the folder of results has changed so often, or the process is at its end."""
+    """Wait until the folder of results has changed this many times, or the process has ended."""
     for _ in range(changes):
         before = _progress(out)
         while process.poll() is None and _progress(out) == before:
@@ -127,7 +127,7 @@ def _wait_for(out: Path, changes: int, process: "subprocess.Popen[bytes]") -> No
 
 
 def _progress(out: Path) -> frozenset[str]:
-    """The names in a folder of results, without the lock."""
+    """The names in a folder of results, except the lock."""
     names = (path.name for path in out.rglob("*")) if out.is_dir() else ()
     return frozenset(name for name in names if name != ".lock")
 
@@ -137,7 +137,7 @@ def _temporaries(out: Path) -> list[Path]:
 
 
 def _unreadable(out: Path) -> Iterator[str]:
-    """What stands under the name of a result and cannot be read."""
+    """Errors of files that have the name of a result but cannot be read."""
     for path in sorted(out.rglob("[!.]*")) if out.is_dir() else []:
         try:
             if path.suffix in (".st", ".safetensors"):
@@ -156,7 +156,7 @@ def _codes_differ(whole: Path, parts: Path) -> Iterator[str]:
     for name in names:
         one, two = load_code(whole / name), load_code(parts / name)
         tensors, others = read_tensors(whole / name)[0], read_tensors(parts / name)[0]
-        # A batch that was cut is a smaller one after the kill: of another size the sums round otherwise.
+        # A batch that was interrupted is smaller after the kill, and sums then round differently.
         same = one.info["batch"] == two.info["batch"]
         if not (_equal(tensors, others) if same else _close(tensors, others)):
             yield f"{parts / name}: other numbers than without a kill"
@@ -178,7 +178,7 @@ def _runs_differ(whole: Path, parts: Path) -> Iterator[str]:
 
 
 def _close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    """Up to the rounding of the file's half precision."""
+    """Whether they are equal up to the rounding of the file's half precision."""
     return one.keys() == two.keys() and all(
         torch.allclose(v.float(), two[k].float(), rtol=2e-3, atol=1e-3 * float(v.abs().max()))
         for k, v in one.items()
@@ -186,7 +186,7 @@ def _close(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def _equal(one: Any, two: Any) -> bool:
-    """Bit for bit, through dictionaries and lists."""
+    """Whether they are equal bit for bit, including nested dictionaries and lists."""
     if isinstance(one, torch.Tensor):
         return isinstance(two, torch.Tensor) and one.dtype == two.dtype and torch.equal(one, two)
     if isinstance(one, dict):

@@ -36,15 +36,15 @@ class Format:
 
     name: str
     valid: tuple[Path, ...]
-    """One is damaged after the other."""
+    """Valid files, which are damaged in turn."""
     command: Callable[[Path, Path], list[str]]
-    """The damaged file (with `folder` the folder around it) and a folder for results → arguments."""
+    """The damaged file (with `folder`: the folder that contains it) and a folder for results → arguments."""
     folder: bool = False
-    """Whether the whole folder is copied, and only the file in it damaged."""
+    """Whether the whole folder is copied, with only this file in it damaged."""
     regions: tuple[int, ...] = (0,)
-    """Where a kilobyte that may be damaged begins; negative: from the end."""
+    """Offsets of the kilobytes that may be damaged; negative: from the end."""
     inner: int = 0
-    """How many images it holds, which are named, too."""
+    """Number of images in it, which are also named in messages."""
 
 
 def tiny_model(folder: Path) -> Model:
@@ -58,7 +58,7 @@ def tiny_model(folder: Path) -> Model:
 
 
 def formats(work: Path) -> list[Format]:
-    """All formats that can be written here, their valid files below `work`."""
+    """All formats that can be written on this machine, with their valid files in `work`."""
     model = tiny_model(work / "tiny")
     photo = write_photo(work / "photo.png", SIDE)
     code = work / "code.st"
@@ -103,10 +103,10 @@ def _inverted(model: Path) -> Callable[[Path, Path], list[str]]:
 
 
 def _tensors(model: Model, photo: Path, code: Path) -> list[Format]:
-    own = model.path
-    edit = ["edit", "--model", str(own), "--direction", "d", "--strength", "1", "--device", "cpu"]
+    path = model.path
+    edit = ["edit", "--model", str(path), "--direction", "d", "--strength", "1", "--device", "cpu"]
 
-    def drawn(folder: Path, out: Path) -> list[str]:
+    def generated(folder: Path, out: Path) -> list[str]:
         model = ["--model", str(folder), "--device", "cpu"]
         return ["generate", "--seeds", "0", *model, "--out", str(out)]
 
@@ -115,12 +115,12 @@ def _tensors(model: Model, photo: Path, code: Path) -> list[Format]:
 
     return [
         Format("code .st", (code,), lambda path, out: [*edit, str(path), "--out", str(out)]),
-        Format("model.safetensors", (own / "model.safetensors",), drawn, folder=True),
-        Format("config.json", (own / "config.json",), drawn, folder=True),
-        Format("encoder.safetensors", (own / "encoder.safetensors",), inverted, folder=True),
+        Format("model.safetensors", (path / "model.safetensors",), generated, folder=True),
+        Format("config.json", (path / "config.json",), generated, folder=True),
+        Format("encoder.safetensors", (path / "encoder.safetensors",), inverted, folder=True),
         Format(
             "directions.safetensors",
-            (own / "directions.safetensors",),
+            (path / "directions.safetensors",),
             lambda path, out: [*edit, str(code), "--directions", str(path), "--out", str(out)],
         ),
     ]
@@ -151,7 +151,7 @@ def _data(work: Path) -> list[Format]:
             for key, value in {**values, b"length": b"4"}.items():
                 transaction.put(key, value)
         os.truncate(base, (base.stat().st_size // 4096) * 4096)
-        # Two pages say where the newest tree begins; both are headers.
+        # Two pages hold the location of the newest tree; both are headers.
         found.append(Format("LMDB", (base,), trained, regions=(0, 4096), inner=len(pictures)))
     run = work / "run"
     made = CliRunner().invoke(app, trained(work / "faces", run))
@@ -196,7 +196,7 @@ def _arrays(work: Path, model: Model) -> list[Format]:
 
 
 def copied(form: Format, valid: Path, folder: Path) -> tuple[Path, Path]:
-    """A copy in `folder`, which is made: the file to damage, and what the command is given."""
+    """Copy to `folder`, a new folder; returns the file to damage, and the path to give to the command."""
     if not form.folder:
         folder.mkdir(parents=True)
         path = folder / valid.name

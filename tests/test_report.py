@@ -31,6 +31,7 @@ from wrangan_cli.engine.inversion.method_settings import METHODS
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics import corruption, edit_success, lpips
 from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.drift import drift
 from wrangan_cli.engine.metrics.kid import kid
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
 from wrangan_cli.engine.models.attributes import save_attributes
@@ -162,6 +163,7 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
         assert f"method {method}: left out" in result.stderr
     check_reconstruction(out, tiny_model, photos, done)
     check_corruption(out, tiny_model, done)
+    check_drift(out, tiny_model, done)
     check_sweep(out)
     check_edits(out, tiny_model, photos, done)
     check_page(out, tiny_model, done)
@@ -255,6 +257,14 @@ def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
     assert found["kid"] == pytest.approx(np.mean(each), rel=0.02, abs=1e-4)  # float16
     assert found["pooled-kid"] == pytest.approx(kid(features, real).value, rel=0.02, abs=1e-4)
     assert rows["sg2-w"]["each"] == 5
+
+
+def check_drift(out: Path, model: Model, methods: list[str]) -> None:
+    rows = {row["method"]: row["drift"] for row in table(out, "drift")}
+    assert list(rows) == methods
+    codes = [load_code(out / "codes" / "weight-tuning" / f"{stem}.st") for stem in "abc"]
+    assert rows["weight-tuning"]["value"] == pytest.approx(np.mean([drift(model, code) for code in codes]))
+    assert rows["weight-tuning"]["low"] < rows["weight-tuning"]["high"]
 
 
 def check_sweep(out: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wrangan_cli.commands.evaluation import Edits, Pairs, evaluate_edits, evaluate_pairs
+from wrangan_cli.commands.evaluation import Edits, Pairs, evaluate_drift, evaluate_edits, evaluate_pairs
 from wrangan_cli.commands.evaluation_faces import People, evaluate_faces, evaluate_people
 from wrangan_cli.commands.evaluation_samples import SampleInputs, evaluate_samples
 from wrangan_cli.commands.panels import EVALUATE
@@ -29,7 +29,7 @@ def evaluate(
             "For samples: fid (default), kid, precision, recall (on Inception features), precision-vgg16, "
             "recall-vgg16 (the authors' protocol; needs --reference). "
             "For codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
-            "corruption-face, lec, lec-image. "
+            "corruption-face, drift, lec, lec-image. "
             "For a model's random layers: std-share, layer-influence. For its attributes: separability."
         ),
     ] = None,
@@ -141,6 +141,8 @@ def evaluate(
         run_report(results, asked, model, device)
         return
     _check_metrics(mode, names, reference, save_reference, epsilon)
+    if csv_file is not None and mode == "lec" and "drift" in names:
+        raise UsageError("--csv holds the values of lec or of drift: measure one at a time")
     with process_group():
         place = resolve_device(device)
         load = cache(lambda: load_model(model, place))
@@ -157,6 +159,7 @@ def evaluate(
             if codes is not None:
                 edits = Edits(codes, direction, STRENGTH if strength is None else strength, csv_file, batch)
                 evaluate_edits(results, loaded, names, edits)
+                evaluate_drift(results, loaded, names, codes, csv_file, seed)
             plan = Samples(samples, seed, batch, epsilon)
             evaluate_faces(results, loaded, names, codes, plan)
             files = SampleInputs(codes, reference, save_reference)
@@ -164,22 +167,25 @@ def evaluate(
         results.finish()
 
 
-Mode = Literal["report", "pairs", "edit-success", "lec", "codes", "samples"]
+Mode = Literal["report", "pairs", "edit-success", "lec", "drift", "codes", "samples"]
 _BELONGS: dict[str, tuple[tuple[Mode, ...], str]] = {
-    "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "does not go with --report"),
+    "--metric": (("pairs", "edit-success", "lec", "drift", "codes", "samples"), "does not go with --report"),
     "--against": (("pairs",), "compares pairs: give --codes and --photos, and no --metric edit-success"),
     "--metric-side": (
         ("pairs",),
         "applies to pairs: give --codes and --photos, and no --metric edit-success",
     ),
-    "--csv": (("pairs", "edit-success", "lec"), "writes the values for pairs: give --codes and --photos"),
+    "--csv": (
+        ("pairs", "edit-success", "lec", "drift"),
+        "writes the values for pairs: give --codes and --photos",
+    ),
     "--direction": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--strength": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--reference": (
-        ("samples", "codes", "lec", "report"),
+        ("samples", "codes", "lec", "drift", "report"),
         "applies to samples, --codes and --photos to pairs: give one or the other",
     ),
-    "--save-reference": (("samples", "codes", "lec"), "needs --reference, and no --photos"),
+    "--save-reference": (("samples", "codes", "lec", "drift"), "needs --reference, and no --photos"),
     "--epsilon": (("samples",), "applies to samples: codes contain their ε"),
     "--methods": (("report",), "applies to --report"),
     "--set": (("report",), "applies to --report"),
@@ -201,7 +207,9 @@ def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report:
         return "edit-success" if "edit-success" in names else "pairs"
     if not names:
         raise UsageError("--codes needs --photos too, or --metric corruption-kid")
-    return "lec" if {"lec", "lec-image"} & set(names) else "codes"
+    if {"lec", "lec-image"} & set(names):
+        return "lec"
+    return "drift" if "drift" in names else "codes"
 
 
 def _check_belongs(mode: Mode, given: Sequence[str]) -> None:
@@ -224,7 +232,7 @@ def _check_metrics(
     if mode == "edit-success" and len(set(names)) > 1:
         raise UsageError("edit-success cannot be combined with other metrics: give it alone")
     check: Callable[[Sequence[str]], object] = pair_metrics
-    if mode in ("lec", "codes"):
+    if mode in ("lec", "drift", "codes"):
         check = code_metrics
     elif mode == "samples":
         check = sample_metrics

@@ -6,6 +6,7 @@ from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.metrics import (
     consistency,
     corruption,
+    drift,
     edit_success,
     fid,
     identity,
@@ -42,6 +43,7 @@ LAYER_METRICS: dict[str, LayerMetric] = {
 }
 ATTRIBUTE_METRICS: dict[str, LayerMetric] = {separability.METRIC.name: separability.METRIC}
 FACE_METRICS = {corruption.FACE: corruption.FACE_PROTOCOL}
+DRIFT_METRICS = {drift.NAME: drift.PROTOCOL}
 PEOPLE_METRICS = {edit_success.NAME: edit_success.PROTOCOL}
 
 _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
@@ -50,6 +52,7 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
     "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
     "codes": (CODE_METRICS, "measures codes alone: give --codes, and no --photos"),
     "faces": (FACE_METRICS, "measures codes alone: give --codes, and no --photos"),
+    "drift": (DRIFT_METRICS, "measures codes alone: give --codes, and no --photos"),
     "edited": (consistency.NAMES, "measures codes alone: give --codes, and no --photos"),
     "people": (PEOPLE_METRICS, "edits and compares: give --codes and --photos"),
     "layers": (LAYER_METRICS, "measures a model's layers: leave out --codes and --photos"),
@@ -58,7 +61,7 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
 
 
 _OF_PAIRS = ("pairs", "records", "people")
-_OF_CODES = ("codes", "edited", "faces")
+_OF_CODES = ("codes", "edited", "faces", "drift")
 _ALONE = ("samples", "layers", "attributes")
 
 

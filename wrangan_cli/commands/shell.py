@@ -265,7 +265,7 @@ def one_image(out: Path) -> bool:
 
     An unknown suffix is part of a folder's name: `run-0.5`.
     """
-    from wrangan_cli.engine.data.images import WRITTEN_FORMATS, written_format
+    from wrangan_cli.engine.data.image_writing import WRITTEN_FORMATS, written_format
     from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
     suffix = out.suffix.lower()

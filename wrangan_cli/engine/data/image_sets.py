@@ -17,7 +17,7 @@ from wrangan_kernels.caching import exclusive, folder_to_write, user_cache
 
 from wrangan_cli.engine.base.errors import UsageError, WranganError, cause_of
 from wrangan_cli.engine.base.files import replaced_atomically
-from wrangan_cli.engine.data.images import RESIZE_FILTERS, open_with_size
+from wrangan_cli.engine.data.image_reading import RESIZE_FILTERS, open_with_size
 from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 from wrangan_cli.engine.data.sources import UNREADABLE, Read, Source, find_source
 

@@ -7,11 +7,13 @@ import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from wrangan_cli.engine.base.choices import ResizeFilter
 from wrangan_cli.engine.base.errors import FileError, cause_of
 from wrangan_cli.engine.base.files import check_regular
 from wrangan_cli.engine.data.colour import to_srgb
@@ -22,12 +24,7 @@ from wrangan_cli.engine.data.side_information import stripped
 
 logger = logging.getLogger("wrangan")
 
-RESIZE_FILTERS = {
-    "box": Image.Resampling.BOX,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+RESIZE_FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
 """Filters that reduce pictures, by name; each is scaled with the reduction, so none aliases."""
 
 DRAFT_PIXELS = 50_000_000
@@ -81,14 +78,14 @@ def open_image(
     resolution: int | None = None,
     max_side: int | None = None,
     data: bytes | None = None,
-    resize_filter: str = "box",
+    resize_filter: ResizeFilter = "box",
     enlarge: bool = True,
 ) -> Image.Image:
     """`load_image` as an 8-bit RGB Pillow image; `max_side` reduces it without cropping.
 
     max_side: a longer side is reduced to it by a box filter. data: the
     file's bytes if they are not at `path` (in a zip); `path` then only names them.
-    resize_filter: one of RESIZE_FILTERS, for pictures larger than `resolution`.
+    resize_filter: for pictures larger than `resolution`.
     """
     return open_with_size(path, resolution, max_side, data, resize_filter, enlarge)[0]
 
@@ -98,7 +95,7 @@ def open_with_size(
     resolution: int | None = None,
     max_side: int | None = None,
     data: bytes | None = None,
-    resize_filter: str = "box",
+    resize_filter: ResizeFilter = "box",
     enlarge: bool = True,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image`, and the width and height in px of the original picture."""
@@ -147,7 +144,7 @@ def _decoded(
     source: Path | BytesIO,
     resolution: int | None,
     max_side: int | None,
-    resize_filter: str,
+    resize_filter: ResizeFilter,
     enlarge: bool,
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_with_size` with Pillow's errors. FileError for a size outside our limits."""
@@ -171,7 +168,7 @@ def standard(
     image: Image.Image,
     resolution: int | None = None,
     max_side: int | None = None,
-    resize_filter: str = "box",
+    resize_filter: ResizeFilter = "box",
     enlarge: bool = True,
 ) -> Image.Image:
     """`open_image` for a Pillow image of any mode; `path` names it in errors.
@@ -257,7 +254,11 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _resized(
-    image: Image.Image, resolution: int | None, max_side: int | None, resize_filter: str, enlarge: bool
+    image: Image.Image,
+    resolution: int | None,
+    max_side: int | None,
+    resize_filter: ResizeFilter,
+    enlarge: bool,
 ) -> Image.Image:
     if resolution is not None:
         side = min(image.size)

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import typer
+
 from wrangan_cli.engine.base.choices import choices_in
 
 LABEL_WIDTH, WIDEST_CHOICE = 13, 15
@@ -69,6 +71,16 @@ def choices_label(annotation: Any) -> str | None:
             lines.append("")
         lines[-1] += part
     return "\n".join(lines)
+
+
+def flow_help(app: typer.Typer) -> None:
+    """Let the help of commands fill the page: Typer keeps the line ends of all but the first paragraph."""
+    for info in app.registered_commands:
+        paragraphs = (inspect.getdoc(info.callback) or "").split("\n\n")
+        info.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            flow_help(group.typer_instance)
 
 
 def field_docstrings(cls: type) -> dict[str, str]:

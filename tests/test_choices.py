@@ -92,7 +92,7 @@ def test_the_label_is_narrow_and_has_every_choice() -> None:
         (SensitivitySettings, "tie"),
         *((EncoderSettings, name) for name in ("kind", "backbone", "heads", "separate", "perceptual")),
         (AttributeSettings, "resize_filter"),
-        (SETTINGS["wrangan"], "optimizer"),
+        *((SETTINGS["wrangan"], name) for name in ("optimizer", "penalty", "perceptual", "init")),
         (SETTINGS["sg2-w"], "protocol"),
         *((SETTINGS["pti"], name) for name in ("pti_pivot", "pti_perceptual")),
     ],

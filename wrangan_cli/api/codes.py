@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import torch
 from PIL import Image
@@ -29,8 +29,8 @@ from wrangan_cli.engine.models.folder import Model
 CodeLike = Code | str | Path
 """A code, or its `.st` file."""
 C = TypeVar("C", bound=CodeLike)
-Output = Literal["image", "tensor", "code"]
-_OUTPUTS = ("image", "tensor", "code")
+ImageOutput = Literal["image", "tensor"]
+Output = Literal[ImageOutput, "code"]
 
 _log = logging.getLogger("wrangan")
 
@@ -85,7 +85,7 @@ def render(
     model: ModelLike | None = None,
     *,
     side: int | None = None,
-    output: Literal["image", "tensor"] = "image",
+    output: ImageOutput = "image",
     progress: Progress | None = None,
 ) -> Image.Image | list[Image.Image] | Tensor:
     """Render the image of a code, or the images of a list of codes (or of `.st` files).
@@ -97,8 +97,7 @@ def render(
 
     Raises WranganError for codes that cannot be read or were made for another model.
     """
-    if output not in _OUTPUTS[:2]:
-        raise UsageError(f"output {output!r}: expected image or tensor")
+    _check_output(output, ImageOutput)
     loaded, several = loaded_codes(codes)
     return _in_form(_rendered(model_of(model, loaded), loaded, side, progress), several, output)
 
@@ -172,7 +171,7 @@ def edit(
     interpolate. The offsets of the weights are kept. Raises WranganError for names that the model does
     not have, strengths that are not finite, and as `render` does.
     """
-    _check_output(output)
+    _check_output(output, Output)
     loaded, several = loaded_codes(codes)
     of = model_of(model, loaded)
     moves = _moves(of, direction, strength)
@@ -238,7 +237,7 @@ def interpolate(
 
     Raises WranganError for fewer than two codes or steps, and as `render` does.
     """
-    _check_output(output)
+    _check_output(output, Output)
     loaded, _ = loaded_codes(list(codes))
     of = model_of(model, loaded)
     if output == "code":
@@ -288,9 +287,10 @@ def _moves(
     return moves
 
 
-def _check_output(output: str) -> None:
-    if output not in _OUTPUTS:
-        raise UsageError(f"output {output!r}: expected one of {', '.join(_OUTPUTS)}")
+def _check_output(output: str, choices: Any) -> None:
+    """UsageError unless `output` is a value of the Literal `choices`."""
+    if output not in get_args(choices):
+        raise UsageError(f"output {output!r}: expected one of {', '.join(get_args(choices))}")
 
 
 def _rendered(

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from wrangan_cli.engine.base.errors import FileError, UsageError
-from wrangan_cli.engine.data.images import MIN_SIDE, open_image, standard, to_pillow, to_tensor
+from wrangan_cli.engine.data.image_reading import open_image, standard
+from wrangan_cli.engine.data.images import MIN_SIDE, to_pillow, to_tensor
 from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.models.generator import reduced
 

@@ -49,7 +49,8 @@ def generate(
     where it stopped.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
-    from wrangan_cli.engine.data.images import image_grid, save_image
+    from wrangan_cli.engine.data.image_writing import save_image
+    from wrangan_cli.engine.data.images import image_grid
     from wrangan_cli.engine.library import load_model
     from wrangan_cli.engine.models.seeds import image_of_seed
 

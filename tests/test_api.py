@@ -149,7 +149,7 @@ def test_edit_moves_w_by_standard_deviations(tiny_model: Model, caplog: pytest.L
         (("nose", 1), "direction 'nose' is not in tiny; there are: smile, age"),
         (("smile",), "no strength: give one"),
         (({"smile": 1}, 2), "several directions: give a dict"),
-        (({},), "several directions: give a dict"),
+        (({},), "no direction: the dict of strengths is empty"),
         (("smile", float("nan")), "strength nan of smile"),
         ((Direction("d", unit(torch.ones(8)), 1.0), 1), "d has shape (8,), expected (16,)"),
     ],

@@ -144,7 +144,7 @@ def test_each_goes_on_after_a_broken_file_and_keeps_the_order(tiny_model: Model,
 @pytest.mark.parametrize(
     ("options", "cause"),
     [
-        ({"step": 3}, "setting 'step' of an inversion: expected one of method"),
+        ({"step": 3}, "setting 'step' of an inversion: did you mean steps?"),
         ({"steps": -1}, "steps"),
         ({"method": "magic"}, "magic"),
         ({"batch": 0}, "batch 0: expected 1 or more"),

@@ -29,12 +29,12 @@ class Inverter:
 
     model: see `load_model`; None: the default. options: those of `wrangan invert`, such as
     `method="weight-tuning"`, `steps=100` or `seconds=30` (for each photograph). settings: what
-    `inversion_settings` makes of such options, over which `options` go. batch: photographs that are inverted
-    together.
+    `inversion_settings` makes of such options; `options` take precedence. batch: photographs that are
+    inverted together.
 
     Raises WranganError: options that do not exist or conflict, networks that the model lacks,
-    missing weights of the perceptual distance. From then on the process keeps freed memory
-    for later use (glibc; `base/freed_memory.py`).
+    missing weights of the perceptual distance. From then on, on Linux, the process keeps freed memory for
+    later use, which makes the steps faster.
     """
 
     def __init__(
@@ -162,8 +162,9 @@ def invert(
 
     model: see `load_model`; None: the default, loaded on first use and kept. options: those of
     `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`; settings: what `inversion_settings`
-    makes of such options, over which `options` go. batch: how many are inverted together. progress: is
-    called with the steps that are done, and with all there are.
+    makes of such options; `options` take precedence. Unless `steps` or `seconds` is given, as many steps are
+    made as the model's record says (400 on `ffhq`); 0 gives the code from which the method starts. batch: how
+    many are inverted together. progress: is called with the steps that are done, and with all there are.
 
     Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
     before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Literal, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from wrangan_cli.engine.base.choices import Perceptual
-from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError, expected_one_of
 from wrangan_cli.engine.inversion.settings import (
     InversionSettings,
     OptimisingSettings,
@@ -226,8 +227,10 @@ METHODS = tuple(SETTINGS)
 def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSettings:
     """The settings of a method, with these values and the defaults for all others.
 
-    values: fields of its class (SETTINGS), such as `steps=100`. Raises UsageError for an unknown method or
-    name and for an invalid value; for a setting that only other methods have, it names these.
+    values: the options of `wrangan invert`, with `_` for `-`, such as `steps=100` or `std_power=2.0`. The
+    result is frozen, with these names as attributes; None is unset, for the model or the method to choose.
+    Raises WranganError for an unknown method or name and for an invalid value; for a setting that only other
+    methods have, it names these.
     """
     kind = _kind(method)
     for name in sorted(values):
@@ -235,14 +238,38 @@ def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSetti
             continue
         having = methods_having(name)
         if not having:
-            known = ", ".join(all_settings())
-            raise UsageError(f"setting {name!r} of an inversion: expected one of {known}")
+            known = expected_one_of(name, all_settings())
+            raise UsageError(f"setting {name!r} of an inversion: {known}")
         verb = "has" if len(having) == 1 else "have"
         raise UsageError(f"method {method} has no setting {name}, which only {', '.join(having)} {verb}")
+    hints = get_type_hints(kind)
     try:
-        return kind(method=method, **values)
+        return kind(
+            method=method, **{name: _plain(name, value, hints[name]) for name, value in values.items()}
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def _plain(name: str, value: Any, hint: Any) -> Any:
+    """The value of a setting as codes record it, a number of NumPy as one of Python; ValueError for a wrong
+    type."""
+    types = get_args(hint) or (hint,)
+    if value is None and type(None) in types:
+        return None
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    fits = {
+        bool: (isinstance(value, bool), "True or False"),
+        str: (isinstance(value, str), "a name"),
+        int: (number and isinstance(value, Integral), "a whole number"),
+        float: (number, "a number"),
+    }
+    for kind, (fit, expected) in fits.items():
+        if kind in types and not fit:
+            raise ValueError(f"{name} {value!r}: expected {expected}")
+    if not number or isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def applicable(method: str, values: Mapping[str, Any]) -> dict[str, Any]:

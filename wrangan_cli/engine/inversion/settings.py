@@ -135,10 +135,10 @@ class OptimisingSettings(InversionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "seconds", "l2_weight", "stop_at", "plateau", "coarse")
+        check_not_negative(self, "l2_weight", "stop_at", "plateau", "coarse")
         check_fractions(self, "plateau", "coarse")
-        if self.seconds == 0:
-            raise ValueError("seconds 0: expected a positive number")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise ValueError(f"seconds {self.seconds:g}: expected a positive number")
         if self.l2_weight == self.perceptual_weight == 0:
             raise ValueError("l2_weight and perceptual_weight are both 0: there is nothing to fit")
         if self.stop_at and self.perceptual_weight == 0:

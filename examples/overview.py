@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.models.codes import load_code, render
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.test_align import LANDMARKS
+from tests.face_cases import LANDMARKS
 from wrangan_cli.engine.data.ffmpeg import ffmpeg, film, probe, read_frames
 from wrangan_cli.engine.faces.detection import Face
 

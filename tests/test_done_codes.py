@@ -11,7 +11,7 @@ import torch
 from tests.conftest import TINY, write_photo
 from tests.fakes import make_inverter
 from wrangan_cli.engine.base.errors import FileError, WranganError
-from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.image_reading import load_image
 from wrangan_cli.engine.inversion.folder import Job, described, stored_code
 from wrangan_cli.engine.inversion.method_settings import SETTINGS, all_settings, inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings

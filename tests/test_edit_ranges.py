@@ -1,68 +1,28 @@
 """`wrangan edit` over ranges of strengths."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
 
-from tests.code_files import LATENTS, make_code, write_codes
+from tests.code_files import LATENTS, make_code
+from tests.edit_cases import AGE, SIDE, SMILE, cells, close, codes, edit, photos, picture, run
 from wrangan_cli.app import app
 from wrangan_cli.engine import library
 from wrangan_cli.engine.base.errors import UsageError
-from wrangan_cli.engine.base.files import sha256
-from wrangan_cli.engine.base.installation import install_line
-from wrangan_cli.engine.data.images import open_image
+from wrangan_cli.engine.data.image_reading import open_image
 from wrangan_cli.engine.editing import strips
-from wrangan_cli.engine.editing.directions import Direction, Move, directions_file, save_directions, unit
+from wrangan_cli.engine.editing.directions import Move, directions_file, save_directions
 from wrangan_cli.engine.editing.strips import Strip, Subject
 from wrangan_cli.engine.editing.sweeps import Span, Sweep, parse_strength, strengths_of, swept
 from wrangan_cli.engine.models import folder as model_folder
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 
-run = CliRunner()
-SIDE = 16
-
-
-def make_direction(name: str, seed: int, std: float) -> Direction:
-    return Direction(name, unit(torch.randn(16, generator=torch.Generator().manual_seed(seed))), std)
-
-
-SMILE, AGE = make_direction("smile", 1, 0.5), make_direction("age", 2, 0.25)
-
-
-@pytest.fixture
-def codes(tiny_model: Model, tmp_path: Path) -> Path:
-    save_directions(directions_file(tiny_model), tiny_model, [SMILE, AGE])
-    return write_codes(tmp_path / "codes", tiny_model)
-
-
-def edit(model: Model, *arguments: object, stdin: str | None = None):  # type: ignore[no-untyped-def]
-    return run.invoke(app, ["edit", *map(str, arguments), "--model", str(model.path)], input=stdin)
-
-
-def picture(model: Model, code: Code, *steps: tuple[Direction, float]) -> np.ndarray:
-    """The image of w + Σ strength · std · vector, in 8 bits."""
-    w = code.w.numpy() + sum(strength * d.std * d.vector.numpy() for d, strength in steps)
-    moved = Code(w=torch.from_numpy(np.asarray(w, dtype=np.float32)), epsilon=code.epsilon)
-    image = render(model, [moved])[0].clamp(-1, 1).permute(1, 2, 0).numpy()
-    return np.round((image.astype(np.float64) + 1) * 127.5).astype(np.uint8)
-
-
-def cells(pixels: np.ndarray, columns: int) -> list[list[np.ndarray]]:
-    """Of pictures that stand edge to edge."""
-    assert pixels.shape[1:] == (columns * SIDE, 3)
-    return [np.hsplit(row, columns) for row in np.vsplit(pixels, len(pixels) // SIDE)]
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Up to rounding: pictures of other strengths are much farther."""
-    return found.shape == expected.shape and bool(np.abs(found.astype(int) - expected).max() <= 1)
+__all__ = ["codes", "photos"]  # fixtures
 
 
 def test_parse_strength() -> None:
@@ -194,21 +154,6 @@ def test_titles_name_what_differs(tiny_model: Model) -> None:
     assert film.cell_titles[0] == ["a smile -3", "a age -3"]
 
 
-@pytest.fixture
-def photos(codes: Path, tiny_model: Model, tmp_path: Path) -> Path:
-    """Photographs of a (named by its record) and b (by its stem), not of c."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, red in (("of-a.png", 200), ("b.png", 90)):
-        Image.fromarray(np.random.default_rng(red).integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(
-            folder / name
-        )
-    code = load_code(codes / "a.st", tiny_model)
-    info = {**code.info, "source": "of-a.png", "source_sha256": sha256(folder / "of-a.png")}
-    save_code(codes / "a.st", Code(code.w, code.epsilon, info=info))
-    return folder
-
-
 def test_originals_stand_beside(codes: Path, photos: Path, tiny_model: Model, tmp_path: Path) -> None:
     out = tmp_path / "strip.png"
     options = [
@@ -242,74 +187,6 @@ def test_originals_stand_beside(codes: Path, photos: Path, tiny_model: Model, tm
     assert result.exit_code == 1
     assert "b.png" in result.stderr
     assert not (tmp_path / "none.png").exists()
-
-
-def test_film_goes_there_and_back(codes: Path, photos: Path, tiny_model: Model, tmp_path: Path) -> None:
-    out = tmp_path / "sweep.gif"
-    options = ["--direction", "smile", "--strength", "-2:2", "--steps", "3", "--no-labels"]
-    options += ["--originals", photos, "--fps", "5", "--out", out]
-    result = edit(tiny_model, codes / "a.st", codes / "b.st", codes / "c.st", *options)
-    assert result.exit_code == 0, result.stderr
-    with Image.open(out) as film:
-        assert (film.n_frames, film.size, film.info["duration"]) == (4, (4 * SIDE, 2 * SIDE), 200)
-        frames = []
-        for index in range(4):
-            film.seek(index)
-            frames.append(cells(np.asarray(film.convert("RGB")), 4))
-    for frame, strength in zip(frames, (-2, 0, 2, 0), strict=True):
-        code = load_code(codes / "b.st", tiny_model)
-        for cell, expected in (
-            (frame[0][0], np.asarray(open_image(photos / "of-a.png", SIDE))),
-            (frame[0][3], picture(tiny_model, code, (SMILE, strength))),
-            (frame[1][2], np.full((SIDE, SIDE, 3), 255)),
-        ):
-            # 256 colours for all of a frame.
-            assert np.abs(cell.astype(int) - expected).mean() < 12
-    assert not np.array_equal(frames[0][0][3], frames[2][0][3])
-
-
-def test_film_with_labels_has_one_size(codes: Path, tiny_model: Model, tmp_path: Path) -> None:
-    subjects = [Subject(stem, load_code(codes / f"{stem}.st", tiny_model)) for stem in "abc"]
-    strip = Strip(tiny_model, subjects, [Sweep(SMILE, Span(-1, 2))], 5, beside=True)
-    frames = list(strips.render_film(strip, tmp_path / "x.gif"))
-    assert {frame.size for frame in frames} == {strips.film_layout(strip).size}
-    assert len(frames) == 5
-    assert strips.images_in(strip) == 3 + 15
-
-
-def test_images_are_drawn_as_frames_are_taken(
-    codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawn: list[int] = []
-    real = render
-
-    def counted(model: Model, part: list[Code], side: int | None = None) -> torch.Tensor:
-        drawn.append(len(part))
-        return real(model, part, side)
-
-    monkeypatch.setattr("wrangan_cli.engine.models.codes.render", counted)
-    subject = Subject("a", load_code(codes / "a.st", tiny_model))
-    told: list[int] = []
-    film = strips.render_film(
-        Strip(tiny_model, [subject], [Sweep(SMILE, Span(-1, 2))], 240), tmp_path / "x.gif", told.append
-    )
-    for _ in range(10):
-        next(film)
-    assert sum(drawn) <= 24
-    assert sum(1 for _ in film) == 230
-    assert sum(drawn) == 240
-    assert told == sorted(told)
-    assert (told[0], told[-1]) == (0, 240)
-
-
-def test_mp4(codes: Path, tiny_model: Model, tmp_path: Path) -> None:
-    imageio = pytest.importorskip("imageio.v2")
-    pytest.importorskip("imageio_ffmpeg")
-    out = tmp_path / "sweep.mp4"
-    result = edit(tiny_model, codes / "a.st", "--direction", "age", "--strength", "3:-3", "--out", out)
-    assert result.exit_code == 0, result.stderr
-    with imageio.get_reader(out) as film:
-        assert film.count_frames() == 12
 
 
 def test_side(codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,17 +279,6 @@ def test_a_range_beyond_what_is_sensible_is_remarked(codes: Path, tiny_model: Mo
     result = edit(tiny_model, codes, *options, "--out", tmp_path)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == ["wrangan: smile+0..+5 is outside the sensible range -3…3"]
-
-
-def test_mp4_without_its_extra_is_said_first(
-    codes: Path, tiny_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    monkeypatch.setattr("wrangan_cli.engine.models.codes.render", lambda *_: pytest.fail("drawn in vain"))
-    options = ["--direction", "smile", "--strength", "0:1", "--out", tmp_path / "x.mp4"]
-    result = edit(tiny_model, codes / "a.st", *options)
-    assert result.exit_code == 1
-    assert install_line("video") in result.stderr
 
 
 def test_strip_without_a_range_is_a_fault_of_the_caller(tiny_model: Model) -> None:

@@ -52,7 +52,7 @@ def test_edit_in_w(tiny_model: Model) -> None:
     edited = edit_code(code, [Move(SMILE, 3.0), Move(AGE, -2.0)], LATENTS)
     expected = code.w.numpy() + 3 * 0.5 * SMILE.vector.numpy() - 2 * 0.25 * AGE.vector.numpy()
     np.testing.assert_allclose(edited.w.numpy(), expected, rtol=1e-6, atol=1e-6)
-    assert edited.epsilon is code.epsilon
+    assert edited.epsilon == code.epsilon  # the same tensors
     assert edited.info["edits"] == [
         {"direction": "smile", "strength": 3.0},
         {"direction": "age", "strength": -2.0},

@@ -102,5 +102,5 @@ def test_files_of_before_have_ir_se(tiny_model: Model, tmp_path: Path) -> None:
     assert read_encoder(path)[0].config.backbone == "ir-se"
     record["encoder"]["backbone"] = "vgg"
     write_tensors(path, tensors, record)
-    with pytest.raises(FileError, match="backbone 'vgg': kind w has ir-se and efficientnet-lite0"):
+    with pytest.raises(FileError, match="backbone 'vgg': expected one of ir-se, efficientnet-lite0"):
         read_encoder(path)

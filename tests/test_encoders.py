@@ -260,7 +260,7 @@ def test_methods_that_optimise_nothing_need_no_perceptual_network(
         Inverter.load(tiny_model, inversion_settings(init="mean"))
     monkeypatch.undo()
     with pytest.raises(UsageError, match="perceptual distance 'none'"):
-        Inverter.load(tiny_model, inversion_settings(method="e4e", perceptual="none"))
+        Inverter.load(dataclasses.replace(tiny_model, perceptual="none"), inversion_settings(method="e4e"))
 
 
 def test_a_start_needs_a_common_w(tiny_model: Model, monkeypatch) -> None:  # type: ignore[no-untyped-def]

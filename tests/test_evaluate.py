@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from tests.conftest import write_photo
 from wrangan_cli.app import app
-from wrangan_cli.engine.data.images import load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
 from wrangan_cli.engine.metrics import inception, samples
 from wrangan_cli.engine.metrics.ms_ssim import ms_ssim
 from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference

@@ -11,15 +11,10 @@ from PIL import Image
 
 from tests.conftest import write_photo
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.data import images
-from wrangan_cli.engine.data.images import (
-    image_grid,
-    labelled_grid,
-    load_image,
-    save_image,
-    to_tensor,
-    to_uint8,
-)
+from wrangan_cli.engine.data import image_reading
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import image_grid, labelled_grid, to_tensor, to_uint8
 from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 
 
@@ -136,7 +131,7 @@ def test_20000_px_wide(tmp_path: Path) -> None:
 def test_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_photo(tmp_path / "a.jpg", side=512)
     exact = load_image(path, 32)
-    monkeypatch.setattr(images, "DRAFT_PIXELS", 1000)
+    monkeypatch.setattr(image_reading, "DRAFT_PIXELS", 1000)
     assert (load_image(path, 32) - exact).abs().max() < 0.05
 
 
@@ -205,7 +200,7 @@ def test_remarks_stay_off_while_any_thread_reads(monkeypatch: pytest.MonkeyPatch
 
 
 def test_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image_reading, "MAX_PIXELS", 1000)
     with pytest.raises(FileError, match="too large: 40 × 40 px"):
         load_image(write_photo(tmp_path / "a.png"))
 

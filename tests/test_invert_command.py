@@ -187,7 +187,7 @@ def test_a_code_or_path_that_cannot_be_is_no_end(photos: Path, tiny_folder: Path
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "magic"], "expected one of wrangan"),
+        (["--method", "magic"], "'magic' is not one of 'wrangan', 'weight-tuning'"),
         (["--method", "encoder"], "method encoder has no setting steps: only wrangan, weight-tuning, "),
         (["--pti-lr", "0.1"], "method wrangan has no setting pti_lr: only pti has it"),
         (["--projection-lr", "0.1"], "no setting projection_lr: only sg2-w, sg2-w-plus have it"),

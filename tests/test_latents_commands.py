@@ -17,7 +17,7 @@ from tests.latent_files import DIM, ROWS, numbers, nvidia, restyle, rosinality, 
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.files import sha256
-from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.image_reading import load_image
 from wrangan_cli.engine.editing.directions import Direction, directions_file, save_directions, unit
 from wrangan_cli.engine.inversion.folder import Job, stored_code
 from wrangan_cli.engine.inversion.method_settings import inversion_settings

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from wrangan_cli import __version__
-from wrangan_cli.engine.data.images import save_image
+from wrangan_cli.engine.data.image_writing import save_image
 from wrangan_cli.engine.data.marks import MARK
 from wrangan_cli.engine.editing.animation import save_animation
 

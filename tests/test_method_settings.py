@@ -1,8 +1,10 @@
 """Which settings each method has, and what is refused."""
 
 import dataclasses
+import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from wrangan_cli.engine.base.errors import UsageError
@@ -61,8 +63,17 @@ def test_the_class_is_the_methods_and_refuses_what_it_lacks(method: str) -> None
     [
         ({"method": "magic"}, "method 'magic': expected one of wrangan, weight-tuning"),
         ({"method": ["pti"]}, "expected one of wrangan"),
-        ({"step": 1}, "setting 'step' of an inversion: expected one of method, size"),
-        ({"steps": "many"}, "not supported between"),
+        ({"step": 1}, "setting 'step' of an inversion: did you mean steps?"),
+        ({"stride": 1}, "setting 'stride' of an inversion: expected one of method, size"),
+        ({"steps": "many"}, "steps 'many': expected a whole number"),
+        ({"steps": 2.5}, "steps 2.5: expected a whole number"),
+        ({"steps": True}, "steps True: expected a whole number"),
+        ({"seed": None}, "seed None: expected a whole number"),
+        ({"alpha": "0.1"}, "alpha '0.1': expected a number"),
+        ({"unseen": 1}, "unseen 1: expected True or False"),
+        ({"seconds": 0}, "seconds 0: expected a positive number"),
+        ({"seconds": -1}, "seconds -1: expected a positive number"),
+        ({"seconds": float("nan")}, "seconds nan: expected a positive number"),
         ({"steps": -1}, "steps -1: expected 0 steps or more"),
         ({"loss_side": 0}, "loss_side 0: expected 1 px or more"),
         ({"method": "encoder", "init": "zero"}, "init 'zero': expected one of encoder, mean"),
@@ -73,6 +84,12 @@ def test_what_cannot_be(values: dict[str, Any], cause: str) -> None:
     with pytest.raises(UsageError) as raised:
         inversion_settings(**values)
     assert cause in str(raised.value)
+
+
+def test_numbers_of_numpy_are_recorded_as_those_of_python() -> None:
+    settings = inversion_settings(steps=np.int64(7), alpha=np.float32(0.5), seconds=None)
+    assert json.loads(json.dumps(dataclasses.asdict(settings)))["steps"] == 7
+    assert (type(settings.steps), type(settings.alpha)) == (int, float)  # type: ignore[attr-defined]
 
 
 def test_a_class_is_of_its_own_methods_alone() -> None:

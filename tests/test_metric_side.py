@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from tests.conftest import TINY, write_photo
 from tests.test_evaluate import records, run
 from tests.test_photograph_side import model  # noqa: F401  (a fixture: 64 px)
-from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.image_reading import load_image
 from wrangan_cli.engine.metrics.pairs import compare_pairs, measured, pair_by_stem, side_note
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, SAMPLE_METRICS
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code

@@ -74,6 +74,17 @@ def test_every_setting_is_an_option_that_says_which_methods_have_it() -> None:
     assert re.match(r"wrangan, weight-tuning: .* 500\. sg2-w, sg2-w-plus: .*1000", helps["steps"])
 
 
+@pytest.mark.parametrize("line", [["evaluate"], ["report"], ["train", "encoder"]])
+def test_paragraphs_fill_the_page(line: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    for word in line:
+        command = command.commands[word]
+    page = CliRunner().invoke(app, [*line, "--help"], env={"COLUMNS": "1000"}).stdout
+    paragraphs = [" ".join(part.split()) for part in (command.callback.__doc__ or "").split("\n\n")]
+    assert len(paragraphs) > 1
+    assert set(paragraphs) <= {shown.strip() for shown in page.splitlines()}
+
+
 def test_the_page_shows_the_headings_in_order() -> None:
     page = CliRunner().invoke(app, ["invert", "--help"], env={"COLUMNS": "100"}).stdout
     shown = re.findall(r"^╭─ (.+?) ─+╮$", page, flags=re.MULTILINE)

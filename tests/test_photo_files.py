@@ -13,10 +13,10 @@ from PIL import Image, ImageFile
 
 from tests.conftest import write_photo
 from wrangan_cli.engine.base.errors import FileError
-from wrangan_cli.engine.data import image_kinds, images
+from wrangan_cli.engine.data import image_kinds, image_reading
 from wrangan_cli.engine.data.image_kinds import kind_of
+from wrangan_cli.engine.data.image_reading import load_image
 from wrangan_cli.engine.data.image_sets import load_image_set
-from wrangan_cli.engine.data.images import load_image
 from wrangan_cli.engine.data.photo_files import find_images, images_in
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
@@ -102,7 +102,7 @@ def test_photographs_of_every_suffix(suffix: str, tmp_path: Path) -> None:
 def test_images_that_cannot_be_read_are_named(
     name: str, data: bytes, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "reads_heif", lambda: False)
+    monkeypatch.setattr(image_reading, "reads_heif", lambda: False)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / name).write_bytes(data)
     write_photo(tmp_path / "data" / "b.png")

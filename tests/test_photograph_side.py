@@ -17,7 +17,7 @@ from tests.conftest import write_photo
 from tests.fakes import codes_of, fake_perceptual, images_of, make_inverter
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.errors import UsageError, WranganError
-from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.image_reading import load_image
 from wrangan_cli.engine.editing.directions import Direction
 from wrangan_cli.engine.inversion.inverter import Inverter, resolved
 from wrangan_cli.engine.inversion.method_settings import inversion_settings

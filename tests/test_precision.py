@@ -92,7 +92,7 @@ def test_which_resolutions() -> None:
 def test_fp16_needs_the_clamp() -> None:
     with pytest.raises(UsageError, match="has no clamp"):
         trainer_for(GeneratorSettings(precision="fp16", **BRISK))
-    with pytest.raises(ValueError, match="expected float32, bf16 or fp16"):
+    with pytest.raises(ValueError, match="expected one of float32, bf16, fp16"):
         GeneratorSettings(precision="fp8")
 
 

@@ -1,9 +1,12 @@
 """μ, σ, ε: which layers are random, how ε is drawn, and what `randomize` keeps."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from tests.conftest import TINY
+from wrangan_cli.engine.base.choices import StdForm
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.models.config import StyleGAN2Config
@@ -17,7 +20,6 @@ from wrangan_cli.engine.models.randomized import (
     with_plain_std,
 )
 from wrangan_cli.engine.models.stylegan2 import StyleGAN2Generator
-from wrangan_cli.engine.training.settings import STD_FORMS
 
 
 def test_the_last_layers_are_random(tiny_generator: StyleGAN2Generator) -> None:
@@ -65,7 +67,7 @@ def test_tunable_weights_are_the_random_ones_or_all(tiny_generator: StyleGAN2Gen
     assert list(tunable_weights(plain)) == ["conv1", "convs.0", "convs.1", "convs.2", "convs.3"]
 
 
-@pytest.mark.parametrize("form", STD_FORMS)
+@pytest.mark.parametrize("form", get_args(StdForm))
 def test_forms_of_std_keep_its_size_and_can_be_undone(tiny_generator: StyleGAN2Generator, form: str) -> None:
     std = tiny_generator.get_parameter("convs.3.conv.std")
     with torch.no_grad():

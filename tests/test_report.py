@@ -3,63 +3,39 @@
 import csv
 import dataclasses
 import json
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
-from typer.testing import CliRunner
 
-from tests.conftest import write_photo
 from tests.fakes import fake_perceptual
+from tests.report_cases import LITTLE, SET, Page, run, subject, table
 from tests.test_consistency import smile
-from tests.test_edit_success import EverySecond, corners
 from tests.test_evaluate import FEATURES, needs_fidelity, small_features
-from tests.test_separability import net
-from wrangan_cli.app import app
-from wrangan_cli.engine.data.images import load_image, to_uint8
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.images import to_uint8
 from wrangan_cli.engine.data.photographs import load_photograph
-from wrangan_cli.engine.editing.directions import Move, directions_file, edit_code, save_directions
-from wrangan_cli.engine.inversion import inverter as inverting
+from wrangan_cli.engine.editing.directions import Move, edit_code
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.method_settings import METHODS
 from wrangan_cli.engine.library import load_model
-from wrangan_cli.engine.metrics import corruption, edit_success, lpips
+from wrangan_cli.engine.metrics import edit_success
 from wrangan_cli.engine.metrics.corruption import moved_images
+from wrangan_cli.engine.metrics.drift import drift
 from wrangan_cli.engine.metrics.kid import kid
-from wrangan_cli.engine.metrics.samples import REFERENCE_FILE, Reference, save_reference
-from wrangan_cli.engine.models.attributes import save_attributes
 from wrangan_cli.engine.models.codes import Code, load_code, render
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.reports import sweep
 from wrangan_cli.engine.reports.settings import parse_settings
 from wrangan_cli.engine.training.settings import SensitivitySettings
 
-__all__ = ["small_features"]  # a fixture
+__all__ = ["small_features", "subject"]  # fixtures
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("sklearn")
-SET = {
-    "steps": 2,
-    "init": "mean",
-    "pti_steps": 1,
-    "pti_pivot_steps": 1,
-    "perceptual_weight": 0,
-    "metrics": "mse,ms-ssim,st-lpips-alex",
-    "separability_samples": 60,
-    "influence_samples": 4,
-    "consistency": 2,
-    "sweep": 2,
-    "alphas": "10,0.1",
-    "edited": 2,
-    "shown": 2,
-}
-LITTLE = {**dict.fromkeys(("consistency", "separability_samples", "interpolations", "sweep"), 0), "shown": 1}
 NUMBERED = (
     "1-cost",
     "2-reconstruction",
@@ -70,80 +46,6 @@ NUMBERED = (
     "6-std-share",
     "7-layer-influence",
 )
-
-
-@pytest.fixture
-def subject(
-    tiny_folder: Path,
-    tiny_model: Model,
-    monkeypatch: pytest.MonkeyPatch,
-    photos: Path,
-    small_features: Tensor,
-) -> Path:
-    """A model folder with all that a report can use; fake perceptual distance and Inception."""
-    real = torch.randn(30, FEATURES, generator=torch.Generator().manual_seed(1))
-    save_reference(tiny_folder / REFERENCE_FILE, Reference(real, "held-out.zip", 16))
-    save_directions(directions_file(tiny_model), tiny_model, [smile(), smile(name="age")])
-    save_attributes(tiny_folder / "attributes.safetensors", net())
-    monkeypatch.setattr(edit_success, "load_descriptors", lambda: corners)
-    monkeypatch.setattr(edit_success, "YawScorer", AllFaces)
-    monkeypatch.setattr(corruption, "FaceDetector", EverySecond)
-    for module in (lpips, inverting):
-        monkeypatch.setattr(module, "load_perceptual", lambda *_: fake_perceptual())
-    del photos, small_features
-    return tiny_folder
-
-
-def run(out: Path, model: Path, photos: Path, *more: object, methods: str = "all", **changes: object) -> Any:
-    values = {**SET, **changes}
-    sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
-    arguments = ["report", photos, "--out", out, "--methods", methods, "--model", model]
-    return CliRunner().invoke(app, [*map(str, arguments), "--samples", "15", *sets, *map(str, more)])
-
-
-def table(out: Path, name: str) -> list[dict[str, Any]]:
-    return json.loads((out / "tables" / f"{name}.json").read_text())["rows"]
-
-
-class AllFaces:
-    """A detector that finds a face in each image, turned a little."""
-
-    side = 256
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return torch.full((len(images), 1), 0.1)
-
-
-class Page(HTMLParser):
-    """Every tag is closed that has to be; addresses, texts and the data are kept."""
-
-    EMPTY = ("meta", "img", "link", "br", "hr", "input")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: list[str] = []
-        self.ids: list[str] = []
-        self.texts: list[str] = []
-        self.data: dict[str, Any] = {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        attributes = dict(attrs)
-        self.addresses += [v for k, v in attrs if k in ("src", "href") and v]
-        self.ids += [v for k, v in attrs if k == "id" and v]
-        if tag not in self.EMPTY:
-            self.open.append(tag + "#data" if attributes.get("id") == "data" else tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open, f"</{tag}> closes nothing"
-        assert self.open.pop().removesuffix("#data") == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "script#data":
-            self.data = json.loads(data)
-        self.texts.append(data)
 
 
 @needs_fidelity
@@ -162,6 +64,7 @@ def test_end_to_end_and_again(subject: Path, tiny_model: Model, photos: Path, tm
         assert f"method {method}: left out" in result.stderr
     check_reconstruction(out, tiny_model, photos, done)
     check_corruption(out, tiny_model, done)
+    check_drift(out, tiny_model, done)
     check_sweep(out)
     check_edits(out, tiny_model, photos, done)
     check_page(out, tiny_model, done)
@@ -257,6 +160,14 @@ def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
     assert rows["sg2-w"]["each"] == 5
 
 
+def check_drift(out: Path, model: Model, methods: list[str]) -> None:
+    rows = {row["method"]: row["drift"] for row in table(out, "drift")}
+    assert list(rows) == methods
+    codes = [load_code(out / "codes" / "weight-tuning" / f"{stem}.st") for stem in "abc"]
+    assert rows["weight-tuning"]["value"] == pytest.approx(np.mean([drift(model, code) for code in codes]))
+    assert rows["weight-tuning"]["low"] < rows["weight-tuning"]["high"]
+
+
 def check_sweep(out: Path) -> None:
     rows = {(row["method"], row["alpha"]): row for row in table(out, "figure-3-sweep")}
     assert list(rows) == [(m, alpha) for m in ("wrangan", "weight-tuning") for alpha in (0.1, 10)]
@@ -329,35 +240,6 @@ def test_a_second_run_makes_only_what_is_missing(subject: Path, photos: Path, tm
     assert "Failed: 3." in (out / "index.html").read_text()
 
 
-def test_evaluate_report_is_the_same(subject: Path, photos: Path, tmp_path: Path) -> None:
-    wanted = {**LITTLE, "samples": 0, "metrics": "mse", "edit_success": 0}
-    first = run(tmp_path / "out", subject, photos, methods="sg2-w", **wanted)
-    assert first.exit_code == 0, first.output
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "codes").rglob("*.st")}
-    sets = [part for name, value in {**SET, **wanted}.items() for part in ("--set", f"{name}={value}")]
-    older = ["evaluate", "--report", tmp_path / "out", "--photos", photos, "--model", subject]
-    again = CliRunner().invoke(app, [*map(str, older), "--methods", "sg2-w", *sets])
-    assert again.exit_code == 0, again.output
-    assert again.stdout == first.stdout
-    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-
-
-def test_what_the_model_lacks_is_left_out_and_named(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    result = run(out, tiny_folder, photos, methods="sg2-w", metrics="mse")
-    assert result.exit_code == 0, result.output
-    for line in (
-        "Table 3: left out",
-        "Table 4: left out",
-        "Table 5: left out (the model has no attribute net)",
-        "latent editing consistency: left out (the model has no directions)",
-    ):
-        assert line in result.stderr
-        assert line in (out / "index.html").read_text()
-    assert table(out, "table-6-std-share")
-    assert Page((out / "index.html").read_text()).data["edits"] == []
-
-
 def test_figure_3_over_n_with_corruption(
     subject: Path, tiny_model: Model, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -382,47 +264,3 @@ def test_figure_3_over_n_with_corruption(
     assert rows[1]["mse"]["value"] == pytest.approx(error, rel=1e-3)
     assert rows[0]["mse"]["value"] != rows[1]["mse"]["value"]
     assert all(row["corruption-kid"]["standard_error"] > 0 for row in rows)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--report", "x"], "--report needs --photos"),
-        (["--report", "x", "--photos", ".", "--metric", "mse"], "leave out --metric"),
-        (["--report", "x", "--photos", ".", "--methods", "nonsense"], "method 'nonsense'"),
-        (["--report", "x", "--photos", ".", "--set", "step=1"], "no setting 'step'"),
-        (["--report", "x", "--photos", ".", "--set", "steps"], "expected NAME=VALUE"),
-        (["--report", "x", "--photos", ".", "--set", "e4e.lr=1"], "method e4e has no setting lr"),
-        (["--report", "x", "--photos", ".", "--set", "steps=many"], "'many' is not a valid value of steps"),
-        (["--report", "x", "--photos", ".", "--set", "steps=-1"], "steps"),
-        (["--report", "x", "--photos", ".", "--strength", "2"], "leave out --strength"),
-        (["--report", "x", "--photos", ".", "--set", "alphas=1,much"], "alphas '1,much': expected numbers"),
-        (["--report", "x", "--photos", ".", "--set", "sweep_layers=0"], "sweep_layers '0': expected numbers"),
-        (["--methods", "sg2-w"], "--methods applies to --report"),
-        (["--strength", "2"], "--strength applies to --metric lec"),
-        (["--metric", "separability", "--epsilon", "1"], "--epsilon applies to fid"),
-        (["--against", "x"], "give --codes and --photos"),
-    ],
-)
-def test_usage(arguments: list[str], message: str) -> None:
-    result = CliRunner().invoke(app, ["evaluate", "--model", "faces-64", *arguments])
-    assert result.exit_code == 2, result.output
-    assert message in " ".join(result.stderr.split())
-
-
-def test_a_method_asked_for_by_name_must_be_possible(tiny_folder: Path, photos: Path, tmp_path: Path) -> None:
-    result = run(tmp_path / "out", tiny_folder, photos, methods="encoder", init="encoder")
-    assert result.exit_code == 2
-    assert "has no encoder.safetensors" in result.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_photographs_of_one_name_are_named_once_each_method(
-    tiny_folder: Path, photos: Path, tmp_path: Path
-) -> None:
-    write_photo(photos / "a.jpg", seed=9)
-    result = run(tmp_path / "out", tiny_folder, photos, methods="sg2-w", metrics="mse")
-    assert result.exit_code == 1
-    assert "not inverted" in result.stderr
-    (row,) = table(tmp_path / "out", "table-2-reconstruction")
-    assert row["count"] == 3

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.report_cases import LITTLE, run, subject, table
 from tests.test_evaluate import needs_fidelity, small_features
-from tests.test_report import LITTLE, run, subject, table
 
 __all__ = ["small_features", "subject"]  # fixtures
 

@@ -147,7 +147,7 @@ def test_command_needs_no_data(tiny_folder: Path, tmp_path: Path, monkeypatch: p
     assert model.inversion == {"epsilon_lr": 0.01}
     for wrong, line in (
         (["--from", "sensitivity", "--data", "x"], "accepts none of --data"),
-        (["--from", "elsewhere"], "expected adversarial or sensitivity"),
+        (["--from", "elsewhere"], "'elsewhere' is not one of 'adversarial', 'sensitivity'"),
         (
             ["--keep-std", "--data", "x"],
             "--layers 2, but the random layers of tiny are: convs.1, convs.2, convs.3",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from wrangan_cli.engine.base.errors import FileError
-from wrangan_cli.engine.data.images import open_image
+from wrangan_cli.engine.data.image_reading import open_image
 
 
 def pixels() -> np.ndarray:

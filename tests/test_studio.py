@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from tests.code_files import pixels
 from tests.conftest import write_photo
+from tests.face_cases import LANDMARKS, FakeDetector, detector, smooth_photo
 from tests.studio_cases import STEPS, studio_model
-from tests.test_align import LANDMARKS, FakeDetector, detector, smooth_photo
 from wrangan_cli.app import app
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.data.marks import MARK, SOFTWARE

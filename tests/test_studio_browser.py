@@ -16,8 +16,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.code_files import pixels
+from tests.face_cases import FakeDetector, detector, smooth_photo
 from tests.studio_cases import studio_model
-from tests.test_align import FakeDetector, detector, smooth_photo
 from tests.test_report_browser import chromium
 from wrangan_cli.app import app
 from wrangan_cli.engine.data.marks import MARK

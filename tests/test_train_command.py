@@ -184,7 +184,7 @@ def test_attributes_take_the_labels_that_stand_beside_the_data(faces: Path, tmp_
         (["--seed", "-1"], "seed -1"),
         (["--lr", "nan"], "lr nan"),
         (["--style-dim", "0"], "whole numbers from 1 up"),
-        (["--perceptual", "nonsense"], "expected one of lpips-vgg"),
+        (["--perceptual", "nonsense"], "'nonsense' is not one of 'lpips-vgg'"),
     ],
 )
 def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_usage_errors(options: list[str], words: str, faces: Path, tmp_path: Pat
         (["--layers", "99"], "layers 99 is outside 0…5"),
         (["--layers", "0"], "layers 0: expected 1 or more"),
         (["--initial-std", "nan"], "initial_std nan"),
-        (["--epsilon-per", "day"], "expected batch or image"),
+        (["--epsilon-per", "day"], "'day' is not one of 'batch', 'image'"),
     ],
 )
 def test_randomize_usage_errors(

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.clips import SquareDetector, picture, steady
-from tests.test_align import LANDMARKS
+from tests.face_cases import LANDMARKS
 from wrangan_cli.engine.faces.alignment import ffhq_quad
 from wrangan_cli.engine.faces.detection import Face
 from wrangan_cli.engine.video.track import Ending, Found, follow, gaussian_smoothed, seen_span, smooth_quads

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load_code,
         load_model,
         paste,
+        random_codes,
         render,
         save_code,
     )
@@ -50,6 +51,7 @@ __all__ = [
     "load_code",
     "load_model",
     "paste",
+    "random_codes",
     "render",
     "save_code",
 ]

@@ -22,6 +22,7 @@ from wrangan_cli.commands.align import align, paste
 from wrangan_cli.commands.doctor import doctor
 from wrangan_cli.commands.fetch import fetch
 from wrangan_cli.commands.latents import export_latents, import_latents
+from wrangan_cli.commands.option_help import flow_help
 from wrangan_cli.commands.shell import Shell
 from wrangan_cli.commands.studio import studio
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
@@ -67,6 +68,7 @@ app.add_typer(video.app, name="video")
 app.command("studio")(studio)
 app.command("fetch")(fetch)
 app.command("doctor")(doctor)
+flow_help(app)
 
 
 def wait_briefly() -> None:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
-from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code, load_directions
 from wrangan_cli.engine.editing.pose import YawScorer
 from wrangan_cli.engine.library import load_model

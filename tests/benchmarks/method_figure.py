@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.editing.directions import Move, edit_code, load_directions
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.pairs import pair_by_stem

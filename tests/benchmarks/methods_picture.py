@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch.nn.functional import interpolate
 
-from wrangan_cli.engine.data.images import labelled_grid, load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.editing.directions import (
     Move,
     directions_file,

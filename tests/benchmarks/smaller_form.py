@@ -20,7 +20,8 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.freed_memory import keep_freed_memory
 from wrangan_cli.engine.base.runtime import random_generator
-from wrangan_cli.engine.data.images import labelled_grid, save_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.library import load_model
 from wrangan_cli.engine.metrics.psnr import psnr
 from wrangan_cli.engine.models.folder import Model

@@ -26,12 +26,13 @@ from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.metrics import kid
-from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images, random_direction
+from wrangan_cli.engine.metrics.corruption import mean_over_codes, moved_images
+from wrangan_cli.engine.metrics.drift import drift_images
 from wrangan_cli.engine.metrics.inception import extract_features, load_inception
 from wrangan_cli.engine.metrics.pairs import measured
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS
 from wrangan_cli.engine.metrics.samples import model_reference
-from wrangan_cli.engine.models.codes import Code, render
+from wrangan_cli.engine.models.codes import Code
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.perceptual import for_loss, load_perceptual
@@ -99,16 +100,9 @@ class Study:
 
     @torch.no_grad()
     def drift(self, model: Model, code: Code, directions: int = DIRECTIONS) -> dict[str, float]:
-        """The effect of the code's offsets on the rest of the latent space: the distance between images of
-        the tuned and of the untuned generator at w moved by the size of W, as for corruption.
-
-        The mean over the first `directions` random directions of the corruption protocol (seed 0), as MSE on
-        [-1, 1] and as perceptual distance, both of images of `sample_side` (256 px at most).
-        """
-        moves = [random_direction(0, index, model) * model.w_std for index in range(directions)]
-        tuned = [dataclasses.replace(code, w=code.w + move) for move in moves]
-        untuned = [Code(moved.w) for moved in tuned]
-        after, before = (render(model, some, model.sample_side).clamp(-1, 1) for some in (tuned, untuned))
+        """The metric `drift` over the first `directions` directions, and the perceptual distance of the same
+        images."""
+        after, before = drift_images(model, code, directions)
         return {
             "drift": (after - before).square().mean().item(),
             f"drift {self.perceptual.name}": self._distance(after, before).mean().item(),

@@ -10,6 +10,7 @@ from wrangan_cli.api.faces import align, paste
 from wrangan_cli.api.inversion import Inverter, invert
 from wrangan_cli.api.models import directions, load_model
 from wrangan_cli.api.pictures import Face
+from wrangan_cli.api.sampling import random_codes
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.editing.directions import Direction
 from wrangan_cli.engine.inversion.method_settings import inversion_settings
@@ -34,6 +35,7 @@ __all__ = [
     "load_code",
     "load_model",
     "paste",
+    "random_codes",
     "render",
     "save_code",
 ]

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import torch
 from PIL import Image
@@ -29,26 +29,27 @@ from wrangan_cli.engine.models.folder import Model
 CodeLike = Code | str | Path
 """A code, or its `.st` file."""
 C = TypeVar("C", bound=CodeLike)
-Output = Literal["image", "tensor", "code"]
-_OUTPUTS = ("image", "tensor", "code")
+ImageOutput = Literal["image", "tensor"]
+Output = Literal[ImageOutput, "code"]
 
 _log = logging.getLogger("wrangan")
 
 
-def load_code(path: str | Path, model: Model | None = None) -> Code:
+def load_code(path: str | Path, model: ModelLike | None = None) -> Code:
     """Read a `.st` file; with `model`, check that the code was made for it.
 
     Its main fields: `code.w`, float32 (512,) in W or (rows, 512) in W+, `code.epsilon`, the offsets of the
     weights in units of σ, by the weight's name, and `code.info`, how it was made. Nothing in the file is
     executed. Raises WranganError: not readable, not a code, not finite, made for another model.
     """
-    return engine.load_code(Path(path), model)
+    return engine.load_code(Path(path), None if model is None else model_of(model))
 
 
 def save_code(code: Code, path: str | Path) -> None:
     """Write a code as a `.st` file (safetensors), atomically: w in float32, all offsets in float16.
 
-    Raises WranganError for values that are not finite and if the file cannot be written.
+    Folders that are missing are made, and an existing file is replaced. Raises WranganError for values that
+    are not finite and if the file cannot be written.
     """
     engine.save_code(Path(path), code)
 
@@ -78,6 +79,7 @@ def render(
     *,
     side: int | None = None,
     output: Literal["tensor"],
+    clip: bool = True,
     progress: Progress | None = None,
 ) -> Tensor: ...
 def render(
@@ -85,22 +87,26 @@ def render(
     model: ModelLike | None = None,
     *,
     side: int | None = None,
-    output: Literal["image", "tensor"] = "image",
+    output: ImageOutput = "image",
+    clip: bool = True,
     progress: Progress | None = None,
 ) -> Image.Image | list[Image.Image] | Tensor:
     """Render the image of a code, or the images of a list of codes (or of `.st` files).
 
     model: None: the one with which the codes were made. side: reduce images by area averaging to this side
     in px; None: the model's. output: `"image"`, 8-bit RGB Pillow images; `"tensor"`, float32 on the CPU in
-    [-1, 1], (3, R, R) for one code and (B, 3, R, R) for a list. progress: called with the number of images
-    rendered, and the total.
+    [-1, 1], (3, R, R) for one code and (B, 3, R, R) for a list. Gradients flow from the tensor to w and to
+    the offsets of the codes if these require them; otherwise it has no graph. clip: False: leave the values
+    of the tensor that are outside [-1, 1] as they are, since clipped ones have no gradient. progress: called
+    with the number of images rendered, and the total.
 
-    Raises WranganError for codes that cannot be read or were made for another model.
+    Raises WranganError for codes that cannot be read, were made for another model or are not finite.
     """
-    if output not in _OUTPUTS[:2]:
-        raise UsageError(f"output {output!r}: expected image or tensor")
+    _check_output(output, ImageOutput)
+    if not clip and output != "tensor":
+        raise UsageError('clip=False: images are always clipped; give output="tensor"')
     loaded, several = loaded_codes(codes)
-    return _in_form(_rendered(model_of(model, loaded), loaded, side, progress), several, output)
+    return _in_form(_rendered(model_of(model, loaded), loaded, side, progress), several, output, clip)
 
 
 @overload
@@ -166,13 +172,14 @@ def edit(
 
     `edit(code, "smile", 3)`, or several at once: `edit(code, {"smile": 3, "age": -2})`. Strengths are in
     standard deviations of w along the direction, so that 3 means the same on every model; beyond the
-    direction's range the log `wrangan` warns. direction: a name of `directions(model)`, or a `Direction`.
+    direction's range the log `wrangan` warns. direction: a name of `directions(model)`, a `Direction`, or a
+    dict of strengths by either.
 
     model, side, and output as for `render`; also `"code"`: the moved codes, to save, edit further or
     interpolate. The offsets of the weights are kept. Raises WranganError for names that the model does
     not have, strengths that are not finite, and as `render` does.
     """
-    _check_output(output)
+    _check_output(output, Output)
     loaded, several = loaded_codes(codes)
     resolved = model_of(model, loaded)
     moves = _moves(resolved, direction, strength)
@@ -238,15 +245,15 @@ def interpolate(
 
     Raises WranganError for fewer than two codes or steps, and as `render` does.
     """
-    _check_output(output)
-    loaded, _ = loaded_codes(list(codes))
+    _check_output(output, Output)
+    loaded, _ = loaded_codes(codes if isinstance(codes, Code | str | Path) else list(codes))
     resolved = model_of(model, loaded)
     if output == "code":
         return list(interpolate_codes(loaded, steps, resolved.generator.config.num_latents, smooth, loop))
     check_side(side)
     count = count_images(len(loaded), steps, loop)
     images = render_way(resolved, loaded, steps, smooth, loop, side, _on_image(progress, count))
-    return _stacked(images) if output == "tensor" else [to_pillow(image) for image in images]
+    return _stacked(images) if output == "tensor" else _pictures(images)
 
 
 def loaded_codes(codes: CodeLike | Sequence[CodeLike]) -> tuple[list[Code], bool]:
@@ -266,21 +273,30 @@ def _moves(
 ) -> list[Move]:
     """The requested moves, with a warning for strengths outside a direction's range."""
     if isinstance(direction, Mapping):
-        if strength is not None or not direction:
+        if not direction:
+            raise UsageError(
+                "no direction: the dict of strengths is empty; expected one such as {'smile': 3}"
+            )
+        if strength is not None:
             raise UsageError("several directions: give a dict of strengths by name, and no separate strength")
         requested: list[tuple[str | Direction, float]] = list(direction.items())
-    elif strength is None:
+    elif strength is None and isinstance(direction, str | Direction):
         raise UsageError("no strength: give one in standard deviations, such as edit(code, 'smile', 3)")
     else:
-        requested = [(direction, strength)]
+        requested = [(direction, strength)]  # type: ignore[list-item]  # Move checks the strength
     known = load_directions(model)
     moves = []
     for which, size in requested:
         if isinstance(which, Direction):
             check_fit(Path("direction"), which, model)
             move = Move(which, size)
-        else:
+        elif isinstance(which, str):
             move = Move(find_direction(known, which, model.name), size)
+        else:
+            raise UsageError(
+                f"direction {which!r}: expected a name or a Direction; for several, a dict such as "
+                "{'smile': 2, 'age': -1}"
+            )
         if move.outside_range:
             low, high = move.direction.range
             _log.warning("%s is outside the sensible range %g…%g", move.label, low, high)
@@ -288,9 +304,10 @@ def _moves(
     return moves
 
 
-def _check_output(output: str) -> None:
-    if output not in _OUTPUTS:
-        raise UsageError(f"output {output!r}: expected one of {', '.join(_OUTPUTS)}")
+def _check_output(output: str, choices: Any) -> None:
+    """UsageError unless `output` is a value of the Literal `choices`."""
+    if output not in get_args(choices):
+        raise UsageError(f"output {output!r}: expected one of {', '.join(get_args(choices))}")
 
 
 def _rendered(
@@ -305,14 +322,19 @@ def _on_image(progress: Progress | None, count: int) -> Callable[[int], None] | 
 
 
 def _in_form(
-    images: Iterator[Tensor], several: bool, output: str
+    images: Iterator[Tensor], several: bool, output: str, clip: bool = True
 ) -> Image.Image | list[Image.Image] | Tensor:
     """Images (3, R, R) in the requested form."""
     if output == "tensor":
-        return _stacked(images) if several else _stacked(images)[0]
-    pictures = [to_pillow(image) for image in images]
+        return _stacked(images, clip) if several else _stacked(images, clip)[0]
+    pictures = _pictures(images)
     return pictures if several else pictures[0]
 
 
-def _stacked(images: Iterator[Tensor]) -> Tensor:
-    return torch.stack([image.clamp(-1, 1) for image in images])
+def _stacked(images: Iterator[Tensor], clip: bool = True) -> Tensor:
+    return torch.stack([image.clamp(-1, 1) if clip else image for image in images])
+
+
+@torch.no_grad()
+def _pictures(images: Iterator[Tensor]) -> list[Image.Image]:
+    return [to_pillow(image) for image in images]

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from wrangan_cli.api.pictures import Face, Picture, whole
+from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.faces.align_photos import check_alignment, check_feather, check_square, face_side
 from wrangan_cli.engine.faces.alignment import crop_quad, paste_back
 from wrangan_cli.engine.faces.detection import MIN_CONFIDENCE, FaceDetector
@@ -28,8 +29,7 @@ def align(
     Returns the faces, largest first, or an empty list. `face.image` is the aligned
     picture; pass the face itself to `invert` and to `paste`.
 
-    Raises WranganError for a photograph that cannot be used, for settings that are out of range, and without
-    the extra `align`, which installs the detector.
+    Raises WranganError for a photograph that cannot be used and for settings that are out of range.
     """
     check_alignment(size, max_faces, min_confidence)
     picture = whole(photo)
@@ -54,9 +54,11 @@ def paste(edited: Picture, face: Face, *, feather: float = 0.1, keep_detail: boo
     detail.
 
     Returns the whole photograph, 8-bit RGB; pixels outside the frame are unchanged. Raises WranganError for
-    a picture that is not square and a feather that is out of range.
+    a picture that is not square, a face that is not from `align`, and a feather that is out of range.
     """
     check_feather(feather)
+    if not isinstance(face, Face):
+        raise UsageError(f"face: {type(face).__name__}: expected a face from `align`, which knows its place")
     picture = whole(edited, "edited face")
     check_square(Path(edited) if isinstance(edited, str | Path) else Path("edited face"), picture)
     return paste_back(face.photo, picture, face.quad, feather, keep_detail)

@@ -33,8 +33,8 @@ class Inverter:
     inverted together.
 
     Raises WranganError: options that do not exist or conflict, networks that the model lacks,
-    missing weights of the perceptual distance. From then on the process keeps freed memory
-    for later use (glibc; `base/freed_memory.py`).
+    missing weights of the perceptual distance. From then on, on Linux, the process keeps freed memory for
+    later use, which makes the steps faster.
     """
 
     def __init__(
@@ -161,8 +161,10 @@ def invert(
 
     model: see `load_model`; None: the default, loaded on first use and kept. options: those of
     `wrangan invert`, such as `method="pti"`, `size=256`, `seconds=30`. settings: made from such options by
-    `inversion_settings`; `options` take precedence over them. batch: number of photographs inverted
-    together. progress: called with the number of steps done, and the total.
+    `inversion_settings`; `options` take precedence over them. Without `steps` or `seconds`, the number of
+    steps is the one that the model's record recommends (400 on `ffhq`); 0 gives the code from which the
+    method starts. batch: number of photographs inverted together. progress: called with the number of steps
+    done, and the total.
 
     Each code holds w, the offsets of the weights, and in `info` the settings, the seconds, and the distortion
     before and after. Raises WranganError for a picture that cannot be used or fitted, and for wrong settings;

@@ -13,7 +13,7 @@ from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.base.runtime import resolve_device
 from wrangan_cli.engine.editing.directions import Direction, load_directions
 from wrangan_cli.engine.models import folder as folders
-from wrangan_cli.engine.models.codes import Code, check_fit
+from wrangan_cli.engine.models.codes import Code, check_finite, check_fit
 from wrangan_cli.engine.models.folder import Model
 
 ModelLike = Model | str | Path
@@ -56,7 +56,8 @@ def directions(model: ModelLike = DEFAULT_MODEL, path: str | Path | None = None)
 def model_of(given: ModelLike | None, codes: Sequence[Code] = ()) -> Model:
     """The given model; else the one with which `codes` were made; else the default.
 
-    Raises WranganError for codes of a different model, or of a model that cannot be found and must be given.
+    Raises WranganError for codes of a different model, or of a model that cannot be found and must be given,
+    and for values that are not finite.
     """
     if isinstance(given, Model):
         model = given
@@ -65,7 +66,9 @@ def model_of(given: ModelLike | None, codes: Sequence[Code] = ()) -> Model:
     else:
         model = _made_with(codes[0]) if codes else _by_name(DEFAULT_MODEL)
     for number, code in enumerate(codes, 1):
-        check_fit(Path("code" if len(codes) == 1 else f"code {number}"), code, model)
+        name = Path("code" if len(codes) == 1 else f"code {number}")
+        check_fit(name, code, model)
+        check_finite(name, code)
     return model
 
 
@@ -74,8 +77,11 @@ def _made_with(code: Code) -> Model:
     if loaded is not None:
         return loaded
     name = library.bundled_model_of(code.info)
+    if name is None and "model" not in code.info:
+        record = "{'model': model.name, 'model_sha256': model.sha256}"
+        raise UsageError(f"the code names no model: give model=, or make it with info={record}")
     if name is None:
-        made_with = str(code.info.get("model", "unknown"))
+        made_with = str(code.info["model"])
         raise UsageError(
             f"code made with the model {made_with!r}, which is not bundled: load it, or give model="
         )

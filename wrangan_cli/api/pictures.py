@@ -1,5 +1,6 @@
 """The forms in which users pass pictures: files, Pillow images, arrays, tensors, aligned faces."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from wrangan_cli.engine.base.errors import FileError, UsageError
-from wrangan_cli.engine.data.images import MIN_SIDE, open_image, standard, to_pillow, to_tensor
+from wrangan_cli.engine.data.image_reading import open_image, standard
+from wrangan_cli.engine.data.images import MIN_SIDE, to_pillow, to_tensor
 from wrangan_cli.engine.data.photographs import load_photograph
 from wrangan_cli.engine.models.generator import reduced
+
+logger = logging.getLogger("wrangan")
 
 ROUNDING = 1e-3
 """How far values of a tensor may exceed [-1, 1]."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
     """A face that `align` cut out of a photograph, with what `paste` needs to put it back."""
 
@@ -45,6 +49,8 @@ Progress = Callable[[int, int], None]
 
 def as_list(pictures: Any) -> tuple[list[Any], bool]:
     """`pictures` as a list, and whether several were given: list, tuple, iterator, tensor (B, 3, S, S)."""
+    if hasattr(pictures, "read"):  # an open file, which is an iterator, too
+        return [pictures], False
     if isinstance(pictures, list | tuple | Iterator):
         return list(pictures), True
     if isinstance(pictures, Tensor) and pictures.ndim == 4:
@@ -56,6 +62,7 @@ def prepared(pictures: Sequence[Picture], most: int, size: int) -> list[Path | T
     """The input of inversion: files stay files, to be read when needed; everything else becomes
     (3, S, S) in [-1, 1], by `photograph`."""
     several = len(pictures) > 1
+    warn_of_range(pictures)
     return [
         Path(picture)
         if isinstance(picture, str | Path)
@@ -78,8 +85,18 @@ def photograph(picture: Picture, most: int, size: int = 0, name: str = "image") 
     return to_tensor(standard(Path(name), opened, min(size or most, most), enlarge=size > 0))
 
 
+def warn_of_range(pictures: Sequence[Picture]) -> None:
+    """Warn once if all tensors among `pictures` have values in [0, 1], the range of many libraries."""
+    given = [picture for picture in pictures if isinstance(picture, Tensor) and picture.numel()]
+    if given and all(bool(((picture >= 0) & (picture <= 1)).all()) for picture in given):
+        logger.warning(
+            "all values of the tensor are in [0, 1]: expected [-1, 1]; if it is in [0, 1], pass 2 * x - 1"
+        )
+
+
 def whole(picture: Picture, name: str = "image") -> Image.Image:
     """The whole picture as an upright 8-bit RGB Pillow image."""
+    warn_of_range([picture])
     if isinstance(picture, str | Path):
         return open_image(Path(picture))
     if isinstance(picture, Tensor):
@@ -99,12 +116,30 @@ def _in_memory(picture: Image.Image | NDArray[np.uint8] | Face, name: str) -> Im
     if isinstance(picture, np.ndarray):
         if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
             found = f"an array {picture.shape} of {picture.dtype}"
-            raise UsageError(f"{name}: {found}: expected (H, W, 3) of uint8, RGB")
+            raise UsageError(f"{name}: {found}: expected (H, W, 3) of uint8, RGB{_remedy(picture)}")
         return Image.fromarray(picture)
+    if hasattr(picture, "read"):
+        raise UsageError(f"{name}: an open file: pass its path, or PIL.Image.open(file)")
     raise UsageError(
         f"{name}: {type(picture).__name__}: expected a path, a Pillow image, an array (H, W, 3) of uint8, "
         "or a tensor (3, S, S) in [-1, 1]"
     )
+
+
+def _remedy(array: NDArray[Any]) -> str:
+    """What makes of an array x one that is accepted; nothing if that is not plain."""
+    if array.ndim == 4:
+        return "; pass several as list(x)"
+    if array.ndim == 2:
+        return "; pass a grey picture as PIL.Image.fromarray(x)"
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype.kind != "f" or not array.size:
+        return ""
+    low, high = array.min(), array.max()
+    if low >= 0 and high <= 1:
+        return '; from [0, 1], pass (255 * x).round().astype("uint8")'
+    if low >= -1 and high <= 1:
+        return '; from [-1, 1], pass (127.5 * (x + 1)).round().astype("uint8")'
+    return '; pass x.round().astype("uint8")' if low >= 0 and high <= 255 else ""
 
 
 def _checked(image: Tensor, name: str) -> Tensor:
@@ -112,7 +147,9 @@ def _checked(image: Tensor, name: str) -> Tensor:
     shape = tuple(image.shape)
     if image.ndim != 3 or shape[0] != 3 or shape[1] != shape[2] or not image.is_floating_point():
         dtype = str(image.dtype).removeprefix("torch.")
-        raise UsageError(f"{name}: a tensor {shape} of {dtype}: expected (3, S, S) of floating point")
+        raise UsageError(
+            f"{name}: a tensor {shape} of {dtype}: expected (3, S, S) of floating point in [-1, 1]"
+        )
     if shape[1] < MIN_SIDE:
         raise UsageError(f"{name}: a tensor {shape}: expected a side of at least {MIN_SIDE} px")
     values = image.detach().to("cpu", torch.float32)
@@ -120,5 +157,6 @@ def _checked(image: Tensor, name: str) -> Tensor:
         raise UsageError(f"{name}: a tensor with values that are not finite")
     low, high = float(values.min()), float(values.max())
     if low < -1 - ROUNDING or high > 1 + ROUNDING:
-        raise UsageError(f"{name}: a tensor with values in [{low:g}, {high:g}]: expected [-1, 1]")
+        scaled = "; from [0, 255], pass x / 127.5 - 1" if low >= 0 and high <= 255 else ""
+        raise UsageError(f"{name}: a tensor with values in [{low:g}, {high:g}]: expected [-1, 1]{scaled}")
     return values.clamp(-1, 1)

@@ -54,7 +54,9 @@ class CodeModels:
         info = read_info(path)
         name = bundled_model_of(info)
         if name is None:
-            made_with = str(info.get("model", "unknown"))
+            if "model" not in info:
+                raise FileError(path, "names no model: give it as --model")
+            made_with = str(info["model"])
             raise FileError(
                 path,
                 f"made with the model {made_with!r}, which is not bundled: give its folder as --model",

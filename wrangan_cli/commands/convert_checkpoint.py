@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from wrangan_cli.commands.option_help import choices_label
 from wrangan_cli.commands.shell import AsJson, Results, say
+from wrangan_cli.engine.base.choices import Perceptual
 from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ def convert_checkpoint(
             help="Which generator to take: its moving average (G_ema, g_ema, Gs), or as trained (G, g)."
         ),
     ] = "ema",
-    perceptual: Annotated[str, typer.Option(help="Perceptual distance to use with the model.")] = "lpips-vgg",
+    perceptual: Annotated[
+        Perceptual,
+        typer.Option(metavar=choices_label(Perceptual), help="Perceptual distance to use with the model."),
+    ] = "lpips-vgg",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files at --out, or the model's encoder.")
     ] = False,

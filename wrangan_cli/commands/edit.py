@@ -79,7 +79,8 @@ def edit(
 ) -> None:
     """Edit the images of codes: smile, age … Only the code and the model are needed, not the photograph."""
     from wrangan_cli.engine.base.runtime import resolve_device
-    from wrangan_cli.engine.data.images import check_side, save_image
+    from wrangan_cli.engine.data.image_writing import save_image
+    from wrangan_cli.engine.data.images import check_side
     from wrangan_cli.engine.editing.animation import SUFFIXES
     from wrangan_cli.engine.editing.directions import Move, edit_code
     from wrangan_cli.engine.editing.sweeps import Span, check_edits, parse_strength

@@ -105,7 +105,7 @@ def _strip(
 
 
 def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, where: Path) -> "Subject":
-    from wrangan_cli.engine.data.images import open_image
+    from wrangan_cli.engine.data.image_reading import open_image
     from wrangan_cli.engine.data.photographs import check_source, photograph_of
 
     photo = photograph_of(path, subject.code.info, photos)
@@ -117,7 +117,7 @@ def _with_photo(path: Path, subject: "Subject", photos: list[Path], side: int, w
 
 
 def _write(results: Results, target: Path, codes: list[Path], strip: "Strip", fps: float) -> None:
-    from wrangan_cli.engine.data.images import check_written_size, save_pillow
+    from wrangan_cli.engine.data.image_writing import check_written_size, save_pillow
     from wrangan_cli.engine.editing import animation
     from wrangan_cli.engine.editing.strips import (
         film_layout,

@@ -12,6 +12,7 @@ from wrangan_cli.commands.evaluation import (
     ConsistencyInputs,
     PairInputs,
     evaluate_consistency,
+    evaluate_drift,
     evaluate_pairs,
 )
 from wrangan_cli.commands.evaluation_faces import (
@@ -38,7 +39,7 @@ def evaluate(
             "For samples: fid (default), kid, precision, recall (on Inception features), precision-vgg16, "
             "recall-vgg16 (the authors' protocol; needs --reference). "
             "For codes alone: corruption-kid, corruption-fid, corruption-pooled-kid, corruption-pooled-fid, "
-            "corruption-face, lec, lec-image. "
+            "corruption-face, drift, lec, lec-image. "
             "For a model's random layers: std-share, layer-influence. For its attributes: separability."
         ),
     ] = None,
@@ -152,6 +153,8 @@ def evaluate(
         run_report(results, request, model, device)
         return
     _check_metrics(mode, names, reference, save_reference, epsilon)
+    if csv_file is not None and mode == "lec" and "drift" in names:
+        raise UsageError("--csv holds the values of lec or of drift: measure one at a time")
     with process_group():
         place = resolve_device(device)
         load = cache(lambda: load_model(model, place))
@@ -171,6 +174,7 @@ def evaluate(
                 size = STRENGTH if strength is None else strength
                 edits = ConsistencyInputs(codes, direction, size, csv_file, batch)
                 evaluate_consistency(results, loaded, names, edits)
+                evaluate_drift(results, loaded, names, codes, csv_file, seed)
             sampling = Samples(samples, seed, batch, epsilon)
             evaluate_face_fraction(results, loaded, names, codes, sampling)
             files = SampleInputs(codes, reference, save_reference)
@@ -178,22 +182,28 @@ def evaluate(
         results.finish()
 
 
-Mode = Literal["report", "pairs", "edit-success", "lec", "codes", "samples"]
+Mode = Literal["report", "pairs", "edit-success", "lec", "drift", "codes", "samples"]
 _APPLIES: dict[str, tuple[tuple[Mode, ...], str]] = {
-    "--metric": (("pairs", "edit-success", "lec", "codes", "samples"), "cannot be used with --report"),
+    "--metric": (
+        ("pairs", "edit-success", "lec", "drift", "codes", "samples"),
+        "cannot be used with --report",
+    ),
     "--against": (("pairs",), "compares pairs: give --codes and --photos, and no --metric edit-success"),
     "--metric-side": (
         ("pairs",),
         "applies to pairs: give --codes and --photos, and no --metric edit-success",
     ),
-    "--csv": (("pairs", "edit-success", "lec"), "writes the values for pairs: give --codes and --photos"),
+    "--csv": (
+        ("pairs", "edit-success", "lec", "drift"),
+        "writes the values for pairs: give --codes and --photos",
+    ),
     "--direction": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--strength": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--reference": (
-        ("samples", "codes", "lec", "report"),
+        ("samples", "codes", "lec", "drift", "report"),
         "applies to samples, --codes and --photos to pairs: give one or the other",
     ),
-    "--save-reference": (("samples", "codes", "lec"), "needs --reference, and no --photos"),
+    "--save-reference": (("samples", "codes", "lec", "drift"), "needs --reference, and no --photos"),
     "--epsilon": (("samples",), "applies to samples: codes contain their ε"),
     "--methods": (("report",), "applies to --report"),
     "--set": (("report",), "applies to --report"),
@@ -215,7 +225,9 @@ def _mode(names: Sequence[str], codes: Path | None, photos: Path | None, report:
         return "edit-success" if "edit-success" in names else "pairs"
     if not names:
         raise UsageError("--codes needs --photos too, or --metric corruption-kid")
-    return "lec" if {"lec", "lec-image"} & set(names) else "codes"
+    if {"lec", "lec-image"} & set(names):
+        return "lec"
+    return "drift" if "drift" in names else "codes"
 
 
 def _check_applicable(mode: Mode, given: Sequence[str]) -> None:
@@ -238,7 +250,7 @@ def _check_metrics(
     if mode == "edit-success" and len(set(names)) > 1:
         raise UsageError("edit-success cannot be combined with other metrics: give it alone")
     check: Callable[[Sequence[str]], object] = pair_metrics
-    if mode in ("lec", "codes"):
+    if mode in ("lec", "drift", "codes"):
         check = code_metrics
     elif mode == "samples":
         check = sample_metrics

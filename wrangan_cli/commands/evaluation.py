@@ -270,10 +270,43 @@ def evaluate_consistency(
             protocol=f"{what}; {about}",
         )
     if plan.csv_file is not None:
-        from wrangan_cli.engine.base.files import replaced_atomically
-
-        with replaced_atomically(plan.csv_file) as temporary, open_csv(temporary) as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["code", *wanted])
-            writer.writerows([path, *(values[metric] for metric in wanted)] for path, values in done.items())
+        _write_codes_csv(plan.csv_file, list(wanted), done)
         results.wrote(plan.csv_file)
+
+
+def evaluate_drift(
+    results: Results, model: "Model", names: Sequence[str], folder: Path, csv_file: Path | None, seed: int
+) -> None:
+    """How far the offsets of each code change the generator's other images."""
+    from wrangan_cli.engine.base.distributed import gather_shards, is_main, local_shard
+    from wrangan_cli.engine.metrics.drift import NAME, PROTOCOL, drift
+    from wrangan_cli.engine.models.codes import find_codes, load_code
+
+    if NAME not in names:
+        return
+    paths = by_main(lambda: find_codes(folder))
+    codes = by_main(lambda: [load_code(path, model) for path in paths])
+    here = []
+    with progress("moving w", len(local_shard(codes))) as bar:
+        for count, code in enumerate(local_shard(codes), 1):
+            here.append(drift(model, code, seed))
+            bar.update(bar.task_ids[0], completed=count)
+    values = gather_shards(here)
+    if not is_main():
+        return
+    _record_mean(
+        results, model, values, "code", metric=NAME, seed=seed, higher_is_better=False, protocol=PROTOCOL
+    )
+    if csv_file is not None:
+        done = {path: {NAME: value} for path, value in zip(paths, values, strict=True)}
+        _write_codes_csv(csv_file, [NAME], done)
+        results.wrote(csv_file)
+
+
+def _write_codes_csv(path: Path, names: Sequence[str], rows: Mapping[Path, Mapping[str, float]]) -> None:
+    from wrangan_cli.engine.base.files import replaced_atomically
+
+    with replaced_atomically(path) as temporary, open_csv(temporary) as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["code", *names])
+        writer.writerows([code, *(values[name] for name in names)] for code, values in rows.items())

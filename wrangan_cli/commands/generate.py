@@ -1,6 +1,5 @@
 """`wrangan generate`: images from random latents, and pairs of w and image for training."""
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -49,9 +48,10 @@ def generate(
     where it stopped.
     """
     from wrangan_cli.engine.base.runtime import resolve_device
-    from wrangan_cli.engine.data.images import image_grid, save_image
+    from wrangan_cli.engine.data.image_writing import save_image
+    from wrangan_cli.engine.data.images import image_grid
     from wrangan_cli.engine.library import load_model
-    from wrangan_cli.engine.models.seeds import image_of_seed
+    from wrangan_cli.engine.models.seeds import check_sampling, image_of_seed
 
     if pairs is not None:
         if epsilon:
@@ -61,11 +61,7 @@ def generate(
         _generate_pairs(pairs, model, samples, side, seed, device, Results(as_json, null))
         return
     numbers = parse_seeds(seeds)
-    for name, value in (("truncation", truncation), ("epsilon", epsilon)):
-        if not math.isfinite(value):
-            raise UsageError(f"--{name} {value}: not a finite number")
-    if truncation < 0:
-        raise UsageError(f"--truncation {truncation:g}: expected 0 (the mean) or more; 1: no truncation")
+    check_sampling(truncation, epsilon)
     one_file = one_image(out)
     loaded = load_model(model, resolve_device(device))
     results = Results(as_json, null)

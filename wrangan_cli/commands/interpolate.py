@@ -53,7 +53,8 @@ def interpolate(
 ) -> None:
     """Render the images between codes, with w and the offsets of the weights interpolated in equal steps."""
     from wrangan_cli.engine.base.runtime import resolve_device
-    from wrangan_cli.engine.data.images import check_side, check_written_size, checked_pillow
+    from wrangan_cli.engine.data.image_writing import check_written_size, checked_pillow
+    from wrangan_cli.engine.data.images import check_side
     from wrangan_cli.engine.editing import animation
     from wrangan_cli.engine.editing.interpolation import check_codes, check_steps, count_images, render_way
     from wrangan_cli.engine.models.codes import load_code
@@ -100,7 +101,7 @@ def interpolate(
 
 def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, steps: int, loop: bool) -> None:
     """One row from each code to the next: an inner code's image ends one row and begins another."""
-    from wrangan_cli.engine.data.images import checked_pillow, save_pillow
+    from wrangan_cli.engine.data.image_writing import checked_pillow, save_pillow
     from wrangan_cli.engine.data.sheets import Layout
 
     layout = Layout(rows, steps, (cell, cell), gap=0)
@@ -119,7 +120,7 @@ def _save_strip(out: Path, images: "Iterator[Tensor]", cell: int, rows: int, ste
 def _save_each(
     results: Results, folder: Path, images: "Iterator[Tensor]", count: int, record: dict[str, object]
 ) -> None:
-    from wrangan_cli.engine.data.images import save_image
+    from wrangan_cli.engine.data.image_writing import save_image
 
     digits = len(str(count - 1))
     for index, image in enumerate(images):

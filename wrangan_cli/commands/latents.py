@@ -2,17 +2,18 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from wrangan_cli.commands.code_inputs import CodeModels, code_files
 from wrangan_cli.commands.shell import AsJson, Null, Results, inputs, say
+from wrangan_cli.engine.base.choices import LatentFormat, LatentSpace
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
 
 if TYPE_CHECKING:
-    from wrangan_cli.engine.checkpoints.latents import Format, Latent, Space
+    from wrangan_cli.engine.checkpoints.latents import Latent
     from wrangan_cli.engine.models.codes import Code
     from wrangan_cli.engine.models.folder import Model
 
@@ -39,7 +40,7 @@ def import_latents(
         ),
     ] = None,
     space: Annotated[
-        Literal["w", "z"],
+        LatentSpace,
         typer.Option(
             help="Space of the latents: w (W or W+, by the shape), or z, which the model maps to w."
         ),
@@ -93,7 +94,7 @@ def import_latents(
 
 
 def _read(
-    paths: Iterable[Path], model: "Model", space: "Space", results: Results
+    paths: Iterable[Path], model: "Model", space: LatentSpace, results: Results
 ) -> "dict[Path, list[Latent]]":
     """The latents of each readable file, each file once; the others are reported."""
     from wrangan_cli.engine.checkpoints.latents import find_latents, read_latents
@@ -119,7 +120,7 @@ class _Importer:
     def __init__(
         self,
         model: "Model",
-        space: "Space",
+        space: LatentSpace,
         out: Path,
         photos: "dict[str, list[Path]] | None",
         alone: Path | None,
@@ -196,7 +197,7 @@ def export_latents(
         ),
     ] = Path("latents"),
     to: Annotated[
-        Literal["npz", "npy", "pt"] | None,
+        LatentFormat | None,
         typer.Option(help="Format; default: that of the suffix of --out, else npz."),
     ] = None,
     model: Annotated[
@@ -221,10 +222,10 @@ def export_latents(
     from wrangan_cli.engine.checkpoints.records import listed
 
     one_file = out.suffix in (".npz", ".npy", ".pt") and not out.is_dir()
-    by_suffix = cast("Format", out.suffix[1:]) if one_file else None
+    by_suffix = cast("LatentFormat", out.suffix[1:]) if one_file else None
     if by_suffix and to not in (None, by_suffix):
         raise UsageError(f"{out} is not a .{to} file: leave out --to, or give another --out")
-    form: Format = to or by_suffix or "npz"
+    form: LatentFormat = to or by_suffix or "npz"
     files = list(code_files(inputs(codes)))
     if one_file and len(files) > 1:
         raise UsageError(f"{out} is one file, but there are {len(files)} codes: give a folder as --out")

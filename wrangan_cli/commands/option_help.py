@@ -1,4 +1,4 @@
-"""The help of options that are made from dataclasses: the docstrings under their fields."""
+"""The text of help pages: options made from dataclasses, their types and the docstrings of their fields."""
 
 import ast
 import dataclasses
@@ -6,6 +6,15 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Mapping
+from typing import Any, Literal
+
+import typer
+
+from wrangan_cli.engine.base.choices import choices_in
+
+LABEL_WIDTH, WIDEST_CHOICE = 13, 15
+"""Characters of a line of choices in the help, whose column leaves the rest of the page to the text, and of
+the longest choice that is shown there."""
 
 
 def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict[str, str]:
@@ -29,6 +38,52 @@ def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict
         known = len(texts[text]) == len(kinds) or keys in panel_of.get(name, "")
         helps[name] = text if known else f"{text} (Only {keys}.)"
     return helps
+
+
+def option_types(kinds: Mapping[str, type]) -> dict[str, Any]:
+    """The type of each option; where classes have different choices, those of all."""
+    having: dict[str, list[Any]] = {}
+    for kind in dict.fromkeys(kinds.values()):
+        for field in dataclasses.fields(kind):
+            having.setdefault(field.name, []).append(field.type)
+    joined = {}
+    for name, (first, *others) in having.items():
+        joined[name] = first
+        if any(other != first for other in others) and choices_in(first):
+            choices = [choice for one in (first, *others) for choice in choices_in(one)]
+            joined[name] = Literal[tuple(dict.fromkeys(choices))]
+    return joined
+
+
+def choices_label(annotation: Any) -> str | None:
+    """The choices of an option as the help shows them in place of its type, without None and "" (unset).
+
+    None: Typer's own label does, as there are no choices or they fit into one line. With a choice wider than
+    WIDEST_CHOICE only `<choice>`: then the text has to name them.
+    """
+    known = choices_in(annotation)
+    names = [str(choice) for choice in known if choice]
+    label = f"<{'|'.join(names)}>"
+    if not names or (len(label) <= LABEL_WIDTH and "" not in known):
+        return None
+    if max(map(len, names)) > WIDEST_CHOICE:
+        return "<choice>"
+    lines = [""]
+    for part in label.replace("|", "| ").split():
+        if lines[-1] and len(lines[-1] + part) > LABEL_WIDTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def flow_help(app: typer.Typer) -> None:
+    """Let the help of commands fill the page: Typer keeps the line ends of all but the first paragraph."""
+    for info in app.registered_commands:
+        paragraphs = (inspect.getdoc(info.callback) or "").split("\n\n")
+        info.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            flow_help(group.typer_instance)
 
 
 def field_docstrings(cls: type) -> dict[str, str]:

@@ -36,7 +36,7 @@ ADVERSARIAL: Panels = {
         *("discriminator", "projected_weight", "projected_side", "perceptual"),
     ),
     "Average and data": _AVERAGE_AND_DATA,
-    "σ by sensitivity": ("probes", "distortion", "floor", "tie", "side", "epsilon_lr"),
+    "σ by sensitivity": ("probes", "distortion", "floor", "exponent", "tie", "side", "epsilon_lr"),
     "KID while training": ("kid_images", "kid_samples", "kid_reference"),
     "Run": (*_RUN, "dry_run", "precision", "low_precision_resolutions", "accumulate", "compile"),
 }

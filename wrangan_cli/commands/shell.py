@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 from typer.models import OptionInfo
 
-from wrangan_cli.commands.option_help import option_helps
+from wrangan_cli.commands.option_help import choices_label, option_helps, option_types
 from wrangan_cli.commands.streams import flushed, prepare_streams, read_names, write
 from wrangan_cli.engine.base.errors import (
     FileError,
@@ -41,6 +41,9 @@ OTHER_FILES = frozenset(
     {".mp4", ".mov", ".avi", ".webm", ".svg", ".pdf", ".psd", ".tga", ".ico", ".st", ".pt"}
 )
 """Suffixes of files that cannot be written as images."""
+
+_PYDANTIC = "Value error, "
+"""What newer versions of Typer put before their own words about a value."""
 
 CONTEXT = "context"
 """The parameter through which commands see which options were given."""
@@ -100,6 +103,9 @@ class Shell(TyperGroup):
         try:
             with _remarks_printed():
                 return super().invoke(ctx)
+        except typer.BadParameter as error:  # values that Typer checks
+            complain(error.format_message().replace(_PYDANTIC, ""))
+            ctx.exit(2)
         except UsageError as error:
             complain(error)
             ctx.exit(2)
@@ -265,7 +271,7 @@ def one_image(out: Path) -> bool:
 
     An unknown suffix is part of a folder's name: `run-0.5`.
     """
-    from wrangan_cli.engine.data.images import WRITTEN_FORMATS, written_format
+    from wrangan_cli.engine.data.image_writing import WRITTEN_FORMATS, written_format
     from wrangan_cli.engine.data.photo_files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
     suffix = out.suffix.lower()
@@ -301,7 +307,7 @@ def settings_options(
                 fields.setdefault(field.name, field)
     panel_of = {name: panel for panel, names in (panels or {}).items() for name in names}
     order = list(panel_of)
-    helps = option_helps(kinds, panel_of)
+    helps, types = option_helps(kinds, panel_of), option_types(kinds)
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -325,9 +331,12 @@ def settings_options(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=typer.Option(
-                    field.default, help=helps.get(name, ""), rich_help_panel=panel_of.get(name)
+                    field.default,
+                    help=helps.get(name, ""),
+                    metavar=choices_label(types[name]),
+                    rich_help_panel=panel_of.get(name),
                 ),
-                annotation=field.type,
+                annotation=types[name],
             )
             for name, field in fields.items()
         ]

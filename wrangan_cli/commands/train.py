@@ -3,10 +3,11 @@
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from wrangan_cli.commands.option_help import choices_label
 from wrangan_cli.commands.panels import ADVERSARIAL, ATTRIBUTES, ENCODER
 from wrangan_cli.commands.shell import Results, progress, say, settings_options
 from wrangan_cli.commands.training_runs import (
@@ -24,6 +25,7 @@ from wrangan_cli.commands.training_runs import (
     run_sensitivity,
     stream,
 )
+from wrangan_cli.engine.base.choices import Perceptual
 from wrangan_cli.engine.base.defaults import DEFAULT_MODEL
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.training.attribute_settings import AttributeSettings
@@ -33,6 +35,9 @@ from wrangan_cli.engine.training.settings import (
     RandomizeSettings,
     SensitivitySettings,
 )
+
+StdOrigin = Literal["adversarial", "sensitivity"]
+"""Where the σ of `train randomize` come from."""
 
 app = typer.Typer(no_args_is_help=True, help="Train a generator, its σ, an encoder or an attribute net.")
 
@@ -47,9 +52,10 @@ def generator(
     settings: GeneratorSettings,
     device: Device = "auto",
     perceptual: Annotated[
-        str,
+        Literal[Perceptual, ""],
         typer.Option(
-            help="Perceptual distance to record in the finished model. Empty: that of --model, or lpips-vgg."
+            metavar=choices_label(Perceptual),
+            help="Perceptual distance to record in the finished model. Empty: that of --model, or lpips-vgg.",
         ),
     ] = "",
     model: Annotated[
@@ -66,10 +72,10 @@ def generator(
 
     device_used = resolve_device(device)
     start = load_model(model, device_used) if model else None
-    perceptual = perceptual or ("lpips-vgg" if start is None else start.perceptual)
-    check_perceptual(perceptual)
+    recorded = perceptual or ("lpips-vgg" if start is None else start.perceptual)
+    check_perceptual(recorded)
     trainer = generator_trainer(settings, device_used, start)
-    run_adversarial(trainer, data, out, settings, perceptual, dry_run)
+    run_adversarial(trainer, data, out, settings, recorded, dry_run)
 
 
 @app.command("randomize")
@@ -84,10 +90,11 @@ def randomize(
         typer.Option(help="Folder or zip of images; repeatable. Not used by --from sensitivity."),
     ] = None,
     origin: Annotated[
-        str,
+        StdOrigin,
         typer.Option(
             "--from",
-            help="`adversarial`: train σ against the discriminator; `sensitivity`: take σ from how much the "
+            metavar=choices_label(StdOrigin),
+            help="adversarial: train σ against the discriminator; sensitivity: take σ from how much the "
             "model's images change with each weight, which takes minutes.",
         ),
     ] = "adversarial",
@@ -109,8 +116,6 @@ def randomize(
     from wrangan_cli.engine.models.generator import parse_random_layers
     from wrangan_cli.engine.training.start import randomize_trainer
 
-    if origin not in ("adversarial", "sensitivity"):
-        raise UsageError(f"--from {origin}: expected adversarial or sensitivity")
     start = load_model(model, resolve_device(device))
     layers = parse_random_layers(settings.layers, start.generator)
     if origin == "sensitivity":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wrangan_cli.commands.shell import Results, progress, say
+from wrangan_cli.engine.base.choices import ResizeFilter
 from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def remark(message: str) -> None:
         say(message)
 
 
-def load_images(data: list[Path], resolution: int, resize_filter: str) -> "ImageSet":
+def load_images(data: list[Path], resolution: int, resize_filter: ResizeFilter) -> "ImageSet":
     """The training images; broken ones are reported."""
     from wrangan_cli.engine.data.image_sets import default_cache_dir, load_image_set
 

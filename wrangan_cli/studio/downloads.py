@@ -10,7 +10,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from wrangan_cli.engine.base.errors import UsageError
-from wrangan_cli.engine.data.images import open_image
+from wrangan_cli.engine.data.image_reading import open_image
 from wrangan_cli.engine.editing.sweeps import Span
 from wrangan_cli.studio import pictures
 from wrangan_cli.studio.events import Events, Updates, answers, said

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from wrangan_cli.engine.base.errors import UsageError, WranganError, is_out_of_memory
-from wrangan_cli.engine.data.images import open_image
+from wrangan_cli.engine.data.image_reading import open_image
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import SUFFIX
 from wrangan_cli.studio import pictures

@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError
-from wrangan_cli.engine.data.images import checked_pillow, open_image, save_pillow, to_pillow
+from wrangan_cli.engine.data.image_reading import open_image
+from wrangan_cli.engine.data.image_writing import checked_pillow, save_pillow
+from wrangan_cli.engine.data.images import to_pillow
 from wrangan_cli.engine.editing import animation, strips
 from wrangan_cli.engine.editing.directions import (
     Direction,

@@ -1,7 +1,8 @@
 """Errors that a user can act on. Everything else is a bug and may show a traceback."""
 
+import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -48,6 +49,13 @@ def cause_of(error: BaseException) -> str:
     said = (error.strerror if isinstance(error, OSError) else None) or str(error).strip()
     line = escaped((said or type(error).__name__).splitlines()[0])
     return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+
+
+def expected_one_of(name: str, known: Iterable[str]) -> str:
+    """`did you mean steps?` for a name that is close to a known one, otherwise all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"
 
 
 _NO_MEMORY = re.compile(r"out of memory|DefaultCPUAllocator|not enough memory|_STATUS_ALLOC_FAILED")

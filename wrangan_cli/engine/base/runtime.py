@@ -23,8 +23,15 @@ def resolve_device(name: str = "auto") -> torch.device:
         device = local_gpu() if name == "cuda" and torch.cuda.is_available() else torch.device(name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise UsageError(f"device {name!r}: {cause_of(error)}") from error
+        raise UsageError(f"device {name!r}: {_why_not(name) or cause_of(error)}") from error
     return device
+
+
+def _why_not(device: str) -> str | None:
+    """Why a GPU cannot be used, if this machine has none; torch's own words are about how torch was built."""
+    kind = device.partition(":")[0]
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    return f"no {kind.upper()} device is available; use 'cpu'" if absent.get(kind) else None
 
 
 def adam(parameters: Iterable[Any], **options: Any) -> torch.optim.Adam:

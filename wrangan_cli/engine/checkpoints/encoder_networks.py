@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.choices import Backbone
 from wrangan_cli.engine.checkpoints.encoder_names import (
     body_names,
     head_names,
@@ -154,7 +155,7 @@ def _refinement(
     return shape, convs + 1, found
 
 
-def _body(source: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+def _body(source: Mapping[str, Tensor]) -> tuple[Backbone, tuple[int, ...], tuple[int, ...]]:
     """Backbone, widths and blocks of the stages; a stage is a run of blocks of equal width."""
     plain = "input_layer.0.weight" not in source
     part = "conv1.weight" if plain else "res_layer.1.weight"
@@ -167,7 +168,7 @@ def _body(source: Mapping[str, Tensor]) -> tuple[str, tuple[int, ...], tuple[int
     return "resnet" if plain else "ir-se", tuple(w for w, _ in runs), tuple(n for _, n in runs)
 
 
-def _stem(source: Mapping[str, Tensor], backbone: str) -> torch.Size:
+def _stem(source: Mapping[str, Tensor], backbone: Backbone) -> torch.Size:
     return shape_of("encoder", source, "conv1.weight" if backbone == "resnet" else "input_layer.0.weight", 4)
 
 

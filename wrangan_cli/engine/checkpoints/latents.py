@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from wrangan_cli.engine.base.choices import LatentFormat, LatentSpace
 from wrangan_cli.engine.base.errors import FileError
 from wrangan_cli.engine.base.files import replaced_atomically, sha256
 from wrangan_cli.engine.base.names import same_name
@@ -39,8 +40,6 @@ from wrangan_cli.engine.models.rendering import active_noise
 logger = logging.getLogger("wrangan")
 
 SUFFIXES = (".npz", ".npy", *TORCH_SUFFIXES)
-Space = Literal["w", "z"]
-Format = Literal["npz", "npy", "pt"]
 REACH_SAMPLES = 2000
 
 _NAMED_BY_FOLDER = ("projected_w.npz", "0.pt")
@@ -93,7 +92,7 @@ def find_latents(path: Path) -> list[Path]:
     return found
 
 
-def read_latents(path: Path, model: Model, space: Space = "w") -> list[Latent]:
+def read_latents(path: Path, model: Model, space: LatentSpace = "w") -> list[Latent]:
     """The latents of a file, in order; nothing in the file is executed.
 
     space: "w" for arrays (C,), (L, C), (1, L, C) and (N, L, C), with C = style_dim and L = num_latents of the
@@ -210,7 +209,7 @@ def photograph_of(latent: Latent, photos: Mapping[str, Sequence[Path]]) -> Path 
 
 
 def code_of(
-    latent: Latent, path: Path, file_sha256: str, model: Model, space: Space, photo: Path | None
+    latent: Latent, path: Path, file_sha256: str, model: Model, space: LatentSpace, photo: Path | None
 ) -> Code:
     """The code for a latent of the file at `path`. photo: the photograph from which it was made, if known."""
     about: dict[str, Any] = {"file": path.name, "file_sha256": file_sha256, "shape": list(latent.shape)}
@@ -235,7 +234,7 @@ def left_out(code: Code) -> list[str]:
     ]
 
 
-def encoded(w: Tensor, num_latents: int, form: Format) -> bytes:
+def encoded(w: Tensor, num_latents: int, form: LatentFormat) -> bytes:
     """The content of a file with a code's w, one row per layer: float32.
 
     w: (style_dim,) or (num_latents, style_dim). npz: `w` (1, L, C), as NVIDIA's projector writes it. npy:
@@ -302,7 +301,7 @@ def _label(item: _Found) -> str:
     return printable(item.key, 80) or "its latent"
 
 
-def _split(path: Path, item: _Found, model: Model, space: Space) -> list[Tensor]:
+def _split(path: Path, item: _Found, model: Model, space: LatentSpace) -> list[Tensor]:
     """Each latent of an array: float32 (style_dim,) or (num_latents, style_dim)."""
     label = _label(item)
     array = numbers(path, item.array, label)
@@ -325,7 +324,7 @@ def _split(path: Path, item: _Found, model: Model, space: Space) -> list[Tensor]
     ]
 
 
-def _check_shape(path: Path, label: str, shape: tuple[int, ...], model: Model, space: Space) -> None:
+def _check_shape(path: Path, label: str, shape: tuple[int, ...], model: Model, space: LatentSpace) -> None:
     config = model.generator.config
     rows, length = config.num_latents, config.style_dim
     if not shape or 0 in shape:

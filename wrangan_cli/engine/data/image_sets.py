@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 from wrangan_kernels.caching import exclusive, folder_to_write, user_cache
 
+from wrangan_cli.engine.base.choices import ResizeFilter
 from wrangan_cli.engine.base.errors import UsageError, WranganError, cause_of
 from wrangan_cli.engine.base.files import replaced_atomically
-from wrangan_cli.engine.data.images import RESIZE_FILTERS, open_with_size
+from wrangan_cli.engine.data.image_reading import RESIZE_FILTERS, open_with_size
 from wrangan_cli.engine.data.pillow_limits import pillow_without_remarks
 from wrangan_cli.engine.data.sources import UNREADABLE, Read, Source, find_source
 
@@ -40,7 +41,7 @@ class ImageSet:
     names: list[str]
     broken: list[str]
     enlarged: int = 0
-    resize_filter: str = "box"
+    resize_filter: ResizeFilter = "box"
     causes: Sequence[str] = ()
 
     def __len__(self) -> int:
@@ -67,10 +68,10 @@ def load_image_set(
     resolution: int,
     cache_dir: Path,
     progress: Callable[[int, int], None] | None = None,
-    resize_filter: str = "box",
+    resize_filter: ResizeFilter = "box",
 ) -> ImageSet:
     """Read every image of the folders, zips and LMDBs in `paths`, centre-cropped to a square
-    and reduced to `resolution` px by `resize_filter` (RESIZE_FILTERS).
+    and reduced to `resolution` px by `resize_filter`.
 
     Smaller images are enlarged (bicubic) and counted in `enlarged`. Broken ones are left out
     and listed in `broken`. The result is cached in `cache_dir` under a key of paths, sizes,
@@ -151,7 +152,7 @@ def _coin(seed: int, offset: int) -> bool:
     return bool(hashlib.blake2b(f"{seed}:{offset}".encode(), digest_size=1).digest()[0] & 1)
 
 
-def _cache_key(sources: Sequence[Source], resolution: int, resize_filter: str) -> str:
+def _cache_key(sources: Sequence[Source], resolution: int, resize_filter: ResizeFilter) -> str:
     digest = hashlib.sha256(f"{_CACHE_VERSION}:{resize_filter}|".encode())
     for source in sources:
         for stamp in source.stamps():
@@ -162,7 +163,7 @@ def _cache_key(sources: Sequence[Source], resolution: int, resize_filter: str) -
 def _decode(
     sources: Sequence[Source],
     resolution: int,
-    resize_filter: str,
+    resize_filter: ResizeFilter,
     pixel_file: Path,
     name_file: Path,
     progress: Callable[[int, int], None] | None,
@@ -208,10 +209,12 @@ class _Decoded:
     enlarged: bool
 
 
-_Job = tuple[Source, int, Read, int, str]
+_Job = tuple[Source, int, Read, int, ResizeFilter]
 
 
-def _decoded(source: Source, index: int, read: Read, resolution: int, resize_filter: str) -> _Decoded | str:
+def _decoded(
+    source: Source, index: int, read: Read, resolution: int, resize_filter: ResizeFilter
+) -> _Decoded | str:
     """One image, uint8 (R, R, 3), or its problem."""
     # The image is not at this path, which only names it in messages.
     name = Path(source.names[index])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.base.names import same_name
-from wrangan_cli.engine.data.images import load_image
+from wrangan_cli.engine.data.image_reading import load_image
 
 logger = logging.getLogger("wrangan")
 

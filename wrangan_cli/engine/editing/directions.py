@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SENSIBLE_RANGE = (-3.0, 3.0)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Direction:
     """A direction along which to move w of one model."""
 
@@ -60,6 +61,8 @@ class Move:
 
     def __post_init__(self) -> None:
         check_strength(self.strength, self.direction.name)
+        if not isinstance(self.strength, int | float):  # NumPy's, which JSON cannot hold
+            object.__setattr__(self, "strength", float(self.strength))
 
     @property
     def label(self) -> str:
@@ -81,8 +84,8 @@ def check_name(name: str) -> None:
 
 def check_strength(strength: float, name: str) -> None:
     """UsageError for a strength that is not a finite number."""
-    if not math.isfinite(strength):
-        raise UsageError(f"strength {strength} of {name}: expected a finite number")
+    if not isinstance(strength, Real) or isinstance(strength, bool) or not math.isfinite(strength):
+        raise UsageError(f"strength {strength!r} of {name}: expected a finite number")
 
 
 def check_requests(names: Sequence[str], strengths: Sequence[float]) -> None:

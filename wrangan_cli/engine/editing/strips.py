@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from wrangan_cli.engine.data.images import checked_pillow
+from wrangan_cli.engine.data.image_writing import checked_pillow
 from wrangan_cli.engine.data.sheets import Layout
 from wrangan_cli.engine.editing.directions import Move
 from wrangan_cli.engine.editing.sweeps import Sweep, sweeps_of, swept

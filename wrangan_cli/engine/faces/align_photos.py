@@ -10,7 +10,8 @@ from PIL import Image
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.base.names import same_file_key
-from wrangan_cli.engine.data.images import open_image, save_pillow
+from wrangan_cli.engine.data.image_reading import open_image
+from wrangan_cli.engine.data.image_writing import save_pillow
 from wrangan_cli.engine.faces.alignment import (
     SUFFIX,
     Points,

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
-from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.choices import Perceptual
+from wrangan_cli.engine.base.errors import UsageError, expected_one_of
 from wrangan_cli.engine.inversion.settings import (
     InversionSettings,
     OptimisingSettings,
+    Start,
     TuningSettings,
-    check_choice,
     check_not_negative,
     check_steps,
 )
@@ -26,11 +28,10 @@ PTI_STOP = 0.06
 class WranganSettings(TuningSettings):
     """wrangan: Algorithm 1 of the paper."""
 
-    METHODS: ClassVar[tuple[str, ...]] = ("wrangan",)
     FALLBACK: ClassVar[Mapping[str, Any]] = {**TuningSettings.FALLBACK, "std_power": 1.0}
     NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = (*FALLBACK, "epsilon_lr")
 
-    method: str = "wrangan"
+    method: Literal["wrangan"] = "wrangan"
     std_power: float | None = None
     """Power of σ that distributes the movement over the weights, at constant root mean square: 1 is the
     paper's σ, 0 moves all weights equally, 2 confines the movement to those that hardly change other images.
@@ -51,11 +52,10 @@ class WranganSettings(TuningSettings):
 class WeightTuningSettings(TuningSettings):
     """weight-tuning: Simple Weight Tune of the paper (section 3.2)."""
 
-    METHODS: ClassVar[tuple[str, ...]] = ("weight-tuning",)
     NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = ("steps",)
     """Only the steps, so that it is compared with wrangan at equal cost."""
 
-    method: str = "weight-tuning"
+    method: Literal["weight-tuning"] = "weight-tuning"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ProjectionSettings(OptimisingSettings):
     """The settings of sg2-w, sg2-w-plus and pti, whose pivot is a projection (Karras et al. 2020, appendix
     D)."""
 
-    protocol: str = "equal-cost"
+    protocol: Literal["equal-cost", "published"] = "equal-cost"
     """equal-cost: the same data term as all methods, and 500 steps. published: the perceptual distance
     alone, and 1000 steps, as in the code of NVIDIA and of rosinality (pti's pivot takes pti_pivot_steps in
     both)."""
@@ -76,7 +76,6 @@ class ProjectionSettings(OptimisingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "protocol", ("equal-cost", "published"))
         check_not_negative(self, "w_noise", "noise_weight")
         if self.protocol != "published":
             return
@@ -95,7 +94,7 @@ class ProjectionSettings(OptimisingSettings):
         return replace(chosen, l2_weight=0.0) if self.protocol == "published" else chosen
 
     @property
-    def _usual_start(self) -> str:
+    def _usual_start(self) -> Start:
         return "mean"
 
 
@@ -103,10 +102,9 @@ class ProjectionSettings(OptimisingSettings):
 class ProjectorSettings(ProjectionSettings):
     """sg2-w, sg2-w-plus: StyleGAN2's projector."""
 
-    METHODS: ClassVar[tuple[str, ...]] = ("sg2-w", "sg2-w-plus")
     FALLBACK: ClassVar[Mapping[str, Any]] = {**ProjectionSettings.FALLBACK, "steps": 500}
 
-    method: str = "sg2-w"
+    method: Literal["sg2-w", "sg2-w-plus"] = "sg2-w"
     steps: int | None = None
     """Number of steps. Unset: 500 (protocol published: 1000)."""
     projection_lr: float = 0.1
@@ -131,10 +129,8 @@ class ProjectorSettings(ProjectionSettings):
 class PtiSettings(ProjectionSettings):
     """pti: Pivotal Tuning (Roich et al. 2021). Defaults are those of the authors' code."""
 
-    METHODS: ClassVar[tuple[str, ...]] = ("pti",)
-
-    method: str = "pti"
-    pti_pivot: str = "sg2-w"
+    method: Literal["pti"] = "pti"
+    pti_pivot: Literal["sg2-w", "encoder"] = "sg2-w"
     """The fixed w of pti: sg2-w (found by the projector, starting at init), or the encoder's."""
     pti_pivot_steps: int = 450
     """Number of steps of the projector that finds pti's pivot."""
@@ -146,7 +142,7 @@ class PtiSettings(ProjectionSettings):
     """Adam's learning rate in pti's tuning."""
     pti_l2_weight: float = 1.0
     """Weight of the mean squared error in pti's tuning."""
-    pti_perceptual: str = ""
+    pti_perceptual: Literal[Perceptual, ""] = ""
     """Perceptual distance of pti's tuning; empty: LPIPS-Alex, or its shift-tolerant variant if the model's
     distance is shift-tolerant."""
     pti_loss_side: int = 0
@@ -159,7 +155,6 @@ class PtiSettings(ProjectionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice(self, "pti_pivot", ("sg2-w", "encoder"))
         check_steps(self, "pti_pivot_steps", "pti_steps")
         check_not_negative(
             self, "pti_lr", "pti_pivot_lr", "pti_l2_weight", "pti_locality", "pti_locality_distance"
@@ -172,7 +167,7 @@ class PtiSettings(ProjectionSettings):
             raise ValueError("pti_pivot encoder and init mean: the pivot cannot be both")
 
     @property
-    def _usual_start(self) -> str:
+    def _usual_start(self) -> Start:
         return "encoder" if self.pti_pivot == "encoder" else "mean"
 
     @property
@@ -214,19 +209,17 @@ class PtiSettings(ProjectionSettings):
 class TrainedSettings(InversionSettings):
     """encoder, e4e, restyle, hyperstyle: a trained network predicts the code, and nothing is optimised."""
 
-    METHODS: ClassVar[tuple[str, ...]] = ("encoder", "e4e", "restyle", "hyperstyle")
-
-    method: str = "encoder"
+    method: Literal["encoder", "e4e", "restyle", "hyperstyle"] = "encoder"
 
     @property
-    def _usual_start(self) -> str:
+    def _usual_start(self) -> Start:
         return "mean" if self.method in ("e4e", "restyle") else "encoder"
 
 
 SETTINGS: dict[str, type[InversionSettings]] = {
     method: kind
     for kind in (WranganSettings, WeightTuningSettings, ProjectorSettings, PtiSettings, TrainedSettings)
-    for method in kind.METHODS
+    for method in kind.methods()
 }
 METHODS = tuple(SETTINGS)
 
@@ -234,8 +227,10 @@ METHODS = tuple(SETTINGS)
 def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSettings:
     """The settings of a method, with these values and the defaults for all others.
 
-    values: fields of its class (SETTINGS), such as `steps=100`. Raises UsageError for an unknown method or
-    name and for an invalid value; for a setting that only other methods have, the error names these.
+    values: the options of `wrangan invert`, with `_` for `-`, such as `steps=100` or `std_power=2.0`. The
+    result is frozen, with these names as attributes; None is unset: the model or the method chooses.
+    Raises UsageError for an unknown method or name and for an invalid value; for a setting that only other
+    methods have, the error names these.
     """
     kind = _kind(method)
     for name in sorted(values):
@@ -243,14 +238,38 @@ def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSetti
             continue
         having = methods_having(name)
         if not having:
-            known = ", ".join(all_settings())
-            raise UsageError(f"setting {name!r} of an inversion: expected one of {known}")
+            known = expected_one_of(name, all_settings())
+            raise UsageError(f"setting {name!r} of an inversion: {known}")
         verb = "has" if len(having) == 1 else "have"
         raise UsageError(f"method {method} has no setting {name}: only {', '.join(having)} {verb} it")
+    hints = get_type_hints(kind)
     try:
-        return kind(method=method, **values)
+        return kind(
+            method=method, **{name: _plain(name, value, hints[name]) for name, value in values.items()}
+        )
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+
+
+def _plain(name: str, value: Any, hint: Any) -> Any:
+    """The value of a setting as codes record it, a number of NumPy as one of Python; ValueError for a wrong
+    type."""
+    types = get_args(hint) or (hint,)
+    if value is None and type(None) in types:
+        return None
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    fits = {
+        bool: (isinstance(value, bool), "True or False"),
+        str: (isinstance(value, str), "a name"),
+        int: (number and isinstance(value, Integral), "a whole number"),
+        float: (number, "a number"),
+    }
+    for kind, (fit, expected) in fits.items():
+        if kind in types and not fit:
+            raise ValueError(f"{name} {value!r}: expected {expected}")
+    if not number or isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def applicable(method: str, values: Mapping[str, Any]) -> dict[str, Any]:

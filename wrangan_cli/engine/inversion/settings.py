@@ -4,13 +4,16 @@ The options of `wrangan invert` are made from the fields of all these classes, a
 docstrings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
+
+from wrangan_cli.engine.base.choices import Perceptual, check_choices, choices_in
 
 SMALLEST_SIZE = 16
 STEP_COUNTS = ("steps", "pti_steps", "pti_pivot_steps")
-STARTS = ("encoder", "mean", "e4e", "restyle")
+Start = Literal["encoder", "mean", "e4e", "restyle"]
+"""Where w starts."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,6 @@ class InversionSettings:
     (`with_defaults`), or the method chooses it (`resolved` in inverter.py).
     """
 
-    METHODS: ClassVar[tuple[str, ...]] = ()
-    """The methods that have these settings."""
     FALLBACK: ClassVar[Mapping[str, Any]] = {"perceptual_weight": 1.0}
     """Values of unset settings that the model does not name either."""
     NAMED_BY_MODEL: ClassVar[tuple[str, ...]] = ()
@@ -36,7 +37,7 @@ class InversionSettings:
     size: int = 0
     """Side in px at which image and photograph are compared; 0: that of the photograph, at most the
     model's. The image is reduced to it by area averaging; a smaller photograph is enlarged."""
-    perceptual: str = ""
+    perceptual: Literal[Perceptual, ""] = ""
     """Perceptual distance of the loss; empty: the one in the model's config.json. Methods without
     optimisation only report it."""
     perceptual_weight: float | None = None
@@ -45,20 +46,26 @@ class InversionSettings:
     loss_side: int = 256
     """Side in px to which larger images are reduced for the perceptual distance (in pti's tuning:
     pti_loss_side)."""
-    init: str | None = None
+    init: Start | None = None
     """Start of w: the model's encoder, the first row predicted by its e4e or restyle network, or mean
     (the mean of W). Unset: mean for sg2-w, sg2-w-plus, pti, e4e and restyle, otherwise encoder."""
     seed: int = 0
     """Seed of the initial ε and of the noise on w; every image gets the same samples."""
 
     def __post_init__(self) -> None:
-        check_choice(self, "method", self.METHODS)
-        check_choice(self, "init", (None, *STARTS))
+        check_choices(self)
+        if self.method not in self.methods():  # of a class that several methods share
+            raise ValueError(f"method {self.method!r}: no method has {type(self).__name__} alone")
         check_not_negative(self, "perceptual_weight")
         if self.loss_side < 1:
             raise ValueError(f"loss_side {self.loss_side}: expected 1 px or more")
         if self.size and self.size < SMALLEST_SIZE:
             raise ValueError(f"size {self.size}: expected {SMALLEST_SIZE} px or more, or 0")
+
+    @classmethod
+    def methods(cls) -> tuple[str, ...]:
+        """The methods that have these settings; () for what several classes share."""
+        return choices_in(cls.__dataclass_fields__["method"].type)
 
     def with_defaults(self, named: Mapping[str, Any]) -> Self:
         """The settings with unset fields filled in from `named`, the model's choices, or FALLBACK."""
@@ -72,12 +79,12 @@ class InversionSettings:
         return self.FALLBACK[name] if value is None else value
 
     @property
-    def start(self) -> str:
+    def start(self) -> Start:
         """`init`, or the method's default if it is unset."""
         return self._usual_start if self.init is None else self.init
 
     @property
-    def _usual_start(self) -> str:
+    def _usual_start(self) -> Start:
         return "encoder"
 
     @property
@@ -128,10 +135,10 @@ class OptimisingSettings(InversionSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_not_negative(self, "seconds", "l2_weight", "stop_at", "plateau", "coarse")
+        check_not_negative(self, "l2_weight", "stop_at", "plateau", "coarse")
         check_fractions(self, "plateau", "coarse")
-        if self.seconds == 0:
-            raise ValueError("seconds 0: expected a positive number")
+        if self.seconds is not None and not 0 < self.seconds < float("inf"):
+            raise ValueError(f"seconds {self.seconds:g}: expected a positive number")
         if self.l2_weight == self.perceptual_weight == 0:
             raise ValueError("l2_weight and perceptual_weight are both 0: there is nothing to fit")
         if self.stop_at and self.perceptual_weight == 0:
@@ -180,7 +187,7 @@ class TuningSettings(OptimisingSettings):
     lr: float | None = None
     """Adam's learning rate for w and, unless epsilon_lr is set, for ε (or the weights). Unset: for
     wrangan the model's choice, otherwise 0.001."""
-    optimizer: str | None = None
+    optimizer: Literal["adam", "lbfgs"] | None = None
     """adam (Algorithm 1), or lbfgs, which needs about a quarter of the steps. Unset: for wrangan the
     model's choice, otherwise adam."""
     history: int = 20
@@ -202,16 +209,14 @@ class TuningSettings(OptimisingSettings):
     unseen: bool = False
     """Also move weights that affect only detail finer than the photograph shows. The photograph does not
     constrain them, so they may add spurious detail."""
-    penalty: str = "mean"
-    """Reduction of ‖·‖² over the weights of an image: sum or mean (docs/inversion.md)."""
+    penalty: Literal["sum", "mean"] = "mean"
+    """Reduction of ‖·‖² over the weights of an image (docs/inversion.md)."""
     epsilon_init: float = 1e-4
     """Standard deviation of the initial ε, or offset of the weights (Algorithm 1, line 2)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(self, "steps")
-        check_choice(self, "optimizer", (None, "adam", "lbfgs"))
-        check_choice(self, "penalty", ("sum", "mean"))
         check_not_negative(self, "alpha", "epsilon_init", "lr", "epsilon_lr")
         check_fractions(self, "warmup", "decay", "epsilon_warmup")
         if self.optimizer == "lbfgs" and (
@@ -223,13 +228,6 @@ class TuningSettings(OptimisingSettings):
             )
         if not 0 <= self.beta2 < 1:
             raise ValueError(f"beta2 {self.beta2}: expected a number from 0 to below 1")
-
-
-def check_choice(settings: InversionSettings, name: str, choices: Sequence[str | None]) -> None:
-    given = getattr(settings, name)
-    if given not in choices:
-        names = ", ".join(choice for choice in choices if choice is not None)
-        raise ValueError(f"{name} {given!r}: expected one of {names}")
 
 
 def check_steps(settings: InversionSettings, *names: str) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from wrangan_cli.engine.base.errors import UsageError
+from wrangan_cli.engine.base.errors import UsageError, expected_one_of
 from wrangan_cli.engine.metrics import (
     consistency,
     corruption,
+    drift,
     edit_success,
     fid,
     identity,
@@ -42,29 +43,46 @@ LAYER_METRICS: dict[str, LayerMetric] = {
 }
 ATTRIBUTE_METRICS: dict[str, LayerMetric] = {separability.METRIC.name: separability.METRIC}
 FACE_METRICS = {corruption.FACE: corruption.FACE_PROTOCOL}
+DRIFT_METRICS = {drift.NAME: drift.PROTOCOL}
 PEOPLE_METRICS = {edit_success.NAME: edit_success.PROTOCOL}
 
-_NEEDS: dict[str, tuple[Mapping[str, object], str]] = {
-    "pairs": (PAIR_METRICS, "compares pairs: give --codes and --photos"),
-    "records": (RECORD_METRICS, "applies to pairs: give --codes and --photos"),
-    "samples": (SAMPLE_METRICS, "compares sets of samples: leave out --codes and --photos"),
-    "codes": (CODE_METRICS, "measures codes alone: give --codes, and no --photos"),
-    "faces": (FACE_METRICS, "measures codes alone: give --codes, and no --photos"),
-    "edited": (consistency.NAMES, "measures codes alone: give --codes, and no --photos"),
-    "people": (PEOPLE_METRICS, "edits and compares: give --codes and --photos"),
-    "layers": (LAYER_METRICS, "measures a model's layers: leave out --codes and --photos"),
-    "attributes": (ATTRIBUTE_METRICS, "measures a model's attributes: leave out --codes and --photos"),
+_BOTH = "give --codes and --photos"
+_CODES = "give --codes, and no --photos"
+_NEITHER = "leave out --codes and --photos"
+_NEEDS: dict[str, tuple[Mapping[str, object], str, str]] = {
+    "pairs": (PAIR_METRICS, "compares pairs", _BOTH),
+    "records": (RECORD_METRICS, "applies to pairs", _BOTH),
+    "samples": (SAMPLE_METRICS, "compares sets of samples", _NEITHER),
+    "codes": (CODE_METRICS, "measures codes alone", _CODES),
+    "faces": (FACE_METRICS, "measures codes alone", _CODES),
+    "drift": (DRIFT_METRICS, "measures codes alone", _CODES),
+    "edited": (consistency.NAMES, "measures codes alone", _CODES),
+    "people": (PEOPLE_METRICS, "edits and compares", _BOTH),
+    "layers": (LAYER_METRICS, "measures a model's layers", _NEITHER),
+    "attributes": (ATTRIBUTE_METRICS, "measures a model's attributes", _NEITHER),
 }
+"""The metrics of each kind, what they do, and the options of `wrangan evaluate` that they need."""
 
 
 _OF_PAIRS = ("pairs", "records", "people")
-_OF_CODES = ("codes", "edited", "faces")
+_OF_CODES = ("codes", "edited", "faces", "drift")
 _ALONE = ("samples", "layers", "attributes")
 
 
 def default_pair_metrics(model: Model) -> list[str]:
     """The default metrics of pairs."""
     return ["mse", "psnr", "ms-ssim", model.perceptual]
+
+
+def check_pair_metrics(names: Sequence[str]) -> None:
+    """UsageError, which names no options, for a metric that is neither of pairs nor of codes' records."""
+    for name in names:
+        if name in PAIR_METRICS or name in RECORD_METRICS:
+            continue
+        kind = _kind_of(name)
+        if kind is None:
+            raise UsageError(f"metric {name!r}: {expected_one_of(name, (*PAIR_METRICS, *RECORD_METRICS))}")
+        raise UsageError(f"metric {name} {_NEEDS[kind][1]}: it is measured by the command `wrangan evaluate`")
 
 
 def pair_metrics(names: Sequence[str]) -> list[PairMetric]:
@@ -112,10 +130,14 @@ def edited_metrics(names: Sequence[str]) -> dict[str, str]:
 def _of_kind(names: Sequence[str], *kinds: str) -> list[str]:
     """`names`, each once."""
     for name in names:
-        kind = next((kind for kind, (known, _) in _NEEDS.items() if name in known), None)
+        kind = _kind_of(name)
         if kind is None:
-            expected = ", ".join(name for known, _ in _NEEDS.values() for name in known)
-            raise UsageError(f"metric {name!r}: expected one of {expected}")
+            everything = [name for known, _, _ in _NEEDS.values() for name in known]
+            raise UsageError(f"metric {name!r}: {expected_one_of(name, everything)}")
         if kind not in kinds:
-            raise UsageError(f"metric {name} {_NEEDS[kind][1]}")
+            raise UsageError(f"metric {name} {': '.join(_NEEDS[kind][1:])}")
     return list(dict.fromkeys(names))
+
+
+def _kind_of(name: str) -> str | None:
+    return next((kind for kind, (known, _, _) in _NEEDS.items() if name in known), None)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Precision
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.layers import BiasLeakyReLU, Blur, EqualConv2d, EqualLinear
 from wrangan_cli.engine.models.precision import LowPrecision, low_precision
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
         x = torch.cat([x, self.minibatch_stddev(x)], dim=1)
         return self.final_linear(self.final_conv(x).flatten(1))
 
-    def set_precision(self, name: str, top: int) -> None:
+    def set_precision(self, name: Precision, top: int) -> None:
         """As `Generator.set_precision`."""
         self.low_precision = low_precision(name, top, self.config)
 

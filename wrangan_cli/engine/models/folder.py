@@ -44,7 +44,7 @@ class Parent:
     """That of its `model.safetensors`, which need not exist."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Model:
     """A generator in evaluation mode with its statistics; weights do not require gradients."""
 

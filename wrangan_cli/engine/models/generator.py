@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Precision
 from wrangan_cli.engine.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -188,8 +189,8 @@ class Generator(nn.Module, ABC):
         not be changed in place; replacing them (functional_call) is detected."""
         return nullcontext()
 
-    def set_precision(self, name: str, top: int) -> None:
-        """Compute the `top` largest resolutions in `name` (float32, bf16 or fp16) while training.
+    def set_precision(self, name: Precision, top: int) -> None:
+        """Compute the `top` largest resolutions in the precision `name` while training.
 
         Raises UsageError if the architecture does not support it.
         """

@@ -10,12 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import check_choices
 from wrangan_cli.engine.models.generator import (
     Generator,
     GeneratorConfig,
@@ -36,8 +37,6 @@ from wrangan_cli.engine.ops.separable import (
     styled_upsample,
 )
 
-HEADS = ("wavelet", "plain")
-
 
 @dataclass(frozen=True)
 class MobileStyleGANConfig(GeneratorConfig):
@@ -53,7 +52,7 @@ class MobileStyleGANConfig(GeneratorConfig):
     """Length of z and w."""
     mapping_layers: int = 8
     """Fully connected layers between z and w."""
-    head: str = "wavelet"
+    head: Literal["wavelet", "plain"] = "wavelet"
     """wavelet: the image is the inverse Haar transform of a 1×1 convolution, at twice the last side.
     plain: the 1×1 convolution itself, at the last side."""
     image_channels: int = 3
@@ -62,6 +61,7 @@ class MobileStyleGANConfig(GeneratorConfig):
     """Which weights have a σ: of the last N styled convolutions, or by name."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         counts = [self.num_latents, self.style_dim, self.mapping_layers, self.image_channels]
         if not all(isinstance(count, int) and count >= 1 for count in [*counts, *self.channels.values()]):
             raise ValueError("rows, style_dim, layers and channels must be whole numbers from 1 up")
@@ -70,8 +70,6 @@ class MobileStyleGANConfig(GeneratorConfig):
             raise ValueError(f"channels at {sides} px: expected 4, 8, 16 … without a gap")
         if any(self.channels[side] % 4 for side in sides[:-1]):
             raise ValueError("the channels before an upsampling must be multiples of 4")
-        if self.head not in HEADS:
-            raise ValueError(f"head {self.head!r}: expected one of {', '.join(HEADS)}")
         if self.num_latents < 2 * self.blocks + 2:
             raise ValueError(f"{self.num_latents} rows of w: {self.blocks} blocks need {2 * self.blocks + 2}")
         random_names(read_random_layers(self.randomized_layers), self.weight_layers)

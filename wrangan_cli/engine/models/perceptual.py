@@ -12,16 +12,18 @@ Four distances, none of which can replace another:
 import pickle
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wrangan_cli.engine.base import weights
+from wrangan_cli.engine.base.choices import Perceptual
 from wrangan_cli.engine.base.errors import FileError, UsageError, WranganError, cause_of
 from wrangan_cli.engine.ops.image_conv import ImageConv2d, with_frozen_convs
 
-PERCEPTUAL_NAMES = ("lpips-vgg", "lpips-alex", "st-lpips-vgg", "st-lpips-alex")
+PERCEPTUAL_NAMES = get_args(Perceptual)
 SMALLEST = 32
 """Side in px below which the deepest feature maps would vanish."""
 LOSS_SIDE = 256

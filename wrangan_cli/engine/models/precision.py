@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import torch
 
+from wrangan_cli.engine.base.choices import Precision
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.config import StyleGAN2Config
 
-DTYPES = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES: dict[Precision, torch.dtype | None] = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 FP16_CLAMP = 256.0
 """Clamp of every layer's output that keeps fp16 from overflowing (NVIDIA's `conv_clamp`)."""
 
@@ -24,8 +25,8 @@ class LowPrecision:
         return self.dtype if side >= self.smallest else otherwise
 
 
-def low_precision(name: str, top: int, config: StyleGAN2Config) -> LowPrecision | None:
-    """The `top` largest resolutions in `name` (float32, bf16 or fp16); None for float32.
+def low_precision(name: Precision, top: int, config: StyleGAN2Config) -> LowPrecision | None:
+    """The `top` largest resolutions in the precision `name`; None for float32.
 
     Raises UsageError for fp16 and a network without a clamp: its activations may overflow.
     """

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from wrangan_cli.engine.base.choices import StdForm
 from wrangan_cli.engine.base.errors import UsageError
 from wrangan_cli.engine.models.architectures import build_generator
 from wrangan_cli.engine.models.generator import Generator, RandomLayers, StyledWeight
@@ -76,7 +77,7 @@ def _without_std(generator: Generator) -> dict[str, Tensor]:
     return {name: value for name, value in generator.state_dict().items() if not name.startswith(of_std)}
 
 
-def parametrise_std(generator: Generator, form: str) -> None:
+def parametrise_std(generator: Generator, form: StdForm) -> None:
     """Train σ in another form, in place: `raw` (itself), `softplus` or `log`, which keep it positive.
 
     The previous σ is kept, without its sign. Undone by `with_plain_std`.

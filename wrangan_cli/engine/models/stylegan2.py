@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Precision
 from wrangan_cli.engine.models.config import StyleGAN2Config
 from wrangan_cli.engine.models.generator import (
     Generator,
@@ -314,7 +315,7 @@ class StyleGAN2Generator(Generator):
         """One per styled convolution, by its number."""
         return self.noises.inputs({name: layer.noise for name, layer in self.styled_convs().items()})
 
-    def set_precision(self, name: str, top: int) -> None:
+    def set_precision(self, name: Precision, top: int) -> None:
         """As in the interface; fp16 needs a model that was made with a clamp."""
         self.low_precision = low_precision(name, top, self.config)
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wrangan_cli.engine.data.images import labelled_grid, load_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.images import labelled_grid
 from wrangan_cli.engine.editing.interpolation import render_way
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.reports.edits import panels

@@ -12,8 +12,11 @@ from wrangan_cli.engine.base.files import sha256
 from wrangan_cli.engine.editing.settings import LearnSettings
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import fid, kid, precision, recall
-from wrangan_cli.engine.metrics.base import Estimate
+from wrangan_cli.engine.metrics.base import Estimate, mean_interval
 from wrangan_cli.engine.metrics.corruption import FACE, face_fraction, mean_of, moved_images, one_code
+from wrangan_cli.engine.metrics.drift import NAME as DRIFT
+from wrangan_cli.engine.metrics.drift import PROTOCOL as DRIFT_PROTOCOL
+from wrangan_cli.engine.metrics.drift import drift
 from wrangan_cli.engine.metrics.layer_influence import METRIC as INFLUENCE
 from wrangan_cli.engine.metrics.samples import generated_images
 from wrangan_cli.engine.metrics.separability import METRIC as SEPARABILITY
@@ -217,6 +220,44 @@ def _faces(subject: Subject, jobs: Sequence[Job]) -> dict[str, Value]:
 def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Iterator[Tensor]:
     codes = [subject.code(job) for job in jobs]
     return moved_images(subject.model, codes, numbers, subject.settings.seed, subject.batch)
+
+
+def drift_table(subject: Subject) -> Table:
+    """How far each method changes the generator's other images; needs no reference."""
+    rows: list[dict[str, Cell]] = []
+    missing: list[str] = []
+    if not subject.shared_stems:
+        missing.append(subject.leave_out(DRIFT, "no photograph has a code of every method"))
+    for method, jobs in subject.jobs.items():
+        shared = [job for job in jobs if job.photo.stem in subject.shared_stems]
+        if shared:
+            mean, interval = mean_interval(_drifts(subject, method, shared))
+            rows.append({"method": method, "codes": len(shared), DRIFT: Value(mean, *(interval or ()))})
+    return Table(
+        "drift",
+        "Drift: how far a fit changes other images",
+        [Column("method", "method"), Column("codes", "codes"), Column(DRIFT, DRIFT, False)],
+        rows,
+        f"{DRIFT_PROTOCOL}. Mean over the codes with its 95 % interval.",
+        missing,
+    )
+
+
+def _drifts(subject: Subject, method: str, jobs: Sequence[Job]) -> list[float]:
+    model, seed = subject.model, subject.settings.seed
+    values = []
+    with subject.track(f"drift of {method}", len(jobs)) as advance:
+        for count, job in enumerate(jobs, 1):
+            key = {
+                "model": model.sha256,
+                "code": subject.sha(job.code),
+                "seed": seed,
+                "protocol": DRIFT_PROTOCOL,
+            }
+            measured = partial(drift, model, subject.code(job), seed)
+            values.append(float(subject.cache.get_or_make("drift", key, measured)))
+            advance(count)
+    return values
 
 
 def separability_table(subject: Subject) -> Table:

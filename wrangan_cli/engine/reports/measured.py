@@ -39,6 +39,7 @@ def measure(subject: Subject) -> Measured:
         reconstruction.comparison_table(subject, photos),
         generators.sample_table(subject, samples),
         corruption,
+        generators.drift_table(subject),
         generators.separability_table(subject),
         generators.std_table(subject),
         generators.influence_table(subject),

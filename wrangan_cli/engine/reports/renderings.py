@@ -9,7 +9,8 @@ from torch import Tensor
 
 from wrangan_cli.engine.base.errors import WranganError
 from wrangan_cli.engine.base.files import sha256
-from wrangan_cli.engine.data.images import load_image, save_image
+from wrangan_cli.engine.data.image_reading import load_image
+from wrangan_cli.engine.data.image_writing import save_image
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.models.codes import render

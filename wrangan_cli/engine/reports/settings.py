@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from wrangan_cli.engine.base.choices import choices_in
 from wrangan_cli.engine.base.errors import FileError, UsageError
 from wrangan_cli.engine.inversion.inverter import Inverter
 from wrangan_cli.engine.inversion.method_settings import METHODS, SETTINGS, applicable, inversion_settings
@@ -203,7 +204,10 @@ def _value(text: str, name: str, value: str, fields: Mapping[str, Any]) -> Any:
     if name not in fields:
         known = sorted({*_fields(*SETTINGS.values(), ReportSettings)} - {"method"})
         raise UsageError(f"--set {text!r}: no setting {name!r}; there are {', '.join(known)}")
-    kinds = typing.get_args(fields[name]) if isinstance(fields[name], types.UnionType) else (fields[name],)
+    annotation = fields[name]
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if choices := choices_in(annotation):  # of which the settings check that it is one
+        kinds = tuple(type(choice) for choice in choices)
     if type(None) in kinds and value == "none":
         return None
     for kind in kinds:

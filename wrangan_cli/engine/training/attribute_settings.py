@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from wrangan_cli.engine.base.choices import ResizeFilter, check_choices
+
 if TYPE_CHECKING:
     from wrangan_cli.engine.models.attributes import AttributeConfig
 
@@ -30,8 +32,8 @@ class AttributeSettings:
     """Weight yes and no equally, even if one of them is rare (eyeglasses)."""
     flip: bool = True
     """Mirror images at random."""
-    resize_filter: str = "box"
-    """Filter that reduces larger images: box, bilinear, bicubic or lanczos. The choice alone changes FID."""
+    resize_filter: ResizeFilter = "box"
+    """Filter that reduces larger images; the choice alone changes FID."""
     augment: float = 0.6
     """Strength of the shifts, scales, colour changes, blur and noise; 0 turns them off."""
     use_ages: bool = False
@@ -48,6 +50,7 @@ class AttributeSettings:
     """Number of snapshots to keep; older ones are deleted."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self.config()
         if self.images < 1 or self.batch < 1 or self.snapshot_images < 1 or self.keep_snapshots < 1:
             raise ValueError("images, batch, snapshot_images and keep_snapshots must be at least 1")

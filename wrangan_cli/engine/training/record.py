@@ -12,7 +12,8 @@ from wrangan_cli.engine.base.distributed import is_main
 from wrangan_cli.engine.base.errors import FileError, WranganError
 from wrangan_cli.engine.base.files import replaced_atomically, try_lock
 from wrangan_cli.engine.base.installation import install_line
-from wrangan_cli.engine.data.images import image_grid, save_image
+from wrangan_cli.engine.data.image_writing import save_image
+from wrangan_cli.engine.data.images import image_grid
 from wrangan_cli.engine.training.run import Report
 
 LOCK = ".lock"

@@ -21,7 +21,7 @@ from wrangan_cli.engine.base.runtime import random_generator
 from wrangan_cli.engine.models.generator import Generator, RandomLayers
 from wrangan_cli.engine.models.perceptual import PerceptualDistance, for_loss
 from wrangan_cli.engine.models.randomized import draw_epsilon, num_randomized, randomize
-from wrangan_cli.engine.training.settings import SensitivitySettings
+from wrangan_cli.engine.training.settings import SensitivitySettings, Tie
 
 L2_WEIGHT = 2.0
 """Weight of the squared error, as in the inversion (paper, section 4)."""
@@ -104,7 +104,7 @@ def scaled_residuals(images: Tensor, perceptual: PerceptualDistance) -> list[Ten
     return parts
 
 
-def tied(sensitivity: dict[str, Tensor], tie: str) -> dict[str, Tensor]:
+def tied(sensitivity: dict[str, Tensor], tie: Tie) -> dict[str, Tensor]:
     """F replaced by its mean over each `weight`, `filter` (output channel), `layer`, or over `all`."""
     if tie == "all":
         mean = torch.cat([value.flatten() for value in sensitivity.values()]).mean()

@@ -1,15 +1,30 @@
 """Settings for training generators and encoders, from which the options of the commands are made."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-ENCODER_KINDS = ("w", "e4e", "restyle", "hyperstyle")
-STD_FORMS = ("raw", "softplus", "log")
+from wrangan_cli.engine.base.choices import (
+    Backbone,
+    EncoderKind,
+    Heads,
+    Perceptual,
+    Precision,
+    ResizeFilter,
+    SeparateHead,
+    StdForm,
+    WBackbone,
+    check_choices,
+)
+
+Tie = Literal["weight", "filter", "layer", "all"]
+"""What shares one σ."""
 _COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> None:
-    """ValueError if a count is below 1, a number negative or not finite, or the seed negative."""
+    """ValueError for a choice that is none, a count below 1, a number that is negative or not finite, and a
+    negative seed."""
+    check_choices(settings)
     for name in counts:
         if getattr(settings, name) < 1:
             raise ValueError(f"{name} {getattr(settings, name)}: expected 1 or more")
@@ -48,22 +63,22 @@ class AdversarialSettings:
     """Use the noise inputs of the layers; otherwise their strengths are fixed at 0."""
     flip: bool = True
     """Mirror real images at random."""
-    resize_filter: str = "box"
-    """Filter that reduces larger images: box, bilinear, bicubic or lanczos. The choice alone changes FID."""
+    resize_filter: ResizeFilter = "box"
+    """Filter that reduces larger images; the choice alone changes FID."""
     augment: str = "none"
     """Augmentation: `ada` (its strength adapts to D's overfitting), a fixed probability such as `0.2`, or
     `none`."""
     augment_target: float = 0.6
     """Mean sign of D(real) at which adaptive augmentation stops growing."""
-    discriminator: str = "stylegan2"
-    """`stylegan2`; `projected` (Sauer et al. 2021: judges features of an ImageNet classifier, so that G
-    needs far fewer images); or `both`."""
+    discriminator: Literal["stylegan2", "projected", "both"] = "stylegan2"
+    """projected (Sauer et al. 2021): judges features of an ImageNet classifier, so that G needs far fewer
+    images. both: the two side by side."""
     projected_weight: float = 1.0
     """With `both`: weight of the projected discriminator in G's loss."""
     projected_side: int = 128
     """Side in px at which the projected discriminator sees images: a power of two, 64 or more."""
-    precision: str = "float32"
-    """Precision of the top resolutions: `float32`, `bf16` or `fp16`; weights, σ and Adam stay float32."""
+    precision: Precision = "float32"
+    """Precision of the top resolutions; weights, σ and Adam stay float32."""
     low_precision_resolutions: int = 4
     """Number of top resolutions that use the lower precision."""
     accumulate: int = 1
@@ -92,12 +107,8 @@ class AdversarialSettings:
                 *("low_precision_resolutions", "kid_images", "projected_weight"),
             ),
         )
-        if self.discriminator not in ("stylegan2", "projected", "both"):
-            raise ValueError(f"discriminator {self.discriminator!r}: expected stylegan2, projected or both")
         if self.projected_side < 64 or self.projected_side.bit_count() != 1:
             raise ValueError(f"projected_side {self.projected_side}: expected a power of two, 64 or more")
-        if self.precision not in ("float32", "bf16", "fp16"):
-            raise ValueError(f"precision {self.precision!r}: expected float32, bf16 or fp16")
         if self.kid_images and not self.kid_reference:
             raise ValueError("kid_images needs kid_reference, the images to compare with")
 
@@ -132,21 +143,17 @@ class RandomizeSettings(AdversarialSettings):
     names (`convs.6,convs.7`)."""
     initial_std: float = 1.0
     """Initial σ."""
-    epsilon_per: str = "batch"
-    """Sample ε once per `batch` (Algorithm 2) or once per `image`."""
-    std_form: str = "raw"
-    """Parameter that is trained in place of σ: σ itself, of either sign (`raw`, as in the paper), or its
-    inverse softplus (`softplus`) or logarithm (`log`), which keep it positive."""
+    epsilon_per: Literal["batch", "image"] = "batch"
+    """Sample ε once per batch (Algorithm 2) or once per image."""
+    std_form: StdForm = "raw"
+    """Form in which σ is trained. raw: σ itself, of either sign (as in the paper). softplus, log: its inverse
+    softplus or its logarithm, which keep it positive."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(self, (), ("initial_std",))
         if not self.layers.strip("0 "):
             raise ValueError(f"layers {self.layers}: expected 1 or more")
-        if self.epsilon_per not in ("batch", "image"):
-            raise ValueError(f"epsilon_per {self.epsilon_per!r}: expected batch or image")
-        if self.std_form not in STD_FORMS:
-            raise ValueError(f"std_form {self.std_form!r}: expected raw, softplus or log")
 
 
 @dataclass(frozen=True)
@@ -163,19 +170,18 @@ class SensitivitySettings:
     exponent: float = 0.5
     """With --from sensitivity: σ is proportional to (F + λ) to the power of minus this. With 0.5 every weight
     contributes equally to the distortion; with 1 weights that change the images little move further."""
-    tie: str = "weight"
-    """With --from sensitivity: one σ for each `weight`, each `filter` (output channel), each
-    `layer`, or for `all` weights."""
+    tie: Tie = "weight"
+    """With --from sensitivity: the weights that share one σ. weight: none do; filter: those of an output
+    channel."""
     side: int = 256
     """With --from sensitivity: side in px to which larger images are reduced for comparison."""
     epsilon_lr: float = 0.01
     """With --from sensitivity: learning rate of ε to record in the model as suitable for this σ."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.probes < 1 or self.side < 16:
             raise ValueError("probes must be 1 or more and side 16 or more")
-        if self.tie not in ("weight", "filter", "layer", "all"):
-            raise ValueError(f"tie {self.tie!r}: expected weight, filter, layer or all")
         for name in ("distortion", "floor", "exponent", "epsilon_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} {getattr(self, name)}: expected a positive number")
@@ -185,7 +191,7 @@ class SensitivitySettings:
 class EncoderSettings:
     """`train encoder`: from photographs into W or W+, or to offsets of the generator's weights (--kind)."""
 
-    kind: str = "w"
+    kind: EncoderKind = "w"
     """w: into W, anchored by images of known w. e4e: into W+ (Tov et al. 2021). restyle: into W+ in
     several passes (Alaluf et al. 2021). hyperstyle: offsets of the generator's weights (Alaluf et al.
     2022)."""
@@ -214,35 +220,35 @@ class EncoderSettings:
     """Exponent by which the variance of W along each principal direction weights the error of w. 0: plain
     distance; 1: directions of large variance, which are visible, count most; -1: all directions count
     equally."""
-    perceptual: str = ""
+    perceptual: Literal[Perceptual, ""] = ""
     """Perceptual distance; empty: that of the model."""
     widths: str = "64,128,256,512"
     """Feature maps of the encoder's stages: multiples of 8 (otherwise strided 1×1 convolutions of
     torch 2.15 on the CPU write out of bounds)."""
     blocks: str = ""
     """Residual blocks of the stages. Empty: 3,4,14,3 (IR-SE50), or 3,4,6,3 for resnet (ResNet34)."""
-    backbone: str = ""
+    backbone: Literal[Backbone, ""] = ""
     """ir-se; resnet (not for kind w); efficientnet-lite0 (of fixed size). Empty: ir-se, or resnet for
     hyperstyle."""
     pretrained: bool = True
-    """Start efficientnet-lite0 from ImageNet weights (installed with wrangan[projected])."""
+    """Start efficientnet-lite0 from ImageNet weights, which the optional part "projected" has."""
     input_side: int = 256
     """Side in px of the images that the encoder sees."""
     ema_images: int = 10_000
     """Half-life of the encoder's moving average, in images."""
     flip: bool = True
     """Mirror real images at random."""
-    resize_filter: str = "box"
-    """Filter that reduces larger images: box, bilinear, bicubic or lanczos. The choice alone changes FID."""
+    resize_filter: ResizeFilter = "box"
+    """Filter that reduces larger images; the choice alone changes FID."""
     seed: int = 0
     """Seed of weights, latents and data order."""
     snapshot_images: int = 5_000
     """Number of images between two snapshots (and sample grids)."""
     keep_snapshots: int = 2
     """Number of snapshots to keep; older ones are deleted."""
-    heads: str = ""
-    """e4e, restyle: heads on a `pyramid` of three depths, all on the last stage (`single`), or on its 4×4
-    means with a shared hidden layer (`pooled`). Empty: pyramid for e4e, single for restyle, pooled for
+    heads: Literal[Heads, ""] = ""
+    """e4e, restyle: heads on three depths (pyramid), all on the last stage (single), or on its 4×4 means with
+    a shared hidden layer (pooled). Empty: pyramid for e4e, single for restyle, pooled for
     efficientnet-lite0."""
     deltas: bool = True
     """e4e, restyle: predict one w and an offset from it for each further latent (as e4e), not
@@ -275,8 +281,8 @@ class EncoderSettings:
     """hyperstyle: feature maps in the refinement block of a layer with a separate head."""
     features: int = 512
     """hyperstyle: size of the output of a refinement block."""
-    separate: str = "separable"
-    """hyperstyle: form of separate heads: `separable` or, much larger, `linear`."""
+    separate: SeparateHead = "separable"
+    """hyperstyle: form of separate heads; linear is much larger."""
     offset_rank: int = 1
     """hyperstyle: rank of a separable head (the number of products that it sums)."""
     offset_kernel: int = 1
@@ -298,13 +304,11 @@ class EncoderSettings:
                 "shared_width",
             ),
         )
-        if self.kind not in ENCODER_KINDS:
-            raise ValueError(f"kind {self.kind!r}: expected one of {', '.join(ENCODER_KINDS)}")
         if self.w_weight is not None and not 0 <= self.w_weight < float("inf"):
             raise ValueError(f"w_weight {self.w_weight}: expected a number that is not negative")
         if not -1 <= self.w_power <= 1:
             raise ValueError(f"w_power {self.w_power}: expected a number from -1 to 1")
-        if self.kind == "w" and self.backbone not in ("", "ir-se", "efficientnet-lite0"):
-            raise ValueError(f"backbone {self.backbone!r}: kind w has ir-se and efficientnet-lite0")
+        if self.kind == "w" and self.backbone not in ("", *get_args(WBackbone)):
+            raise ValueError(f"backbone {self.backbone}: kind w has {' and '.join(get_args(WBackbone))}")
         if self.kind != "w" and self.batch < 1:
             raise ValueError(f"batch {self.batch}: expected 1 or more (0 only for kind w with --pairs)")

@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
+from wrangan_cli.engine.base.choices import Perceptual
 from wrangan_cli.engine.inversion.method_settings import WranganSettings
+from wrangan_cli.engine.inversion.settings import Start
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,12 @@ class ClipSettings:
     """Weight of the penalty on the mean square of what each frame adds to ε."""
     size: int = 0
     """Side in px of the aligned frames; 0: that of the face, at least 256. At most the model's."""
-    perceptual: str = ""
+    perceptual: Literal[Perceptual, ""] = ""
     """Perceptual distance of the loss; empty: the one in the model's config.json."""
     perceptual_weight: float | None = None
     """Weight of the perceptual distance; 0: leave it out. Unset: the model's choice, otherwise 1."""
-    init: str | None = None
-    """Start of w for the key frames: encoder, e4e, restyle, or mean. Unset: encoder."""
+    init: Start | None = None
+    """Start of w for the key frames, as in `wrangan invert`. Unset: encoder."""
     seed: int = 0
     """Seed of the initial ε."""
 

@@ -1,16 +1,17 @@
 """Parts of the encoders: the residual body, its blocks, and the heads for one latent each."""
 
 import math
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Backbone
 from wrangan_cli.engine.models.efficientnet import STEM, WIDTH, efficientnet_lite0
 from wrangan_cli.engine.models.layers import EqualLinear
 
-EFFICIENTNET = "efficientnet-lite0"
-BACKBONES = ("ir-se", "resnet", EFFICIENTNET)
+EFFICIENTNET: Final = "efficientnet-lite0"
 DEFAULT_BLOCKS = {"ir-se": (3, 4, 14, 3), "resnet": (3, 4, 6, 3)}
 """Blocks per stage of IR-SE50 and of ResNet34."""
 
@@ -79,7 +80,7 @@ class PlainResidualBlock(nn.Module):
 
 
 def body_layers(
-    backbone: str, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...]
+    backbone: Backbone, channels: int, widths: tuple[int, ...], blocks: tuple[int, ...]
 ) -> tuple[nn.Sequential, list[int]]:
     """The body of an encoder, and the index in it of each stage's last layer.
 
@@ -92,8 +93,6 @@ def body_layers(
         if widths or blocks:
             raise ValueError(f"backbone {EFFICIENTNET} has fixed widths and blocks")
         return efficientnet_body(channels)
-    if backbone not in BACKBONES:
-        raise ValueError(f"backbone {backbone!r}: expected one of {', '.join(BACKBONES)}")
     if not widths or len(widths) != len(blocks):
         raise ValueError(f"{len(widths)} widths for {len(blocks)} stages of blocks")
     if min(*widths, *blocks, channels) < 1:

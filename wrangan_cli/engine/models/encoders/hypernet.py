@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Backbone, SeparateHead, check_choices
 from wrangan_cli.engine.models.encoders.blocks import (
     body_layers,
     encoder_input,
@@ -22,8 +23,6 @@ from wrangan_cli.engine.models.encoders.blocks import (
 )
 from wrangan_cli.engine.models.generator import Generator
 from wrangan_cli.engine.models.layers import EqualLinear
-
-SEPARATE = ("separable", "linear")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class HypernetConfig:
     """Residual blocks of each stage (ResNet34)."""
     input_side: int = 256
     """Side in px to which images are resized."""
-    backbone: str = "resnet"
+    backbone: Backbone = "resnet"
     """`resnet`, `ir-se`, or `efficientnet-lite0`, which has fixed widths and blocks (empty here)."""
     shared_width: int = 512
     """Layers with this many input and output channels share one head; 0: no shared head."""
@@ -48,7 +47,7 @@ class HypernetConfig:
     """Feature maps in the refinement block of a layer with a separate head."""
     features: int = 512
     """Size of the output of a refinement block."""
-    separate: str = "separable"
+    separate: SeparateHead = "separable"
     """Form of separate heads: `separable` (products of a vector for the inputs and one for the outputs,
     then mixed) or `linear` (every offset is a linear map of the features: large)."""
     rank: int = 1
@@ -63,8 +62,7 @@ class HypernetConfig:
     0: none (published files have one)."""
 
     def __post_init__(self) -> None:
-        if self.separate not in SEPARATE:
-            raise ValueError(f"separate {self.separate!r}: expected one of {', '.join(SEPARATE)}")
+        check_choices(self)
         if self.kernel not in (1, 3):
             raise ValueError(f"kernel {self.kernel}: expected 1 or 3")
         counts = (self.input_side, self.shared_inner, self.inner, self.features, self.rank, self.passes)

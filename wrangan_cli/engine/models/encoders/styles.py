@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import Backbone, Heads, check_choices
 from wrangan_cli.engine.models.encoders.blocks import (
     EFFICIENTNET,
     PooledHeads,
@@ -25,8 +26,6 @@ from wrangan_cli.engine.models.encoders.blocks import (
 )
 from wrangan_cli.engine.models.encoders.w import Encoder
 from wrangan_cli.engine.models.generator import Generator
-
-HEADS = ("pyramid", "single", "pooled")
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class StyleEncoderConfig:
     """Side in px to which images are resized."""
     input_channels: int = 3
     """3, or 6: the image and its current reconstruction (ReStyle)."""
-    backbone: str = "ir-se"
+    backbone: Backbone = "ir-se"
     """`ir-se`, `resnet`, or `efficientnet-lite0`, which has fixed widths and blocks (empty here)."""
-    heads: str = "pyramid"
+    heads: Heads = "pyramid"
     """`pyramid`: on the last three stages; `single`: all on the last one; `pooled`: on 4×4 means of it,
     with a shared hidden layer."""
     deltas: bool = True
@@ -60,8 +59,7 @@ class StyleEncoderConfig:
     """Number of passes over an image; above 1 the network sees the current reconstruction."""
 
     def __post_init__(self) -> None:
-        if self.heads not in HEADS:
-            raise ValueError(f"heads {self.heads!r}: expected one of {', '.join(HEADS)}")
+        check_choices(self)
         if self.backbone == EFFICIENTNET and self.heads != "pooled":
             raise ValueError(f"backbone {EFFICIENTNET}: expected pooled heads, not {self.heads}")
         if self.heads == "pooled" and not self.deltas:

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wrangan_cli.engine.base.choices import WBackbone, check_choices
 from wrangan_cli.engine.models.efficientnet import WIDTH
 from wrangan_cli.engine.models.encoders.blocks import EFFICIENTNET, body_layers, laid_out, resized
 from wrangan_cli.engine.models.layers import EqualLinear
-
-BACKBONES = ("ir-se", EFFICIENTNET)
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,11 @@ class EncoderConfig:
     """ir-se: residual blocks of each stage (e4e's IR-SE50: 3, 4, 14, 3)."""
     input_side: int = 256
     """Side in px to which images are reduced by area averaging."""
-    backbone: str = "ir-se"
+    backbone: WBackbone = "ir-se"
     """The body: ir-se, or efficientnet-lite0, whose sizes are fixed."""
 
     def __post_init__(self) -> None:
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"backbone {self.backbone!r}: kind w has {' and '.join(BACKBONES)}")
+        check_choices(self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the file's record."""

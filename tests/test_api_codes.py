@@ -203,14 +203,16 @@ def test_a_code_that_names_no_model_needs_one(tiny_model: Model, tmp_path: Path)
     w = torch.randn(W_LENGTH)
     bare, named = wrangan.Code(w), wrangan.Code(w, info=of(tiny_model))
     assert wrangan.render(bare, tiny_model).tobytes() == wrangan.render(named, tiny_model).tobytes()
-    with pytest.raises(UsageError, match=r"names no model: give model=, or .*'model_sha256': model.sha256"):
+    with pytest.raises(
+        UsageError, match=r"does not name its model: give model=, or .*'model_sha256': model.sha256"
+    ):
         wrangan.render(bare)
     wrangan.save_code(bare, tmp_path / "a.st")
     out = str(tmp_path / "a.png")
     words = ["edit", str(tmp_path / "a.st"), "--direction", "smile", "--strength", "1", "--out", out]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 1
-    assert "a.st: names no model: give it as --model" in result.stderr
+    assert "a.st: does not name its model: give --model" in result.stderr
 
 
 # Gradients

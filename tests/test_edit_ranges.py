@@ -234,7 +234,7 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
     for name in ("x.png", "x.gif"):
         result = edit(tiny_model, codes / "bad.st", *options, "--out", tmp_path / name)
         assert result.exit_code == 1
-        assert f"{name}: not written, an image has values that are not finite" in result.stderr
+        assert f"{name}: not written: an image has values that are not finite" in result.stderr
         assert not (tmp_path / name).exists()
 
 
@@ -250,7 +250,7 @@ def test_images_that_are_not_finite_are_not_written(tiny_model: Model, codes: Pa
         (["--strength", "0:1", "--out", "x.avi"], "images can be written as"),
         (["--strength", "0:1", "--out", "x.gif", "--fps", "0"], "fps 0"),
         (["--strength", "0:1", "--out", "x.webp", "--steps", "2000"], "the limit is 16383 per side"),
-        (["--strength", "0:1", "--out", "x.png", "--steps", "10000000"], "400 million in all"),
+        (["--strength", "0:1", "--out", "x.png", "--steps", "10000000"], "400 million in total"),
         (["--strength", "1", "--steps", "3"], "--steps needs a range"),
         (["--strength", "1", "--originals", "."], "--originals needs a range"),
         (["--strength", "1", "--out", "x.gif"], "x.gif: an animation needs a range"),

@@ -95,7 +95,7 @@ def test_orientation_and_pixels_stay_where_a_text_is_wrong(
     np.testing.assert_array_equal(turned, np.rot90(pixels(), -1))
     (line,) = caplog.messages
     assert line.startswith(f"{tmp_path / 'a.png'}: ")
-    assert "beside the pixels" in line
+    assert "damaged metadata ignored" in line
 
 
 def test_a_profile_stays_where_a_text_is_wrong(tmp_path: Path) -> None:

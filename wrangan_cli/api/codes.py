@@ -48,8 +48,8 @@ def load_code(path: str | Path, model: ModelLike | None = None) -> Code:
 def save_code(code: Code, path: str | Path) -> None:
     """Write a code as a `.st` file (safetensors), atomically: w in float32, all offsets in float16.
 
-    Folders that are missing are made, and an existing file is replaced. Raises WranganError for values that
-    are not finite and if the file cannot be written.
+    Creates missing folders and replaces an existing file. Raises WranganError for values that are not finite,
+    and if the file cannot be written.
     """
     engine.save_code(Path(path), code)
 
@@ -96,9 +96,9 @@ def render(
     model: None: the one with which the codes were made. side: reduce images by area averaging to this side
     in px; None: the model's. output: `"image"`, 8-bit RGB Pillow images; `"tensor"`, float32 on the CPU in
     [-1, 1], (3, R, R) for one code and (B, 3, R, R) for a list. Gradients flow from the tensor to w and to
-    the offsets of the codes if these require them; otherwise it has no graph. clip: False: leave the values
-    of the tensor that are outside [-1, 1] as they are, since clipped ones have no gradient. progress: called
-    with the number of images rendered, and the total.
+    the offsets of the codes if these require gradients; otherwise it has no graph. clip: False: do not clip
+    the tensor to [-1, 1], since clipped values have no gradient. progress: called with the number of images
+    rendered, and the total.
 
     Raises WranganError for codes that cannot be read, were made for another model or are not finite.
     """

@@ -59,8 +59,8 @@ def evaluate(
     and the total.
 
     Returns metric → `Scores`: `result["mse"]["mean"]`. Raises WranganError for unknown metrics, those whose
-    packages are missing, and pairs that cannot be compared. If the error of a pair is far larger than after
-    the inversion, the log `wrangan` warns: it may be another photograph.
+    packages are missing, and pairs that cannot be compared. Warns in the log `wrangan` if the error of a pair
+    is far larger than after the inversion: the photograph may be a different one.
     """
     loaded, _ = loaded_codes(codes)
     pictures, _ = as_list(photos)
@@ -116,15 +116,16 @@ def evaluate(
 
 _ERROR = "mse"
 _UNLIKE = (4.0, 0.05)
-"""Warn above this multiple of the error that inversion recorded, plus this much: among 26,000 pairs of
+"""Factor and offset: warn above factor · (error recorded by inversion) + offset. Among 26,000 pairs of
 aligned photographs of different faces none differ by less than .068, and the same photograph, compressed to
 JPEG quality 60 and reduced to half its side, differs by .02 at most."""
 
 
 def _warn_if_unlike(code: Code, picture: Picture, error: float, number: int) -> None:
-    """Warn if a photograph is much less like the image of its code than the one that was inverted.
+    """Warn if a photograph differs from the image of its code far more than the inverted one did.
 
-    Not by the sha256 of its file: the same photograph may be given as a tensor, in another size or format.
+    The sha256 of its file does not decide: the same photograph may be given as a tensor, in another size or
+    format.
     """
     distortion = code.info.get("distortion")
     after = distortion.get("after") if isinstance(distortion, dict) else None

@@ -58,7 +58,9 @@ def paste(edited: Picture, face: Face, *, feather: float = 0.1, keep_detail: boo
     """
     check_feather(feather)
     if not isinstance(face, Face):
-        raise UsageError(f"face: {type(face).__name__}: expected a face from `align`, which knows its place")
+        raise UsageError(
+            f"face: {type(face).__name__}: expected a face from `align`, which records its place"
+        )
     picture = whole(edited, "edited face")
     check_square(Path(edited) if isinstance(edited, str | Path) else Path("edited face"), picture)
     return paste_back(face.photo, picture, face.quad, feather, keep_detail)

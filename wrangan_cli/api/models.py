@@ -79,7 +79,9 @@ def _made_with(code: Code) -> Model:
     name = library.bundled_model_of(code.info)
     if name is None and "model" not in code.info:
         record = "{'model': model.name, 'model_sha256': model.sha256}"
-        raise UsageError(f"the code names no model: give model=, or make it with info={record}")
+        raise UsageError(
+            f"the code does not name its model: give model=, or create the code with info={record}"
+        )
     if name is None:
         made_with = str(code.info["model"])
         raise UsageError(

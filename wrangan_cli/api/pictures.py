@@ -127,7 +127,7 @@ def _in_memory(picture: Image.Image | NDArray[np.uint8] | Face, name: str) -> Im
 
 
 def _remedy(array: NDArray[Any]) -> str:
-    """What makes of an array x one that is accepted; nothing if that is not plain."""
+    """How to convert an array x to an accepted one; empty if that is not obvious."""
     if array.ndim == 4:
         return "; pass several as list(x)"
     if array.ndim == 2:

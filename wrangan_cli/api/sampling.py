@@ -17,7 +17,7 @@ def random_codes(
     truncation: float = 1.0,
     epsilon: float = 0.0,
 ) -> list[Code]:
-    """The codes of random images, one per seed: `render` gives what `wrangan generate` draws.
+    """The codes of random images, one per seed: `render` gives the images of `wrangan generate`.
 
     seeds: 64-bit numbers, 0 or more, such as `range(16)`; the code of a seed is the same in every call.
     truncation: w = mean + truncation · (w − mean): 1 leaves w unchanged, 0 gives the mean image. epsilon:
@@ -30,12 +30,12 @@ def random_codes(
         raise UsageError(f"seeds {seeds!r}: expected a list of numbers, such as [0] or range(16)")
     check_sampling(truncation, epsilon)
     numbers = [_number(seed) for seed in seeds]
-    of = model_of(model)
-    return [random_code(of, seed, truncation, epsilon) for seed in numbers]
+    resolved = model_of(model)
+    return [random_code(resolved, seed, truncation, epsilon) for seed in numbers]
 
 
 def _number(seed: int) -> int:
-    """The seed as a number of Python, which a code can record."""
+    """The seed as a Python integer, which a code can record."""
     try:
         number = operator.index(seed)
     except TypeError:

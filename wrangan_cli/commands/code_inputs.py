@@ -55,7 +55,7 @@ class CodeModels:
         name = bundled_model_of(info)
         if name is None:
             if "model" not in info:
-                raise FileError(path, "names no model: give it as --model")
+                raise FileError(path, "does not name its model: give --model")
             made_with = str(info["model"])
             raise FileError(
                 path,

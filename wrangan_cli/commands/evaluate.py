@@ -154,7 +154,7 @@ def evaluate(
         return
     _check_metrics(mode, names, reference, save_reference, epsilon)
     if csv_file is not None and mode == "lec" and "drift" in names:
-        raise UsageError("--csv holds the values of lec or of drift: measure one at a time")
+        raise UsageError("--csv can hold the values of lec or of drift, not of both: measure one at a time")
     with process_group():
         place = resolve_device(device)
         load = cache(lambda: load_model(model, place))

@@ -277,7 +277,7 @@ def evaluate_consistency(
 def evaluate_drift(
     results: Results, model: "Model", names: Sequence[str], folder: Path, csv_file: Path | None, seed: int
 ) -> None:
-    """How far the offsets of each code change the generator's other images."""
+    """Print the drift of a folder of codes: how far their offsets change the generator's other images."""
     from wrangan_cli.engine.base.distributed import gather_shards, is_main, local_shard
     from wrangan_cli.engine.metrics.drift import NAME, PROTOCOL, drift
     from wrangan_cli.engine.models.codes import find_codes, load_code

@@ -13,8 +13,8 @@ import typer
 from wrangan_cli.engine.base.choices import choices_in
 
 LABEL_WIDTH, WIDEST_CHOICE = 13, 15
-"""Characters of a line of choices in the help, whose column leaves the rest of the page to the text, and of
-the longest choice that is shown there."""
+"""Maximum number of characters per line of choices in the help, so that the column leaves room for the text,
+and of a choice that is listed there."""
 
 
 def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict[str, str]:
@@ -41,7 +41,7 @@ def option_helps(kinds: Mapping[str, type], panel_of: Mapping[str, str]) -> dict
 
 
 def option_types(kinds: Mapping[str, type]) -> dict[str, Any]:
-    """The type of each option; where classes have different choices, those of all."""
+    """The type of each option; if classes have different choices, the union of these."""
     having: dict[str, list[Any]] = {}
     for kind in dict.fromkeys(kinds.values()):
         for field in dataclasses.fields(kind):
@@ -56,10 +56,10 @@ def option_types(kinds: Mapping[str, type]) -> dict[str, Any]:
 
 
 def choices_label(annotation: Any) -> str | None:
-    """The choices of an option as the help shows them in place of its type, without None and "" (unset).
+    """The choices of an option, which the help shows in place of its type, without None and "" (unset).
 
-    None: Typer's own label does, as there are no choices or they fit into one line. With a choice wider than
-    WIDEST_CHOICE only `<choice>`: then the text has to name them.
+    None: Typer's default label suffices, as there are no choices or they fit on one line. If a choice is
+    wider than WIDEST_CHOICE, only `<choice>`: then the text has to name them.
     """
     known = choices_in(annotation)
     names = [str(choice) for choice in known if choice]
@@ -77,7 +77,7 @@ def choices_label(annotation: Any) -> str | None:
 
 
 def flow_help(app: typer.Typer) -> None:
-    """Let the help of commands fill the page: Typer keeps the line ends of all but the first paragraph."""
+    """Reflow the help of commands to the page: Typer keeps the line breaks after the first paragraph."""
     for info in app.registered_commands:
         paragraphs = (inspect.getdoc(info.callback) or "").split("\n\n")
         info.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)

@@ -43,7 +43,7 @@ OTHER_FILES = frozenset(
 """Suffixes of files that cannot be written as images."""
 
 _PYDANTIC = "Value error, "
-"""What newer versions of Typer put before their own words about a value."""
+"""Prefix of newer versions of Typer before the reason why a value is invalid."""
 
 CONTEXT = "context"
 """The parameter through which commands see which options were given."""

@@ -180,7 +180,7 @@ def _hostile(photos: Path, rng: random.Random) -> Iterator[tuple[str, str]]:
     yield content("Thumbs.db", bytes(100), SILENT)
     yield content("desktop.ini", b"[.ShellClassInfo]", SILENT)
     if os.geteuid() == 0:
-        # root may read everything: use another dead link instead.
+        # root may read everything: use another broken link instead.
         os.symlink("gone/away", photos / "forbidden.png")
     else:
         content("forbidden.png", whole)

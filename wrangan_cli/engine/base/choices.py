@@ -1,6 +1,6 @@
-"""Values that an option may have: the sets that several modules share, and the check of settings.
+"""Choices of options: the sets that several modules share, and the validation of settings.
 
-Imports nothing heavy: the command line is made from it.
+Imports nothing slow, since the command line is built from it.
 """
 
 import dataclasses
@@ -11,18 +11,18 @@ from typing import Any, Literal
 Perceptual = Literal["lpips-vgg", "lpips-alex", "st-lpips-vgg", "st-lpips-alex"]
 """Perceptual distances (models/perceptual.py)."""
 ResizeFilter = Literal["box", "bilinear", "bicubic", "lanczos"]
-"""Filters that reduce images."""
+"""Filters for reducing images."""
 EncoderKind = Literal["w", "e4e", "restyle", "hyperstyle"]
 Backbone = Literal["ir-se", "resnet", "efficientnet-lite0"]
-"""Bodies of encoders."""
+"""Backbones of encoders."""
 WBackbone = Literal["ir-se", "efficientnet-lite0"]
-"""Those of encoders into W."""
+"""Backbones of encoders into W."""
 Heads = Literal["pyramid", "single", "pooled"]
 """Arrangements of the heads of encoders into W+ (models/encoders/styles.py)."""
 SeparateHead = Literal["separable", "linear"]
 """Forms of a hypernetwork's separate heads (models/encoders/hypernet.py)."""
 StdForm = Literal["raw", "softplus", "log"]
-"""Forms in which σ is trained (models/randomized.py)."""
+"""Parametrizations of σ in training (models/randomized.py)."""
 Precision = Literal["float32", "bf16", "fp16"]
 LatentSpace = Literal["w", "z"]
 LatentFormat = Literal["npz", "npy", "pt"]
@@ -40,7 +40,7 @@ def choices_in(annotation: Any) -> tuple[Any, ...]:
 
 
 def check_choices(settings: Any) -> None:
-    """ValueError if a field of the dataclass is declared as a Literal and has another value."""
+    """ValueError if a field declared as a Literal has a value that is not among its choices."""
     for field in dataclasses.fields(settings):
         allowed, value = choices_in(field.type), getattr(settings, field.name)
         if allowed and value not in allowed:

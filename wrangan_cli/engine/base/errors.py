@@ -52,7 +52,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def expected_one_of(name: str, known: Iterable[str]) -> str:
-    """`did you mean steps?` for a name that is close to a known one, otherwise all of them."""
+    """`did you mean steps?` for a name close to a known one, otherwise all known names."""
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
     return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(names)}"

@@ -28,7 +28,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def _why_not(device: str) -> str | None:
-    """Why a GPU cannot be used, if this machine has none; torch's own words are about how torch was built."""
+    """Why a GPU cannot be used, if this machine has none; torch's message is about how torch was built."""
     kind = device.partition(":")[0]
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
     return f"no {kind.upper()} device is available; use 'cpu'" if absent.get(kind) else None

@@ -1,4 +1,4 @@
-"""Image files read: any common one → an upright 8-bit sRGB picture, or a float32 tensor in [-1, 1]."""
+"""Read image files: any common format → an upright 8-bit sRGB picture, or a float32 tensor in [-1, 1]."""
 
 import contextlib
 import logging
@@ -25,7 +25,7 @@ from wrangan_cli.engine.data.side_information import stripped
 logger = logging.getLogger("wrangan")
 
 RESIZE_FILTERS = {name: Image.Resampling[name.upper()] for name in get_args(ResizeFilter)}
-"""Filters that reduce pictures, by name; each is scaled with the reduction, so none aliases."""
+"""Filters for reducing pictures, by name; each is scaled with the reduction, so none aliases."""
 
 DRAFT_PIXELS = 50_000_000
 """JPEG files with more pixels are decoded at 1/2, 1/4 or 1/8 of their size if that suffices."""
@@ -116,22 +116,22 @@ def open_with_size(
                 if kind_of(head) == "HEIC" and reads_heif():
                     return _decoded(path, source, *how)
                 cause = why_not_read(head) if head else "empty file (0 bytes)"
-                said: Exception = error
+                reason: Exception = error
                 if kind_of(head) not in ("PNG", "JPEG", "TIFF"):
                     raise FileError(path, cause) from error
             except _DECODER_ERRORS as error:
                 if isinstance(error, OSError) and error.strerror:
                     raise
-                cause, said = f"broken image ({cause_of(error)})", error
+                cause, reason = f"broken image ({cause_of(error)})", error
             # The pixels may be intact: damaged metadata is no reason to refuse a picture.
             for less in stripped(path.read_bytes() if data is None else data):
                 with contextlib.suppress(*_DECODER_ERRORS):
                     result = _decoded(path, BytesIO(less), *how)
-                    logger.warning("%s: metadata beside the pixels is damaged and ignored", path)
+                    logger.warning("%s: damaged metadata ignored", path)
                     return result
-            raise FileError(path, cause) from said
+            raise FileError(path, cause) from reason
     except FileNotFoundError as error:
-        cause = "a dead link" if path.is_symlink() else "no such file"
+        cause = "a broken symbolic link" if path.is_symlink() else "no such file"
         raise FileError(path, cause) from error
     except MemoryError as error:
         raise FileError(path, "too large for the memory of this machine") from error
@@ -220,16 +220,16 @@ def _eight_bit(path: Path, image: Image.Image) -> Image.Image:
     """Any mode → L, RGB, RGBA or another that Pillow converts to RGB without loss of range."""
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float32)
-        # Files with 16-bit values are loaded as "I" too; only values above 65535 mean 32 bits.
+        # Files with 16-bit values are loaded as "I" too; only values above 65535 imply 32 bits.
         top = _top_of(path, float(values.max()))
         return Image.fromarray((values * (255 / top)).round().clip(0, 255).astype(np.uint8))
     if image.mode == "F":
         values = np.asarray(image, dtype=np.float32)
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
-            raise FileError(path, "floating-point image with values outside 0…1")
+            raise FileError(path, "floating-point image with values outside [0, 1]")
         return Image.fromarray((values * 255).round().astype(np.uint8))
     if image.mode == "RGB" and _is_deep(image) and 0 < np.asarray(image).max() < 16:
-        # Pillow keeps the upper eight of the sixteen bits.
+        # Pillow keeps only the upper eight of the sixteen bits.
         raise FileError(path, "16-bit colour with values below 4096 (12 bits): scale it to 16 or 8 bits")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         return image.convert("RGBA")
@@ -242,7 +242,7 @@ def _top_of(path: Path, largest: float) -> float:
         # Photographs use more than a sixteenth of the range: this is how scanners and microscopes store 12
         # bits.
         if 255 < largest < 2**bits:
-            logger.warning("%s: values only up to %d of 65535, treated as %d bits", path, largest, bits)
+            logger.warning("%s: values only up to %d of 65535: read as %d bits", path, largest, bits)
             return 2.0**bits - 1
     return 65535.0 if largest <= 65535 else 2.0**31 - 1
 

@@ -1,4 +1,4 @@
-"""Image files written: .png, .jpg and .webp, whole or not at all."""
+"""Write image files atomically: .png, .jpg and .webp."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ LARGEST_SIDES = {".png": 2**31 - 1, ".jpg": 65500, ".jpeg": 65500, ".webp": 1638
 def save_image(path: Path, image: Tensor, edited: bool = False) -> None:
     """Write (3, H, W) in [-1, 1] as 8-bit .png, .jpg (quality 95) or .webp (quality 95), atomically.
 
-    edited: the file says of itself that it was edited, and by what (`marks.py`).
+    edited: mark the file as edited, and by which software (`marks.py`).
 
     Raises UsageError for another suffix, WranganError for values that are not finite,
     FileError if the file cannot be written.
@@ -34,7 +34,7 @@ def checked_pillow(path: Path, image: Tensor) -> Image.Image:
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"expected an image (3, H, W), got {tuple(image.shape)}")
     if not image.isfinite().all():
-        raise WranganError(f"{path}: not written, an image has values that are not finite")
+        raise WranganError(f"{path}: not written: an image has values that are not finite")
     return to_pillow(image)
 
 
@@ -57,8 +57,8 @@ def check_written_size(path: Path, size: tuple[int, int], sides: Mapping[str, in
     most = sides[path.suffix.lower()]
     if max(size) > most or size[0] * size[1] > MAX_PIXELS:
         raise UsageError(
-            f"{path}: would have {size[0]} × {size[1]} px, the limit is {most} per side and "
-            f"{MAX_PIXELS // 10**6} million in all: give fewer --steps or a smaller --side"
+            f"{path}: would have {size[0]} × {size[1]} px; the limit is {most} per side and "
+            f"{MAX_PIXELS // 10**6} million in total: give fewer --steps or a smaller --side"
         )
 
 

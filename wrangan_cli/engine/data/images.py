@@ -15,7 +15,7 @@ MIN_SIDE = 16
 """Smallest side of a photograph in px."""
 
 MAX_PIXELS = 400_000_000
-"""Maximum number of pixels of a photograph (20000 × 20000): about 3 GB while decoded in full."""
+"""Maximum number of pixels of a photograph (20000 × 20000): decoding it takes about 3 GB."""
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -62,7 +62,7 @@ def images_in(folder: Path, deep: bool = False) -> list[Path]:
 
     Hidden files (`.x`, `__MACOSX`, `Thumbs.db`) are ignored. A file is an image by its
     suffix (IMAGE_SUFFIXES) or else by its first bytes. Links are followed, and each
-    folder is entered once. Files that look like images but cannot be read (a dead or circular link,
+    folder is entered once. Files that look like images but cannot be read (a broken or circular link,
     a pipe, HEIC without the extra `heif`, a folder that may not be entered) are included, so that opening
     them reports the error; they come last, so that a readable file of the same name takes precedence.
     Other files are skipped; the log `wrangan` says how many.

@@ -236,6 +236,6 @@ def _stored_sides(transaction: Any) -> list[int]:
 def _stamp(file: Path) -> str:
     try:
         stat = file.stat()
-    except OSError:  # a dead link
+    except OSError:  # a broken symbolic link
         return f"{file.absolute()}:dead"
     return f"{file.resolve()}:{stat.st_size}:{stat.st_mtime_ns}"

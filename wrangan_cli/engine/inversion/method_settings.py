@@ -252,7 +252,7 @@ def inversion_settings(method: str = "wrangan", **values: Any) -> InversionSetti
 
 
 def _plain(name: str, value: Any, hint: Any) -> Any:
-    """The value of a setting as codes record it, a number of NumPy as one of Python; ValueError for a wrong
+    """The value of a setting as codes record it, with NumPy's numbers as Python's; ValueError for a wrong
     type."""
     types = get_args(hint) or (hint,)
     if value is None and type(None) in types:

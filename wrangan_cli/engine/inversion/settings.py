@@ -13,7 +13,7 @@ from wrangan_cli.engine.base.choices import Perceptual, check_choices, choices_i
 SMALLEST_SIZE = 16
 STEP_COUNTS = ("steps", "pti_steps", "pti_pivot_steps")
 Start = Literal["encoder", "mean", "e4e", "restyle"]
-"""Where w starts."""
+"""Initial values of w."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class InversionSettings:
 
     @classmethod
     def methods(cls) -> tuple[str, ...]:
-        """The methods that have these settings; () for what several classes share."""
+        """The methods that have these settings; () for a base class of several."""
         return choices_in(cls.__dataclass_fields__["method"].type)
 
     def with_defaults(self, named: Mapping[str, Any]) -> Self:

@@ -1,10 +1,10 @@
 """Drift: how far the offsets of one code change the generator's other images.
 
-Corruption compares two sets of images, and so needs thousands of them. Drift compares in pairs: an image by
-the tuned generator (the code's offsets of the weights and its noise) with the image of the same w by the
-generator as it was. w is moved as for corruption, by the size of W in random directions that are the same for
-every code and method. A fit that reproduces the photograph and leaves all else alone has a drift near 0; so
-have methods that only search for w, whatever they do to the photograph. Read it beside the distortion.
+Corruption compares two sets of images, and so needs thousands of them. Drift compares pairs: an image by the
+tuned generator (with the code's offsets of the weights and its noise), and the image of the same w by the
+original generator. w is moved as for corruption, by the size of W in random directions that are the same for
+every code and method. A fit that reproduces the photograph and changes nothing else has a drift near 0; so do
+methods that only search for w, however badly they reproduce it. Read drift together with distortion.
 """
 
 from dataclasses import replace
@@ -29,18 +29,18 @@ PROTOCOL = (
 def drift_images(
     model: Model, code: Code, directions: int = DIRECTIONS, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Images at moved w with the code's offsets, and without: two of (directions, 3, S, S) in [-1, 1].
+    """Images at moved w with the code's offsets, and without: (directions, 3, S, S) in [-1, 1], twice.
 
-    S is the model's `sample_side`; the directions are the first ones of the corruption protocol.
+    S is the model's `sample_side`; the directions are the first of the corruption protocol.
     """
     moves = [random_direction(seed, index, model) * model.w_std for index in range(directions)]
     tuned = [replace(code, w=code.w + move) for move in moves]
     untuned = [Code(moved.w) for moved in tuned]
-    there, here = (render(model, some, model.sample_side).clamp(-1, 1) for some in (tuned, untuned))
-    return there, here
+    after, before = (render(model, codes, model.sample_side).clamp(-1, 1) for codes in (tuned, untuned))
+    return after, before
 
 
 def drift(model: Model, code: Code, seed: int = 0) -> float:
-    """The drift of one code (PROTOCOL)."""
+    """The drift of one code; see PROTOCOL."""
     tuned, untuned = drift_images(model, code, seed=seed)
     return (tuned - untuned).square().mean().item()

@@ -61,7 +61,7 @@ _NEEDS: dict[str, tuple[Mapping[str, object], str, str]] = {
     "layers": (LAYER_METRICS, "measures a model's layers", _NEITHER),
     "attributes": (ATTRIBUTE_METRICS, "measures a model's attributes", _NEITHER),
 }
-"""The metrics of each kind, what they do, and the options of `wrangan evaluate` that they need."""
+"""Kind → its metrics, what they do, and the options of `wrangan evaluate` that they need."""
 
 
 _OF_PAIRS = ("pairs", "records", "people")
@@ -75,7 +75,7 @@ def default_pair_metrics(model: Model) -> list[str]:
 
 
 def check_pair_metrics(names: Sequence[str]) -> None:
-    """UsageError, which names no options, for a metric that is neither of pairs nor of codes' records."""
+    """UsageError for a metric that is neither of pairs nor recorded in codes; it mentions no options."""
     for name in names:
         if name in PAIR_METRICS or name in RECORD_METRICS:
             continue

@@ -39,8 +39,8 @@ class Code:
     synthesis network, by name in the state dict, in the parameter's shape. info: JSON
     values (model, model_sha256, method, settings, seed, steps, distortion, source …).
 
-    NumPy arrays and floating-point tensors of other types are converted; those of these types are not
-    copied. Raises UsageError for anything else, and for a w of another number of axes.
+    NumPy arrays and floating-point tensors of other types are converted; tensors of these types are not
+    copied. Raises UsageError for anything else, and for a w with another number of axes.
     """
 
     w: Tensor
@@ -65,10 +65,10 @@ class Code:
             values[group] = {k: _offset(f"{group}.{k}", v) for k, v in values[group].items()}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set each field once. `code.w += 1`, which torch does in place, ends by setting the same tensor."""
+        """Each field can be set once. `code.w += 1` works in place in torch, then sets the same tensor."""
         if name not in self.__dataclass_fields__ or vars(self).get(name, value) is not value:
             raise FrozenInstanceError(
-                f"a code cannot be changed: make another one with dataclasses.replace(code, {name}=…)"
+                f"a code cannot be changed: make a new one with dataclasses.replace(code, {name}=…)"
             )
         super().__setattr__(name, value)
 
@@ -115,7 +115,7 @@ def load_code(path: Path, model: Model | None = None) -> Code:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """`read_tensors`, which says so if the file is an image."""
+    """`read_tensors`, with an error that says so if the file is an image."""
     try:
         return read_tensors(path)
     except FileError as error:
@@ -225,7 +225,7 @@ def _group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _tensors(code: Code) -> dict[str, Tensor]:
-    """All tensors by their name in the file."""
+    """All tensors by their names in the file."""
     groups = [(prefix, getattr(code, group)) for prefix, group in PREFIXES.items()]
     return {"w": code.w, **{f"{prefix}.{k}": v for prefix, group in groups for k, v in group.items()}}
 

@@ -190,7 +190,7 @@ class Generator(nn.Module, ABC):
         return nullcontext()
 
     def set_precision(self, name: Precision, top: int) -> None:
-        """Compute the `top` largest resolutions in the precision `name` while training.
+        """Compute the `top` largest resolutions in the precision `name` during training.
 
         Raises UsageError if the architecture does not support it.
         """

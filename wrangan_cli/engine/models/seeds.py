@@ -25,7 +25,7 @@ def epsilon_of_seed(model: Model, seed: int, scale: float) -> dict[str, Tensor]:
 
 
 def check_sampling(truncation: float, epsilon: float) -> None:
-    """UsageError for settings that `image_of_seed` cannot have."""
+    """UsageError for settings that `image_of_seed` does not accept."""
     for name, value in (("truncation", truncation), ("epsilon", epsilon)):
         if not math.isfinite(value):
             raise UsageError(f"{name} {value}: not a finite number")

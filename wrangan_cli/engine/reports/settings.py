@@ -206,7 +206,7 @@ def _value(text: str, name: str, value: str, fields: Mapping[str, Any]) -> Any:
         raise UsageError(f"--set {text!r}: no setting {name!r}; there are {', '.join(known)}")
     annotation = fields[name]
     kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    if choices := choices_in(annotation):  # of which the settings check that it is one
+    if choices := choices_in(annotation):  # the settings validate them
         kinds = tuple(type(choice) for choice in choices)
     if type(None) in kinds and value == "none":
         return None

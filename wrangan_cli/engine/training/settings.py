@@ -17,12 +17,12 @@ from wrangan_cli.engine.base.choices import (
 )
 
 Tie = Literal["weight", "filter", "layer", "all"]
-"""What shares one σ."""
+"""The weights that share one σ."""
 _COUNTS = ("images", "batch", "snapshot_images", "keep_snapshots", "ema_images")
 
 
 def _check(settings: Any, counts: tuple[str, ...], numbers: tuple[str, ...]) -> None:
-    """ValueError for a choice that is none, a count below 1, a number that is negative or not finite, and a
+    """ValueError for an unknown choice, a count below 1, a number that is negative or not finite, and a
     negative seed."""
     check_choices(settings)
     for name in counts:

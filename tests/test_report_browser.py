@@ -1,10 +1,10 @@
 """The page of a report in a real browser; skipped where there is no playwright or no browser."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.browsers import chromium
 from tests.report_cases import LITTLE, run, subject, table
 from tests.test_evaluate import needs_fidelity, small_features
 
@@ -57,8 +57,3 @@ def test_a_person_clicks_through_the_page(subject: Path, photos: Path, tmp_path:
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
         assert problems == []
         browser.close()
-
-
-def chromium() -> str | None:
-    """A browser of the system, where playwright has none of its own."""
-    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

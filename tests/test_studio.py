@@ -2,6 +2,7 @@
 
 import shlex
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from wrangan_cli.engine.inversion.method_settings import inversion_settings
 from wrangan_cli.engine.inversion.settings import InversionSettings
 from wrangan_cli.engine.models.codes import Code, load_code, save_code
 from wrangan_cli.studio import lines, pictures
-from wrangan_cli.studio.session import Session, Sessions
+from wrangan_cli.studio.session import RESTED, Session, Sessions
 from wrangan_cli.studio.work import Forming, Work
 
 __all__ = ["detector"]  # a fixture
@@ -194,6 +195,26 @@ def test_undo_goes_back_one_drawn_edit_at_a_time(work: Work, session: Session) -
     assert versions == sorted(set(versions))
 
 
+def test_a_slider_that_rests_ends_an_edit(work: Work, session: Session) -> None:
+    """Undo goes back to where a slider rested, or another one began; not to each place on the way."""
+    work.random(session, 3)
+
+    def move(name: str, *strengths: float, after: float = 0.0) -> None:
+        session.drawn_at = time.monotonic() - after
+        for strength in strengths:
+            session.move(name, strength)
+            session.drawn_at = time.monotonic()
+
+    move("smile", 0.5, 1.0)
+    move("smile", 1.5, 2.0, after=2 * RESTED)
+    move("age", -1.0, -0.5)
+    move("age", 0.0, after=2 * RESTED)
+    for expected in ({"smile": 2.0, "age": -0.5}, {"smile": 2.0}, {"smile": 1.0}, {}):
+        assert session.undo()
+        assert session.strengths == expected
+    assert not session.undo()
+
+
 def test_random_face_is_that_of_generate(work: Work, session: Session, tmp_path: Path) -> None:
     work.random(session, 5)
     (line,) = work.lines_of_edit(session)
@@ -273,7 +294,7 @@ def test_lines_say_settings_that_are_not_the_defaults() -> None:
     ("error", "said"),
     [
         (FileError("/tmp/secret-folder/me.jpg", "broken <image>"), "me.jpg: broken &lt;image&gt;"),
-        (MemoryError(), "out of memory: close other tabs, or take a smaller model"),
+        (MemoryError(), "out of memory: close other tabs or use a smaller model"),
         (UsageError("no"), "no"),
     ],
 )
@@ -295,7 +316,7 @@ def test_without_a_face_the_whole_picture_is_taken(
     assert [crop.name for crop in work.crops_of(session, photo)] == ["party", "party-2"]
     session.chosen = work.whole(session, photo)
     run_through(work, session)
-    with pytest.raises(UsageError, match="no snapshot"):
+    with pytest.raises(UsageError, match="pasted back"):
         work.save_paste(session, 0.1, False)
     line = work.lines_of_edit(session)[0]
     assert shlex.split(line)[1:3] == ["invert", "party.png"]

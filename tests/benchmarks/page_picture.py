@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests.test_report_browser import chromium
+from tests.browsers import chromium
 
 SIZES = ((1180, 860), (390, 860))
 GAP = 24

@@ -24,9 +24,9 @@ def studio(
     ] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps …")] = "auto",
 ) -> None:
-    """Edit faces by hand in the browser: drop in a snapshot, pick a face, invert it, move sliders, download.
+    """Edit faces by hand in the browser: drop in a photograph, pick a face, invert it, move sliders.
 
-    The page's address goes to stdout; Ctrl-C ends it. Photographs stay on this machine and are removed when
+    Prints the page's address; Ctrl-C ends the program. Photographs stay on this machine and are deleted when
     their tab is closed. Needs the optional part "studio" (see `wrangan doctor`).
     """
     from wrangan_cli.engine.base.runtime import resolve_device

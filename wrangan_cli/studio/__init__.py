@@ -1,7 +1,7 @@
-"""`wrangan studio`: a page on which faces are edited by hand. It calls the engine and computes nothing.
+"""`wrangan studio`: a page for editing faces by hand. It calls the engine and computes nothing itself.
 
-layout.py has what a person sees, page.py says which function an event calls; those are in events.py and
-downloads.py, and pictures.py writes as HTML what they show. None of Gradio is in the rest: work.py does
-what a button asks for, by the engine; session.py is what one tab has; lines.py writes the command lines
-that make the same. server.py begins and ends it all.
+layout.py places the components, page.py binds their events to the functions in events.py and downloads.py,
+and pictures.py writes the HTML that these show. The rest does not use Gradio: work.py does what a button
+asks for, session.py holds the state of one tab, and lines.py writes the command lines that make the same
+pictures. server.py starts and stops the page.
 """

@@ -1,8 +1,9 @@
-"""What a tab's files, films, strips and comparisons are asked by: the events beside those of the way."""
+"""The events that make files, films, strips and comparisons of methods."""
 
+import functools
 import html
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,45 +18,54 @@ from wrangan_cli.studio.events import Events, Updates, answers, said
 from wrangan_cli.studio.session import Session
 
 
+def link(path: Path) -> str:
+    """Where the page finds a file of its session."""
+    return f"gradio_api/file={quote(str(path))}"
+
+
+def saved(event: Callable[..., Path]) -> Callable[..., Updates]:
+    """The file that is made is downloaded; what goes wrong is said on the page."""
+
+    @functools.wraps(event)
+    def wrapper(self: "AllEvents", *given: Any) -> Updates:
+        try:
+            return {self.parts.link: link(event(self, *given)), self.parts.message: ""}
+        except Exception as error:
+            if not answers(error):
+                raise
+            return {self.parts.link: "", self.parts.message: pictures.problem(error)}
+
+    return wrapper
+
+
 class AllEvents(Events):
     """The page's functions, with those that make files."""
 
     # Files.
 
-    def _link(self, path: Path) -> str:
-        return f"gradio_api/file={quote(str(path))}"
-
-    @said
-    def save_image(self, request: gr.Request) -> Updates:
+    @saved
+    def save_image(self, request: gr.Request) -> Path:
         """The edited image."""
-        return {
-            self.parts.link: self._link(self.work.save_edit(self.session(request))),
-            self.parts.message: "",
-        }
+        return self.work.save_edit(self.session(request))
 
-    @said
-    def save_code(self, request: gr.Request) -> Updates:
+    @saved
+    def save_code(self, request: gr.Request) -> Path:
         """The code."""
-        return {
-            self.parts.link: self._link(self.work.save_code(self.session(request))),
-            self.parts.message: "",
-        }
+        return self.work.save_code(self.session(request))
 
-    @said
-    def save_edited(self, request: gr.Request) -> Updates:
+    @saved
+    def save_edited(self, request: gr.Request) -> Path:
         """The code with the edits in it."""
-        path = self.work.save_code(self.session(request), edited=True)
-        return {self.parts.link: self._link(path), self.parts.message: ""}
+        return self.work.save_code(self.session(request), edited=True)
 
-    @said
-    def save_paste(self, feather: float, detail: bool, request: gr.Request) -> Updates:
-        """The snapshot with the edited face."""
-        path = self.work.save_paste(self.session(request), feather, detail)
-        return {self.parts.link: self._link(path), self.parts.message: ""}
+    @saved
+    def save_paste(self, feather: float, detail: bool, request: gr.Request) -> Path:
+        """The photograph with the edited face."""
+        return self.work.save_paste(self.session(request), feather, detail)
 
     @said
     def paste(self, feather: float, detail: bool, request: gr.Request) -> Updates:
-        """Show the snapshot with the edited face."""
+        """Show the photograph with the edited face."""
         session = self.session(request)
         path = self.work.save_paste(session, feather, detail)
         assert session.current is not None
@@ -65,7 +75,7 @@ class AllEvents(Events):
         lines = self.work.lines_of_edit(session, feather, detail)
         return {
             self.parts.stage: pictures.stage(
-                pictures.url(after), pictures.url(before), ("snapshot", "with the edit")
+                pictures.url(after), pictures.url(before), ("photograph", "with the edit")
             ),
             self.parts.commands: pictures.commands(lines, session.current),
             self.parts.message: "",
@@ -79,7 +89,7 @@ class AllEvents(Events):
         session = self.session(request)
         one, other = self._pair(session, first, second)
         image = self.work.between(one, other, fraction)
-        session.in_full = -1  # the stage shows something else than the edit
+        session.drawn = -1  # the stage shows something else than the edit
         label = f"{one.name} → {other.name}, {fraction:.0%}"
         return {
             self.parts.stage: pictures.stage(pictures.url(image), names=("", label)),
@@ -89,7 +99,7 @@ class AllEvents(Events):
     @staticmethod
     def _pair(session: Session, first: str | None, second: str | None) -> Any:
         if not first or not second or first == second:
-            raise UsageError("pick two different faces: invert or open another one")
+            raise UsageError("pick two different faces; if there is only one, invert or open another")
         return session.subjects[first], session.subjects[second]
 
     @said
@@ -104,15 +114,26 @@ class AllEvents(Events):
         return {self.parts.film: self._made(path, line), self.parts.message: ""}
 
     @said
-    def strip(self, direction: str, low: float, high: float, count: float, request: gr.Request) -> Updates:
+    def strip(
+        self,
+        direction: str | None,
+        low: float | None,
+        high: float | None,
+        count: float,
+        request: gr.Request,
+    ) -> Updates:
         """The code over a range of strengths."""
+        if not direction:
+            raise UsageError("this model has no directions: add some from a file, under Edit")
+        if low is None or high is None:
+            raise UsageError("give the strengths at both ends of the strip")
         session, span = self.session(request), Span(low, high)
         path = self.work.save_strip(session, direction, span, int(count))
         line = self.work.line_of_strip(session, direction, span, int(count), path.name)
         return {self.parts.strip_shown: self._made(path, line), self.parts.message: ""}
 
     def _made(self, path: Path, line: str) -> str:
-        where = f"{self._link(path)}?{secrets.token_hex(4)}"  # another one of that name is another picture
+        where = f"{link(path)}?{secrets.token_hex(4)}"  # another one of that name is another picture
         picture = (
             f'<video src="{where}" controls loop autoplay muted></video>'
             if path.suffix == ".mp4"
@@ -124,26 +145,28 @@ class AllEvents(Events):
         )
 
     def side_by_side(self, methods: list[str], seconds: float, request: gr.Request) -> Iterator[Updates]:
-        """Invert the chosen picture by several methods."""
+        """Invert the chosen picture by several methods, until it is stopped."""
         parts, session = self.parts, self.session(request)
         crop = session.chosen
+        ended: Updates = {parts.progress: "", parts.stop: gr.update(visible=False)}
         try:
             if crop is None:
                 raise UsageError("pick a face first")
+            if not methods:
+                raise UsageError("pick a method first")
+            yield {parts.message: "", parts.methods_shown: "", parts.stop: gr.update(visible=True)}
             photograph = open_image(crop.picture, self.work.model.resolution)
             shown = [("photograph", pictures.url(photograph), "")]
             for method in methods:
-                settings = self.work.settings(method, seconds=seconds)
-                for updates in self._forming(session, crop, settings):
-                    yield {**updates, parts.stop: gr.update(visible=True)}
+                yield from self._forming(session, crop, self.work.settings(method, seconds=seconds))
                 assert session.current is not None
                 image = pictures.url(self.work.rendered(session.current.code))
                 shown.append((session.current.name, image, pictures.code_note(session.current)))
                 yield {parts.methods_shown: pictures.row(shown)}
+                if "stopped" in session.current.code.info:
+                    break
         except Exception as error:
             if not answers(error):
                 raise
-            yield {parts.message: pictures.problem(error), parts.progress: ""}
-            return
-        shown_last = self._subject_shown(session) if session.current else {}
-        yield {**shown_last, parts.progress: "", parts.stop: gr.update(visible=False)}
+            ended[parts.message] = pictures.problem(error)
+        yield ended

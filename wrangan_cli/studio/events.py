@@ -19,9 +19,7 @@ from wrangan_cli.studio.session import Crop, Session, Sessions
 from wrangan_cli.studio.work import Forming, Work
 
 Updates = dict[Any, Any]
-SETTLED = 0.3
-"""Seconds without a change after which the image is drawn in full."""
-_SHOWN_EVERY = 0.2
+_SHOWN_EVERY = 0.5
 """Seconds between two states of the progress bar."""
 
 
@@ -40,7 +38,7 @@ def said(event: Callable[..., Updates]) -> Callable[..., Updates]:
         except Exception as error:
             if not answers(error):
                 raise
-            return {self.parts.message: pictures.problem(error), self.parts.link: ""}
+            return {self.parts.message: pictures.problem(error)}
 
     return wrapper
 
@@ -59,10 +57,7 @@ class Events:
 
     def begin(self, request: gr.Request) -> Updates:
         """Take what the command line gave."""
-        session = self.session(request)
-        problems = self._take_all(session, self.given)
-        shown = self._subject_shown(session) if session.current else self._crops_shown(session)
-        return {**shown, self.parts.message: problems}
+        return self._taken(self.session(request), self.given)
 
     def end(self, request: gr.Request) -> None:
         """The tab is closed."""
@@ -74,12 +69,19 @@ class Events:
     def upload(self, files: list[str] | None, request: gr.Request) -> Updates:
         """Photographs (or codes) were dropped in."""
         session = self.session(request)
-        before = session.current
-        problems = self._take_all(session, (session.keep(Path(file)) for file in files or []))
+        shown = self._taken(session, (session.keep(Path(file)) for file in files or []))
+        return {**shown, self.parts.photo: None}
+
+    def _taken(self, session: Session, paths: Iterable[Path]) -> Updates:
+        """Take photographs and codes, and show what there is then; codes alone are there to be edited."""
+        before, photos = session.current, len(session.photos)
+        problems = self._take_all(session, paths)
         shown = self._crops_shown(session)
         if session.current is not before:
-            shown = {**shown, **self._subject_shown(session)}
-        return {**shown, self.parts.photo: None, self.parts.message: problems}
+            shown |= self._subject_shown(session)
+            if len(session.photos) == photos:
+                shown[self.parts.tabs] = gr.Tabs(selected="edit")
+        return {**shown, self.parts.message: problems}
 
     def _take_all(self, session: Session, paths: Iterable[Path]) -> str:
         """Take each file; what is wrong with some, as HTML."""
@@ -107,7 +109,7 @@ class Events:
         if not found:
             session.chosen = None
             raise UsageError(
-                f"{path.name}: no face found. Take the whole picture if it is a face cut out already."
+                f"{path.name}: no face found. If it is already a cropped face, use the whole picture."
             )
         session.chosen = found[0]
 
@@ -162,7 +164,7 @@ class Events:
                 raise
             yield {**after, parts.message: pictures.problem(error)}
             return
-        yield {**after, **self._subject_shown(session), parts.tabs: gr.Tabs(selected="edit")}
+        yield {**after, parts.tabs: gr.Tabs(selected="edit")}
 
     def _forming(self, session: Session, crop: Crop, settings: InversionSettings) -> Iterator[Updates]:
         photograph = pictures.url(open_image(crop.picture, self.work.model.resolution))
@@ -172,9 +174,18 @@ class Events:
             if forming.image is not None:
                 image = pictures.url(forming.image)
                 updates[self.parts.stage] = pictures.stage(image, photograph, ("photograph", "forming"))
+                session.drawn = -1
             if updates or time.monotonic() - shown >= _SHOWN_EVERY:
                 shown = time.monotonic()
                 yield {**updates, self.parts.progress: pictures.progress(forming)}
+
+    @said
+    def show(self, request: gr.Request) -> Updates:
+        """After an inversion: its code, or what was edited before where there is none."""
+        session = self.session(request)
+        if session.unseen:
+            return self._subject_shown(session)
+        return self._drawn(session) if session.current and session.drawn < 0 else gr.skip()
 
     def stop(self, request: gr.Request) -> Updates:
         """End the steps; what is there is kept."""
@@ -195,24 +206,25 @@ class Events:
         return {**self._subject_shown(session), self.parts.tabs: gr.Tabs(selected="edit")}
 
     @said
-    def choose(self, name: str | None, compared: str, request: gr.Request) -> Updates:
+    def choose(self, name: str | None, request: gr.Request) -> Updates:
         """Another face is edited."""
         session = self.session(request)
         if name is None or (session.current is not None and session.current.name == name):
             return {self.parts.message: ""}
         session.choose(name)
-        return self._subject_shown(session, compared)
+        return self._subject_shown(session)
 
-    def _subject_shown(self, session: Session, compared: str = "photograph") -> Updates:
+    def _subject_shown(self, session: Session) -> Updates:
         """The unedited image of the current code, with all sliders at 0."""
         parts, subject = self.parts, session.current
         assert subject is not None
+        session.unseen = False
         session.urls.clear()
         names = list(session.subjects)
         first = names[-2] if len(names) > 1 else names[0]
         return {
             **self._sliders(session),
-            **self._in_full(session, compared),
+            **self._drawn(session),
             parts.subject: gr.update(choices=names, value=subject.name),
             parts.first: gr.update(choices=names, value=first),
             parts.second: gr.update(choices=names, value=names[-1]),
@@ -224,66 +236,43 @@ class Events:
     # Sliders.
 
     @said
-    def preview(self, request: gr.Request, *given: Any) -> Updates:
-        """A slider moves: the image at a low resolution."""
-        *values, compared = given
+    def move(self, which: str | int, strength: float, request: gr.Request) -> Updates:
+        """A slider moves. which: its direction, or the place of an imported one."""
         session = self.session(request)
         if session.current is None:
-            return {self.parts.message: pictures.note("Invert a photograph first, or take a random face.")}
-        version = self._set(session, values)
-        if session.in_full >= version:
+            return {
+                self.parts.message: pictures.note("Invert a photograph first, or start with a random face.")
+            }
+        name = which if isinstance(which, str) else list(session.directions)[which]
+        if session.drawn >= session.move(name, strength):
             return {self.parts.message: ""}
-        image = self.work.rendered(self.work.edited(session), self.work.preview_side)
-        if session.in_full >= version:
-            return {self.parts.message: ""}
-        return {self.parts.stage: self._staged(session, pictures.url(image, 85), compared, preview=True)}
-
-    def settle(self, request: gr.Request, *given: Any) -> Updates:
-        """Some time after a preview: the full image, if nothing has moved since."""
-        session = self.session(request)
-        version = session.version
-        time.sleep(SETTLED)
-        if session.current is None or session.version != version:
-            return {self.parts.message: ""}
-        return self.full(request, *given)
+        return {**self._drawn(session), self.parts.message: ""}
 
     @said
-    def full(self, request: gr.Request, *given: Any) -> Updates:
-        """A slider is released: the full image."""
-        *values, compared = given
-        session = self.session(request)
-        if session.current is None or session.in_full >= self._set(session, values):
-            return {self.parts.message: ""}
-        session.remember()
-        return {**self._in_full(session, compared), self.parts.message: ""}
-
-    @said
-    def undo(self, compared: str, request: gr.Request) -> Updates:
+    def undo(self, request: gr.Request) -> Updates:
         """Back to the strengths before the last change."""
         session = self.session(request)
         if not session.undo():
             return {self.parts.message: pictures.note("There is nothing to undo.")}
-        return {**self._sliders(session), **self._in_full(session, compared), self.parts.message: ""}
+        return {**self._sliders(session), **self._drawn(session), self.parts.message: ""}
 
     @said
-    def reset(self, compared: str, request: gr.Request) -> Updates:
+    def reset(self, request: gr.Request) -> Updates:
         """All sliders to 0."""
         session = self.session(request)
         if session.current is None:
             return {self.parts.message: ""}
+        session.remember()
         session.set({})
         session.remember()
-        return {**self._sliders(session), **self._in_full(session, compared), self.parts.message: ""}
+        return {**self._sliders(session), **self._drawn(session), self.parts.message: ""}
 
     @said
     def compare(self, compared: str, request: gr.Request) -> Updates:
         """What stands before the edit is another picture."""
         session = self.session(request)
-        return self._in_full(session, compared) if session.current else {self.parts.message: ""}
-
-    def _set(self, session: Session, values: list[float]) -> int:
-        names = [*self.work.directions, *session.directions]
-        return session.set(dict(zip(names, values, strict=False)))
+        session.compared = compared
+        return {**(self._drawn(session) if session.current else {}), self.parts.message: ""}
 
     def _sliders(self, session: Session) -> Updates:
         """All sliders as the session has them."""
@@ -298,21 +287,28 @@ class Events:
             )
         return shown
 
-    def _in_full(self, session: Session, compared: str) -> Updates:
+    def _drawn(self, session: Session) -> Updates:
+        """The edit as it is, and the commands that make it; nothing where a later one is shown by now.
+
+        At full size while a slider moves, too: a smaller image takes almost the same pass.
+        """
         version = session.version
         image = pictures.url(self.work.rendered(self.work.edited(session)), 93)
-        session.in_full = version
+        if session.drawn > version:
+            return {}
+        session.drawn, session.drawn_at = version, time.monotonic()
         lines = pictures.commands(self.work.lines_of_edit(session), session.current)
-        return {self.parts.stage: self._staged(session, image, compared), self.parts.commands: lines}
+        return {self.parts.stage: self._staged(session, image), self.parts.commands: lines}
 
-    def _staged(self, session: Session, image: str, compared: str, preview: bool = False) -> str:
+    def _staged(self, session: Session, image: str) -> str:
         assert session.current is not None
-        unedited = compared != "photograph" or session.current.crop is None
+        plain = "unedited" if session.current.crop is None else "inverted"
+        unedited = session.compared != "photograph" or session.current.crop is None
         name = "unedited" if unedited else "photograph"
         if name not in session.urls:
             session.urls[name] = pictures.url(self.work.original(session, unedited))
-        names = (name, "edited" if session.strengths else "inverted")
-        return pictures.stage(image, session.urls[name], names, preview)
+        names = (name, "edited" if session.strengths else plain)
+        return pictures.stage(image, session.urls[name], names)
 
     @said
     def import_directions(self, file: str | None, request: gr.Request) -> Updates:

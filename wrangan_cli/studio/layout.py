@@ -14,7 +14,7 @@ MOST_MB = 100
 """Largest file that can be dropped in."""
 PLACES = 12
 """Sliders for directions of files."""
-GROUPS = ("Expression", "Age and gender", "Pose", "Others", "Principal components")
+GROUPS = ("Expression", "Age and gender", "Pose", "Other", "Principal components")
 _OPEN = GROUPS[:3]
 _GROUP_OF = {
     **dict.fromkeys(("smile", "mouth-open"), "Expression"),
@@ -24,10 +24,10 @@ _GROUP_OF = {
 ABOUT = """
 <details class="ws-about"><summary>Before you share an edited face</summary>
 <p>Edit pictures of yourself, or of people who have agreed to it. Do not pass an edit off as a photograph:
-every image and film that you download says in its metadata that it was edited, and by what program; leave
-that in. A direction is what a model has learnt from labels of other people’s faces: “age” and “gender” are
-how such labels see a face, not what a person is.</p></details>
-<p class="ws-foot">Nothing leaves this machine. Photographs and codes of this tab are removed when you close
+every image and film you download states in its metadata that it was edited and by which program; leave that
+in. A direction is what a model has learnt from labels on other people’s faces: “age” and “gender” are how
+those labels see a face, not what a person is.</p></details>
+<p class="ws-foot">Nothing leaves this machine. This tab’s photographs and codes are deleted when you close
 it; what you download is yours to keep.</p>
 """
 
@@ -38,6 +38,7 @@ class Parts:
 
     stage: gr.HTML = field(init=False)
     progress: gr.HTML = field(init=False)
+    stop: gr.Button = field(init=False)
     message: gr.HTML = field(init=False)
     compare: gr.Radio = field(init=False)
     link: gr.Textbox = field(init=False)
@@ -47,7 +48,6 @@ class Parts:
     crops: gr.HTML = field(init=False)
     whole: gr.Button = field(init=False)
     invert: gr.Button = field(init=False)
-    stop: gr.Button = field(init=False)
     method: gr.Dropdown = field(init=False)
     steps: gr.Number = field(init=False)
     random: gr.Button = field(init=False)
@@ -100,7 +100,7 @@ def group_of(direction: Direction) -> str:
     """The heading that a direction's slider stands under."""
     if direction.source.get("method") in ("GANSpace", "pca") or direction.name.startswith("pca-"):
         return "Principal components"
-    return _GROUP_OF.get(direction.name, "Others")
+    return _GROUP_OF.get(direction.name, "Other")
 
 
 def lay_out(work: Work) -> Parts:
@@ -109,7 +109,7 @@ def lay_out(work: Work) -> Parts:
     model = work.model
     gr.HTML(
         f"<header><h1>wrangan <b>studio</b></h1><p>model {model.name} · {model.resolution} px · "
-        "on this machine alone</p></header>"
+        "runs on this machine only</p></header>"
     )
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=6, min_width=300, elem_classes="viewer"):
@@ -134,6 +134,7 @@ def lay_out(work: Work) -> Parts:
 def _viewer(parts: Parts) -> None:
     parts.stage = gr.HTML(pictures.EMPTY, elem_id="stage")
     parts.progress = gr.HTML("", elem_id="progress")
+    parts.stop = gr.Button("Stop and keep the result so far", size="sm", visible=False, elem_id="stop")
     parts.message = gr.HTML("", elem_id="message")
     with gr.Row(elem_classes="below"):
         parts.compare = gr.Radio(
@@ -151,30 +152,26 @@ def _viewer(parts: Parts) -> None:
 
 def _photograph(parts: Parts, work: Work) -> None:
     parts.photo = gr.File(
-        label="snapshot", show_label=False, file_count="multiple", elem_id="photo", height=130
+        label="photograph", show_label=False, file_count="multiple", elem_id="photo", height=130
     )
     gr.HTML(
-        f'<p class="ws-note">JPEG, PNG, WebP, TIFF, HEIC … of at most {MOST_MB} MB and '
-        f"{MAX_PIXELS // 10**6} million pixels</p>"
+        f'<p class="ws-note">JPEG, PNG, WebP, TIFF, HEIC …, up to {MOST_MB} MB and '
+        f"{MAX_PIXELS // 10**6} megapixels</p>"
     )
     parts.crops = gr.HTML("", elem_id="crops", js_on_load=_PICK)
-    parts.whole = gr.Button("Take the whole picture instead", size="sm", visible=False, elem_id="whole")
-    with gr.Row():
-        parts.invert = gr.Button(
-            "Invert", variant="primary", interactive=False, elem_id="invert", min_width=120
-        )
-        parts.stop = gr.Button("Stop, and keep what is there", visible=False, elem_id="stop", min_width=120)
-    with gr.Accordion("How to invert", open=False):
+    parts.whole = gr.Button("Use the whole picture instead", size="sm", visible=False, elem_id="whole")
+    parts.invert = gr.Button("Invert", variant="primary", interactive=False, elem_id="invert")
+    with gr.Accordion("Inversion settings", open=False):
         parts.method = gr.Dropdown(work.methods, value=work.methods[0], label="Method", elem_id="method")
         parts.steps = gr.Number(
-            label="Steps (0: as many as suit the model)",
+            label="Steps (0: the model’s default)",
             value=0,
             minimum=0,
             maximum=5000,
             precision=0,
             elem_id="steps",
         )
-    gr.HTML('<p class="ws-or">or without a photograph</p>')
+    gr.HTML('<p class="ws-or">or start without a photograph</p>')
     with gr.Row():
         parts.random = gr.Button("Random face", size="sm", elem_id="random", min_width=120)
         parts.load = gr.UploadButton(
@@ -190,12 +187,12 @@ def _edit(parts: Parts, directions: Mapping[str, Direction]) -> None:
         if some:
             with gr.Accordion(group, open=group in _OPEN):
                 parts.sliders |= {direction.name: _slider(direction) for direction in some}
-    with gr.Accordion("From a file", visible=False, elem_id="imported") as parts.imported:
+    with gr.Accordion("From files", visible=False, elem_id="imported") as parts.imported:
         parts.places = [
             gr.Slider(-3, 3, value=0, step=0.1, visible=False, elem_classes="direction")
             for _ in range(PLACES)
         ]
-    parts.directions = gr.UploadButton("Add directions of a file", size="sm", elem_id="directions")
+    parts.directions = gr.UploadButton("Add directions from a file", size="sm", elem_id="directions")
     # In the model's order, which is that of the command lines, whatever group they stand in.
     parts.sliders = {name: parts.sliders[name] for name in directions}
 
@@ -217,23 +214,23 @@ def _save(parts: Parts) -> None:
     with gr.Row():
         parts.save_image = gr.Button("Download image", variant="primary", elem_id="save-image", min_width=140)
         parts.save_code = gr.Button("Download code (.st)", elem_id="save-code", min_width=140)
-    with gr.Accordion("Into the snapshot", open=True):
+    with gr.Accordion("Back into the photograph", open=True):
         parts.feather = gr.Slider(
-            0, 0.5, value=0.1, step=0.01, label="Soft border (fraction of the face's frame)"
+            0, 0.5, value=0.1, step=0.01, label="Soft border (fraction of the face crop)"
         )
-        parts.detail = gr.Checkbox(label="Add the change only: the snapshot's fine detail stays")
+        parts.detail = gr.Checkbox(label="Add only the change, to keep the photograph’s fine detail")
         with gr.Row():
-            parts.paste = gr.Button("Show it in the snapshot", elem_id="paste", min_width=140)
-            parts.save_paste = gr.Button("Download snapshot", elem_id="save-paste", min_width=140)
+            parts.paste = gr.Button("Show in the photograph", elem_id="paste", min_width=140)
+            parts.save_paste = gr.Button("Download photograph", elem_id="save-paste", min_width=140)
     parts.commands = gr.Textbox(
-        label="The commands that make the same picture",
+        label="Commands that make the same picture",
         lines=5,
         max_lines=12,
         interactive=False,
         buttons=["copy"],
         elem_id="commands",
     )
-    parts.save_edited = gr.Button("Download the edited code", size="sm", elem_id="save-edited")
+    parts.save_edited = gr.Button("Download edited code", size="sm", elem_id="save-edited")
 
 
 def _more(parts: Parts, work: Work) -> None:
@@ -241,32 +238,32 @@ def _more(parts: Parts, work: Work) -> None:
         with gr.Row():
             parts.first = gr.Dropdown([], label="From", interactive=True, min_width=120, elem_id="first")
             parts.second = gr.Dropdown([], label="To", interactive=True, min_width=120, elem_id="second")
-        parts.fraction = gr.Slider(0, 1, value=0, step=0.02, label="How far", elem_id="share")
+        parts.fraction = gr.Slider(0, 1, value=0, step=0.02, label="How far along", elem_id="share")
         with gr.Row():
             parts.frames = gr.Slider(
-                2, 120, value=24, step=1, label="Images", min_width=120, elem_id="frames"
+                2, 120, value=24, step=1, label="Frames", min_width=120, elem_id="frames"
             )
-            parts.fps = gr.Slider(1, 30, value=12, step=1, label="Images a second", min_width=120)
+            parts.fps = gr.Slider(
+                1, 30, value=12, step=1, label="Frames per second", min_width=120, elem_id="fps"
+            )
         with gr.Row():
             parts.mp4 = gr.Button("Make an MP4", size="sm", min_width=100, elem_id="mp4")
             parts.gif = gr.Button("Make a GIF", size="sm", min_width=100, elem_id="gif")
         parts.film = gr.HTML("", elem_id="film")
-    with gr.Accordion("A strip of strengths", open=False, elem_id="strip-box"):
+    with gr.Accordion("Strip of strengths", open=False, elem_id="strip-box"):
         names = list(work.directions)
         parts.strip_of = gr.Dropdown(names, value=names[0] if names else None, label="Direction")
         with gr.Row():
             parts.low = gr.Number(label="From", value=-3, min_width=80)
             parts.high = gr.Number(label="To", value=3, min_width=80)
-            parts.pictures = gr.Slider(3, 11, value=5, step=1, label="Pictures", min_width=120)
+        parts.pictures = gr.Slider(3, 11, value=5, step=1, label="Number of pictures", elem_id="pictures")
         parts.strip = gr.Button("Draw the strip", size="sm", elem_id="strip")
         parts.strip_shown = gr.HTML("", elem_id="strip-shown")
     with gr.Accordion("Methods side by side", open=False, elem_id="methods-box"):
         chosen = [name for name in ("wrangan", "pti", "sg2-w-plus", "encoder") if name in work.methods][:3]
         parts.methods = gr.CheckboxGroup(work.methods, value=chosen, label="Methods", elem_id="methods")
-        parts.seconds = gr.Slider(1, 120, value=20, step=1, label="Seconds for each", elem_id="seconds")
-        parts.side_by_side = gr.Button(
-            "Invert the picked photograph by each", size="sm", elem_id="side-by-side"
-        )
+        parts.seconds = gr.Slider(1, 120, value=20, step=1, label="Seconds per method", elem_id="seconds")
+        parts.side_by_side = gr.Button("Invert the chosen face with each", size="sm", elem_id="side-by-side")
         parts.methods_shown = gr.HTML("", elem_id="methods-shown")
 
 

@@ -57,56 +57,107 @@ def build(work: Work, sessions: Sessions, given: list[Path]) -> gr.Blocks:
 
 
 def _wire(page: gr.Blocks, parts: Parts, events: AllEvents) -> None:
-    everything = [part for value in vars(parts).values() for part in _components(value)]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    whole: dict[str, Any] = {**quiet, "outputs": everything}
-    drawn: dict[str, Any] = {**quiet, "outputs": [parts.stage, parts.commands, parts.message, parts.link]}
-    compared, sliders = parts.compare, parts.all_sliders
+    # Without `show_progress_on` the browser would update with each event whatever earlier ones changed, too.
+    quiet: dict[str, Any] = {
+        "show_progress": "hidden",
+        "show_progress_on": parts.progress,
+        "api_visibility": "private",
+    }
+    # What each changes, and no more: the browser and Gradio work for every output, changed or not.
+    drawn = [parts.stage, parts.commands, parts.message]
+    edited = [*parts.all_sliders, *drawn]
+    shown = [*edited, parts.subject, parts.about, parts.first, parts.second, parts.fraction]
+    crops = [parts.crops, parts.whole, parts.invert, parts.stage, parts.message]
+    forming = [parts.stage, parts.progress, parts.message, parts.stop]
+    taken = [*shown, parts.crops, parts.whole, parts.invert, parts.tabs]
 
-    page.load(events.begin, None, **whole)
+    page.load(events.begin, None, taken, **quiet)
     page.unload(events.end)
 
-    parts.photo.upload(events.upload, parts.photo, **whole)
-    parts.load.upload(events.load, parts.load, **whole)
-    parts.whole.click(events.take_whole, None, **whole)
-    parts.crops.select(events.pick, None, **whole)
+    parts.photo.upload(events.upload, parts.photo, [*taken, parts.photo], **quiet)
+    parts.load.upload(events.load, parts.load, [*taken, parts.photo], **quiet)
+    parts.whole.click(events.take_whole, None, crops, **quiet)
+    parts.crops.select(events.pick, None, crops, **quiet)
     # One at a time, but each tab hears that it waits.
-    parts.invert.click(events.invert, [parts.method, parts.steps], **whole, concurrency_limit=None)
-    parts.stop.click(events.stop, None, **whole)
-    parts.random.click(events.random, None, **whole)
-    parts.subject.input(events.choose, [parts.subject, compared], **whole)
-
-    asked = [*sliders, compared]
-    moving = gr.on(
-        [slider.input for slider in sliders], events.preview, asked, **drawn, trigger_mode="always_last"
+    inverting = parts.invert.click(
+        events.invert,
+        [parts.method, parts.steps],
+        [*forming, parts.invert, parts.tabs],
+        concurrency_limit=None,
+        **quiet,
     )
-    # Each preview is followed by one, of which the last draws: "once" would leave that out.
-    moving.then(events.settle, asked, **drawn, concurrency_limit=None, trigger_mode="multiple")
-    gr.on([slider.release for slider in sliders], events.full, asked, **drawn, trigger_mode="always_last")
-    parts.undo.click(events.undo, compared, **whole)
-    parts.reset.click(events.reset, compared, **whole)
-    compared.input(events.compare, compared, **drawn)
-    parts.directions.upload(events.import_directions, parts.directions, **whole)
+    inverting.then(events.show, None, shown, **quiet)
+    parts.stop.click(events.stop, None, parts.progress, **quiet)
+    parts.random.click(events.random, None, [*shown, parts.tabs], **quiet)
+    parts.subject.input(events.choose, parts.subject, shown, **quiet)
+
+    sliders: list[tuple[str | int, gr.Slider]] = [*parts.sliders.items(), *enumerate(parts.places)]
+    for which, slider in sliders:
+        # A drawing at a time; of the positions that a slider has meanwhile, the last is drawn.
+        gr.on(
+            [slider.input, slider.release],
+            _moved(events, which),
+            slider,
+            drawn,
+            trigger_mode="always_last",
+            concurrency_id="drawing",
+            **quiet,
+        )
+    parts.undo.click(events.undo, None, edited, **quiet)
+    parts.reset.click(events.reset, None, edited, **quiet)
+    parts.compare.input(events.compare, parts.compare, drawn, **quiet)
+    parts.directions.upload(
+        events.import_directions, parts.directions, [*edited, parts.imported, parts.strip_of], **quiet
+    )
 
     into = [parts.feather, parts.detail]
-    parts.paste.click(events.paste, into, **drawn)
+    parts.paste.click(events.paste, into, drawn, **quiet)
     for button, event, inputs in (
         (parts.save_image, events.save_image, None),
         (parts.save_code, events.save_code, None),
         (parts.save_edited, events.save_edited, None),
         (parts.save_paste, events.save_paste, into),
     ):
-        saved = button.click(event, inputs, **drawn)
+        saved = button.click(event, inputs, [parts.link, parts.message], **quiet)
         saved.then(None, parts.link, None, js=_DOWNLOAD)
 
     pair = [parts.first, parts.second]
-    parts.fraction.input(events.between, [*pair, parts.fraction], **drawn, trigger_mode="always_last")
-    for button, suffix in ((parts.mp4, ".mp4"), (parts.gif, ".gif")):
-        button.click(_film(events, suffix), [*pair, parts.frames, parts.fps], **whole)
-    parts.strip.click(events.strip, [parts.strip_of, parts.low, parts.high, parts.pictures], **whole)
-    parts.side_by_side.click(
-        events.side_by_side, [parts.methods, parts.seconds], **whole, concurrency_limit=None
+    parts.fraction.input(
+        events.between,
+        [*pair, parts.fraction],
+        [parts.stage, parts.message],
+        trigger_mode="always_last",
+        concurrency_id="drawing",
+        **quiet,
     )
+    for button, suffix in ((parts.mp4, ".mp4"), (parts.gif, ".gif")):
+        button.click(
+            _film(events, suffix),
+            [*pair, parts.frames, parts.fps],
+            [parts.film, parts.message],
+            **quiet,
+        )
+    parts.strip.click(
+        events.strip,
+        [parts.strip_of, parts.low, parts.high, parts.pictures],
+        [parts.strip_shown, parts.message],
+        **quiet,
+    )
+    comparing = parts.side_by_side.click(
+        events.side_by_side,
+        [parts.methods, parts.seconds],
+        [*forming, parts.methods_shown],
+        concurrency_limit=None,
+        **quiet,
+    )
+    comparing.then(events.show, None, shown, **quiet)
+
+
+def _moved(events: AllEvents, which: str | int) -> Any:
+    def moved(strength: float, request: gr.Request) -> dict[Any, Any]:
+        return events.move(which, strength, request)
+
+    return moved
 
 
 def _film(events: AllEvents, suffix: str) -> Any:
@@ -114,12 +165,6 @@ def _film(events: AllEvents, suffix: str) -> Any:
         return events.film(suffix, first, second, frames, fps, request)
 
     return film
-
-
-def _components(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else [value]
 
 
 def launch(page: gr.Blocks, sessions: Sessions, host: str, port: int) -> str:

@@ -20,7 +20,7 @@ EMPTY = (
     '<div class="ws-stage empty"><div><svg viewBox="0 0 48 48" aria-hidden="true"><rect x="5" y="9" '
     'width="38" height="30" rx="4"/><circle cx="24" cy="21" r="6"/>'
     '<path d="M12 39c1-8 6-11 12-11s11 3 12 11"/></svg>'
-    "<p>Drop in a snapshot to begin,<br>or take a random face.</p></div></div>"
+    "<p>Drop in a photograph to begin,<br>or start with a random face.</p></div></div>"
 )
 
 
@@ -31,11 +31,8 @@ def url(image: Image.Image, quality: int = 90) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def stage(
-    after: str, before: str | None = None, names: tuple[str, str] = ("before", "after"), preview: bool = False
-) -> str:
+def stage(after: str, before: str | None = None, names: tuple[str, str] = ("before", "after")) -> str:
     """The picture, and before it another one that a slider uncovers from the left. after, before: URLs.
-    preview: it is not the full picture yet.
 
     Where the slider stands is kept in the page's root, which outlives a new picture.
     """
@@ -43,7 +40,7 @@ def stage(
         return f'<div class="ws-stage"><img class="after" src="{after}" alt="{names[1]}"></div>'
     at = "document.documentElement.style.setProperty('--at', this.value + '%')"
     return (
-        f'<div class="ws-stage pair{" preview" if preview else ""}">'
+        f'<div class="ws-stage pair">'
         f'<img class="after" src="{after}" alt="{names[1]}">'
         f'<img class="before" src="{before}" alt="{names[0]}"><span class="line"></span>'
         f'<span class="tag left">{names[0]}</span><span class="tag right">{names[1]}</span>'
@@ -58,7 +55,7 @@ def progress(forming: Forming) -> str:
         return '<p class="ws-note" role="status">Waiting: another tab is inverting a photograph.</p>'
     if not forming.steps:
         bar = '<div class="ws-bar waits"><span></span></div>'
-        return f'<div class="ws-progress">{bar}<p>getting ready …</p></div>'
+        return f'<div class="ws-progress">{bar}<p>Getting ready …</p></div>'
     done = 100 * forming.step / forming.steps
     left = "" if forming.left is None or forming.step < 3 else f" · about {_time(forming.left)} left"
     return (
@@ -103,7 +100,7 @@ def problem(error: BaseException) -> str:
     if isinstance(error, FileError):
         said = f"{error.path.name}: {error.cause}"
     elif is_out_of_memory(error):
-        said = "out of memory: close other tabs, or take a smaller model"
+        said = "out of memory: close other tabs or use a smaller model"
     else:
         said = str(error)
     return f'<p class="ws-problem" role="alert">{html.escape(said)}</p>'
@@ -113,7 +110,7 @@ def commands(lines: Sequence[str], subject: Subject | None) -> str:
     """Command lines as they are pasted into a shell."""
     text = list(lines)
     if text and subject is not None and any(f" edit {subject.name}.st" in line for line in text):
-        text.insert(0, f"# {subject.name}.st: download the code below")
+        text.insert(0, f"# {subject.name}.st: get it with “Download code (.st)”")
     return "\n".join(text)
 
 
@@ -121,7 +118,8 @@ def code_note(subject: Subject) -> str:
     """What the code of a face reached."""
     after = subject.code.info.get("distortion", {}).get("after", {})
     reached = ", ".join(f"{name.removesuffix(' (loss)')} {value:.3f}" for name, value in after.items())
-    parts = [subject.code.info.get("method"), f"{reached} to the photograph" if reached else "", subject.note]
+    distance = f"distance to the photograph: {reached}" if reached else ""
+    parts = [subject.code.info.get("method"), distance, subject.note]
     return " · ".join(str(part) for part in parts if part)
 
 

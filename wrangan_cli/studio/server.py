@@ -16,8 +16,9 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_SHARE": "False",
     "GRADIO_SSR_MODE": "False",
+    "GRADIO_RUN_HISTORY": "False",
 }
-"""Environment by which Gradio calls nobody."""
+"""Environment by which Gradio calls nobody, and keeps nothing of what is done."""
 
 
 @contextlib.contextmanager

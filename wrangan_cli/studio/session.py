@@ -5,6 +5,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_PAST = 100
 """Edits that can be undone."""
+RESTED = 0.5
+"""Seconds after which a slider that moves again begins another edit."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,14 @@ class Session:
     """Of the directions that are not at 0, in standard deviations."""
     version: int = 0
     """Rises with each change of what is to be drawn."""
-    in_full: int = -1
-    """The version that is shown at full size."""
+    drawn: int = -1
+    """The version that the page shows; -1: something else."""
+    drawn_at: float = 0.0
+    """When, as `time.monotonic` counts."""
+    compared: str = "photograph"
+    """What the edit is compared with: `photograph` or `unedited`."""
+    unseen: bool = False
+    """The page does not show `current` yet."""
     stop: threading.Event = field(default_factory=threading.Event)
     lock: threading.RLock = field(default_factory=threading.RLock)
     known_as: dict[Path, str] = field(default_factory=dict)
@@ -73,6 +82,8 @@ class Session:
     urls: dict[str, str] = field(default_factory=dict)
     """Images as the page has them, that it asks for again and again."""
     _past: list[dict[str, float]] = field(default_factory=list)
+    _moved: str = ""
+    """The direction whose slider moved last."""
     _stems: set[str] = field(default_factory=set)
 
     def keep(self, upload: Path, name: str | None = None) -> Path:
@@ -115,6 +126,18 @@ class Session:
             self.current = self.subjects[name]
             self.strengths, self._past = {}, []
             self.version += 1
+            self.unseen = True
+
+    def move(self, name: str, strength: float) -> int:
+        """Ask for another strength of a direction. Returns the version that this is.
+
+        One slider's strengths without a rest between them are one edit for `undo`.
+        """
+        with self.lock:
+            if name != self._moved or time.monotonic() - self.drawn_at > RESTED:
+                self.remember()
+            self._moved = name
+            return self.set({**self.strengths, name: strength})
 
     def set(self, strengths: dict[str, float]) -> int:
         """Ask for these strengths; those at 0 are left out. Returns the version that they are."""
@@ -126,7 +149,7 @@ class Session:
             return self.version
 
     def remember(self) -> None:
-        """The strengths are an edit that `undo` goes back from; of one that is drawn twice, once."""
+        """The strengths are an edit that `undo` can go back to; remembered twice, they are one."""
         with self.lock:
             if (self._past[-1] if self._past else {}) != self.strengths:
                 self._past = [*self._past, dict(self.strengths)][-MOST_PAST:]
@@ -136,7 +159,7 @@ class Session:
         with self.lock:
             if self._past and self._past[-1] == self.strengths:
                 self._past.pop()
-            elif not self.strengths:
+            elif not self._past and not self.strengths:
                 return False
             self.strengths = dict(self._past[-1]) if self._past else {}
             self.version += 1

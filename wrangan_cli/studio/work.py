@@ -36,8 +36,8 @@ from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.studio import lines
 from wrangan_cli.studio.session import Crop, Session, Subject
 
-PREVIEW_SIDE = 512
-"""Side in px, at most, of what is shown while a slider moves."""
+FILM_SIDE = 512
+"""Side in px, at most, of films."""
 FORMING_SIDE = 256
 """Side in px, at most, of the image that is shown while it is inverted."""
 RANDOM_TRUNCATION = 0.7
@@ -135,10 +135,10 @@ class Work:
         else:
             found = import_directions(self.model, path, path.stem)
         if len(found) > most:
-            raise FileError(path, f"{len(found)} directions, and there is room for {most}")
+            raise FileError(path, f"holds {len(found)} directions; there is room for {most} more")
         for direction in found:
             if direction.name in self.directions | session.directions:
-                raise FileError(path, f"{direction.name}: there is a direction of this name already")
+                raise FileError(path, f"there is already a direction named {direction.name}")
         session.directions |= {direction.name: direction for direction in found}
         session.imported |= {direction.name: path for direction in found}
         return found
@@ -226,7 +226,9 @@ class Work:
         if stopped:
             done = code.info["steps"]
             code = replace(code, info={**code.info, "stopped": done})
-            subject = Subject(name, code, crop, note=f"stopped after {done} steps: download its code")
+            subject = Subject(
+                name, code, crop, note=f"stopped after {done} steps; download its code to keep it"
+            )
         else:
             folder = "codes" + name.removeprefix(crop.name)
             made = lines.inverted(session, crop, self.model.name, settings, folder)
@@ -246,9 +248,9 @@ class Work:
         subject, moves = _current(session), self.moves(session)
         return edit_code(subject.code, moves, self._rows) if moves else subject.code
 
-    def rendered(self, code: Code, side: int | None = None) -> Image.Image:
-        """The image of a code, 8-bit RGB; with `side` reduced to it."""
-        return checked_pillow(Path("image"), render(self.model, [code], side)[0])
+    def rendered(self, code: Code) -> Image.Image:
+        """The image of a code, 8-bit RGB."""
+        return checked_pillow(Path("image"), render(self.model, [code])[0])
 
     def original(self, session: Session, inverted: bool) -> Image.Image:
         """What an edit is compared with: the picture that was inverted; with `inverted`, or where there is
@@ -258,11 +260,9 @@ class Work:
             return self.rendered(subject.code)
         return open_image(subject.crop.picture, self.model.resolution)
 
-    def between(
-        self, first: Subject, second: Subject, fraction: float, side: int | None = None
-    ) -> Image.Image:
+    def between(self, first: Subject, second: Subject, fraction: float) -> Image.Image:
         """The image at this fraction, 0…1, of the way from one code to another."""
-        return self.rendered(code_between([first.code, second.code], fraction, self._rows), side)
+        return self.rendered(code_between([first.code, second.code], fraction, self._rows))
 
     # Files to download, in the session's folder.
 
@@ -284,7 +284,7 @@ class Work:
         """The photograph with the edited face in it, as `wrangan paste` writes it."""
         crop = _current(session).crop
         if crop is None or crop.transform is None:
-            raise UsageError("there is no snapshot to paste back into: the picture was taken as a whole")
+            raise UsageError("only a face that was found in a photograph can be pasted back into it")
         out = self._out(session, f"{edit_name(session)}-pasted.png")
         align_photos.paste(self.save_edit(session), crop.transform, crop.photo, out, feather, keep_detail)
         return out
@@ -295,7 +295,7 @@ class Work:
         codes = [session.subjects[name].code for name in names]
         if suffix == ".mp4":
             animation.check_mp4()
-        images = render_way(self.model, codes, steps, side=self.preview_side)
+        images = render_way(self.model, codes, steps, side=self.film_side)
         animation.save_animation(out, (checked_pillow(out, image) for image in images), fps)
         return out
 
@@ -315,9 +315,9 @@ class Work:
         return [move for move in self.moves(session) if move.direction.name != direction]
 
     @property
-    def preview_side(self) -> int:
-        """Side in px of previews and films."""
-        return min(PREVIEW_SIDE, self.model.resolution)
+    def film_side(self) -> int:
+        """Side in px of films."""
+        return min(FILM_SIDE, self.model.resolution)
 
     @property
     def strip_side(self) -> int:
@@ -354,7 +354,7 @@ class Work:
     def line_of_way(self, names: Sequence[str], steps: int, fps: float, out: str) -> str:
         """The command of `save_way`, with the codes' downloaded files."""
         words: list[object] = [*(f"{name}{SUFFIX}" for name in names), "--steps", steps, f"--fps={fps:g}"]
-        words += ["--side", self.preview_side, *lines.of_model(self.model.name), "--out", out]
+        words += ["--side", self.film_side, *lines.of_model(self.model.name), "--out", out]
         return lines.command("interpolate", *words)
 
     def line_of_strip(self, session: Session, direction: str, span: Span, steps: int, out: str) -> str:
@@ -376,6 +376,6 @@ def edit_name(session: Session) -> str:
 def _current(session: Session) -> Subject:
     if session.current is None:
         raise UsageError(
-            "there is no face to edit yet: invert a photograph, load a code or take a random face"
+            "there is no face to edit yet: invert a photograph, open a code or start with a random face"
         )
     return session.current

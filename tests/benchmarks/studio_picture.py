@@ -69,7 +69,10 @@ def studio(photo: Path, model: str, port: int) -> Iterator[str]:
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield process.stdout.readline().strip()
+            address = process.stdout.readline().strip()
+            if not address:
+                raise SystemExit("the studio did not start")
+            yield address
         finally:
             process.terminate()
 

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from tests.browsers import FLAGS, chromium
 from tests.conftest import TINY, random_generator_network
+from tests.face_cases import FakeDetector, detector
 from tests.studio_browser.tab import Tab
 from tests.studio_cases import studio_model
-from tests.test_align import FakeDetector, detector
 from wrangan_cli.app import app
 from wrangan_cli.engine.models.discriminator import Discriminator
 from wrangan_cli.engine.models.folder import Model, save_model

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.face_cases import smooth_photo
 from tests.studio_browser.tab import Tab
-from tests.test_align import smooth_photo
 
 pytestmark = [pytest.mark.filterwarnings("ignore::Warning:gradio"), pytest.mark.xdist_group("studio")]
 

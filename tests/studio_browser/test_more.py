@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.clips import frames_of
 from tests.code_files import pixels
+from tests.face_cases import smooth_photo
 from tests.studio_browser.tab import Tab, picture
-from tests.test_align import smooth_photo
 from wrangan_cli.engine.data.ffmpeg import probe
 from wrangan_cli.engine.data.marks import MARK
 from wrangan_cli.engine.editing.directions import Direction, Move, edit_code, load_directions

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.code_files import pixels
+from tests.face_cases import FakeDetector, smooth_photo
 from tests.studio_browser.tab import PHONE, WAIT, Tab
-from tests.test_align import FakeDetector, smooth_photo
 from wrangan_cli.engine.data.marks import MARK
 from wrangan_cli.engine.models.codes import load_code, random_code, save_code
 from wrangan_cli.engine.models.folder import Model

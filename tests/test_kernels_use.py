@@ -109,14 +109,16 @@ def test_discriminator_with_the_gradient_penalty(monkeypatch: pytest.MonkeyPatch
     agree(penalised(torch.float32), reference, 3e-4)
 
 
-def test_an_image_does_not_depend_on_its_batch() -> None:
-    generator = random_generator_network(CONFIG, secrets.randbelow(2**31))
-    w = torch.randn(4, 16)
-    epsilon = draw_epsilon(generator, 4)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_an_image_does_not_depend_on_its_batch(dtype: torch.dtype, limit: float) -> None:
+    # The order of sums depends on the batch, and an unlucky network amplifies the rounding: only float64 is tight.
+    generator = random_generator_network(CONFIG, secrets.randbelow(2**31)).to(dtype)
+    w = torch.randn(4, 16, dtype=dtype)
+    epsilon = {k: v.to(dtype) for k, v in draw_epsilon(generator, 4).items()}
     with torch.no_grad():
         whole = generator.synthesis(w, epsilon=epsilon)
         alone = [
             generator.synthesis(w[i : i + 1], epsilon={k: v[i : i + 1] for k, v in epsilon.items()})
             for i in range(4)
         ]
-    assert (whole - torch.cat(alone)).abs().max() <= 2e-6 * whole.abs().max()
+    agree([torch.cat(alone)], [whole], limit)

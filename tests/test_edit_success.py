@@ -148,7 +148,11 @@ def test_what_counts() -> None:
         False,
         False,
     ]
-    assert by_photograph({"x": [won, faceless], "y": [never], "z": [], "v": [won]}) == [0.5, 0.0, 1.0]
+    assert by_photograph({"x": [won, faceless], "y": [never], "z": [], "v": [won]}) == {
+        "x": 0.5,
+        "y": 0.0,
+        "v": 1.0,
+    }
     found = parts([won, never, faceless, stranger])
     assert found == pytest.approx(
         {"reached": 3 / 4, "face": 2 / 3, "same person": 2 / 3, "unedited same person": 3 / 4}

@@ -111,7 +111,7 @@ def test_discriminator_with_the_gradient_penalty(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_an_image_does_not_depend_on_its_batch(dtype: torch.dtype, limit: float) -> None:
-    # The order of sums depends on the batch, and an unlucky network amplifies the rounding: only float64 is tight.
+    # The order of sums depends on the batch, and some networks amplify the rounding: only float64 is tight.
     generator = random_generator_network(CONFIG, secrets.randbelow(2**31)).to(dtype)
     w = torch.randn(4, 16, dtype=dtype)
     epsilon = {k: v.to(dtype) for k, v in draw_epsilon(generator, 4).items()}

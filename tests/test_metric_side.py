@@ -20,7 +20,8 @@ from wrangan_cli.engine.metrics.registry import PAIR_METRICS, SAMPLE_METRICS
 from wrangan_cli.engine.models.codes import Code, load_code, render, save_code
 from wrangan_cli.engine.models.folder import Model
 from wrangan_cli.engine.models.generator import reduced
-from wrangan_cli.engine.reports.reconstruction import _key, photographs_table, reconstruction_table
+from wrangan_cli.engine.reports.photographs import photographs_table
+from wrangan_cli.engine.reports.reconstruction import _key, about_side, reconstruction_table
 from wrangan_cli.engine.reports.settings import ReportSettings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import markdown
@@ -138,13 +139,13 @@ def test_tables_name_side_and_network(tmp_path: Path) -> None:
     photos = {"pti": {"a": {"mse": 0.1, "st-lpips-alex": 0.2}, "b": {"mse": 0.2, "st-lpips-alex": 0.4}}}
     subject = report_subject(tmp_path, 256, 1024)
     subject.settings = ReportSettings(metrics="mse,st-lpips-alex")  # type: ignore[misc]
-    for table in (reconstruction_table(subject, photos), photographs_table(subject, photos)):
+    for table in (reconstruction_table(subject, photos), photographs_table(photos, about_side(subject))):
         text = markdown(table)
         assert "| st-LPIPS-Alex |" in text
         assert "reduced to 256 by area" in table.note
     assert "not comparable with LPIPS" in reconstruction_table(subject, photos).note
     own = report_subject(tmp_path, 0, 1024)
-    assert "at the side of the photograph" in photographs_table(own, photos).note
+    assert "at the side of the photograph" in about_side(own)
 
 
 def test_heads_name_the_network() -> None:

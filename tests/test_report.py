@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -137,6 +138,8 @@ def check_reconstruction(out: Path, model: Model, photos: Path, methods: list[st
         pairs = zip(mse["wrangan"], mse[other], strict=True)
         share = np.mean([(a < b) + (a == b) / 2 for a, b in pairs])
         assert row["mse"]["value"] == pytest.approx(share)
+        assert row.keys() >= {"mse", "corruption-kid", "drift", "edit-success"}
+        assert "seconds" not in row  # shared by the photographs of a batch
     with open(out / "tables" / "photographs.csv") as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["method"], row["photo"]) for row in rows] == [(m, s) for m in methods for s in "abc"]
@@ -158,6 +161,7 @@ def check_corruption(out: Path, model: Model, methods: list[str]) -> None:
     assert found["kid"] == pytest.approx(np.mean(each), rel=0.02, abs=1e-4)  # float16
     assert found["pooled-kid"] == pytest.approx(kid(features, real).value, rel=0.02, abs=1e-4)
     assert rows["sg2-w"]["each"] == 5
+    check_means_of_photographs(out, {method: row["kid"] for method, row in rows.items()}, "corruption-kid")
 
 
 def check_drift(out: Path, model: Model, methods: list[str]) -> None:
@@ -166,6 +170,15 @@ def check_drift(out: Path, model: Model, methods: list[str]) -> None:
     codes = [load_code(out / "codes" / "weight-tuning" / f"{stem}.st") for stem in "abc"]
     assert rows["weight-tuning"]["value"] == pytest.approx(np.mean([drift(model, code) for code in codes]))
     assert rows["weight-tuning"]["low"] < rows["weight-tuning"]["high"]
+    check_means_of_photographs(out, rows, "drift")
+
+
+def check_means_of_photographs(out: Path, expected: dict[str, Any], name: str) -> None:
+    """The value of each method in a table is the mean of its photographs."""
+    for method, value in expected.items():
+        each = [row[name] for row in table(out, "photographs") if row["method"] == method]
+        assert len(each) == 3
+        assert np.mean(each) == pytest.approx(value["value"])
 
 
 def check_sweep(out: Path) -> None:

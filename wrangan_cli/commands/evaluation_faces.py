@@ -106,7 +106,7 @@ def _print(
         if not values:
             results.failed(f"{edit_success.NAME}: {name}: the attribute is undecided in every photograph")
             continue
-        mean, interval = mean_interval(values)
+        mean, interval = mean_interval(list(values.values()))
         parts = edit_success.parts([trial for tried in some.values() for trial in tried])
         spread = f"95 % [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "no interval"
         details = "  ".join(f"{part} {value:.3g}" for part, value in parts.items())

@@ -222,9 +222,11 @@ def fraction(values: Sequence[bool]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def by_photograph(found: Mapping[str, Sequence[Trial]]) -> list[float]:
+def by_photograph(found: Mapping[str, Sequence[Trial]]) -> dict[str, float]:
     """The fraction of successes of each photograph that has a trial."""
-    return [fraction([trial.outcome().success for trial in some]) for some in found.values() if some]
+    return {
+        photo: fraction([trial.outcome().success for trial in some]) for photo, some in found.items() if some
+    }
 
 
 def parts(some: Sequence[Trial]) -> dict[str, float]:

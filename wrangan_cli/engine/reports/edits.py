@@ -98,7 +98,7 @@ def _table(found: Found, names: Sequence[str], missing: Sequence[str]) -> Table:
         row: dict[str, Cell] = {"method": method, "count": sum(bool(some) for some in of_stem.values())}
         for name in [ALL, *names]:
             some = {s: [t for t in tried if name in (ALL, t.direction)] for s, tried in of_stem.items()}
-            values = edit_success.by_photograph(some)
+            values = list(edit_success.by_photograph(some).values())
             if values:
                 row[name] = mean_value(values)
         trials = [trial for tried in of_stem.values() for trial in tried]

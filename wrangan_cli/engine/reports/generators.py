@@ -222,18 +222,21 @@ def _moved(subject: Subject, jobs: Sequence[Job], numbers: Sequence[int]) -> Ite
     return moved_images(subject.model, codes, numbers, subject.settings.seed, subject.batch)
 
 
-def drift_table(subject: Subject) -> Table:
-    """How far each method changes the generator's other images; needs no reference."""
+def drift_table(subject: Subject) -> tuple[Table, dict[str, dict[str, float]]]:
+    """How far each method changes the generator's other images (needs no reference), and for each method the
+    drift of each photograph's code, by stem."""
     rows: list[dict[str, Cell]] = []
     missing: list[str] = []
+    each: dict[str, dict[str, float]] = {}
     if not subject.shared_stems:
         missing.append(subject.leave_out(DRIFT, "no photograph has a code of every method"))
     for method, jobs in subject.jobs.items():
         shared = [job for job in jobs if job.photo.stem in subject.shared_stems]
         if shared:
-            mean, interval = mean_interval(_drifts(subject, method, shared))
+            each[method] = _drifts(subject, method, shared)
+            mean, interval = mean_interval(list(each[method].values()))
             rows.append({"method": method, "codes": len(shared), DRIFT: Value(mean, *(interval or ()))})
-    return Table(
+    table = Table(
         "drift",
         "Drift: how far a fit changes other images",
         [Column("method", "method"), Column("codes", "codes"), Column(DRIFT, DRIFT, False)],
@@ -241,11 +244,12 @@ def drift_table(subject: Subject) -> Table:
         f"{DRIFT_PROTOCOL}. Mean over the codes with its 95 % interval.",
         missing,
     )
+    return table, each
 
 
-def _drifts(subject: Subject, method: str, jobs: Sequence[Job]) -> list[float]:
+def _drifts(subject: Subject, method: str, jobs: Sequence[Job]) -> dict[str, float]:
     model, seed = subject.model, subject.settings.seed
-    values = []
+    values = {}
     with subject.track(f"drift of {method}", len(jobs)) as advance:
         for count, job in enumerate(jobs, 1):
             key = {
@@ -255,7 +259,7 @@ def _drifts(subject: Subject, method: str, jobs: Sequence[Job]) -> list[float]:
                 "protocol": DRIFT_PROTOCOL,
             }
             measured = partial(drift, model, subject.code(job), seed)
-            values.append(float(subject.cache.get_or_make("drift", key, measured)))
+            values[job.photo.stem] = float(subject.cache.get_or_make("drift", key, measured))
             advance(count)
     return values
 

@@ -3,8 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wrangan_cli.engine.metrics import drift, edit_success
 from wrangan_cli.engine.reports import generators, reconstruction
 from wrangan_cli.engine.reports.edits import Found, measure_edits
+from wrangan_cli.engine.reports.photographs import (
+    CORRUPTION,
+    PerPhoto,
+    comparison_table,
+    photographs_table,
+    with_measures,
+)
 from wrangan_cli.engine.reports.samples import Samples
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.sweep import sweep_table
@@ -17,7 +25,9 @@ class Measured:
 
     tables: list[Table]
     """All tables, in the order of the page."""
-    photos: reconstruction.PerPhoto
+    every: Table
+    """Every value of every photograph; not on the page."""
+    photos: PerPhoto
     corruption: Mapping[str, Mapping[str, float]]
     """Method → stem of the photograph → KID of its moved images."""
     edits: Found
@@ -32,14 +42,22 @@ def measure(subject: Subject) -> Measured:
     samples = Samples(subject)
     corruption, each = generators.corruption_table(subject, samples)
     edits, trials = measure_edits(subject)
+    drifts, drift_of_each = generators.drift_table(subject)
     sweep = sweep_table(subject, samples)
+    side = reconstruction.about_side(subject)
+    others = {
+        CORRUPTION: each,
+        drift.NAME: drift_of_each,
+        edit_success.NAME: {m: edit_success.by_photograph(of_stem) for m, of_stem in trials.items()},
+    }
+    every = with_measures(photos, others)
     tables = [
         generators.cost_table(subject),
         reconstruction.reconstruction_table(subject, photos),
-        reconstruction.comparison_table(subject, photos),
+        comparison_table(every, side),
         generators.sample_table(subject, samples),
         corruption,
-        generators.drift_table(subject),
+        drifts,
         generators.separability_table(subject),
         generators.std_table(subject),
         generators.influence_table(subject),
@@ -47,4 +65,4 @@ def measure(subject: Subject) -> Measured:
         reconstruction.consistency_table(subject),
         sweep,
     ]
-    return Measured(tables, photos, each, trials, sweep)
+    return Measured(tables, photographs_table(every, side), photos, each, trials, sweep)

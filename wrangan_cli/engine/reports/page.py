@@ -13,7 +13,7 @@ from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS
 from wrangan_cli.engine.reports.figures import Figure
 from wrangan_cli.engine.reports.measured import Measured
-from wrangan_cli.engine.reports.reconstruction import PerPhoto
+from wrangan_cli.engine.reports.photographs import PerPhoto
 from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import page_rows

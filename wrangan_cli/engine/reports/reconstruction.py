@@ -1,4 +1,4 @@
-"""Table 2 and related tables: distortion of each method, paired comparisons, latent editing consistency."""
+"""Table 2, the distortion of each method, and the latent editing consistency."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,17 +8,15 @@ from wrangan_cli.engine.editing.directions import Direction
 from wrangan_cli.engine.inversion.folder import Job
 from wrangan_cli.engine.metrics import consistency
 from wrangan_cli.engine.metrics.base import PairMetric, RecordMetric, mean_interval
-from wrangan_cli.engine.metrics.comparison import compare_paired
 from wrangan_cli.engine.metrics.pairs import Compared, compare_pairs, load_metrics, side_note
 from wrangan_cli.engine.metrics.registry import PAIR_METRICS, RECORD_METRICS, pair_metrics
+from wrangan_cli.engine.reports.photographs import PerPhoto
 from wrangan_cli.engine.reports.settings import split_names
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value
 
 Metric = PairMetric | RecordMetric
 OTHER_SCALE = "st-LPIPS is not comparable with LPIPS; published values, including the paper's, are LPIPS."
-PerPhoto = dict[str, dict[str, dict[str, float]]]
-"""Method → stem of the photograph → metric → value."""
 
 
 def wanted_metrics(subject: Subject) -> list[PairMetric]:
@@ -135,66 +133,16 @@ def reconstruction_table(subject: Subject, photos: PerPhoto) -> Table:
         rows,
         "Mean and 95 % bootstrap interval over the photographs that did not fail (for seconds and memory, "
         "which are measured per batch, only the mean). "
-        f"{_about_side(subject)} "
+        f"{about_side(subject)} "
         + " ".join(f"{metric.column}: {metric.protocol}." for metric in present)
         + (f" {OTHER_SCALE}" if any(metric.name.startswith("st-") for metric in present) else ""),
         _lines_about(subject, "a metric"),
     )
 
 
-def _about_side(subject: Subject) -> str:
+def about_side(subject: Subject) -> str:
+    """The side at which photographs are compared, as a sentence."""
     return f"Compared: {side_note(subject.settings.metric_side)} (metric_side)."
-
-
-def photographs_table(subject: Subject, photos: PerPhoto) -> Table:
-    """All individual values, by method and photograph."""
-    names = list(dict.fromkeys(n for rows in photos.values() for values in rows.values() for n in values))
-    rows: list[dict[str, Cell]] = [
-        {"method": method, "photo": stem, **values}
-        for method, found in photos.items()
-        for stem, values in found.items()
-    ]
-    heads = {metric.name: metric.column for metric in _all(list(PAIR_METRICS.values()))}
-    columns = [
-        Column("method", "method"),
-        Column("photo", "photograph"),
-        *(Column(name, heads[name]) for name in names),
-    ]
-    return Table("photographs", "Every photograph", columns, rows, _about_side(subject))
-
-
-def comparison_table(subject: Subject, photos: PerPhoto) -> Table:
-    """How often the report's first method beats each of the others, photograph by photograph."""
-    first = "wrangan" if "wrangan" in photos else next(iter(photos), "")
-    metrics = wanted_metrics(subject)
-    rows: list[dict[str, Cell]] = []
-    for other in photos:
-        row: dict[str, Cell] = {"methods": f"against {other}"}
-        for metric in metrics:
-            mine, theirs = (
-                {stem: values[metric.name] for stem, values in photos[m].items() if metric.name in values}
-                for m in (first, other)
-            )
-            if other == first or not mine.keys() & theirs.keys():
-                continue
-            found = compare_paired(mine, theirs, metric.higher_is_better)
-            row[metric.name] = Value(found.fraction_won, *found.interval)
-            row["count"] = found.count
-        if len(row) > 1:
-            rows.append(row)
-    present = [metric for metric in metrics if any(metric.name in row for row in rows)]
-    return Table(
-        "table-2-wins",
-        f"Photographs that {first} wins",
-        [
-            Column("methods", ""),
-            Column("count", "photographs"),
-            *(Column(metric.name, f"{metric.column} %", None, percent=True) for metric in present),
-        ],
-        rows,
-        "Fraction of the photographs on which the first method is better, with its 95 % Wilson interval; "
-        "ties count half. If the interval contains 50, the comparison is undecided. " + _about_side(subject),
-    )
 
 
 def consistency_table(subject: Subject) -> Table:

@@ -8,7 +8,6 @@ from wrangan_cli.engine.reports.figures import draw_figures
 from wrangan_cli.engine.reports.measured import measure
 from wrangan_cli.engine.reports.page import write_page
 from wrangan_cli.engine.reports.plots import require_matplotlib
-from wrangan_cli.engine.reports.reconstruction import photographs_table
 from wrangan_cli.engine.reports.renderings import Renderings
 from wrangan_cli.engine.reports.subject import Subject
 from wrangan_cli.engine.reports.tables import Table, markdown, write_table
@@ -47,7 +46,7 @@ def _written(subject: Subject) -> Report:
     tables = measured.tables
     folder = subject.out / TABLES
     files = [path for table in tables for path in write_table(folder, table)]
-    files += write_table(folder, photographs_table(subject, measured.photos))
+    files += write_table(folder, measured.every)
     with replaced_atomically(subject.out / ALL_TABLES) as temporary:
         temporary.write_text("\n".join(map(markdown, tables)), encoding="utf-8", errors="surrogateescape")
     files.append(subject.out / ALL_TABLES)

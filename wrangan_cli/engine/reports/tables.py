@@ -56,13 +56,14 @@ class Table:
 def write_table(folder: Path, table: Table) -> list[Path]:
     """Write `<name>.csv`, `.md` and `.json`, each atomically; returns their paths."""
     paths = [folder / f"{table.name}{suffix}" for suffix in SUFFIXES]
-    for path, write in zip(paths, (_write_csv, _write_markdown, _write_json), strict=True):
+    for path, write in zip(paths, (write_csv, _write_markdown, _write_json), strict=True):
         with replaced_atomically(path) as temporary:
             write(temporary, table)
     return paths
 
 
-def _write_csv(path: Path, table: Table) -> None:
+def write_csv(path: Path, table: Table) -> None:
+    """Write the rows, unrounded; an interval or standard error gets columns of its own."""
     extras = {
         column.key: [
             part

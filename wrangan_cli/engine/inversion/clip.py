@@ -120,7 +120,10 @@ class ClipInverter:
                 variables = self._variables(free_w, base, added)
                 batch = self._batch(fit, variables, torch.arange(1), progress)
                 generated = synthesize(
-                    model.generator, free_w, epsilon=fit.visible(variables.epsilon), side=fit.side(batch)
+                    model.generator,
+                    free_w,
+                    epsilon=fit.visible(variables.epsilon),
+                    side=fit.rendered_side(batch),
                 )
                 loss = fit.data_loss(generated, batch)[0]
                 square = sum((value.square().sum() for value in added.values()), start=loss.new_zeros(()))

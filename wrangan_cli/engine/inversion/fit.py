@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wrangan_cli.engine.inversion.batch import Batch, Target
+from wrangan_cli.engine.inversion.detail import excess_detail
 from wrangan_cli.engine.inversion.offsets import visible_offsets
 from wrangan_cli.engine.inversion.settings import InversionSettings, OptimisingSettings, TuningSettings
 from wrangan_cli.engine.inversion.variables import GROUPS, Variables
@@ -82,6 +83,18 @@ class Fit(Generic[S]):
         side = self.images.shape[-1]
         return min(side, self.settings.loss_side) if batch.progress < self.settings.coarse else side
 
+    def rendered_side(self: "Fit[OptimisingSettings]", batch: Batch) -> int | None:
+        """Side in px at which images are rendered in the current step: `side`, or None, that of the model, if
+        the loss has a term for unseen detail."""
+        return None if self._detail_weight(batch) else self.side(batch)
+
+    def _detail_weight(self: "Fit[OptimisingSettings]", batch: Batch) -> float:
+        """Weight of the term for unseen detail in the current step."""
+        side, settings = self.images.shape[-1], self.settings
+        if not isinstance(settings, TuningSettings) or not self.side(batch) == side < self.model.resolution:
+            return 0.0
+        return settings.detail_weight
+
     def visible(self, offsets: Offsets) -> Offsets:
         """ε or δ, with 0 for channels that are not visible at the photographs' size (all channels with
         settings.unseen)."""
@@ -108,15 +121,18 @@ class Fit(Generic[S]):
         self: "Fit[OptimisingSettings]", image: Tensor, batch: Batch
     ) -> tuple[Tensor, Tensor | None]:
         """The data loss 𝓛, and its LPIPS term: 2·L2 + LPIPS in the paper (section 3.2), here with the weights
-        of the settings.
+        of the settings, and with a penalty on excess detail that the photograph does not show (detail.py).
 
-        image: generated, (B, 3, s, s), where s is `side`. Returns one value per image: (B,).
+        image: generated, at `rendered_side`. Returns one value per image: (B,).
         """
-        settings, photographs = self.settings, reduced(batch.images, image.shape[-1])
-        loss = settings.data_l2_weight * (image - photographs).square().mean(dim=(1, 2, 3))
-        lpips = self._lpips(image, batch.target)
+        settings, side, detail_weight = self.settings, self.side(batch), self._detail_weight(batch)
+        seen, photographs = reduced(image, side), reduced(batch.images, side)
+        loss = settings.data_l2_weight * (seen - photographs).square().mean(dim=(1, 2, 3))
+        lpips = self._lpips(seen, batch.target)
         if lpips is not None:
             loss = loss + settings.value("perceptual_weight") * lpips
+        if detail_weight:
+            loss = loss + detail_weight * excess_detail(image, photographs)
         return loss, lpips
 
     @torch.no_grad()

@@ -209,6 +209,9 @@ class TuningSettings(OptimisingSettings):
     unseen: bool = False
     """Also move weights that affect only detail finer than the photograph shows. The photograph does not
     constrain them, so they may add spurious detail."""
+    detail_weight: float = 5.0
+    """Weight of a penalty on detail finer than the photograph shows, where it exceeds what the photograph's
+    own finest detail suggests; 0: none. Photographs of the model's side are not affected."""
     penalty: Literal["sum", "mean"] = "mean"
     """Reduction of ‖·‖² over the weights of an image (docs/inversion.md)."""
     epsilon_init: float = 1e-4
@@ -217,7 +220,7 @@ class TuningSettings(OptimisingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_steps(self, "steps")
-        check_not_negative(self, "alpha", "epsilon_init", "lr", "epsilon_lr")
+        check_not_negative(self, "alpha", "epsilon_init", "lr", "epsilon_lr", "detail_weight")
         check_fractions(self, "warmup", "decay", "epsilon_warmup")
         if self.optimizer == "lbfgs" and (
             self.warmup or self.decay or self.epsilon_warmup or self.history < 1 or self.probes < 0

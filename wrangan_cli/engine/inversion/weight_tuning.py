@@ -27,6 +27,6 @@ def invert(fit: Fit[WeightTuningSettings]) -> Result:
 def loss(fit: Fit[WeightTuningSettings], batch: Batch) -> tuple[Tensor, Tensor | None]:
     """𝓛(G(w, θ₀ + δ), x̂) + α‖δ‖², and its LPIPS term, for each image: (B,)."""
     settings, w, delta = fit.settings, batch.variables.w, batch.variables.delta
-    image = synthesize(fit.model.generator, w, delta=fit.visible(delta), side=fit.side(batch))
+    image = synthesize(fit.model.generator, w, delta=fit.visible(delta), side=fit.rendered_side(batch))
     data_loss, lpips = fit.data_loss(image, batch)
     return data_loss + settings.value("alpha") * squared_norm(delta, settings.penalty), lpips

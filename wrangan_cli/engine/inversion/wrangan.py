@@ -41,7 +41,7 @@ def loss(fit: Fit[WranganSettings], batch: Batch) -> tuple[Tensor, Tensor | None
     """The objective of Algorithm 1, and its LPIPS term, for each image: (B,)."""
     settings, w, epsilon = fit.settings, batch.variables.w, batch.variables.epsilon
     # Line 4: set generator weights θ_G ← μ_θ + σ_θ ε, and generate G(w, θ_G).
-    image = synthesize(fit.model.generator, w, epsilon=fit.visible(epsilon), side=fit.side(batch))
+    image = synthesize(fit.model.generator, w, epsilon=fit.visible(epsilon), side=fit.rendered_side(batch))
     # Line 5: update parameters w, ε minimizing 𝓛(G(w, θ_G), x̂) + α_reg ‖ε‖², where 𝓛 = 2·L2 + LPIPS.
     data_loss, lpips = fit.data_loss(image, batch)
     return data_loss + settings.value("alpha") * squared_norm(epsilon, settings.penalty), lpips

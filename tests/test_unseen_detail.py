@@ -1,4 +1,4 @@
-"""Weights that draw what only images larger than the photograph show stay as they are."""
+"""Detail finer than the photograph shows: weights that render only that stay fixed, excess is penalised."""
 
 import dataclasses
 from pathlib import Path
@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from tests.architectures import MOBILE, a_model, network, w_of
 from tests.conftest import TINY
 from tests.fakes import codes_of, images_of, make_inverter
+from wrangan_cli.engine.inversion.detail import FLOOR, RATIO, excess_detail
+from wrangan_cli.engine.models.codes import render
 from wrangan_cli.engine.models.folder import Model
 
 WHOLE = dataclasses.replace(MOBILE, channels={4: 16, 8: 12, 16: 8, 32: 8}, num_latents=8, randomized_layers=7)
@@ -71,3 +73,55 @@ def test_the_projector_and_pti_are_the_authors(model: Model) -> None:
     few = {"steps": 2, "pti_steps": 2, "pti_pivot_steps": 1, "init": "mean", "method": "pti"}
     (code,) = codes_of(make_inverter(model, **few).invert(images_of(1, 16)))
     assert code.parameters["layers.2.conv2.pointwise.weight"].any()
+
+
+def variance_of_blocks(image: torch.Tensor, block: int) -> torch.Tensor:
+    """Mean over the channels of the variance in each block of (3, S, S): (S / block, S / block)."""
+    blocks = image.unfold(1, block, block).unfold(2, block, block).flatten(3)
+    return blocks.var(dim=3, correction=0).mean(0)
+
+
+def test_excess_detail_is_what_exceeds_the_finest_octave_of_the_photograph() -> None:
+    generator = torch.Generator().manual_seed(0)
+    photographs = torch.rand(2, 3, 32, 32, generator=generator, dtype=torch.float64) * 2 - 1
+    images = torch.rand(2, 3, 128, 128, generator=generator, dtype=torch.float64) * 2 - 1
+    photographs[1, :, :, :16] = 0  # flat: nothing but FLOOR is allowed there
+    for image, photograph, found in zip(images, photographs, excess_detail(images, photographs), strict=True):
+        unseen = variance_of_blocks(image, 4).reshape(4, 8, 4, 8).mean((1, 3))
+        octave = variance_of_blocks(photograph, 2).reshape(4, 4, 4, 4).mean((1, 3))
+        expected = (unseen - RATIO * octave - FLOOR).clamp_min(0).mean()
+        assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_a_weave_is_excess_and_an_enlarged_photograph_is_not() -> None:
+    across = torch.linspace(-1, 1, 48)
+    photographs = (across[:, None] * across).sin().expand(1, 3, 48, 48)
+    enlarged = F.interpolate(photographs, size=(100, 100), mode="bilinear")  # not a whole number of times
+    assert excess_detail(enlarged, photographs).item() == 0
+    lines = 0.1 * (-1.0) ** torch.arange(100)
+    assert excess_detail(enlarged + lines, photographs).item() == pytest.approx(0.01, rel=0.2)
+    assert excess_detail(enlarged, photographs.new_zeros(1, 3, 1, 1)).item() > 0  # the smallest photograph
+
+
+@pytest.mark.parametrize("method", ["wrangan", "weight-tuning"])
+def test_inversions_leave_less_excess(model: Model, method: str) -> None:
+    few = {"method": method, "steps": 30, "init": "mean", "lr": 0.05, "epsilon_lr": 0.05, "unseen": True}
+    photographs = F.avg_pool2d(images_of(2, 64), 8).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    left = []
+    for weight in (0.0, 20.0):
+        codes = codes_of(make_inverter(model, **few, detail_weight=weight).invert(photographs))
+        left.append(excess_detail(render(model, codes), photographs))
+    assert bool((left[0] > 0).all())
+    assert bool((left[1] < 0.7 * left[0]).all())
+
+
+def test_photographs_of_the_models_side_and_coarse_steps_have_no_such_term(model: Model) -> None:
+    few = {"steps": 3, "init": "mean", "epsilon_lr": 0.02}
+    for side, others in ((64, {}), (16, {"coarse": 1.0, "loss_side": 8})):
+        found = [
+            codes_of(make_inverter(model, **few, **others, detail_weight=weight).invert(images_of(1, side)))[
+                0
+            ]
+            for weight in (0.0, 50.0)
+        ]
+        assert torch.equal(found[0].w, found[1].w)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.step_profile [--model faces-64] [--batch 1] [--threads 1] [--optimizer lbfgs]
     python -m tests.benchmarks.step_profile --model ffhq --side 256 --steps 9 --rows 0 [--set loss_side=128]
-    python -m tests.benchmarks.step_profile --random [--compile] [--channels-last]
+    python -m tests.benchmarks.step_profile --random [--channels-last]
 
 --random: the 64 px model of cpu_speed and LPIPS's AlexNet, with random weights.
 Prints the milliseconds per step and image (random images), as the median without the profiler, and the peak
@@ -44,7 +44,6 @@ def main() -> None:
         "--set", action="append", default=[], help="another setting of the inversion, NAME=VALUE; repeatable"
     )
     parser.add_argument("--rows", type=int, default=12)
-    parser.add_argument("--compile", action="store_true", help="compile the loss with torch.compile")
     parser.add_argument(
         "--channels-last", action="store_true", help="use channels_last for photographs and loss"
     )
@@ -54,9 +53,6 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     inverter = chosen_inverter(options)
     images = torch.rand(options.batch, 3, options.side, options.side, generator=random_generator(0)) * 2 - 1
-    if options.compile:
-        inverter.invert(images)  # loads the kernels, which cannot be done under torch.compile
-        setattr(Inverter, "loss", torch.compile(Inverter.loss))  # noqa: B010
     if options.channels_last:
         images = images.to(memory_format=torch.channels_last)
         if inverter.perceptual is not None:

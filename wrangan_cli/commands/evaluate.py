@@ -195,7 +195,7 @@ _APPLIES: dict[str, tuple[tuple[Mode, ...], str]] = {
     ),
     "--csv": (
         ("pairs", "edit-success", "lec", "drift"),
-        "writes the values for pairs: give --codes and --photos",
+        "applies to pairs (give --codes and --photos), and to --metric edit-success, lec and drift",
     ),
     "--direction": (("edit-success", "lec"), "applies to --metric lec and edit-success"),
     "--strength": (("edit-success", "lec"), "applies to --metric lec and edit-success"),

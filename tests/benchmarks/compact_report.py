@@ -1,6 +1,7 @@
 """Convert a report to its form in docs/results/: tables as CSV and one Markdown page, figures as small JPEGs.
 
 python -m tests.benchmarks.compact_report out/ docs/results/faces-64-ffhq
+python -m tests.benchmarks.compact_report out/ docs/results/ffhq --figures corruption edit-success std
 """
 
 import argparse
@@ -18,6 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("report", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--figures", nargs="*", help="names of the figures to include; default: all")
     arguments = parser.parse_args()
     if not (arguments.report / "tables.md").is_file():
         parser.error(f"{arguments.report}: not a report (it has no tables.md)")
@@ -32,6 +34,8 @@ def main() -> None:
         if len(table.read_text().splitlines()) > 1:  # a table that was left out has no rows
             shutil.copy(table, arguments.out / "tables")
     for figure in sorted((arguments.report / "figures").glob("*.png")):
+        if arguments.figures is not None and figure.stem not in arguments.figures:
+            continue
         image = Image.open(figure).convert("RGB")
         if image.width > WIDTH:
             image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)

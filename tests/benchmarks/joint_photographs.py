@@ -13,6 +13,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,9 @@ def ratios_table(every: PerPhoto) -> Table:
             if len(pairs) > 1:
                 row[name] = ratio_of_means(np.array(pairs, dtype=np.float64))
         rows.append(row)
-    return _table("ratios", f"Mean divided by that of {first}", rows)
+    table = _table("ratios", f"Mean divided by that of {first}", rows)
+    # A ratio is no better for being large or small: nothing in bold.
+    return replace(table, columns=[replace(column, higher_is_better=None) for column in table.columns])
 
 
 def ratio_of_means(pairs: np.ndarray) -> Value:

@@ -224,7 +224,10 @@ def test_identity_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         identity.METRIC.load(torch.device("cpu"))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("dlib") is None, reason="package dlib-bin is not installed")
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("dlib", "face_recognition_models")),
+    reason="the extra identity is not installed",
+)
 def test_identity_of_an_image_with_itself_is_zero() -> None:
     image = torch.rand(1, 3, 64, 64) * 2 - 1
     measure = identity.METRIC.load(torch.device("cpu"))

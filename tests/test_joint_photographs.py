@@ -53,6 +53,9 @@ def test_command_line(
     monkeypatch.setattr(sys, "argv", ["joint_photographs", *map(str, files), "--out", str(out)])
     joint_photographs.main()
     assert "| against pti | 2 |" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["joint_photographs", *map(str, files), "--first", "pti"])
+    joint_photographs.main()
+    assert "| against wrangan | 2 |" in capsys.readouterr().out
     with open(out) as stream:
         rows = list(csv.DictReader(stream))
     assert [(row["method"], row["photo"]) for row in rows] == [

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wrangan_cli.engine.metrics.base import CONFIDENCE, RESAMPLES, mean_interval
+from wrangan_cli.engine.metrics.base import CONFIDENCE, RESAMPLES
 from wrangan_cli.engine.reports.photographs import COLUMNS, PerPhoto, comparison_table, photographs_table
+from wrangan_cli.engine.reports.reconstruction import mean_value
 from wrangan_cli.engine.reports.tables import Cell, Column, Table, Value, markdown, write_csv
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         every = {arguments.first: every.pop(arguments.first), **every}
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"joint_photographs: {error}")
-    for table in (means_table(every), comparison_table(every, ""), ratios_table(every)):
+    for table in (means_table(every), comparison_table(every, "", arguments.first), ratios_table(every)):
         print(markdown(table))
     if arguments.out is not None:
         write_csv(arguments.out, photographs_table(every, ""))
@@ -63,8 +64,7 @@ def means_table(every: PerPhoto) -> Table:
         for name in COLUMNS:
             values = [found[name] for found in of_stem.values() if name in found]
             if values:
-                mean, interval = mean_interval(values)
-                row[name] = Value(mean, *(interval or ()))
+                row[name] = mean_value(values)
         rows.append(row)
     return _table("means", "Mean and 95 % interval", rows)
 

@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("codes", type=Path, nargs="+")
     parser.add_argument("--model", default="ffhq")
-    parser.add_argument("--titles", nargs="+", help="a title for each code")
+    parser.add_argument("--titles", nargs="+", required=True, help="a title for each code")
     parser.add_argument("--crop", action="append", required=True, help="X,Y of the upper left corner in px")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()

@@ -51,10 +51,11 @@ def measure(subject: Subject) -> Measured:
         edit_success.NAME: {m: edit_success.by_photograph(of_stem) for m, of_stem in trials.items()},
     }
     every = with_measures(photos, others)
+    first = "wrangan" if "wrangan" in every else next(iter(every), "")
     tables = [
         generators.cost_table(subject),
         reconstruction.reconstruction_table(subject, photos),
-        comparison_table(every, side),
+        comparison_table(every, side, first),
         generators.sample_table(subject, samples),
         corruption,
         drifts,

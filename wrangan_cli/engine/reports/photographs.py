@@ -53,9 +53,8 @@ def photographs_table(every: PerPhoto, note: str) -> Table:
     return Table("photographs", "Every photograph", columns, rows, note)
 
 
-def comparison_table(every: PerPhoto, note: str) -> Table:
-    """How often the first method beats each of the others, photograph by photograph."""
-    first = "wrangan" if "wrangan" in every else next(iter(every), "")
+def comparison_table(every: PerPhoto, note: str, first: str) -> Table:
+    """How often the method `first` beats each of the others, photograph by photograph."""
     names = [name for name in _present(every) if name not in RECORDED]
     rows: list[dict[str, Cell]] = []
     for other in every:
